@@ -1,0 +1,107 @@
+"""Run the chapters' notebooks with papermill; one is replaced only by a run of it that ended well.
+
+python book/execute.py                         every notebook, as committed (laptop scale), in place
+python book/execute.py 01_dfad                 one of them
+python book/execute.py --scale smoke           another scale: written to _build/smoke, nothing is replaced
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+PARAMETERS = ("scale", "seed", "recompute")
+
+
+def chosen(names: list[str]) -> list[Path]:
+    """Return the notebooks of those names, or all, in the book's order."""
+    every = {path.stem: path for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
+    if not every:
+        sys.exit(f"There is no notebook in {NOTEBOOKS}.")
+    missing = [name for name in names if name not in every]
+    if missing:
+        sys.exit(f"No such chapter: {', '.join(missing)}. There are: {', '.join(every)}.")
+    return [every[name] for name in names] or list(every.values())
+
+
+def defaults(path: Path) -> dict[str, str]:
+    """Return the parameters as the notebook writes them; papermill alone only warns of unknown ones."""
+    found = {name: entry["default"] for name, entry in papermill.inspect_notebook(str(path)).items()}
+    missing = [name for name in PARAMETERS if name not in found]
+    if missing:
+        sys.exit(
+            f"{path.name} has no parameter {', '.join(missing)}. Fix: set it in the cell tagged 'parameters'."
+        )
+    return found
+
+
+def changes(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the wanted parameters that differ from the notebook's own."""
+    own = defaults(path)
+    return {name: value for name, value in wanted.items() if own[name].strip("\"'") != str(value)}
+
+
+def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Remove what a run leaves beside its outputs: timings, paths and empty tags."""
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if not cell.metadata.get("tags", True):
+            del cell.metadata["tags"]
+    return notebook
+
+
+def execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:
+    """Run one notebook and put the result at `target` in one step.
+
+    Raises:
+        papermill.PapermillExecutionError: a cell failed; `target` is as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    notebook = papermill.execute_notebook(
+        str(path), None, parameters, cwd=str(path.parent), kernel_name="python3", progress_bar=True
+    )
+    nbformat.write(tidy(notebook), part)
+    os.replace(part, target)
+
+
+def main() -> None:
+    """Run the chapters that the command line names."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="chapter", help="such as 01_dfad; all of them when left out"
+    )
+    parser.add_argument("--scale", default="laptop", choices=["smoke", "laptop", "colab", "paper"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--to", type=Path, help="folder for the results instead of the place named above")
+    options = parser.parse_args()
+    notebooks = chosen(options.names)
+    for number, path in enumerate(notebooks, start=1):
+        parameters = changes(path, {"scale": options.scale, "seed": options.seed})
+        folder = options.to or (ROOT / "_build" / options.scale if parameters else NOTEBOOKS)
+        print(
+            f"[{number}/{len(notebooks)}] {path.stem}, {options.scale} scale, seed {options.seed}", flush=True
+        )
+        began = time.monotonic()
+        try:
+            execute(path, folder.resolve() / path.name, parameters)
+        except papermill.PapermillExecutionError as error:
+            sys.exit(f"{error}\n{path.stem} failed; the notebook is as it was.")
+        print(f"      {time.monotonic() - began:.0f} s, written to {folder / path.name}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

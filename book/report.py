@@ -1,0 +1,95 @@
+"""Write what the book says of its own results: the report, the badges, the tables of chapters.
+
+python book/report.py            write them, from the records and nowhere else
+python book/report.py --check    write nothing; exit 1 and name the files that are out of step
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import yaml
+
+from reuselib import ledger
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- chapters: made by book/report.py -->", "<!-- end of chapters -->"
+REPORT = Path("book/reproduction_report.md")
+TABLES = (Path("README.md"), Path("book/index.md"))
+
+
+def relative(target: Path, page: Path) -> str:
+    """Return the link from a page to a file, both given from the repository's root."""
+    return Path(os.path.relpath(target, page.parent)).as_posix()
+
+
+def badge_file(chapter: str) -> Path:
+    """Return where the picture of a chapter's verdicts stands."""
+    return Path("book/_static/badges") / f"{chapter}.svg"
+
+
+def chapter_table(page: Path) -> str:
+    """Return the Markdown table of the ten chapters, its links relative to `page`."""
+    lines = ["| Part | Chapter | Paper | Status |", "|---|---|---|---|"]
+    for part in yaml.safe_load((ROOT / "book/chapters.yml").read_text("utf-8")):
+        for position, chapter in enumerate(part["chapters"]):
+            number = int(chapter["name"].split("_")[0])
+            notebook = Path("notebooks") / f"{chapter['name']}.ipynb"
+            title, status = f"{number} {chapter['title']}", "planned"
+            if (ROOT / notebook).is_file():
+                title = f"[{title}]({relative(notebook, page)})"
+                status = f"![{ledger.badge(chapter['name'])}]({relative(badge_file(chapter['name']), page)})"
+            paper = (
+                f"{chapter['venue']}, [arXiv:{chapter['arxiv']}](https://arxiv.org/abs/{chapter['arxiv']})"
+            )
+            lines.append(f"| {part['part'] if position == 0 else ''} | {title} | {paper} | {status} |")
+    return "\n".join(lines)
+
+
+def with_table(page: Path) -> str:
+    """Return the text of `page` with the table between its two markers made anew."""
+    text = (ROOT / page).read_text("utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise SystemExit(f"{page} lacks the marker lines {BEGIN!r} and {END!r}")
+    return f"{before}{BEGIN}\n\n{chapter_table(page)}\n\n{END}{after}"
+
+
+def pages() -> dict[Path, str]:
+    """Return the text that each generated file ought to have."""
+    badges = {badge_file(chapter): ledger.badge(chapter).svg() + "\n" for chapter in ledger.chapters()}
+    report = {REPORT: ledger.report().rstrip() + "\n"}
+    return report | badges | {page: with_table(page) for page in TABLES}
+
+
+def stale(page: Path, text: str) -> bool:
+    """Say whether the file on disk differs from `text`."""
+    path = ROOT / page
+    return not path.is_file() or path.read_text("utf-8") != text
+
+
+def main() -> None:
+    """Write the generated files, or with --check only compare them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, exit 1 when a file is out of step"
+    )
+    check = parser.parse_args().check
+    changed = {page: text for page, text in pages().items() if stale(page, text)}
+    if check and changed:
+        names = ", ".join(str(page) for page in changed)
+        sys.exit(f"Out of step with the records: {names}. Fix: python book/report.py")
+    for page, text in changed.items():
+        (ROOT / page).parent.mkdir(parents=True, exist_ok=True)
+        (ROOT / page).write_text(text, "utf-8")
+        print(f"wrote {page}")
+
+
+if __name__ == "__main__":
+    main()

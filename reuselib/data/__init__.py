@@ -1,0 +1,80 @@
+"""Image sets: the papers' benchmarks, what the repository ships, and procedural ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from reuselib.data import augment, digits, procedural, vision
+from reuselib.data.image_set import ImageSet
+from reuselib.errors import unknown
+
+__all__ = ["SETS", "ImageSet", "augment", "digits", "load", "procedural", "vision"]
+
+PROCEDURAL_COUNT = {"train": 10_000, "test": 2_000}
+PROCEDURAL_SEED = {"train": 0, "test": 1}
+
+
+def _handwritten(split: str, size: int | None, channels: int | None, download: bool) -> ImageSet:
+    return digits.digits(split)
+
+
+def _printed(split: str, size: int | None, channels: int | None, download: bool) -> ImageSet:
+    return digits.printed_digits(_of(PROCEDURAL_COUNT, split), size or 8, _of(PROCEDURAL_SEED, split))
+
+
+def _textures(split: str, size: int | None, channels: int | None, download: bool) -> ImageSet:
+    image = (channels or 1, size or 16, size or 16)
+    return procedural.textures(_of(PROCEDURAL_COUNT, split), image, _of(PROCEDURAL_SEED, split))
+
+
+def _noise(split: str, size: int | None, channels: int | None, download: bool) -> ImageSet:
+    image = (channels or 1, size or 16, size or 16)
+    return procedural.noise(_of(PROCEDURAL_COUNT, split), image, _of(PROCEDURAL_SEED, split))
+
+
+def _of(values: dict[str, int], split: str) -> int:
+    if split not in values:
+        raise unknown("split", split, values)
+    return values[split]
+
+
+def _from_files(loader: Callable[..., ImageSet]) -> Callable[..., ImageSet]:
+    return lambda split, size, channels, download: loader(split, download)
+
+
+SETS: dict[str, Callable[..., ImageSet]] = {
+    **{loader.__name__: _from_files(loader) for loader in vision.LOADERS},
+    "digits": _handwritten,
+    "printed_digits": _printed,
+    "textures": _textures,
+    "noise": _noise,
+}
+
+
+def load(
+    name: str,
+    split: str = "train",
+    size: int | None = None,
+    channels: int | None = None,
+    download: bool = False,
+) -> ImageSet:
+    """Load an image set by name.
+
+    Args:
+        name: One of `SETS`.
+        split: "train" or "test".
+        size: Height and width wanted; None keeps the images as they are.
+        channels: 1 for grey, 3 for colour; None keeps the images as they are.
+        download: Whether files that are missing may be fetched.
+
+    Raises:
+        UnknownName: If there is no such set or split; the message names the nearest.
+        MissingFile: If its files are not there; the message holds the command that fetches them.
+        DamagedFile: If a file has another hash than it should.
+    """
+    if name not in SETS:
+        raise unknown("image set", name, SETS)
+    images = SETS[name](split, size, channels, download)
+    if size is not None:
+        images = images.resized(size)
+    return images if channels is None else images.with_channels(channels)

@@ -1,0 +1,239 @@
+"""An image set: every pixel as one uint8 tensor on one device, normalised only when a batch is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from reuselib.errors import ReuseError, ShapeMismatch
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
+# Of the training pixels of each shipped set at each size; a test computes every one again.
+STATISTICS: dict[tuple[str, int], Statistics] = {
+    ("fashion_mnist", 28): ((0.2860,), (0.3530,)),
+    ("fashion_mnist", 32): ((0.2854,), (0.3384,)),
+    ("fashion_mnist", 16): ((0.2190,), (0.3132,)),
+    ("fashion_mnist", 8): ((0.2190,), (0.2850,)),
+    ("digits", 8): ((0.3060,), (0.3762,)),
+    ("digits", 16): ((0.3060,), (0.3190,)),
+    ("digits", 32): ((0.3060,), (0.3239,)),
+}
+
+GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
+
+
+def statistics(images: Tensor) -> Statistics:
+    """Return mean and standard deviation per channel, in [0, 1] units.
+
+    Args:
+        images: uint8, (N, C, H, W).
+    """
+    counts = [torch.bincount(channel.flatten(), minlength=256).double() for channel in images.unbind(1)]
+    values = torch.arange(256, dtype=torch.float64, device=images.device) / 255
+    means = [(count @ values / count.sum()).item() for count in counts]
+    squares = [(count @ values**2 / count.sum()).item() for count in counts]
+    return tuple(means), tuple((s - m**2) ** 0.5 for s, m in zip(squares, means, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images and labels, resident on one device.
+
+    Attributes:
+        name: Name of the set, for example "fashion_mnist".
+        images: uint8, (N, C, H, W).
+        labels: int64, (N,).
+        classes: The class names, in the order of the labels.
+        mean: Per channel, in [0, 1] units; batches are normalised with it.
+        std: Per channel, in [0, 1] units.
+
+    Raises:
+        ShapeMismatch: If the parts do not fit together.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Check types and shapes."""
+        images, labels, channels = self.images, self.labels, self.shape[0]
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ShapeMismatch(f"images must be uint8 (N, C, H, W), not {_form(images)}")
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise ShapeMismatch(f"labels must be int64 ({len(images)},), not {_form(labels)}")
+        if labels.device != images.device:
+            raise ShapeMismatch(f"labels are on {labels.device}, images on {images.device}: use .to(device)")
+        if len(self.mean) != channels or len(self.std) != channels:
+            raise ShapeMismatch(f"{channels} channels need as many means and stds: {self.mean}, {self.std}")
+        if min(self.std) <= 0:
+            raise ShapeMismatch(f"every std must be above 0, not {self.std}")
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        """Name the set, its size, shape, classes and device."""
+        contents = f"{len(self)} x {self.shape}, {len(self.classes)} classes"
+        return f"ImageSet({self.name!r}, {contents}, {self.device})"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def device(self) -> torch.device:
+        """Where images and labels are."""
+        return self.images.device
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """Return the set on another device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def subset(self, index: Tensor | list[int] | slice) -> ImageSet:
+        """Return the images at `index` (positions, a mask or a slice), in that order."""
+        if isinstance(index, list):
+            index = torch.tensor(index, dtype=torch.int64)
+        if isinstance(index, Tensor):
+            index = index.to(self.device)
+        return replace(self, images=self.images[index], labels=self.labels[index])
+
+    def take(self, count: int, seed: int) -> ImageSet:
+        """Return `count` images drawn without replacement: the same for one seed on every device."""
+        if not 0 < count <= len(self):
+            raise ReuseError(f"cannot take {count} images of {self.name}: ask for 1 to {len(self)}")
+        return self.subset(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count])
+
+    def resized(self, size: int) -> ImageSet:
+        """Return the set with square images of `size` pixels, rounded back to uint8.
+
+        28-pixel images that shrink to a divisor of 32 get a border of zeros first and then exact averages, so
+        that every pixel weighs the same. Every other case is bilinear with antialiasing. Mean and std become
+        those of the resized training pixels where they are known (`STATISTICS`); elsewhere they stay, and so
+        do those taken from another set.
+        """
+        if self.shape[1:] == (size, size):
+            return self
+        images = torch.cat([_resize(chunk, size) for chunk in self.images.split(4096)])
+        mean, std = self.mean, self.std
+        if STATISTICS.get((self.name, self.shape[2])) == (mean[:1], std[:1]):
+            new = STATISTICS.get((self.name, size), (mean[:1], std[:1]))
+            mean, std = new[0] * self.shape[0], new[1] * self.shape[0]
+        return replace(self, images=images, mean=mean, std=std)
+
+    def with_channels(self, channels: int) -> ImageSet:
+        """Return the set in grey (1) or colour (3); grey made from colour is normalised by its own pixels."""
+        if channels == self.shape[0]:
+            return self
+        if (self.shape[0], channels) == (1, 3):
+            return replace(self, images=self.images.repeat(1, 3, 1, 1), mean=self.mean * 3, std=self.std * 3)
+        if (self.shape[0], channels) != (3, 1):
+            raise ShapeMismatch(
+                f"cannot turn {self.shape[0]} channels into {channels}, only 1 into 3 or back"
+            )
+        weights = torch.tensor(GREY_WEIGHTS, device=self.device).view(1, 3, 1, 1)
+        grey = [(chunk * weights).sum(1, keepdim=True).round().byte() for chunk in self.images.split(4096)]
+        mean, std = statistics(torch.cat(grey))
+        return replace(self, images=torch.cat(grey), mean=mean, std=std)
+
+    def with_statistics_of(self, other: ImageSet) -> ImageSet:
+        """Return the same pixels, normalised by the mean and std of `other`."""
+        return replace(self, mean=other.mean, std=other.std)
+
+    @cached_property
+    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Return the (1, C, 1, 1) tensors of `normalised`; kept on the device to spare a copy per batch."""
+        mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return 1 / (255 * std), mean / std
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return (x / 255 - mean) / std.
+
+        Args:
+            images: uint8, (B, C, H, W), with the channels of this set.
+
+        Returns:
+            float32, (B, C, H, W).
+
+        Raises:
+            ShapeMismatch: If the images are not uint8, or have other channels.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != self.shape[0]:
+            raise ShapeMismatch(
+                f"normalised takes uint8 images with {self.shape[0]} channels, not {_form(images)}; "
+                "sample, epoch and batches give normalised images already"
+            )
+        scale, shift = self._scale_and_shift
+        return images * scale.to(images.device) - shift.to(images.device)
+
+    def _batch(
+        self, index: Tensor, generator: torch.Generator, augment: Augment | None
+    ) -> tuple[Tensor, Tensor]:
+        images = self.images[index]
+        if augment is not None:
+            images = augment(images, generator)
+        return self.normalised(images), self.labels[index]
+
+    def sample(
+        self, count: int, generator: torch.Generator, augment: Augment | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw images at random, with replacement.
+
+        Args:
+            count: How many.
+            generator: On the device of the images.
+            augment: Applied to the uint8 images, for example `augment.crop_and_flip`.
+
+        Returns:
+            Normalised images, float32 (count, C, H, W), and labels, int64 (count,).
+        """
+        index = torch.randint(len(self), (count,), generator=generator, device=self.device)
+        return self._batch(index, generator, augment)
+
+    def epoch(
+        self, batch: int, generator: torch.Generator, augment: Augment | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return the shuffled batches of one epoch, as `sample` gives them; a last short batch is dropped.
+
+        Raises:
+            ReuseError: If not even one batch can be filled.
+        """
+        if not 0 < batch <= len(self):
+            raise ReuseError(f"a batch of {batch} cannot be drawn from the {len(self)} images of {self.name}")
+        order = torch.randperm(len(self), generator=generator, device=self.device)
+        full = len(self) // batch * batch
+        return (self._batch(index, generator, augment) for index in order[:full].split(batch))
+
+    def batches(self, batch: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield normalised images and labels in order, for evaluation; a last short batch is kept."""
+        for images, labels in zip(self.images.split(batch), self.labels.split(batch), strict=True):
+            yield self.normalised(images), labels
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)}"
+
+
+def _resize(images: Tensor, size: int) -> Tensor:
+    """Resize uint8 (N, C, H, W) to (N, C, size, size)."""
+    if images.shape[2:] == (28, 28) and size < 28 and 32 % size == 0:
+        padded = functional.pad(images, (2, 2, 2, 2)).float()
+        result = functional.avg_pool2d(padded, 32 // size)
+    else:
+        result = functional.interpolate(
+            images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False
+        )
+    return result.round().clamp(0, 255).byte()

@@ -1,0 +1,303 @@
+"""The papers' image sets, read from their original files through torchvision's own classes.
+
+Fashion-MNIST comes with the repository. The others are fetched by `download=True` into `downloads/` of the
+data folder. Every file is checked against its published hash at each load, and only then read: the CIFAR
+batches are pickles. Caltech101 has a hash for its archive alone, so its images are counted.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import random
+import struct
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import datasets
+from torchvision.transforms import functional as transforms
+
+from reuselib import home
+from reuselib.data.image_set import STATISTICS, ImageSet, Statistics, statistics
+from reuselib.errors import DamagedFile, MissingFile, ReuseError, unknown
+
+SPLITS = ("train", "test")
+MNIST_STATISTICS = (0.1307,), (0.3081,)
+CIFAR_STATISTICS = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # the papers use them for both CIFARs
+CALTECH_STATISTICS = (0.5,) * 3, (0.5,) * 3
+CALTECH_SIZE = 128
+CALTECH_IMAGES = 8_677  # without BACKGROUND_Google
+DIGITS = tuple("0123456789")
+STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+# Pinned here too: the registry is written from the disk, and would bless a file altered before.
+FASHION_MNIST_SHA256 = {
+    "train-images-idx3-ubyte.gz": "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
+    "train-labels-idx1-ubyte.gz": "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+    "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
+    "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+}
+
+
+def fashion_mnist(split: str = "train", download: bool = False) -> ImageSet:
+    """Load Fashion-MNIST: 60,000 / 10,000 grey images of clothing, 28x28, 10 classes (Xiao et al. 2017, MIT).
+
+    Args:
+        split: "train" or "test".
+        download: Accepted as by the other sets; the files come with the repository.
+
+    Raises:
+        MissingFile: If a file is neither there nor to be fetched.
+        DamagedFile: If a file has another hash than the one shipped.
+    """
+    _check_split(split)
+    folder = _decompress([_shipped(name) for name in FASHION_MNIST_SHA256])
+    return _read_mnist(datasets.FashionMNIST, folder, "fashion_mnist", split, STATISTICS["fashion_mnist", 28])
+
+
+def mnist(split: str = "train", download: bool = False) -> ImageSet:
+    """Load MNIST: 60,000 / 10,000 grey handwritten digits, 28x28; arguments and errors as in `cifar10`."""
+    _check_split(split)
+    source, folder = datasets.MNIST, _downloads() / "MNIST" / "raw"
+    if download:
+        _fetch("mnist", lambda: source(str(_downloads()), download=True))
+    archives = [(folder / name, digest) for name, digest in source.resources]
+    _check("mnist", archives, folder)
+    return _read_mnist(source, _decompress([path for path, _ in archives]), "mnist", split, MNIST_STATISTICS)
+
+
+def svhn(split: str = "train", download: bool = False) -> ImageSet:
+    """Load SVHN: 73,257 / 26,032 coloured house numbers, 32x32, label = digit; as in `cifar10`.
+
+    Its mean and std are those of the loaded pixels: it serves as related data, `with_statistics_of` the task.
+    """
+    _check_split(split)
+    root = _downloads() / "SVHN"
+    _, file, digest = datasets.SVHN.split_list[split]
+    read = _open("svhn", datasets.SVHN, [(root / file, digest)], root, download, split=split)
+    images = _tensor(read.data)
+    return ImageSet("svhn", images, torch.from_numpy(read.labels), DIGITS, *statistics(images))
+
+
+def stl10(split: str = "train", download: bool = False) -> ImageSet:
+    """Load STL-10: 5,000 / 8,000 labelled photographs, 96x96, 10 classes; as in `cifar10` and `svhn`."""
+    _check_split(split)
+    source, folder = datasets.STL10, _downloads() / datasets.STL10.base_folder
+    files = [(folder / name, digest) for name, digest in source.train_list + source.test_list]
+    read = _open("stl10", source, files, folder.parent, download, split=split)
+    images = _tensor(read.data)
+    labels = torch.from_numpy(read.labels.astype(np.int64))
+    return ImageSet("stl10", images, labels, STL10_CLASSES, *statistics(images))
+
+
+def cifar10(split: str = "train", download: bool = False) -> ImageSet:
+    """Load CIFAR-10: 50,000 / 10,000 coloured photographs, 32x32, 10 classes.
+
+    Args:
+        split: "train" or "test".
+        download: Whether to fetch the archive when it is not there.
+
+    Raises:
+        UnknownName: If the split is neither "train" nor "test".
+        MissingFile: If the files are not there; the message holds the command that fetches them.
+        DamagedFile: If a file has another hash than the published one.
+        ReuseError: If the download fails.
+    """
+    return _cifar("cifar10", datasets.CIFAR10, split, download)
+
+
+def cifar100(split: str = "train", download: bool = False) -> ImageSet:
+    """Load CIFAR-100 with its 100 fine classes; arguments, errors and statistics as in `cifar10`."""
+    return _cifar("cifar100", datasets.CIFAR100, split, download)
+
+
+def caltech101(split: str = "train", download: bool = False) -> ImageSet:
+    """Load Caltech101 without its background class: colour, shorter side 128, centre crop; as in `cifar10`.
+
+    Per class, `max(int(0.2 * n), 2)` images are the test set, drawn with one `Random(1)` over sorted classes
+    and sorted file names, so that the split is the same on every file system.
+    """
+    _check_split(split)
+    root = _downloads()
+    if download:
+        _fetch("caltech101", lambda: datasets.Caltech101(str(root), download=True))
+    folder = root / "caltech101" / "101_ObjectCategories"
+    if not folder.is_dir():
+        raise MissingFile(f"{folder} is missing. Fix: {_command('caltech101')}")
+    train, test = caltech_split(folder)
+    classes = tuple(category.name for category in _categories(folder))
+    if len(train) + len(test) != CALTECH_IMAGES:
+        reason = f"expected {CALTECH_IMAGES} images, found {len(train) + len(test)}"
+        raise DamagedFile(folder, reason, f"delete the folder, then run {_command('caltech101')}")
+    chosen = train if split == "train" else test
+    with ThreadPoolExecutor() as pool:
+        images = list(pool.map(_photograph, (path for path, _ in chosen)))
+    labels = torch.tensor([label for _, label in chosen])
+    return ImageSet("caltech101", torch.stack(images), labels, classes, *CALTECH_STATISTICS)
+
+
+def caltech_split(folder: Path) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+    """Return the training and the test files of a 101_ObjectCategories folder, each with its label."""
+    draw = random.Random(1)
+    train: list[tuple[Path, int]] = []
+    test: list[tuple[Path, int]] = []
+    for label, category in enumerate(_categories(folder)):
+        files = sorted(category.glob("*.jpg"))
+        held_out = set(draw.sample(files, min(max(int(0.2 * len(files)), 2), len(files))))
+        train += [(file, label) for file in files if file not in held_out]
+        test += [(file, label) for file in files if file in held_out]
+    return train, test
+
+
+def _categories(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "BACKGROUND_Google")
+
+
+def _photograph(path: Path) -> Tensor:
+    """Read a JPEG of any size as uint8 (3, CALTECH_SIZE, CALTECH_SIZE)."""
+    try:
+        with Image.open(path) as image:
+            colour = image.convert("RGB")
+    except OSError as error:
+        fix = f"delete {path.parent.parent}, then run {_command('caltech101')}"
+        raise DamagedFile(path, f"it cannot be decoded ({error})", fix) from error
+    square = transforms.center_crop(transforms.resize(colour, CALTECH_SIZE), CALTECH_SIZE)
+    return transforms.pil_to_tensor(square)
+
+
+def _cifar(name: str, source: type[datasets.CIFAR10], split: str, download: bool) -> ImageSet:
+    _check_split(split)
+    folder = _downloads() / source.base_folder
+    listed = source.train_list + source.test_list + [[source.meta["filename"], source.meta["md5"]]]
+    files = [(folder / file, digest) for file, digest in listed]
+    read = _open(name, source, files, folder.parent, download, train=split == "train")
+    images = _tensor(read.data.transpose(0, 3, 1, 2))
+    return ImageSet(name, images, torch.tensor(read.targets), tuple(read.classes), *CIFAR_STATISTICS)
+
+
+def _tensor(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images))
+
+
+def _downloads() -> Path:
+    return home.path("downloads")
+
+
+def _command(name: str) -> str:
+    return f"python -c \"from reuselib import data; data.load('{name}', download=True)\""
+
+
+def _open(
+    name: str,
+    source: Callable[..., Any],
+    files: list[tuple[Path, str]],
+    root: Path,
+    download: bool,
+    **options: Any,
+) -> Any:
+    """Open a torchvision data set below `root`, having said which file is missing or damaged."""
+    if download:
+        _fetch(name, lambda: source(str(root), download=True, **options))
+    _check(name, files, root)
+    return source(str(root), download=False, **options)
+
+
+def _fetch(name: str, download: Callable[[], object]) -> None:
+    """Run one of torchvision's downloads.
+
+    Raises:
+        ReuseError: If it fails, for example without a network.
+    """
+    try:
+        download()
+    except (OSError, RuntimeError, HTTPException) as error:
+        reason = " ".join(str(error).split())
+        raise ReuseError(
+            f"{name} could not be fetched ({reason}). Fix: connect to the network and run {_command(name)}, "
+            f"or bring the files from elsewhere to {_downloads()}"
+        ) from error
+
+
+def _check(name: str, files: Iterable[tuple[Path, str]], folder: Path) -> None:
+    """Compare files with their published MD5.
+
+    Raises:
+        MissingFile: If one is not there.
+        DamagedFile: If one has another hash.
+    """
+    for path, expected in files:
+        if not path.is_file():
+            raise MissingFile(f"{path} is missing. Fix: {_command(name)}")
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "md5").hexdigest()
+        if found != expected:
+            fix = f"delete {path} and what was unpacked from it below {folder}, then run {_command(name)}"
+            raise DamagedFile(path, f"expected md5 {expected}, found {found}", fix)
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+
+
+def _shipped(name: str) -> Path:
+    """Return a verified Fashion-MNIST archive; a damaged one is refused, never silently replaced."""
+    relative = f"FashionMNIST/raw/{name}"
+    path = home.path(relative)
+    if not path.is_file():
+        home.shipped(relative)
+    in_clone = home.root() == home.CLONE / "data"
+    fix = f"git checkout -- data/{relative}" if in_clone else f"delete {path} and load again"
+    return home.verify(path, FASHION_MNIST_SHA256[name], fix)
+
+
+def _decompress(archives: list[Path]) -> Path:
+    """Decompress verified archives beside themselves, or into the user's cache where that cannot be written.
+
+    Returns:
+        The folder that holds the decompressed files.
+    """
+    folder = archives[0].parent
+    stale = [archive for archive in archives if not _is_content(folder / archive.stem, archive)]
+    if stale and not os.access(folder, os.W_OK):
+        import pooch
+
+        folder = Path(pooch.os_cache("reuselib")).joinpath(*folder.parts[-2:])
+        stale = [archive for archive in archives if not _is_content(folder / archive.stem, archive)]
+    for archive in stale:
+        home.write_atomic(folder / archive.stem, gzip.decompress(archive.read_bytes()))
+    return folder
+
+
+def _is_content(path: Path, archive: Path) -> bool:
+    """Return whether a file has the CRC-32 and the size that the end of its verified gzip archive states."""
+    if not path.is_file():
+        return False
+    with open(archive, "rb") as file:
+        file.seek(-8, os.SEEK_END)
+        expected = file.read()
+    content = path.read_bytes()
+    return struct.pack("<II", zlib.crc32(content), len(content)) == expected
+
+
+def _read_mnist(
+    source: type[datasets.MNIST], raw: Path, name: str, split: str, normalisation: Statistics
+) -> ImageSet:
+    """Read idx files with torchvision's class `source`; `raw` ends in <class name>/raw."""
+    old = raw.parent / "processed"
+    if old.exists():
+        raise ReuseError(f"{old} (of an old torchvision) would be read unverified. Fix: move it elsewhere")
+    read = source(str(raw.parent.parent), train=split == "train", download=False)
+    classes = DIGITS if source is datasets.MNIST else tuple(source.classes)
+    return ImageSet(name, read.data.unsqueeze(1), read.targets, classes, *normalisation)
+
+
+LOADERS = (fashion_mnist, mnist, svhn, stl10, cifar10, cifar100, caltech101)

@@ -1,0 +1,124 @@
+"""The equations of data-free distillation, one pure function each.
+
+Symbols: ``t = T(x)`` and ``s = S(x)`` are the teacher's and the student's logits, (B, C) for classification or
+(B, C, H, W) for segmentation. Every function returns a scalar unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reuselib.errors import ShapeMismatch
+
+
+def mean_absolute_error(t: Tensor, s: Tensor) -> Tensor:
+    """The discrepancy of DFAD: the mean absolute difference of the logits.
+
+    Computes ``1/n * sum |t - s|`` with ``n`` the number of elements, so that batch and classes are both averaged.
+
+    Args:
+        t: teacher's logits, (B, C) or (B, C, H, W).
+        s: student's logits, of the same shape.
+
+    Returns:
+        A scalar ≥ 0.
+
+    Raises:
+        ShapeMismatch: the shapes differ.
+
+    Source: Fang et al. 2019 (DFAD), model discrepancy.
+    """
+    check_same_shape(t, s)
+    return (t.float() - s.float()).abs().mean()
+
+
+def mean_squared_error(t: Tensor, s: Tensor) -> Tensor:
+    """The mean squared difference of the logits, the milder alternative that DFAD compares with."""
+    check_same_shape(t, s)
+    return (t.float() - s.float()).square().mean()
+
+
+def kl_divergence(t: Tensor, s: Tensor, temperature: float = 1.0) -> Tensor:
+    """``KL(softmax(t/τ) || softmax(s/τ)) τ²``, summed over classes, averaged over everything else.
+
+    Source: Hinton et al. 2015; the discrepancy of ZSKT and the student's loss of DAFL, with τ = 1.
+    """
+    check_same_shape(t, s)
+    log_p, log_q = (logits.float().div(temperature).log_softmax(1) for logits in (t, s))
+    return (log_p.exp() * (log_p - log_q)).sum(1).mean() * temperature**2
+
+
+def negative(discrepancy: Tensor) -> Tensor:
+    """The generator's loss for classification, ``-D``: seek images on which the two networks disagree."""
+    return -discrepancy
+
+
+def negative_log(discrepancy: Tensor) -> Tensor:
+    """The generator's loss for segmentation, ``-log(D + 1)``: its gradient is that of ``-D`` divided by ``D + 1``."""
+    return -torch.log1p(discrepancy)
+
+
+def one_hot_loss(t: Tensor) -> Tensor:
+    """Cross-entropy of the teacher's logits (B, C) with its own decision: small when the teacher is sure.
+
+    Source: Chen et al. 2019 (DAFL).
+    """
+    return F.cross_entropy(t.float(), t.argmax(1))
+
+
+def information_entropy_loss(t: Tensor) -> Tensor:
+    """``sum_c p_c log10 p_c`` of the batch's mean class probabilities: lowest, ``-log10 C``, for balanced classes.
+
+    Source: Chen et al. 2019 (DAFL); logarithm to base 10 as in its code.
+    """
+    log_mean = t.float().log_softmax(1).logsumexp(0) - math.log(t.shape[0])
+    return (log_mean.exp() * log_mean).sum() / math.log(10)
+
+
+def activation_loss(features: Tensor) -> Tensor:
+    """``-mean |f|`` of the teacher's penultimate features (B, D): real images excite them strongly.
+
+    Source: Chen et al. 2019 (DAFL).
+    """
+    return -features.float().abs().mean()
+
+
+def attention_map(activation: Tensor) -> Tensor:
+    """Where a layer looks: channel-mean of squares, flattened and scaled to unit length, (B, C, H, W) → (B, H*W).
+
+    Source: Zagoruyko & Komodakis 2017; used by Micaelli & Storkey 2019 (ZSKT).
+    """
+    return F.normalize(activation.float().square().mean(1).flatten(1), dim=1)
+
+
+def attention_transfer(teacher: list[Tensor], student: list[Tensor]) -> Tensor:
+    """Sum over layers of the mean squared difference of the attention maps.
+
+    Args:
+        teacher: activations, each (B, C, H, W).
+        student: activations of the same layers; channels may differ, sizes may not.
+
+    Raises:
+        ShapeMismatch: the maps of a layer have different sizes.
+    """
+    total = torch.zeros((), device=student[0].device)
+    for a, b in zip(teacher, student, strict=True):
+        if a.shape[2:] != b.shape[2:]:
+            raise ShapeMismatch(
+                f"Attention maps of {tuple(a.shape[2:])} and {tuple(b.shape[2:])} pixels cannot be compared. "
+                "Choose layers of the same size, or set the attention weight to 0."
+            )
+        total = total + (attention_map(a) - attention_map(b)).square().mean()
+    return total
+
+
+def check_same_shape(t: Tensor, s: Tensor) -> None:
+    if t.shape != s.shape:
+        raise ShapeMismatch(
+            f"Teacher and student disagree on the shape of their outputs: {tuple(t.shape)} and {tuple(s.shape)}. "
+            "They need the same number of classes (and, for segmentation, the same output size)."
+        )

@@ -1,0 +1,63 @@
+"""What this installation has and lacks, one line a finding."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from importlib import metadata
+
+import torch
+
+from reuselib import data, engine, home, ledger, zoo
+from reuselib.errors import ReuseError
+
+Finding = tuple[bool, str]
+
+
+def findings() -> Iterator[Finding]:
+    """Yield (whether it is as it should be, one line of text)."""
+    yield True, f"Python {platform.python_version()}, " + ", ".join(
+        f"{name} {metadata.version(name)}" for name in ("torch", "torchvision", "numpy")
+    )
+    yield from _device()
+    yield True, f"data room: {home.root()}"
+    yield from _image_sets()
+    yield from _networks()
+    for name in ledger.chapters():
+        found = ledger.records(name)
+        stale = sum(record.stale for record in found)
+        yield not stale, f"{name}: {len(found)} records" + (f", {stale} stale: reuselib run {name}" if stale else "")
+
+
+def _device() -> Iterator[Finding]:
+    try:
+        where = engine.device()
+    except ReuseError as error:
+        yield False, str(error)
+        return
+    with engine.threads() as threads:
+        precision = engine.precision(where).name
+        yield True, f"device: {where}, {precision}, {threads} of {os.cpu_count()} CPU threads"
+    if where.type == "cuda":
+        memory = torch.cuda.get_device_properties(where).total_memory / 2**30
+        yield True, f"GPU: {torch.cuda.get_device_name(where)}, {memory:.0f} GiB"
+
+
+def _image_sets() -> Iterator[Finding]:
+    for name in ("fashion_mnist", "digits"):
+        try:
+            yield True, f"images: {data.load(name, 'test')}"
+        except ReuseError as error:
+            yield False, str(error)
+
+
+def _networks() -> Iterator[Finding]:
+    for name in zoo.names():
+        shipped = f"zoo/{name}/card.json" in home.registry()
+        try:
+            zoo.verify(name)
+            yield True, f"network: {name}, weights verified"
+        except ReuseError as error:
+            # Only networks that come with the book are expected to be there.
+            yield not shipped, f"network: {name}, {error}"

@@ -1,0 +1,35 @@
+"""Everything a run needs that is not its method: device, precision, seeds, progress, checkpoints, guards, cost.
+
+The engine knows no method. It drives whatever has ``step()`` and ``rounds()`` (see :class:`Method`).
+"""
+
+from reuselib.engine.checkpoint import load_checkpoint, save_checkpoint
+from reuselib.engine.cost import Cost, count_passes
+from reuselib.engine.device import Precision, device, generator, precision, seeded, threads
+from reuselib.engine.method import Method, Schedule, adam, constant, cosine, frozen, on_device, sgd, step_decay
+from reuselib.engine.run import History, accuracy, run
+
+__all__ = [
+    "Cost",
+    "History",
+    "Method",
+    "Precision",
+    "Schedule",
+    "accuracy",
+    "adam",
+    "constant",
+    "cosine",
+    "count_passes",
+    "device",
+    "frozen",
+    "generator",
+    "load_checkpoint",
+    "on_device",
+    "precision",
+    "run",
+    "save_checkpoint",
+    "seeded",
+    "sgd",
+    "step_decay",
+    "threads",
+]

@@ -1,0 +1,85 @@
+"""What a run costs: seconds, memory, and forward and backward passes of each network."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Cost:
+    """Cost of a run, summed over its resumed parts.
+
+    Attributes:
+        wall_seconds: seconds on the clock, evaluation included.
+        cpu_seconds: processor seconds of this process.
+        peak_memory_mb: the device's peak on a GPU, otherwise the process's peak, in MiB.
+        passes: counts named ``<network>_forward`` and ``<network>_backward``, evaluation not included.
+    """
+
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+    passes: dict[str, int] = field(default_factory=dict)
+
+
+def _peak_memory_mb() -> float:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+@contextmanager
+def measured(cost: Cost) -> Iterator[None]:
+    """Add the seconds and the peak memory of a block to ``cost``."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        yield
+    finally:
+        cost.wall_seconds += time.perf_counter() - wall
+        cost.cpu_seconds += time.process_time() - cpu
+        cost.peak_memory_mb = max(cost.peak_memory_mb, _peak_memory_mb())
+
+
+@contextmanager
+def count_passes(networks: Mapping[str, nn.Module], counts: dict[str, int] | None = None) -> Iterator[dict[str, int]]:
+    """Count forward and backward passes of networks by hooks, which are removed on leaving.
+
+    A backward pass is counted each time that a gradient arrives at an output of the network.
+
+    Args:
+        networks: networks by name.
+        counts: counts to add to; a new dict if left out.
+
+    Yields:
+        ``{"<name>_forward": n, "<name>_backward": n}``, filled as the passes happen.
+    """
+    counts = {} if counts is None else counts
+
+    def hook(name: str) -> Any:
+        def count(_: nn.Module, __: Any, output: Any) -> None:
+            counts[f"{name}_forward"] += 1
+            if isinstance(output, Tensor) and output.requires_grad:
+                output.register_hook(lambda _: counts.update({f"{name}_backward": counts[f"{name}_backward"] + 1}))
+
+        return count
+
+    handles = []
+    try:
+        for name, network in networks.items():
+            counts.setdefault(f"{name}_forward", 0)
+            counts.setdefault(f"{name}_backward", 0)
+            handles.append(network.register_forward_hook(hook(name)))
+        yield counts
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,111 @@
+"""What the engine asks of a method, and the few tools that methods share."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Method:
+    """A procedure: it holds networks, optimizers and memory, and improves them one update at a time.
+
+    Subclasses write :meth:`step`. Whatever they keep as attributes and that has a ``state_dict`` (or is a tensor, a
+    ``torch.Generator`` or a list of those) is checkpointed by the engine.
+
+    Attributes:
+        steps_per_round: updates between two reports.
+        fixed: names of attributes that never change (the teacher); of those only a fingerprint is checkpointed.
+        iteration: updates done so far.
+    """
+
+    steps_per_round: int = 50
+    fixed: tuple[str, ...] = ("teacher",)
+    iteration: int = 0
+
+    def step(self) -> dict[str, Tensor]:
+        """Do one update and return named scalar tensors, still on the device."""
+        raise TypeError(f"{type(self).__name__} has no step()")
+
+    def rounds(self) -> Iterator[dict[str, Tensor]]:
+        """Yield, once per round, the mean over the round of what :meth:`step` returned."""
+        while True:
+            sums: dict[str, Tensor] = {}
+            for _ in range(self.steps_per_round):
+                for name, value in self.step().items():
+                    value = value.detach().float()
+                    sums[name] = sums[name] + value if name in sums else value
+                self.iteration += 1
+            yield {name: value / self.steps_per_round for name, value in sums.items()}
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks this method holds, by attribute name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
+
+
+@contextmanager
+def frozen(*networks: nn.Module, evaluate: bool = True) -> Iterator[None]:
+    """Freeze networks for a while: no parameter gradients and, if ``evaluate``, evaluation mode; then restore.
+
+    Gradients still flow *through* the networks to their inputs. Every module's own mode and every parameter's own
+    ``requires_grad`` come back, also after an exception.
+    """
+    parameters = [(p, p.requires_grad) for network in networks for p in network.parameters()]
+    modes = [(m, m.training) for network in networks for m in network.modules()] if evaluate else []
+    try:
+        for parameter, _ in parameters:
+            parameter.requires_grad_(False)
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for parameter, requires_grad in parameters:
+            parameter.requires_grad_(requires_grad)
+        for module, training in modes:
+            module.training = training
+
+
+def on_device(network: nn.Module, where: torch.device) -> nn.Module:
+    """Move a network to a device, convolutions in the memory format (channels last) that is quickest there."""
+    return network.to(device=where, memory_format=torch.channels_last)
+
+
+def sgd(parameters: Iterable[Tensor], where: torch.device, **options: Any) -> torch.optim.SGD:
+    """``torch.optim.SGD`` with momentum 0.9 unless told otherwise, fused where the device can."""
+    return torch.optim.SGD(parameters, **{"momentum": 0.9, "fused": where.type in ("cpu", "cuda"), **options})
+
+
+def adam(parameters: Iterable[Tensor], where: torch.device, **options: Any) -> torch.optim.Adam:
+    """``torch.optim.Adam``, fused where the device can."""
+    return torch.optim.Adam(parameters, **{"fused": where.type in ("cpu", "cuda"), **options})
+
+
+Schedule = Callable[[int], float]
+"""Iteration → factor on the learning rate."""
+
+
+def constant(iteration: int) -> float:
+    """The schedule that never changes."""
+    return 1.0
+
+
+def step_decay(milestones: Sequence[int], factor: float = 0.1) -> Schedule:
+    """Multiply the learning rate by ``factor`` at each of the milestones (iterations, ascending)."""
+    return lambda iteration: factor ** bisect.bisect_right(milestones, iteration)
+
+
+def cosine(iterations: int, warmup: int = 0) -> Schedule:
+    """Half a cosine from 1 to 0 over ``iterations``, after a linear rise over the first ``warmup``."""
+
+    def factor(iteration: int) -> float:
+        if iteration < warmup:
+            return (iteration + 1) / warmup
+        done = (iteration - warmup) / max(1, iterations - warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    return factor

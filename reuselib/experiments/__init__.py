@@ -1,0 +1,30 @@
+"""The chapters' experiments: presets per scale, and the rows of their tables."""
+
+from reuselib.errors import unknown
+from reuselib.experiments.base import Chapter, Run
+from reuselib.experiments.dfad import DataFreeAdversarial
+
+CHAPTERS: dict[str, type[Chapter]] = {chapter.name: chapter for chapter in (DataFreeAdversarial,)}
+
+
+def chapters() -> list[str]:
+    """The names of the chapters that have experiments."""
+    return list(CHAPTERS)
+
+
+def chapter(name: str, scale: str = "laptop") -> Chapter:
+    """A chapter's experiments at one scale.
+
+    Args:
+        name: such as ``"01_dfad"``.
+        scale: ``"smoke"``, ``"laptop"``, ``"colab"`` or ``"paper"``.
+
+    Raises:
+        UnknownName: there is no such chapter or scale; the message gives the nearest.
+    """
+    if name not in CHAPTERS:
+        raise unknown("chapter", name, CHAPTERS)
+    return CHAPTERS[name](scale)
+
+
+__all__ = ["CHAPTERS", "Chapter", "Run", "chapter", "chapters"]

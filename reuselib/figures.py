@@ -1,0 +1,466 @@
+"""The book's figures: one look, colours that colour-blind readers can tell apart, and alt text for each.
+
+Every function returns a `matplotlib.figure.Figure` that pyplot does not know of, so nothing is left open.
+The background is white, whatever the page's: text and colours keep their contrast in dark mode. Arrays and
+tensors on any device are taken alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from itertools import cycle
+from typing import Any
+
+import matplotlib
+import numpy
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from reuselib.errors import ReuseError, ShapeMismatch, unknown
+
+# Okabe and Ito's palette, the colours with most contrast on white first.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+DASHES = ("-", "--", "-.", ":")
+VALUES = "cividis"
+INK = "#222222"
+FAINT = "#767676"
+WIDTH = 7.0
+
+STYLE: Any = {
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "axes.facecolor": "white",
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": cycler(color=PALETTE),
+    "font.size": 9,
+    "grid.color": "#E4E4E4",
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "savefig.facecolor": "white",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Apply the book's look to whatever is drawn inside the context."""
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def _styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
+    @functools.wraps(function)
+    def styled(*arguments: Any, **named: Any) -> Figure:
+        with style():
+            return function(*arguments, **named)
+
+    return styled
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """Give the figure as an optimised PNG on white, without the date or the name of a program."""
+    file = BytesIO()
+    with style():
+        figure.savefig(
+            file, format="png", dpi=dpi, metadata={"Software": None}, pil_kwargs={"optimize": True}
+        )
+    return file.getvalue()
+
+
+def show(figure: Figure, alt: str, caption: str | None = None, dpi: int = 110) -> None:
+    """Display a figure in a notebook as one PNG with alt text, and its caption below.
+
+    The alt text and the caption travel in the output's metadata, from where `notebook.BookFigure` makes an
+    HTML figure of them when the book is built. Outside a notebook the texts are printed.
+
+    Args:
+        figure: what to display; a figure of pyplot's is closed.
+        alt: what a reader who cannot see the figure should know, in a sentence or two.
+        caption: what every reader should know, as Markdown: what the rows are, how samples were chosen.
+        dpi: pixels per inch.
+
+    Raises:
+        ReuseError: the alt text is empty.
+    """
+    if not alt or not alt.strip():
+        raise ReuseError(
+            "a figure needs alt text. Say in a sentence or two what it shows: show(figure, alt=...)."
+        )
+    data = png(figure, dpi)
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close(figure)
+    texts = {"alt": alt} | ({"caption": caption} if caption else {})
+    if not _in_notebook():
+        print(*texts.values(), sep="\n")
+        return
+    from IPython.display import display
+
+    display({"image/png": data, "text/plain": alt}, metadata={"image/png": texts}, raw=True)
+    if caption:
+        display({"text/markdown": caption}, metadata={"text/markdown": {"caption": True}}, raw=True)
+
+
+def _in_notebook() -> bool:
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    return getattr(get_ipython(), "kernel", None) is not None
+
+
+@_styled
+def image_grid(
+    images: Any,
+    rows: Sequence[str],
+    columns: Sequence[str] | None = None,
+    title: str | None = None,
+    scale: str | tuple[float, float] = "shared",
+    values: str | None = None,
+) -> Figure:
+    """Draw every image once, in labelled rows; a line below says how values became colours.
+
+    Args:
+        images: (N, C, H, W) with C of 1 or 3, filling the rows one after the other, N a multiple of their
+            number; or one such stack per row, of any lengths. Any range; uint8 too.
+        rows: what each row is.
+        columns: what each column is.
+        title: above the grid.
+        scale: "shared": the least value of all images is black and the greatest white. "each": so for every
+            image alone. A pair (low, high): those values are black and white.
+        values: name of the quantity that the images hold, where they are no pictures (attributions,
+            features); draws single channels in cividis, with a colour bar.
+
+    Raises:
+        ShapeMismatch: the images do not fill the rows, or are of several shapes.
+        UnknownName: the scale has no such name.
+    """
+    stacks = _stacks(images, rows)
+    across = max(len(stack) for stack in stacks)
+    if columns is not None and len(columns) != across:
+        raise ShapeMismatch(f"{len(columns)} column labels for rows of {across} images. Give one per column.")
+    scaled, low, high, note = _scaled(stacks, scale)
+    mosaic = _mosaic(scaled, across)
+    figure, axes = _canvas(stacks, rows, columns, title, values)
+    shown = axes.imshow(mosaic, cmap=VALUES if values else "gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title or "")
+    figure.supxlabel(note, x=0.01, ha="left", fontsize=7.5, color=FAINT)
+    if values and scale != "each":
+        bar = figure.colorbar(shown, ax=axes, label=values, ticks=[0, 0.5, 1], shrink=0.8)
+        bar.ax.set_yticklabels([f"{low + part * (high - low):.3g}" for part in (0, 0.5, 1)])
+    return figure
+
+
+def _array(values: Any) -> numpy.ndarray:
+    """Give a tensor of any device and type, or anything array-like, as a float array."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().double().numpy()
+    return numpy.asarray(values, dtype=float)
+
+
+def _stacks(images: Any, rows: Sequence[str]) -> list[numpy.ndarray]:
+    """Cut the images into one (K, C, H, W) stack per row."""
+    if not rows:
+        raise ShapeMismatch("a grid needs at least one row label. Say what the rows are.")
+    if getattr(images, "ndim", 0) == 4:
+        if len(images) == 0 or len(images) % len(rows):
+            raise ShapeMismatch(
+                f"{len(images)} images do not fill {len(rows)} rows. Give a multiple of that."
+            )
+        count = len(images) // len(rows)
+        images = [images[start : start + count] for start in range(0, len(images), count)]
+    stacks = [_array(stack) for stack in images]
+    shapes = {stack.shape[1:] for stack in stacks}
+    if len(stacks) != len(rows):
+        raise ShapeMismatch(f"{len(stacks)} rows of images for {len(rows)} labels. Give one label per row.")
+    if (
+        len(shapes) > 1
+        or stacks[0].ndim != 4
+        or stacks[0].shape[1] not in (1, 3)
+        or not all(map(len, stacks))
+    ):
+        found = ", ".join(str(stack.shape) for stack in stacks)
+        raise ShapeMismatch(
+            f"a grid takes images (N, C, H, W) of one shape with 1 or 3 channels, not {found}."
+        )
+    return stacks
+
+
+def _scaled(
+    stacks: list[numpy.ndarray], scale: str | tuple[float, float]
+) -> tuple[list[numpy.ndarray], float, float, str]:
+    """Map the values to [0, 1]; give also the range and the sentence that says what was done."""
+    if isinstance(scale, str) and scale not in ("shared", "each"):
+        raise unknown("scale", scale, ["shared", "each"])
+    if scale == "each":
+        ranges = [[_range(image) for image in stack] for stack in stacks]
+        low, high, note = 0.0, 1.0, "Each image is stretched to its own range."
+    else:
+        pooled = numpy.concatenate([stack.ravel() for stack in stacks])
+        low, high = _range(pooled) if isinstance(scale, str) else scale
+        ranges = [[(low, high)] * len(stack) for stack in stacks]
+        note = f"One scale for all images: {low:.3g} to {high:.3g}" + (
+            "." if isinstance(scale, str) else ", clipped."
+        )
+    scaled = []
+    for stack, limits in zip(stacks, ranges, strict=True):
+        lows, highs = (numpy.array(ends).reshape(-1, 1, 1, 1) for ends in zip(*limits, strict=True))
+        scaled.append(numpy.clip((stack - lows) / numpy.maximum(highs - lows, 1e-12), 0, 1))
+    return scaled, low, high, note
+
+
+def _range(values: numpy.ndarray) -> tuple[float, float]:
+    finite = values[numpy.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+
+
+def _mosaic(stacks: list[numpy.ndarray], across: int) -> numpy.ndarray:
+    """Lay images out with one-pixel gaps, as RGBA or masked grey; cells without an image stay empty."""
+    channels, height, width = stacks[0].shape[1:]
+    canvas = numpy.full((len(stacks) * (height + 1) - 1, across * (width + 1) - 1, channels), numpy.nan)
+    for row, stack in enumerate(stacks):
+        for column, image in enumerate(stack):
+            top, left = row * (height + 1), column * (width + 1)
+            canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+    if channels == 1:
+        return canvas[..., 0]
+    opacity = numpy.isfinite(canvas).all(axis=2, keepdims=True)
+    return numpy.concatenate([numpy.nan_to_num(canvas), opacity], axis=2)
+
+
+def _canvas(
+    stacks: list[numpy.ndarray],
+    rows: Sequence[str],
+    columns: Sequence[str] | None,
+    title: str | None,
+    values: str | None,
+) -> tuple[Figure, Axes]:
+    """Open a figure that fits the grid, its rows and columns labelled."""
+    height, width = stacks[0].shape[2:]
+    across = max(len(stack) for stack in stacks)
+    margin = 0.3 + 0.075 * max(len(row) for row in rows) + (0.9 if values else 0)
+    inches = min(0.75, (WIDTH - margin) / across)
+    longest = 0.075 * max((len(column) for column in columns or ()), default=0)
+    slanted = longest > inches
+    top = 0.3 * (title is not None) + (0.6 * longest if slanted else 0.3 * (columns is not None))
+    size = (max(margin + inches * across, 3.5), 0.35 + top + inches * len(stacks) * height / width)
+    figure = Figure(figsize=size)
+    axes = figure.add_subplot()
+    axes.set_yticks([(height + 1) * row + height / 2 - 0.5 for row in range(len(rows))], rows)
+    if columns is not None:
+        middles = [(width + 1) * column + width / 2 - 0.5 for column in range(across)]
+        axes.set_xticks(middles, columns, rotation=35 if slanted else 0, ha="left" if slanted else "center")
+    else:
+        axes.set_xticks([])
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure, axes
+
+
+@_styled
+def curves(
+    lines: Mapping[str, Sequence[Any]],
+    xlabel: str,
+    ylabel: str,
+    title: str | None = None,
+    bands: str = "band: mean ± sd over seeds",
+    drops: Sequence[float] = (),
+    references: Mapping[str, float] | None = None,
+) -> Figure:
+    """Draw one line per label, with a band where there are several seeds.
+
+    Args:
+        lines: label to (x, y) with y of (points,) or (seeds, points), or to (x, mean, sd).
+        xlabel: what x is, with its unit.
+        ylabel: what y is, with its unit.
+        title: above the axes.
+        bands: what the bands are, said in the figure where one is drawn.
+        drops: x at which the learning rate drops, as dotted vertical lines.
+        references: label to y of dashed horizontal lines, such as the teacher's accuracy.
+    """
+    figure = Figure(figsize=(WIDTH, 3.4))
+    axes = figure.add_subplot(title=title or "", xlabel=xlabel, ylabel=ylabel)
+    notes = []
+    for index, (label, line) in enumerate(lines.items()):
+        x, mean, spread = _line(line, label)
+        colour, dash = PALETTE[index % 7], DASHES[index // 7 % 4]
+        axes.plot(x, mean, dash, color=colour, label=label)
+        if spread is not None:
+            axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+            notes = [bands]
+    for drop in drops:
+        axes.axvline(drop, color=FAINT, linestyle=":", linewidth=1)
+    if len(drops):
+        notes.append("dotted: learning rate drops")
+    for label, height in (references or {}).items():
+        axes.axhline(height, color=FAINT, linestyle="--", linewidth=1)
+        _write_right(axes, label, height)
+    axes.grid(axis="y")
+    across = min(4, max(1, len(lines)))
+    legend = figure.legend(loc="outside lower left", ncols=across, title="; ".join(notes), alignment="left")
+    legend.get_title().set_fontsize(7.5)
+    return figure
+
+
+def _write_right(axes: Axes, text: str, height: float) -> None:
+    """Write beside the right end of the axes, at a height in data units."""
+    place = axes.get_yaxis_transform()
+    axes.annotate(text, (1, height), (4, 0), place, "offset points", va="center", fontsize=8)
+
+
+def _write_above(axes: Axes, text: str, x: float) -> None:
+    """Write above the axes, at an x in data units."""
+    axes.annotate(text, (x, 1), (0, 2), axes.get_xaxis_transform(), "offset points", ha="center", fontsize=8)
+
+
+def _line(line: Sequence[Any], label: str) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray | None]:
+    """Give x, mean and spread of a line, spread None where there is one seed."""
+    x, y, *rest = (_array(part) for part in line)
+    spread = rest[0] if rest else None
+    if y.ndim == 2:
+        spread = y.std(axis=0, ddof=1) if len(y) > 1 else None
+        y = y.mean(axis=0)
+    if x.shape != y.shape or (spread is not None and spread.shape != y.shape):
+        raise ShapeMismatch(
+            f"line {label!r} has {x.shape} x values for {y.shape} y values. Give as many of both."
+        )
+    return x, y, spread
+
+
+@_styled
+def bars_with_seeds(
+    values: Mapping[str, Sequence[float]],
+    xlabel: str,
+    references: Mapping[str, float] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw one horizontal bar per label up to the mean of its seeds, and a dot for every seed.
+
+    Args:
+        values: label to the value of each seed; without any, the row says that it was not run.
+        xlabel: what the values are.
+        references: label to value of dashed vertical lines, such as chance.
+        title: above the axes.
+    """
+    figure = Figure(figsize=(WIDTH, 0.8 + 0.36 * len(values)))
+    axes = figure.add_subplot(xlabel=xlabel)
+    for position, seeds in enumerate(_array(each) for each in values.values()):
+        mean = seeds.mean() if seeds.size else 0.0
+        axes.barh(position, mean, height=0.62, color=PALETTE[5], alpha=0.75)
+        axes.plot(seeds, numpy.full(len(seeds), position), "o", color=PALETTE[0], markersize=4)
+        _write_right(axes, f"{mean:.3f}" if seeds.size else "not run", position)
+    for label, value in (references or {}).items():
+        axes.axvline(value, color=FAINT, linestyle="--", linewidth=1)
+        _write_above(axes, label, value)
+    axes.set_title(title or "", pad=16 if references and title else None)
+    axes.set_yticks(range(len(values)), values)
+    axes.invert_yaxis()
+    axes.grid(axis="x")
+    figure.supxlabel("Bars and numbers: means. Dots: seeds.", x=0.01, ha="left", fontsize=7.5, color=FAINT)
+    return figure
+
+
+@_styled
+def class_coverage(
+    counts: Mapping[str, Sequence[int]], classes: Sequence[str], title: str | None = None
+) -> Figure:
+    """Draw how images spread over classes, one panel per source, beside the even share.
+
+    Args:
+        counts: label of the source to the number of images in each class.
+        classes: names of the classes, in the order of the counts.
+        title: above the panels.
+
+    Raises:
+        ShapeMismatch: a source has another number of classes.
+    """
+    figure = Figure(figsize=(WIDTH, 1.0 + 1.25 * len(counts)))
+    panels = figure.subplots(len(counts), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axes, colour, (label, each) in zip(panels, cycle(PALETTE[:7]), counts.items(), strict=False):
+        number = _array(each)
+        if number.shape != (len(classes),):
+            raise ShapeMismatch(f"{label!r} has counts of shape {number.shape} for {len(classes)} classes.")
+        axes.bar(range(len(classes)), number / max(number.sum(), 1), color=colour)
+        axes.axhline(1 / len(classes), color=FAINT, linestyle="--", linewidth=1)
+        axes.set_title(f"{label}: {int((number > 0).sum())} of {len(classes)} classes occur")
+    panels[-1].set_xticks(range(len(classes)), classes, rotation=35, ha="right", rotation_mode="anchor")
+    figure.supylabel("share of the images (dashed: even)", fontsize=9)
+    figure.suptitle(title or "", x=0.01, ha="left", fontsize=10)
+    return figure
+
+
+@_styled
+def scatter(
+    pairs: Mapping[str, tuple[Any, Any]],
+    xlabel: str,
+    ylabel: str,
+    title: str | None = None,
+    limit: int = 2000,
+) -> Figure:
+    """Draw one panel per label of y against x, with the diagonal on which both agree.
+
+    Args:
+        pairs: label to (x, y) of the same shape, such as the teacher's and the student's logits (B, C).
+        xlabel: what x is.
+        ylabel: what y is.
+        title: above the panels.
+        limit: most points drawn in a panel, chosen at random with a fixed seed; the mean counts all.
+    """
+    figure = Figure(figsize=(WIDTH, 3.2 if len(pairs) > 1 else 4.4))
+    panels = figure.subplots(1, len(pairs), sharex=True, sharey=True, squeeze=False)[0]
+    arrays = {label: (_array(x).ravel(), _array(y).ravel()) for label, (x, y) in pairs.items()}
+    low, high = _range(numpy.concatenate([part for pair in arrays.values() for part in pair]))
+    for axes, (label, (x, y)) in zip(panels, arrays.items(), strict=True):
+        if x.shape != y.shape:
+            raise ShapeMismatch(
+                f"{label!r} has {x.size} x values for {y.size} y values. Give as many of both."
+            )
+        drawn = numpy.random.default_rng(0).permutation(x.size)[:limit]
+        axes.plot([low, high], [low, high], color=FAINT, linestyle="--", linewidth=1)
+        axes.plot(x[drawn], y[drawn], ".", color=PALETTE[0], alpha=0.35, markersize=4, markeredgewidth=0)
+        axes.set_title(f"{label}\nmean |difference| {numpy.abs(x - y).mean():.3g}")
+        axes.set_aspect("equal")
+        axes.set_xlabel(xlabel)
+    panels[0].set_ylabel(ylabel)
+    figure.suptitle(title or "", x=0.01, ha="left", fontsize=10)
+    return figure
+
+
+@_styled
+def histogram(
+    values: Mapping[str, Any], xlabel: str, title: str | None = None, bins: int = 50, log: bool = False
+) -> Figure:
+    """Draw the distribution of each label's values as an outline over common bins.
+
+    Args:
+        values: label to values of any shape.
+        xlabel: what the values are.
+        title: above the axes.
+        bins: number of bins between the least and the greatest of all values.
+        log: make the vertical axis logarithmic.
+    """
+    figure = Figure(figsize=(WIDTH, 3.0))
+    axes = figure.add_subplot(title=title or "", xlabel=xlabel, ylabel="share of the values")
+    arrays = {label: _array(each).ravel() for label, each in values.items()}
+    edges = numpy.linspace(*_range(numpy.concatenate(list(arrays.values()))), bins + 1)
+    for index, (label, each) in enumerate(arrays.items()):
+        share = numpy.histogram(each, edges)[0] / max(each.size, 1)
+        axes.stairs(
+            share, edges, color=PALETTE[index % 7], linestyle=DASHES[index % 4], linewidth=1.8, label=label
+        )
+    axes.set_yscale("log" if log else "linear")
+    axes.legend()
+    return figure

@@ -1,0 +1,183 @@
+"""Where data, weights and records live, and how files are verified and written.
+
+In a clone everything is in the clone's `data/`. Where `reuselib` is installed as a wheel, files are fetched
+into `$REUSELIB_DATA` or the user's cache, each checked against `registry.txt`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from reuselib import __version__
+from reuselib.errors import DamagedFile, MissingFile
+
+PACKAGE = Path(__file__).resolve().parent
+CLONE = PACKAGE.parent
+REGISTRY = PACKAGE / "registry.txt"
+SHIPPED = (
+    "FashionMNIST/raw/*.gz", "papers/*.yaml", "zoo/*/weights.safetensors", "zoo/*/card.json", "zoo/*/log.csv",
+)  # fmt: skip
+
+
+def in_clone() -> bool:
+    """Return whether the package stands in a clone of the repository, beside its `data/`."""
+    return (CLONE / "data" / "papers").is_dir()
+
+
+def root() -> Path:
+    """Return the data folder: `$REUSELIB_DATA`, else the clone's `data/`, else the user's cache."""
+    chosen = os.environ.get("REUSELIB_DATA")
+    if chosen:
+        return Path(chosen).expanduser().resolve()
+    if in_clone():
+        return CLONE / "data"
+    import pooch
+
+    return Path(pooch.os_cache("reuselib"))
+
+
+def path(*parts: str | Path) -> Path:
+    """Return a path below `root()`; nothing is created."""
+    return root().joinpath(*parts)
+
+
+def _repository() -> str:
+    """Return the repository's web address: from the clone's `_config.yml`, else from the wheel's metadata."""
+    config = CLONE / "_config.yml"
+    if in_clone() and config.is_file():
+        pattern = r"^repository:\s*\n(?:[ \t]+.*\n)*?[ \t]+url:\s*(\S+)"
+        found = re.search(pattern, config.read_text("utf-8"), re.MULTILINE)
+        return found[1].rstrip("/") if found else ""
+    try:
+        entries = metadata.metadata("reuselib").get_all("Project-URL") or []
+    except metadata.PackageNotFoundError:
+        return ""
+    return dict(entry.split(", ", 1) for entry in entries).get("Repository", "").rstrip("/")
+
+
+REPOSITORY = _repository()
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(path: str | Path, expected: str, fix: str) -> Path:
+    """Check a file against its hash.
+
+    Args:
+        path: The file.
+        expected: Its SHA-256, as hexadecimal digits.
+        fix: The command that fetches it again; it ends the error message.
+
+    Returns:
+        The path, unchanged.
+
+    Raises:
+        MissingFile: If there is no such file.
+        DamagedFile: If its hash differs.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFile(f"{path} is missing. Fix: {fix}")
+    found = sha256(path)
+    if found != expected:
+        raise DamagedFile(path, f"expected sha256 {expected}, found {found}", fix)
+    return path
+
+
+def registry() -> dict[str, str]:
+    """Return the SHA-256 of every shipped file, by its path below the data folder."""
+    lines = REGISTRY.read_text("utf-8").splitlines()
+    return {relative: digest for digest, relative in (line.split(maxsplit=1) for line in lines)}
+
+
+def shipped(relative: str) -> Path:
+    """Return a file that comes with the repository, verified against `registry.txt`.
+
+    In a clone the file is there already, also when `$REUSELIB_DATA` points elsewhere. Without a clone it is
+    fetched once, from the repository's raw address.
+
+    Args:
+        relative: Path below the data folder, with forward slashes: "zoo/fashion16-conv3/card.json".
+
+    Raises:
+        MissingFile: If the name is not in the registry, or the file cannot be had.
+        DamagedFile: If the file in the clone has another hash.
+    """
+    expected = registry().get(relative)
+    if expected is None:
+        raise MissingFile(f"{relative} is not in registry.txt. Fix: in a clone, run python -m reuselib.home")
+    if not in_clone():
+        return _fetch(relative, expected)
+    if path(relative).is_file() and root() != CLONE / "data":
+        return verify(path(relative), expected, f"delete it, the clone has its own data/{relative}")
+    return verify(CLONE / "data" / relative, expected, f"git checkout -- data/{relative}")
+
+
+def _fetch(relative: str, expected: str) -> Path:
+    """Fetch a shipped file into the data folder unless it is there with the right hash."""
+    import pooch
+
+    target = path(relative)
+    found = sha256(target) if target.is_file() else None
+    if found == expected:
+        return target
+    address = f"{REPOSITORY}/raw/v{__version__}/data/{relative}"
+    fix = "connect to the network and try again, or set REUSELIB_DATA to the data/ folder of a clone"
+    try:
+        pooch.retrieve(address, f"sha256:{expected}", fname=target.name, path=target.parent)
+    except Exception as error:
+        reason = f"fetching {address} failed with {type(error).__name__}: {error}"
+        if found:
+            raise DamagedFile(target, f"expected sha256 {expected}, found {found}; {reason}", fix) from error
+        raise MissingFile(f"{target} is missing; {reason}. Fix: {fix}") from error
+    return target
+
+
+def write_atomic(path: str | Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Args:
+        path: The file; its folder is made when absent.
+        data: The whole content.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def scan(folder: str | Path) -> dict[str, str]:
+    """Return the SHA-256 of every file below a data folder that is shipped, by its relative path."""
+    folder = Path(folder)
+    files = (file for pattern in SHIPPED for file in folder.glob(pattern) if file.is_file())
+    relatives = sorted(file.relative_to(folder).as_posix() for file in files if not file.name.startswith("."))
+    return {relative: sha256(folder / relative) for relative in relatives}
+
+
+def write_registry() -> Path:
+    """Write `registry.txt` anew from the clone's `data/`; run it whenever a shipped file changes."""
+    lines = (f"{digest}  {relative}\n" for relative, digest in scan(CLONE / "data").items())
+    write_atomic(REGISTRY, "".join(lines).encode())
+    return REGISTRY
+
+
+if __name__ == "__main__":
+    print(write_registry())

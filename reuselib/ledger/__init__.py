@@ -1,0 +1,31 @@
+"""The ledger: what was published, what we measured, and whether the paper's claims hold.
+
+A `Record` is one run of one row with one seed, a file in `data/results/`. Published tables and claims lie in
+`data/papers/<chapter>.yaml`. Every table, verdict and page of results is made from these two and no number is
+typed by hand. Nothing here imports torch.
+"""
+
+from reuselib.ledger.comparison import table
+from reuselib.ledger.paper import SCALES, chapters, published
+from reuselib.ledger.record import SCHEMA, Record, config_hash, find, records
+from reuselib.ledger.reporting import report
+from reuselib.ledger.verdict import badge, claims, judge, outcome, summary, verdicts
+
+__all__ = [
+    "SCALES",
+    "SCHEMA",
+    "Record",
+    "badge",
+    "chapters",
+    "claims",
+    "config_hash",
+    "find",
+    "judge",
+    "outcome",
+    "published",
+    "records",
+    "report",
+    "summary",
+    "table",
+    "verdicts",
+]

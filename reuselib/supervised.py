@@ -1,0 +1,111 @@
+"""Training a classifier with labels: the teachers of the zoo and the ceilings of the tables."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from reuselib import engine
+from reuselib.data import ImageSet
+from reuselib.data.augment import crop_and_flip
+from reuselib.errors import DeviceError, ShapeMismatch
+
+
+class Supervised(engine.Method):
+    """A classifier learns labelled images by SGD on the cross-entropy.
+
+    Args:
+        student: the classifier.
+        images: labelled images on the classifier's device.
+        batch: images per update.
+        lr: learning rate of SGD with Nesterov momentum 0.9.
+        weight_decay: L2 penalty.
+        schedule: iteration → factor on the learning rate.
+        crop: pixels of zero border for random crops; 0 for none.
+        flip: whether to mirror half of the images.
+        mixup: whether to train on random convex mixtures of two images and of their labels (Zhang et al. 2018, with
+            one uniform weight per pair), which keeps the logits small and smooth between and away from the data.
+        noise: largest standard deviation of added Gaussian noise; each image draws its own, uniformly from 0.
+        label_smoothing: share of the label spread over all classes.
+        seed: of batches and augmentation.
+        precision: chosen by the engine if left out.
+
+    Raises:
+        DeviceError: images and classifier are on different devices.
+        ShapeMismatch: the classifier has too few outputs or does not take such images.
+    """
+
+    fixed = ()
+
+    def __init__(
+        self,
+        student: nn.Module,
+        images: ImageSet,
+        *,
+        batch: int = 128,
+        lr: float = 0.1,
+        weight_decay: float = 5e-4,
+        schedule: engine.Schedule = engine.constant,
+        crop: int = 0,
+        flip: bool = False,
+        mixup: bool = False,
+        noise: float = 0.0,
+        label_smoothing: float = 0.0,
+        seed: int = 0,
+        precision: str | None = None,
+    ) -> None:
+        self.device = next(student.parameters()).device
+        if images.device != self.device:
+            raise DeviceError(f"Images are on {images.device}, the network on {self.device}. Use images.to(device).")
+        self.student, self.images, self.batch = engine.on_device(student, self.device), images, batch
+        self.crop, self.flip, self.mixup, self.noise = crop, flip, mixup, noise
+        self.label_smoothing = label_smoothing
+        self.precision = engine.precision(self.device, precision)
+        self.random = engine.generator(self.device, seed)
+        self._check_fit()
+        self.optimizer = engine.sgd(
+            student.parameters(), self.device, lr=lr, weight_decay=weight_decay, nesterov=True
+        )
+        self.scheduler = LambdaLR(self.optimizer, schedule)
+        student.train()
+
+    def step(self) -> dict[str, Tensor]:
+        """One update on a random batch; returns ``loss``."""
+        x, y = self.images.sample(self.batch, self.random, self._augment if self.crop or self.flip else None)
+        partner, weight = self._partners(x) if self.mixup else (None, None)
+        if partner is not None:
+            x = weight.view(-1, 1, 1, 1) * x + (1 - weight.view(-1, 1, 1, 1)) * x[partner]
+        if self.noise:
+            spread = self.noise * torch.rand(len(x), 1, 1, 1, device=self.device, generator=self.random)
+            x = x + spread * torch.randn(x.shape, device=self.device, generator=self.random)
+        with self.precision.autocast():
+            logits = self.student(x)
+        loss = self._cross_entropy(logits, y)
+        if partner is not None:
+            loss = weight * loss + (1 - weight) * self._cross_entropy(logits, y[partner])
+        loss = loss.mean()
+        self.precision.minimise(loss, self.optimizer)
+        self.scheduler.step()
+        return {"loss": loss}
+
+    def _augment(self, images: Tensor, random: torch.Generator) -> Tensor:
+        return crop_and_flip(images, random, padding=self.crop, flip=self.flip)
+
+    def _partners(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        partner = torch.randperm(len(x), device=self.device, generator=self.random)
+        return partner, torch.rand(len(x), device=self.device, generator=self.random)
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=self.label_smoothing)
+
+    @torch.no_grad()
+    def _check_fit(self) -> None:
+        with engine.frozen(self.student):
+            outputs = self.student(self.images.normalised(self.images.images[:1]))
+        if outputs.shape[1] < len(self.images.classes):
+            raise ShapeMismatch(
+                f"The network has {outputs.shape[1]} outputs for {len(self.images.classes)} classes of "
+                f"{self.images.name}. Build it with classes={len(self.images.classes)}."
+            )

@@ -1,0 +1,210 @@
+"""Trained networks by name: each with its weights, its card and the recipe that made it.
+
+A network ``<name>`` is a folder ``zoo/<name>/`` in the data room: ``weights.safetensors``, ``card.json`` (what it is,
+how good it is, how it was made, the SHA-256 of its weights) and ``log.csv`` (its training, round by round).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from reuselib import data, engine, home, models
+from reuselib.data import ImageSet
+from reuselib.errors import MissingFile, unknown
+from reuselib.supervised import Supervised
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network of the zoo is trained.
+
+    Attributes:
+        dataset: name of an image set (see :func:`reuselib.data.load`).
+        size: pixels a side, or ``None`` for the set's own.
+        architecture: name of a model (see :func:`reuselib.models.build`).
+        arguments: what the architecture is built with, beside classes and channels.
+        iterations: updates.
+        warmup: updates of linear warm-up before the cosine.
+        options: the options of :class:`~reuselib.supervised.Supervised`.
+        seed: of the initial weights and of the batches.
+    """
+
+    dataset: str
+    size: int | None
+    architecture: str
+    arguments: dict[str, Any]
+    iterations: int
+    warmup: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+
+RECIPES: dict[str, Recipe] = {
+    "digits8-conv3": Recipe(
+        "digits", None, "conv3", {"width": 16}, 600,
+        options={"batch": 64, "lr": 0.05},
+    ),
+    "fashion16-conv3": Recipe(
+        "fashion_mnist", 16, "conv3", {"width": 32}, 8000, warmup=400,
+        options={"batch": 128, "lr": 0.1, "weight_decay": 1e-3, "flip": True, "mixup": True, "noise": 0.5},
+    ),
+    "fashion32-lenet5": Recipe(
+        "fashion_mnist", 32, "lenet5", {}, 6000, warmup=400,
+        options={"batch": 128, "lr": 0.05, "flip": True},
+    ),
+    "fashion28-resnet": Recipe(
+        "fashion_mnist", None, "small_resnet", {"width": 16}, 10000, warmup=500,
+        options={"batch": 128, "lr": 0.1, "flip": True, "crop": 2},
+    ),
+}  # fmt: skip
+
+
+def folder(name: str) -> Path:
+    """The folder of a network in the data room."""
+    return home.path("zoo", name)
+
+
+def names() -> list[str]:
+    """The names of all networks: those with a recipe and those found in the data room."""
+    found = {card.parent.name for card in home.path("zoo").glob("*/card.json")}
+    return sorted(found | RECIPES.keys())
+
+
+def _file(name: str, file: str) -> Path:
+    if name not in names():
+        raise unknown("network", name, names())
+    relative = f"zoo/{name}/{file}"
+    if relative in home.registry():
+        return home.shipped(relative)
+    path = home.path(relative)
+    if not path.is_file():
+        raise MissingFile(f"{path} is missing. Fix: reuselib zoo train {name}")
+    return path
+
+
+def card(name: str) -> dict[str, Any]:
+    """The card of a network: architecture, data, accuracy, recipe, SHA-256.
+
+    Raises:
+        UnknownName: no network has this name; the message gives the nearest.
+        MissingFile: it has not been trained or fetched.
+        DamagedFile: the card was altered.
+    """
+    return json.loads(_file(name, "card.json").read_text("utf-8"))
+
+
+def verify(name: str) -> Path:
+    """Check the weights of a network against its card and return their path.
+
+    Raises:
+        UnknownName: no network has this name.
+        MissingFile: it has not been trained or fetched.
+        DamagedFile: card or weights were altered.
+    """
+    expected = card(name)["sha256"]
+    return home.verify(_file(name, "weights.safetensors"), expected, f"reuselib zoo train {name}")
+
+
+def load(name: str, device: str | torch.device | None = None) -> nn.Module:
+    """Load a trained network: verified, frozen, in evaluation mode, its card in ``.card``.
+
+    Args:
+        name: see :func:`names`.
+        device: where to put it; the engine chooses if left out.
+
+    Raises:
+        UnknownName: no network has this name.
+        MissingFile: it has not been trained or fetched.
+        DamagedFile: card or weights were altered.
+    """
+    where = engine.device(device)
+    path, facts = verify(name), card(name)
+    network = models.build(facts["architecture"], **facts["arguments"])
+    network.load_state_dict(safetensors.torch.load(path.read_bytes()))
+    network.card = facts  # type: ignore[assignment]
+    return engine.on_device(network, where).eval().requires_grad_(False)
+
+
+def images(name: str, split: str, device: str | torch.device | None = None) -> ImageSet:
+    """The images that a network was made for, in its size: ``"train"`` or ``"test"``."""
+    facts = card(name)
+    return data.load(facts["dataset"], split, size=facts["size"]).to(engine.device(device))
+
+
+def train(name: str, *, checkpoint: str | Path | None = None, progress: bool = True, round_size: int = 200) -> dict[str, Any]:
+    """Train a network by its recipe, and write its weights, log and card.
+
+    Args:
+        name: one of ``RECIPES``.
+        checkpoint: file to resume from; beside the weights if left out, and removed at the end.
+        progress: whether to show a bar.
+        round_size: updates between two lines of the log.
+
+    Returns:
+        The card.
+    """
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    recipe, where = RECIPES[name], engine.device()
+    training, test = (data.load(recipe.dataset, split, size=recipe.size).to(where) for split in ("train", "test"))
+    arguments = {**recipe.arguments, "classes": len(training.classes), "channels": training.shape[0]}
+    with engine.seeded(recipe.seed):
+        network = engine.on_device(models.build(recipe.architecture, **arguments), where)
+    schedule = engine.cosine(recipe.iterations, recipe.warmup)
+    method = Supervised(network, training, schedule=schedule, seed=recipe.seed, **recipe.options)
+    method.steps_per_round = round_size
+    checkpoint = Path(checkpoint or folder(name) / "training.pt")
+    history = engine.run(
+        method, recipe.iterations // round_size, checkpoint=checkpoint, progress=progress, title=name,
+        evaluate=lambda: {"test_accuracy": engine.accuracy(network, test)}, evaluate_every=5,
+    )
+    facts = _write(name, recipe, arguments, network, training, history)
+    checkpoint.unlink()
+    return facts
+
+
+def _write(
+    name: str, recipe: Recipe, arguments: dict[str, Any], network: nn.Module, training: ImageSet, history: engine.History
+) -> dict[str, Any]:
+    weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    home.write_atomic(folder(name) / "weights.safetensors", safetensors.torch.save(weights))
+    home.write_atomic(folder(name) / "log.csv", _log(history).encode())
+    facts = {
+        "name": name,
+        "architecture": recipe.architecture,
+        "arguments": arguments,
+        "parameters": models.parameter_count(network),
+        "dataset": recipe.dataset,
+        "size": recipe.size,
+        "image": list(training.shape),
+        "mean": list(training.mean),
+        "std": list(training.std),
+        "classes": list(training.classes),
+        "test_accuracy": round(history.last("test_accuracy"), 4),
+        "recipe": asdict(recipe),
+        "seconds": round(history.cost.wall_seconds, 1),
+        "versions": {"torch": version("torch"), "torchvision": version("torchvision")},
+        "sha256": home.sha256(folder(name) / "weights.safetensors"),
+    }
+    home.write_atomic(folder(name) / "card.json", (json.dumps(facts, indent=2) + "\n").encode())
+    if home.in_clone():
+        home.write_registry()
+    return facts
+
+
+def _log(history: engine.History) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["iteration", "loss", "test_accuracy"], extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: round(value, 5) for key, value in entry.items()} for entry in history.rounds)
+    return text.getvalue()

@@ -1,0 +1,20 @@
+"""One thread and fixed seeds: small tensors on busy cores are slow with more, and tests must repeat."""
+
+import os
+import random
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds() -> None:
+    """Seed every global generator before each test."""
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)

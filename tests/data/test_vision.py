@@ -1,0 +1,248 @@
+import multiprocessing
+import os
+import random
+import shutil
+from pathlib import Path
+
+import archives
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import datasets
+
+from reuselib import data, home
+from reuselib.data import vision
+from reuselib.errors import DamagedFile, MissingFile, ReuseError, UnknownName
+
+RAW = home.CLONE / "data" / "FashionMNIST" / "raw"
+
+
+@pytest.fixture
+def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give this test its own data folder with copies of the four archives."""
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in vision.FASHION_MNIST_SHA256:
+        shutil.copy(RAW / name, raw)
+    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
+    return raw
+
+
+def test_fashion_mnist() -> None:
+    train, test = data.load("fashion_mnist", "train"), data.load("fashion_mnist", "test")
+    assert train.images.shape == (60_000, 1, 28, 28) and test.images.shape == (10_000, 1, 28, 28)
+    assert train.labels.bincount().tolist() == [6000] * 10 and test.labels.bincount().tolist() == [1000] * 10
+    assert train.classes[0] == "T-shirt/top" and len(train.classes) == 10
+
+
+def test_fresh_copies_give_the_same_images(copies: Path) -> None:
+    assert torch.equal(data.load("fashion_mnist", "test").images, _read_by_hand())
+    assert sorted(path.name for path in copies.iterdir() if path.suffix != ".gz") == sorted(
+        Path(name).stem for name in vision.FASHION_MNIST_SHA256
+    )
+
+
+def _read_by_hand() -> torch.Tensor:
+    import gzip
+
+    content = gzip.decompress((RAW / "t10k-images-idx3-ubyte.gz").read_bytes())
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=16).copy()).view(-1, 1, 28, 28)
+
+
+def flip_bit(path: Path, position: int) -> None:
+    with open(path, "r+b") as file:
+        file.seek(position // 8)
+        byte = file.read(1)[0] ^ (1 << position % 8)
+        file.seek(position // 8)
+        file.write(bytes([byte]))
+
+
+def test_one_flipped_bit_anywhere_is_refused(copies: Path) -> None:
+    draw = random.Random(0)
+    trials = {"train-images": 6, "train-labels": 40, "t10k-images": 24, "t10k-labels": 40}
+    for stem, count in trials.items():
+        name = next(name for name in vision.FASHION_MNIST_SHA256 if name.startswith(stem))
+        path = copies / name
+        for position in draw.sample(range(8 * path.stat().st_size), count):
+            flip_bit(path, position)
+            with pytest.raises(DamagedFile) as caught:
+                vision._shipped(name)
+            message = str(caught.value)
+            assert str(path) in message and vision.FASHION_MNIST_SHA256[name] in message
+            assert home.sha256(path) in message and "Fix:" in message
+            flip_bit(path, position)
+        vision._shipped(name)
+
+
+def test_the_public_loader_refuses_it_too(copies: Path) -> None:
+    flip_bit(copies / "t10k-labels-idx1-ubyte.gz", 8 * 2000)
+    for split in ("train", "test"):
+        with pytest.raises(DamagedFile, match="expected sha256 8d3605d1.*found.*delete"):
+            data.load("fashion_mnist", split)
+
+
+def test_truncated_archive_is_refused(copies: Path) -> None:
+    os.truncate(copies / "train-labels-idx1-ubyte.gz", 29_000)
+    with pytest.raises(DamagedFile, match="train-labels"):
+        data.load("fashion_mnist", "train")
+
+
+def test_decompressed_file_is_made_again_when_altered(copies: Path) -> None:
+    data.load("fashion_mnist", "test")
+    flip_bit(copies / "t10k-images-idx3-ubyte", 8 * 5000)
+    os.truncate(copies / "t10k-labels-idx1-ubyte", 100)
+    again = data.load("fashion_mnist", "test")
+    assert torch.equal(again.images, _read_by_hand()) and len(again.labels) == 10_000
+
+
+def test_folder_that_cannot_be_written(copies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pooch
+
+    # A root user may write everywhere, whatever the mode of the folder says.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != copies)
+    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache" / name)
+    assert torch.equal(data.load("fashion_mnist", "test").images, _read_by_hand())
+    assert all(path.suffix == ".gz" for path in copies.iterdir())
+
+
+def test_old_processed_folder_is_refused(copies: Path) -> None:
+    (copies.parent / "processed").mkdir()
+    with pytest.raises(ReuseError, match="move it elsewhere"):
+        data.load("fashion_mnist", "test")
+
+
+def _load_and_hash(_: int) -> int:
+    torch.set_num_threads(1)
+    images = data.load("fashion_mnist", "test")
+    return int(images.images.long().sum() + images.labels.sum())
+
+
+def test_processes_that_start_at_once_see_whole_files(copies: Path) -> None:
+    processes = multiprocessing.get_context("fork")
+    start = processes.Barrier(3, timeout=60)
+    with processes.Pool(3, initializer=start.wait) as pool:
+        sums = pool.map(_load_and_hash, range(3), chunksize=1)
+    expected = data.load("fashion_mnist", "test")
+    assert sums == [int(expected.images.long().sum() + expected.labels.sum())] * 3
+    assert not list(copies.glob(".*"))
+
+
+def test_registry_and_pinned_hashes_agree() -> None:
+    for name, digest in vision.FASHION_MNIST_SHA256.items():
+        assert home.registry()[f"FashionMNIST/raw/{name}"] == digest
+        assert f"| `{digest}` |" in (RAW.parent / "README.md").read_text()
+
+
+TRUE_FORMATS = ["mnist", "svhn", "stl10", "cifar10", "cifar100"]
+
+
+@pytest.mark.parametrize("name", TRUE_FORMATS)
+def test_true_format(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = archives.publish(name, monkeypatch, tmp_path)
+    for split, (images, labels) in contents.items():
+        loaded = data.load(name, split, download=True)
+        assert torch.equal(loaded.images, torch.from_numpy(images))
+        assert torch.equal(loaded.labels, torch.from_numpy(labels))
+        assert loaded.images.is_contiguous() and len(loaded.classes) == (100 if name == "cifar100" else 10)
+        again = data.load(name, split)
+        assert torch.equal(again.images, loaded.images)
+
+
+def test_normalisation_of_the_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("mnist", "cifar10", "cifar100", "svhn"):
+        archives.publish(name, monkeypatch, tmp_path)
+    mnist = data.load("mnist", size=32, download=True)
+    assert (mnist.mean, mnist.std, mnist.shape) == ((0.1307,), (0.3081,), (1, 32, 32))
+    cifar = [data.load(name, download=True) for name in ("cifar10", "cifar100")]
+    assert cifar[0].mean == cifar[1].mean == (0.4914, 0.4822, 0.4465)
+    assert cifar[0].std == cifar[1].std == (0.2023, 0.1994, 0.2010)
+    related = data.load("svhn", size=32, channels=1, download=True).with_statistics_of(mnist)
+    assert (related.mean, related.shape) == ((0.1307,), (1, 32, 32))
+
+
+def test_caltech(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.publish("caltech101", monkeypatch, tmp_path)
+    train, test = (data.load("caltech101", split, download=True) for split in ("train", "test"))
+    assert train.classes == tuple(sorted(archives.CALTECH_CATEGORIES))
+    assert test.labels.bincount().tolist() == [2, 2, 2] and train.labels.bincount().tolist() == [12, 3, 1]
+    assert train.shape == (3, 128, 128) and train.mean == train.std == (0.5,) * 3
+    folder = tmp_path / "data" / "downloads" / "caltech101" / "101_ObjectCategories"
+    split = vision.caltech_split(folder)
+    assert split == vision.caltech_split(folder)
+    path, label = split[0][5]
+    with Image.open(path) as image:
+        width, height = image.size
+        small = image.convert("RGB").resize(
+            (128, int(128 * height / width)) if width < height else (int(128 * width / height), 128),
+            Image.Resampling.BILINEAR,
+        )
+    left, top = round((small.width - 128) / 2), round((small.height - 128) / 2)
+    expected = np.asarray(small.crop((left, top, left + 128, top + 128))).transpose(2, 0, 1)
+    assert np.array_equal(train.images[5], expected) and train.labels[5] == label
+
+
+def test_caltech_takes_a_fifth_of_large_classes(tmp_path: Path) -> None:
+    for category, count in {"b": 31, "a": 12, "c": 2, "BACKGROUND_Google": 9}.items():
+        (tmp_path / category).mkdir()
+        for number in range(count):
+            (tmp_path / category / f"image_{number:04d}.jpg").touch()
+    (tmp_path / "a" / "Thumbs.db").touch()
+    train, test = vision.caltech_split(tmp_path)
+    assert [sum(label == k for _, label in test) for k in range(3)] == [2, 6, 2]
+    assert [sum(label == k for _, label in train) for k in range(3)] == [10, 25, 0]
+    assert not set(train) & set(test)
+
+
+def test_caltech_half_unpacked_or_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.publish("caltech101", monkeypatch, tmp_path)
+    data.load("caltech101", download=True)
+    photograph = vision.caltech_split(tmp_path / "data/downloads/caltech101/101_ObjectCategories")[0][0][0]
+    os.truncate(photograph, 500)
+    with pytest.raises(DamagedFile, match=f"{photograph.name} is damaged: it cannot be decoded"):
+        data.load("caltech101")
+    photograph.unlink()
+    with pytest.raises(DamagedFile, match="expected 22 images, found 21"):
+        data.load("caltech101")
+
+
+@pytest.mark.parametrize("name", [*TRUE_FORMATS, "caltech101"])
+def test_missing_files_name_the_command(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
+    with pytest.raises(MissingFile, match=rf"downloads.* is missing.*data\.load\('{name}', download=True\)"):
+        data.load(name, "train")
+
+
+@pytest.mark.parametrize("name", TRUE_FORMATS)
+def test_altered_file_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.publish(name, monkeypatch, tmp_path)
+    data.load(name, download=True)
+    suffixes = {"mnist": "train-images-idx3-ubyte.gz", "svhn": "train_32x32.mat", "stl10": "test_X.bin"}
+    names = suffixes | {"cifar10": "data_batch_3", "cifar100": "meta"}
+    (path,) = (tmp_path / "data" / "downloads").rglob(names[name])
+    flip_bit(path, 8 * 30)
+    with pytest.raises(DamagedFile, match=f"{path.name} is damaged: expected md5 .* found .*download=True"):
+        data.load(name)
+
+
+@pytest.mark.parametrize("name", [*TRUE_FORMATS, "caltech101"])
+def test_no_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.publish(name, monkeypatch, tmp_path)
+    shutil.rmtree(tmp_path / "server")
+    with pytest.raises(ReuseError, match=f"{name} could not be fetched.*connect to the network"):
+        data.load(name, download=True)
+
+
+def test_download_that_arrives_altered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.publish("cifar10", monkeypatch, tmp_path)
+    flip_bit(tmp_path / "server" / datasets.CIFAR10.filename, 8 * 99)
+    with pytest.raises(ReuseError, match="corrupted"):
+        data.load("cifar10", download=True)
+
+
+def test_unknown_names_show_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'fashion_mnist'"):
+        data.load("fashion_minst")
+    with pytest.raises(UnknownName, match="Did you mean 'test'"):
+        data.load("cifar10", "tests")
+    assert {"mnist", "cifar100", "digits", "printed_digits", "textures"} <= set(data.SETS)

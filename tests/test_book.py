@@ -1,0 +1,215 @@
+"""The built book: every page, in a browser, without a network.
+
+The book is built into a temporary folder (seconds: the notebooks are committed executed), unless the
+environment variable REUSELIB_BOOK_HTML names a folder that holds it already.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
+QUIET += ["--disable-component-update", "--disable-sync"]
+
+
+def pages() -> list[str]:
+    """Return every page of _toc.yml, without its ending."""
+    toc = (ROOT / "_toc.yml").read_text("utf-8")
+    return re.findall(r"^\s*(?:-\s+)?(?:root|file):\s*(\S+)", toc, re.M)
+
+
+@pytest.fixture(scope="session")
+def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the built book."""
+    built = os.environ.get("REUSELIB_BOOK_HTML")
+    if built:
+        return Path(built)
+    command = Path(sys.executable).with_name("jupyter-book")
+    if not command.exists():
+        pytest.skip("jupyter-book is not installed")
+    out = tmp_path_factory.mktemp("book")
+    options = ["--path-output", str(out), "-W", "-n", "--keep-going", "--quiet"]
+    done = subprocess.run(
+        [str(command), "build", str(ROOT), *options], capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    return out / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def site(html: Path) -> Iterator[str]:
+    """Serve the built book on this machine alone."""
+
+    class Silent(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Silent, directory=str(html)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Start Debian's Chromium, headless."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on this machine: apt-get install chromium")
+    with playwright.sync_playwright() as tools:
+        started = tools.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield started
+        started.close()
+
+
+class Visit:
+    """One page open in the browser, with what it asked for and what it complained about."""
+
+    def __init__(self, browser: Any, site: str, name: str) -> None:
+        self.complaints: list[str] = []
+        self.outside: list[str] = []
+        self.page = browser.new_page()
+        self.page.on("console", lambda said: said.type == "error" and self.complaints.append(said.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.route("**/*", functools.partial(self._route, site))
+        self.page.goto(f"{site}/{name}.html", wait_until="networkidle")
+
+    def _route(self, site: str, route: Any) -> None:
+        if route.request.url.startswith((site, "data:", "blob:")):
+            route.continue_()
+        else:
+            self.outside.append(route.request.url)
+            route.abort()
+
+
+@pytest.fixture(scope="session")
+def visit(browser: Any, site: str) -> Callable[[str], Visit]:
+    """Return a function that opens a page, once for all tests."""
+    return functools.cache(functools.partial(Visit, browser, site))
+
+
+# Relative luminance and contrast ratio as WCAG 2 defines them.
+CONTRAST = """
+selector => {
+  const parse = text => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b]
+    .map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const background = node => {
+    for (; node; node = node.parentElement) {
+      const value = parse(getComputedStyle(node).backgroundColor);
+      if (value.length < 4 || value[3] === 1) return value;
+    }
+    return [255, 255, 255];
+  };
+  return [...document.querySelectorAll(selector)].filter(node => node.innerText.trim()).map(node => {
+    const [a, b] = [light(parse(getComputedStyle(node).color)), light(background(node))];
+    return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.innerText.slice(0, 60)];
+  });
+}
+"""
+TEXT = ".bd-article :is(h1, h2, h3, p, li, td, th, a, pre, pre span, figcaption, figcaption span)"
+
+
+def test_every_page_of_the_contents_is_built(html: Path) -> None:
+    missing = [name for name in pages() if not (html / f"{name}.html").is_file()]
+    assert not missing
+
+
+def test_no_page_loads_from_another_place(html: Path) -> None:
+    loads = re.compile(
+        r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//|<link\b[^>]*>""", re.I
+    )
+    fetched = re.compile(r"""rel=["'](?:stylesheet|preload|icon|shortcut icon|preconnect|prefetch)["']""")
+    for name in pages():
+        for tag in loads.findall((html / f"{name}.html").read_text("utf-8")):
+            if tag.startswith("<link"):
+                assert not (fetched.search(tag) and re.search(r"""href=["']?(?:https?:)?//""", tag)), tag
+            else:
+                raise AssertionError(f"{name}: {tag}")
+
+
+@pytest.mark.parametrize("name", pages())
+def test_page_opens_cleanly(visit: Callable[[str], Visit], name: str) -> None:
+    seen = visit(name)
+    assert seen.outside == [], "asked for something that is not in the book"
+    assert seen.complaints == []
+    assert seen.page.locator("h1").count() >= 1
+    images = seen.page.eval_on_selector_all(
+        "img", "all => all.map(img => [img.src.slice(0, 80), img.alt.trim().length, img.naturalWidth])"
+    )
+    for source, alt, width in images:
+        assert alt > 0, f"{source} has no alt text"
+        assert width > 0, f"{source} is not shown"
+
+
+def test_math_is_rendered(visit: Callable[[str], Visit]) -> None:
+    with_math = [page for page in (visit(name).page for name in pages()) if page.locator(".math").count()]
+    assert len(with_math) >= 2, "the notation and the chapters have formulas"
+    for page in with_math:
+        page.wait_for_selector("mjx-container", state="attached", timeout=30_000)
+        rendered = page.eval_on_selector_all(
+            ".math", "all => all.map(each => !!each.querySelector('mjx-container'))"
+        )
+        assert all(rendered), page.url
+        assert page.locator("mjx-merror, [data-mjx-error]").count() == 0, page.url
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", pages())
+def test_text_is_readable(visit: Callable[[str], Visit], name: str, theme: str) -> None:
+    page = visit(name).page
+    page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+    ratios = page.evaluate(CONTRAST, TEXT)
+    assert ratios
+    faint = [(round(ratio, 2), text) for ratio, text in ratios if ratio < 4.5]
+    assert not faint
+
+
+def test_search_finds_a_word(visit: Callable[[str], Visit]) -> None:
+    page = visit("search").page
+    page.goto(page.url + "?q=distillation", wait_until="networkidle")
+    page.wait_for_selector("#search-results li", timeout=30_000)
+
+
+def test_the_rocket_opens_colab(html: Path) -> None:
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+    place = config["repository"]["url"].removeprefix("https://github.com/")
+    for name in pages():
+        if name.startswith("notebooks/"):
+            link = f"{config['launch_buttons']['colab_url']}/github/{place}/blob/main/{name}.ipynb"
+            assert link in (html / f"{name}.html").read_text("utf-8")
+
+
+def test_what_is_generated_is_in_step() -> None:
+    command = [sys.executable, "book/report.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_cited_paper_is_in_the_references() -> None:
+    bibliography = (ROOT / "book/references.bib").read_text("utf-8")
+    keys = set(re.findall(r"^@\w+\{(\w+),", bibliography, re.M))
+    parts = yaml.safe_load((ROOT / "book/chapters.yml").read_text("utf-8"))
+    assert {chapter["cite"] for part in parts for chapter in part["chapters"]} <= keys

@@ -1,0 +1,44 @@
+"""Errors read well, are what callers expect to catch, and survive a process boundary."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from reuselib import errors
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [
+        (errors.UnknownName, KeyError),
+        (errors.MissingFile, FileNotFoundError),
+        (errors.ShapeMismatch, ValueError),
+        (errors.NonFinite, ArithmeticError),
+        (errors.DeviceError, RuntimeError),
+        (errors.OldSchema, ValueError),
+    ],
+)
+def test_each_error_is_also_the_builtin_one(kind: type[Exception], builtin: type[Exception]) -> None:
+    error = kind("what is wrong; fix: do this")
+    assert isinstance(error, errors.ReuseError) and isinstance(error, builtin)
+    assert str(error) == "what is wrong; fix: do this"
+
+
+def test_unknown_names_the_nearest_match_and_the_options() -> None:
+    error = errors.unknown("row", "dfat", ["dfad", "dafl", "random"])
+    assert isinstance(error, errors.UnknownName)
+    assert str(error) == "unknown row 'dfat'. Did you mean 'dfad'? Known: dafl, dfad, random."
+
+
+def test_unknown_without_a_near_match_guesses_nothing() -> None:
+    assert "Did you mean" not in str(errors.unknown("row", "xyz", ["dfad"]))
+    assert "none yet" in str(errors.unknown("row", "xyz", []))
+
+
+def test_damaged_file_says_path_reason_and_fix() -> None:
+    error = errors.DamagedFile("a/b.json", "expected sha256 12, found 34", "git checkout -- a/b.json")
+    assert str(error) == "a/b.json is damaged: expected sha256 12, found 34. Fix: git checkout -- a/b.json"
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) and again.path == error.path

@@ -1,0 +1,249 @@
+"""Figures: every function gives a Figure, draws what it is given, leaves nothing open, and needs alt text."""
+
+import io
+import sys
+
+import numpy
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from reuselib import figures
+from reuselib.errors import ReuseError, ShapeMismatch, UnknownName
+
+STEPS = numpy.arange(0, 100, 10)
+CLASSES = [f"class {index}" for index in range(10)]
+
+
+def lines() -> dict:
+    """One line per kind that `curves` takes."""
+    spread = numpy.random.default_rng(0).normal(0.8, 0.02, (3, len(STEPS)))
+    return {
+        "seeds": (STEPS, spread),
+        "mean and sd": (STEPS, spread.mean(0), spread.std(0)),
+        "one": (STEPS, spread[0]),
+    }
+
+
+DRAWN = {
+    "image_grid": lambda: figures.image_grid(
+        torch.randn(40, 1, 16, 16), rows=["a", "b", "c", "d"], title="t"
+    ),
+    "image_grid in colour": lambda: figures.image_grid(torch.rand(8, 3, 32, 32), rows=["a"], scale="each"),
+    "image_grid of values": lambda: figures.image_grid(
+        torch.randn(6, 1, 8, 8), rows=["a", "b"], values="gradient"
+    ),
+    "curves": lambda: figures.curves(
+        lines(), "iteration", "accuracy", drops=[50, 80], references={"teacher": 0.9}
+    ),
+    "bars_with_seeds": lambda: figures.bars_with_seeds(
+        {"dfad": [0.9, 0.8], "not run": []}, "accuracy", references={"chance": 0.1}, title="t"
+    ),
+    "class_coverage": lambda: figures.class_coverage({"a": range(10), "b": [5] + [0] * 9}, CLASSES, "t"),
+    "scatter": lambda: figures.scatter(
+        {"real": (torch.randn(500, 10), torch.randn(500, 10)), "fake": (torch.ones(2), torch.ones(2))},
+        "x",
+        "y",
+    ),
+    "histogram": lambda: figures.histogram({"a": torch.randn(300), "b": torch.ones(5)}, "logit"),
+}
+
+
+@pytest.mark.parametrize("case", DRAWN)
+def test_gives_a_small_white_figure_that_pyplot_does_not_hold(case: str) -> None:
+    before = sys.modules.get("matplotlib.pyplot")
+    opened = list(before.get_fignums()) if before else []
+    figure = DRAWN[case]()
+    data = figures.png(figure)
+    assert isinstance(figure, Figure)
+    assert len(data) < 100_000
+    image = Image.open(io.BytesIO(data)).convert("RGBA")
+    assert image.getpixel((0, 0)) == (255, 255, 255, 255) and image.width <= 800
+    after = sys.modules.get("matplotlib.pyplot")
+    assert (list(after.get_fignums()) if after else []) == opened
+
+
+def test_the_same_figure_gives_the_same_bytes() -> None:
+    torch.manual_seed(0)
+    first = figures.png(DRAWN["image_grid"]())
+    torch.manual_seed(0)
+    assert figures.png(DRAWN["image_grid"]()) == first
+
+
+def test_style_is_undone() -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    with figures.style():
+        assert matplotlib.rcParams["axes.edgecolor"] == figures.FAINT
+    assert dict(matplotlib.rcParams) == before
+
+
+def contrast(colour: str) -> float:
+    """Contrast ratio of a colour on white, by the WCAG formula."""
+    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 1.05 / (0.05 + numpy.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+def test_text_has_contrast_and_colours_are_distinct() -> None:
+    assert contrast(figures.INK) > 7 and contrast(figures.FAINT) > 4.5
+    assert len(set(figures.PALETTE)) == 8
+
+
+def mosaic(figure: Figure) -> numpy.ndarray:
+    """The pixels of a grid's only image."""
+    (axes,) = (axes for axes in figure.axes if axes.images and axes.images[0].get_array().ndim >= 2)
+    return numpy.ma.filled(axes.images[0].get_array(), numpy.nan)
+
+
+def test_image_grid_shows_every_image_in_its_place() -> None:
+    images = torch.rand(6, 1, 4, 5)
+    images[0, 0, 0, 0], images[5, 0, 3, 4] = 0, 1
+    pixels = mosaic(figures.image_grid(images, rows=["first", "second"]))
+    assert pixels.shape == (2 * 5 - 1, 3 * 6 - 1)
+    for index, image in enumerate(images):
+        top, left = index // 3 * 5, index % 3 * 6
+        assert numpy.allclose(pixels[top : top + 4, left : left + 5], image[0])
+    assert numpy.isnan(pixels[4]).all() and numpy.isnan(pixels[:, 5]).all()
+
+
+def test_image_grid_keeps_colours_and_leaves_short_rows_empty() -> None:
+    long, short = torch.rand(3, 3, 4, 4), torch.rand(1, 3, 4, 4)
+    pixels = mosaic(figures.image_grid([long, short], rows=["long", "short"], scale=(0, 1)))
+    assert numpy.allclose(pixels[:4, 10:14, :3], long[2].permute(1, 2, 0))
+    assert numpy.allclose(pixels[5:9, :4], numpy.dstack([short[0].permute(1, 2, 0), numpy.ones((4, 4))]))
+    assert not pixels[5:, 5:, 3].any()
+
+
+def test_image_grid_labels_rows_and_columns() -> None:
+    axes = figures.image_grid(torch.rand(4, 1, 4, 4), rows=["real", "fake"], columns=["cat", "dog"]).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["real", "fake"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "note"),
+    [("shared", "One scale for all images: 0 to 8."), ("each", "own range"), ((0, 4), "0 to 4, clipped.")],
+)
+def test_image_grid_says_how_values_became_colours(scale, note: str) -> None:
+    images = torch.zeros(2, 1, 2, 2)
+    images[0, 0, 0, 0], images[1, 0, 0, 0] = 2, 8
+    figure = figures.image_grid(images, rows=["only"], scale=scale)
+    assert note in figure.get_supxlabel()
+    expected = {"shared": (0.25, 1), "each": (1, 1), (0, 4): (0.5, 1)}[scale]
+    assert (mosaic(figure)[0, 0], mosaic(figure)[0, 3]) == expected
+
+
+@pytest.mark.parametrize("images", [torch.randint(0, 255, (2, 1, 4, 4), dtype=torch.uint8)])
+def test_image_grid_takes_bytes_and_half_precision_and_constants(images: torch.Tensor) -> None:
+    figures.image_grid(images, rows=["a"])
+    figures.image_grid(images.bfloat16().requires_grad_(), rows=["a"])
+    figures.image_grid(torch.full((2, 1, 4, 4), torch.nan), rows=["a"], scale="each")
+    figures.image_grid(numpy.ones((2, 1, 4, 4)), rows=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("images", "rows", "columns", "message"),
+    [
+        (torch.rand(5, 1, 4, 4), ["a", "b"], None, "5 images do not fill 2 rows"),
+        (torch.rand(4, 1, 4, 4), [], None, "row label"),
+        (torch.rand(4, 2, 4, 4), ["a"], None, "1 or 3 channels"),
+        ([torch.rand(4, 1, 4, 4), torch.rand(4, 1, 5, 5)], ["a", "b"], None, "one shape"),
+        ([torch.rand(4, 1, 4, 4), torch.rand(0, 1, 4, 4)], ["a", "b"], None, "not .*0, 1, 4, 4"),
+        ([torch.rand(4, 1, 4, 4)], ["a", "b"], None, "one label per row"),
+        (torch.rand(4, 1, 4, 4), ["a"], ["x"], "column labels"),
+    ],
+)
+def test_image_grid_refuses_what_does_not_fit(images, rows, columns, message: str) -> None:
+    with pytest.raises(ShapeMismatch, match=message):
+        figures.image_grid(images, rows=rows, columns=columns)
+
+
+def test_image_grid_refuses_an_unknown_scale() -> None:
+    with pytest.raises(UnknownName, match="each"):
+        figures.image_grid(torch.rand(1, 1, 4, 4), rows=["a"], scale="eahc")
+
+
+def test_curves_average_seeds_and_draw_bands_drops_and_references() -> None:
+    drawn = lines()
+    figure = figures.curves(drawn, "iteration", "accuracy", drops=[50, 80], references={"teacher": 0.9})
+    (axes,) = figure.axes
+    assert numpy.allclose(axes.lines[0].get_ydata(), drawn["seeds"][1].mean(0))
+    assert len(axes.lines) == 3 + 2 + 1 and len(axes.collections) == 2
+    assert "over seeds" in figure.legends[0].get_title().get_text()
+    assert [text.get_text() for text in axes.texts] == ["teacher"]
+
+
+def test_curves_without_seeds_promise_no_band() -> None:
+    figure = figures.curves({"one": (STEPS, STEPS)}, "x", "y")
+    assert not figure.axes[0].collections and not figure.legends[0].get_title().get_text()
+
+
+def test_curves_refuse_a_line_of_another_length() -> None:
+    with pytest.raises(ShapeMismatch, match="'a'"):
+        figures.curves({"a": (STEPS, STEPS[:-1])}, "x", "y")
+
+
+def test_bars_show_the_mean_and_every_seed() -> None:
+    (axes,) = DRAWN["bars_with_seeds"]().axes
+    assert axes.patches[0].get_width() == pytest.approx(0.85)
+    assert list(axes.lines[0].get_xdata()) == [0.9, 0.8]
+    assert [text.get_text() for text in axes.texts] == ["0.850", "not run", "chance"]
+
+
+def test_class_coverage_gives_shares_and_counts_classes() -> None:
+    figure = figures.class_coverage({"a": [3, 1, 0]}, ["x", "y", "z"])
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [0.75, 0.25, 0]
+    assert figure.axes[0].get_title(loc="left") == "a: 2 of 3 classes occur"
+    with pytest.raises(ShapeMismatch, match="3 classes"):
+        figures.class_coverage({"a": [3, 1]}, ["x", "y", "z"])
+
+
+def test_scatter_draws_a_sample_and_measures_all() -> None:
+    x = torch.randn(1000, 10)
+    figure = figures.scatter({"a": (x, x + 0.5)}, "teacher", "student", limit=100)
+    assert len(figure.axes[0].lines[1].get_xdata()) == 100
+    assert "mean |difference| 0.5" in figure.axes[0].get_title(loc="left")
+    with pytest.raises(ShapeMismatch, match="'a'"):
+        figures.scatter({"a": (x, x[:1])}, "teacher", "student")
+
+
+def test_histogram_gives_shares() -> None:
+    figure = figures.histogram({"a": torch.randn(1000)}, "x", bins=7)
+    assert figure.axes[0].patches[0].get_data().values.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("alt", ["", "  ", None])
+def test_show_needs_alt_text(alt) -> None:
+    with pytest.raises(ReuseError, match="alt text"):
+        figures.show(DRAWN["histogram"](), alt=alt)
+
+
+def test_show_prints_outside_a_notebook(capsys: pytest.CaptureFixture) -> None:
+    figures.show(DRAWN["histogram"](), alt="Two bells.", caption="A caption.")
+    assert capsys.readouterr().out == "Two bells.\nA caption.\n"
+
+
+def test_show_displays_one_png_with_its_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    display = pytest.importorskip("IPython.display")
+    shown = []
+    monkeypatch.setattr(display, "display", lambda data, metadata, raw: shown.append((data, metadata)))
+    monkeypatch.setattr(figures, "_in_notebook", lambda: True)
+    figures.show(DRAWN["histogram"](), alt="Two bells.", caption="A caption.")
+    (picture, described), (caption, marked) = shown
+    assert picture["image/png"].startswith(b"\x89PNG")
+    assert described == {"image/png": {"alt": "Two bells.", "caption": "A caption."}}
+    assert caption == {"text/markdown": "A caption."} and marked == {"text/markdown": {"caption": True}}
+
+
+def test_show_closes_a_figure_of_pyplots() -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure = pyplot.figure()
+    figures.show(figure, alt="Nothing yet.")
+    assert figure.number not in pyplot.get_fignums()

@@ -1,0 +1,191 @@
+"""The rules that every notebook of the book obeys."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from reuselib.notebook import SETUP_CELL
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+UNCOMPARED = {"nbval-ignore-output", "nbval-skip", "raises-exception"}
+MACHINE = re.compile(r"(?<![\w.>])/(?:work|home/\w+|Users/\w+|root|tmp/\w|content/drive)[/\w]*")
+
+
+class Notebook:
+    """One notebook, read once, with the views that the rules need."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.cells = nbformat.read(path, as_version=4).cells
+        self.code = [cell for cell in self.cells if cell.cell_type == "code" and cell.source.strip()]
+        self.text = [cell for cell in self.cells if cell.cell_type == "markdown"]
+
+    @property
+    def outputs(self) -> list[nbformat.NotebookNode]:
+        return [output for cell in self.code for output in cell.outputs]
+
+    def tagged(self, tag: str) -> list[nbformat.NotebookNode]:
+        return [cell for cell in self.code if tag in cell.metadata.get("tags", [])]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request: pytest.FixtureRequest) -> Notebook:
+    return Notebook(request.param)
+
+
+def test_the_book_lists_every_notebook_in_order() -> None:
+    listed = re.findall(r"file:\s*notebooks/(\S+)", (ROOT / "_toc.yml").read_text("utf-8"))
+    assert listed == [path.stem for path in NOTEBOOKS]
+
+
+def test_every_chapter_is_one_of_the_ten() -> None:
+    parts = yaml.safe_load((ROOT / "book/chapters.yml").read_text("utf-8"))
+    names = [chapter["name"] for part in parts for chapter in part["chapters"]]
+    assert len(names) == 10 and names == sorted(names)
+    assert {path.stem for path in NOTEBOOKS} <= {*names, "00_quickstart"}
+
+
+def test_executed_from_top_to_bottom(notebook: Notebook) -> None:
+    assert [cell.execution_count for cell in notebook.code] == list(range(1, len(notebook.code) + 1))
+
+
+def test_no_errors(notebook: Notebook) -> None:
+    assert not [output.ename for output in notebook.outputs if output.output_type == "error"]
+
+
+def test_parameters(notebook: Notebook) -> None:
+    (cell,) = notebook.tagged("parameters")
+    values = {
+        statement.targets[0].id: ast.literal_eval(statement.value)
+        for statement in ast.parse(cell.source).body
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
+    }
+    assert {"scale", "seed", "recompute"} <= set(values)
+    assert (values["scale"], values["seed"]) == ("laptop", 0)
+    assert not notebook.tagged("injected-parameters"), "committed with other parameters than its own"
+
+
+def test_starts_with_the_setup_cell(notebook: Notebook) -> None:
+    assert notebook.code[0].source.strip() == SETUP_CELL.strip()
+
+
+def test_nbval_compares_a_third(notebook: Notebook) -> None:
+    tagged = [cell for cell in notebook.code if not UNCOMPARED & set(cell.metadata.get("tags", []))]
+    compared = [cell for cell in tagged if not re.search(r"#\s*NBVAL_(IGNORE|SKIP)", cell.source)]
+    assert len(compared) >= len(notebook.code) / 3, (
+        f"{len(compared)} of {len(notebook.code)} cells are compared"
+    )
+    assert any(cell.outputs for cell in compared), "what is compared prints nothing"
+
+
+def test_at_most_a_megabyte(notebook: Notebook) -> None:
+    assert notebook.path.stat().st_size <= 1_000_000
+
+
+def test_every_image_has_alt_text(notebook: Notebook) -> None:
+    for output in notebook.outputs:
+        for kind in output.get("data", {}):
+            if kind.startswith("image/"):
+                alt = output.metadata.get(kind, {}).get("alt", "")
+                assert len(alt.split()) >= 4, (
+                    f"an image says of itself only {alt!r}: use reuselib.figures.show"
+                )
+        for tag in re.findall(r"<img\b[^>]*>", "".join(output.get("data", {}).get("text/html", ""))):
+            assert re.search(r'\balt="[^"]{12,}"', tag), tag[:120]
+    for cell in notebook.text:
+        assert not re.search(r"!\[\s*\]\(", cell.source), "an image in the text has no alt text"
+
+
+def test_no_output_needs_scripts_or_the_network(notebook: Notebook) -> None:
+    for output in notebook.outputs:
+        data = output.get("data", {})
+        assert not [kind for kind in data if "widget" in kind or kind == "application/javascript"]
+        assert not re.search(r"<script|(?:src|href)=[\"']https?:", "".join(data.get("text/html", "")))
+
+
+def test_no_path_of_a_machine(notebook: Notebook) -> None:
+    found = MACHINE.search(notebook.path.read_text("utf-8"))
+    assert not found, f"holds {found and found[0]}"
+
+
+def test_links_to_colab_at_the_one_address(notebook: Notebook) -> None:
+    repository = CONFIG["repository"]
+    owner_and_name = repository["url"].removeprefix("https://github.com/")
+    blob = f"{owner_and_name}/blob/{repository['branch']}/notebooks/{notebook.path.name}"
+    assert f"{CONFIG['launch_buttons']['colab_url']}/github/{blob}" in notebook.cells[0].source
+
+
+def test_opens_with_one_title(notebook: Notebook) -> None:
+    titles = [line for cell in notebook.text for line in cell.source.splitlines() if line.startswith("# ")]
+    assert notebook.cells[0].source.startswith("# ") and len(titles) == 1
+
+
+@pytest.fixture
+def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, Path]:
+    """Return the module book/execute.py, its notebooks a temporary folder."""
+    pytest.importorskip("papermill")
+    monkeypatch.syspath_prepend(str(ROOT / "book"))
+    monkeypatch.delitem(sys.modules, "execute", raising=False)
+    import execute as module
+
+    monkeypatch.setattr(module, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    return module, tmp_path / "notebooks"
+
+
+def small_notebook(path: Path, parameters: str, body: str) -> bytes:
+    """Write a notebook of two cells; return its bytes."""
+    cell = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(body)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)
+    return path.read_bytes()
+
+
+def test_execute_refuses_a_notebook_without_the_parameters(
+    execute: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, folder = execute
+    small_notebook(folder / "01_a.ipynb", 'scale = "laptop"', "1")
+    monkeypatch.setattr(sys, "argv", ["execute.py"])
+    with pytest.raises(SystemExit, match="no parameter seed, recompute"):
+        module.main()
+
+
+def test_execute_names_the_chapters_there_are(execute: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, folder = execute
+    small_notebook(folder / "01_a.ipynb", "", "1")
+    monkeypatch.setattr(sys, "argv", ["execute.py", "02_b"])
+    with pytest.raises(SystemExit, match="No such chapter: 02_b. There are: 01_a"):
+        module.main()
+
+
+def test_execute_replaces_only_what_ended_well(execute: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, folder = execute
+    path = folder / "01_a.ipynb"
+    parameters = 'scale = "laptop"\nseed = 0\nrecompute = False'
+    before = small_notebook(path, parameters, 'print(scale)\nassert scale != "smoke"')
+    monkeypatch.setattr(sys, "argv", ["execute.py", "--scale", "smoke"])
+    with pytest.raises(SystemExit, match="01_a failed; the notebook is as it was"):
+        module.main()
+    assert path.read_bytes() == before and not list(folder.parent.glob("_build/smoke/*"))
+    monkeypatch.setattr(sys, "argv", ["execute.py"])
+    module.main()
+    done = nbformat.read(path, as_version=4)
+    assert done.cells[1].outputs[0].text == "laptop\n"
+    assert (
+        len(done.cells) == 2
+        and "papermill" not in done.metadata
+        and "papermill" not in done.cells[0].metadata
+    )
+    assert [entry.name for entry in folder.iterdir()] == ["01_a.ipynb"]
