@@ -70,7 +70,13 @@ def execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     notebook = papermill.execute_notebook(
-        str(path), None, parameters, cwd=str(path.parent), kernel_name="python3", progress_bar=True
+        str(path),
+        None,
+        parameters,
+        cwd=str(path.parent),
+        kernel_name="python3",
+        progress_bar=True,
+        coalesce_streams=True,
     )
     nbformat.write(tidy(notebook), part)
     os.replace(part, target)

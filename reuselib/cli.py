@@ -38,7 +38,7 @@ def main() -> None:
 def list_chapters() -> None:
     """List the chapters, with the verdicts so far."""
     for name in ledger.chapters():
-        click.echo(f"{name:34} {ledger.badge(name).text}")
+        click.echo(f"{name:34} {ledger.badge(name)}")
 
 
 @main.command()

@@ -35,6 +35,7 @@ class Recipe:
         arguments: what the architecture is built with, beside classes and channels.
         iterations: updates.
         warmup: updates of linear warm-up before the cosine.
+        decays: updates at which the learning rate falls to a tenth, in place of the cosine.
         options: the options of :class:`~reuselib.supervised.Supervised`.
         seed: of the initial weights and of the batches.
     """
@@ -45,8 +46,24 @@ class Recipe:
     arguments: dict[str, Any]
     iterations: int
     warmup: int = 0
+    decays: tuple[int, ...] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
+
+    def schedule(self) -> engine.Schedule:
+        """The course of the learning rate."""
+        if self.decays is None:
+            return engine.cosine(self.iterations, self.warmup)
+        return engine.step_decay(self.decays)
+
+
+def _cifar_teacher(dataset: str, architecture: str, epochs: int, decays: tuple[int, ...] | None) -> Recipe:
+    """The papers' recipe: SGD 0.1, batch 128, crops and flips; 390 updates an epoch, ``decays`` in epochs."""
+    return Recipe(
+        dataset, None, architecture, {}, 390 * epochs, warmup=0 if decays else 390,
+        decays=tuple(390 * epoch for epoch in decays) if decays else None,
+        options={"batch": 128, "lr": 0.1, "weight_decay": 5e-4, "crop": 4, "flip": True},
+    )  # fmt: skip
 
 
 RECIPES: dict[str, Recipe] = {
@@ -65,6 +82,17 @@ RECIPES: dict[str, Recipe] = {
     "fashion28-resnet": Recipe(
         "fashion_mnist", None, "small_resnet", {"width": 16}, 10000, warmup=500,
         options={"batch": 128, "lr": 0.1, "flip": True, "crop": 2},
+    ),
+    "mnist32-lenet5": Recipe(
+        "mnist", 32, "lenet5", {}, 2340, decays=(),
+        options={"batch": 256, "lr": 0.01, "weight_decay": 1e-4},
+    ),
+    "cifar10-resnet34": _cifar_teacher("cifar10", "resnet34_8x", 200, (80, 160)),
+    "cifar10-resnet18": _cifar_teacher("cifar10", "resnet18_8x", 30, None),
+    "cifar100-resnet34": _cifar_teacher("cifar100", "resnet34_8x", 200, (80, 160)),
+    "caltech101-resnet34": Recipe(
+        "caltech101", None, "resnet34_imagenet", {}, 8100, decays=(2700, 5400),
+        options={"batch": 128, "lr": 0.1, "weight_decay": 5e-4, "crop": 8, "flip": True},
     ),
 }  # fmt: skip
 
@@ -160,8 +188,7 @@ def train(name: str, *, checkpoint: str | Path | None = None, progress: bool = T
     arguments = {**recipe.arguments, "classes": len(training.classes), "channels": training.shape[0]}
     with engine.seeded(recipe.seed):
         network = engine.on_device(models.build(recipe.architecture, **arguments), where)
-    schedule = engine.cosine(recipe.iterations, recipe.warmup)
-    method = Supervised(network, training, schedule=schedule, seed=recipe.seed, **recipe.options)
+    method = Supervised(network, training, schedule=recipe.schedule(), seed=recipe.seed, **recipe.options)
     method.steps_per_round = round_size
     checkpoint = Path(checkpoint or folder(name) / "training.pt")
     history = engine.run(

@@ -94,9 +94,9 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def make(row: str = "toy-good", seed: int = 0, accuracy: float = 0.9, **changes: Any) -> Record:
     """Return a record of the toy chapter."""
     arguments: dict[str, Any] = {
-        "metrics": {"accuracy": accuracy}, "config": Config(seed=seed), "wall_seconds": 90.0,
-        "cpu_seconds": 80.0, "peak_memory_mb": 300.0, "passes": {"teacher_forward": 1200}, "device": "cpu", "threads": 1, "precision": "fp32",
-        "curves": {"accuracy": [(10, 0.5), (20, accuracy)]},
+        "metrics": {"accuracy": accuracy}, "config": Config(seed=seed), "device": "cpu", "threads": 1,
+        "precision": "fp32", "wall_seconds": 90.0, "cpu_seconds": 80.0, "peak_memory_mb": 300.0,
+        "passes": {"teacher_forward": 1200}, "curves": {"accuracy": [(10, 0.5), (20, accuracy)]},
     }  # fmt: skip
     version = changes.pop("version", None)
     scale = changes.pop("scale", "laptop")

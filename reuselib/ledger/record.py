@@ -77,9 +77,10 @@ class Record:
     def new(
         cls, chapter: str, scale: str, row: str, seed: int, *,
         metrics: Mapping[str, float], config: Any, device: str, threads: int, precision: str,
-        wall_seconds: float, cpu_seconds: float, peak_memory_mb: float, passes: Mapping[str, int] | None = None,
+        wall_seconds: float, cpu_seconds: float, peak_memory_mb: float,
+        passes: Mapping[str, int] | None = None,
         curves: Mapping[str, Iterable[Sequence[float]]] | None = None,
-    ) -> Record:
+    ) -> Record:  # fmt: skip
         """Make the record of a run that has just finished; commit, versions, CPU and time are filled in.
 
         Args:
