@@ -7,7 +7,7 @@ CH     ?=
 
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
-PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP   := $(BIN)/python -m pip install -qq --disable-pip-version-check
 ONE   := OMP_NUM_THREADS=1
 TORCH := $(shell grep -E '^torch(vision)?==' requirements.lock)
 

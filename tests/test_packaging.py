@@ -9,6 +9,7 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -40,11 +41,12 @@ def requirements(*extras: str) -> list[Requirement]:
 
 
 def committed() -> list[Path]:
-    """Return the files that git knows or would add; without git, all that are not built."""
+    """Return the files that git knows or would add; outside a clone, all that are not built."""
     command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     done = subprocess.run(command, capture_output=True, text=True)
-    names = [name for name in done.stdout.split("\0") if name]
-    return [ROOT / name for name in names if (ROOT / name).is_file()]
+    paths = [ROOT / name for name in done.stdout.split("\0") if name] or list(ROOT.rglob("*"))
+    built = {".git", ".venv", "_build", "__pycache__"}
+    return [path for path in paths if path.is_file() and not built & set(path.relative_to(ROOT).parts)]
 
 
 def test_pyproject_has_ranges_only() -> None:
@@ -133,6 +135,15 @@ def test_wheel_holds_the_library_and_nothing_else(tmp_path: Path) -> None:
     assert {"reuselib/registry.txt", "reuselib/schemas/record.json"} <= names
     assert all(name.startswith(("reuselib/", "reuselib-")) for name in names)
     assert "reuselib = reuselib.cli:main" in points
+
+
+def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    assert example.count("rounds=30") == 1
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(example.replace("rounds=30", "rounds=1"), names)
+    assert len(names["history"].rounds) == 1 and (tmp_path / "dfad.pt").is_file()
 
 
 def test_the_licences_are_there() -> None:

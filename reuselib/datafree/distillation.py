@@ -83,8 +83,7 @@ class Distillation(engine.Method):
         Returns:
             ``imitation``: mean loss of the student; ``teacher_logits``: mean absolute logit of the teacher.
         """
-        with engine.frozen(self.teacher):
-            report = self.imitation_stage()
+        report = self.imitation_stage()
         self.advance_schedules()
         return report
 
@@ -92,7 +91,7 @@ class Distillation(engine.Method):
         """Minimise ``D(T, S)`` over the student, on images and teacher's logits without gradient."""
         total = scale = torch.zeros((), device=self.device)
         for _ in range(self.student_steps):
-            with torch.no_grad(), self.precision.autocast():
+            with engine.frozen(self.teacher), torch.no_grad(), self.precision.autocast():
                 images = self.source(self.batch, self.random)
                 t = self.teacher(images)
             with self.precision.autocast():
@@ -175,15 +174,14 @@ class DFAD(Adversarial):
         Returns:
             ``imitation``, ``teacher_logits`` and ``generation``, the generator's loss.
         """
-        with engine.frozen(self.teacher):
-            report = self.imitation_stage()
-            report["generation"] = self.generation_stage()
+        report = self.imitation_stage()
+        report["generation"] = self.generation_stage()
         self.advance_schedules()
         return report
 
     def generation_stage(self) -> Tensor:
         """Maximise ``D(T, S)`` over the generator, through both networks."""
-        with engine.frozen(self.student, evaluate=False):
+        with engine.frozen(self.teacher), engine.frozen(self.student, evaluate=False):
             with self.precision.autocast():
                 images = self.source(self.batch, self.random)
                 t, s = self.teacher(images), self.student(images)

@@ -38,7 +38,9 @@ class Config:
     Attributes:
         task: name of the task.
         method: one of ``METHODS``.
-        teacher: name in the zoo; it fixes images, size and classes.
+        teacher: name in the zoo; its images are the task's.
+        image: shape (C, H, W) of one image.
+        classes: how many there are.
         student: architecture of the student.
         student_arguments: what it is built with, beside classes and channels.
         generator: architecture of the generator.
@@ -60,6 +62,8 @@ class Config:
     task: str
     method: str
     teacher: str
+    image: tuple[int, int, int]
+    classes: int
     student: str
     student_arguments: dict[str, Any]
     generator: str
@@ -79,29 +83,29 @@ class Config:
 
 
 FASHION = Config(
-    "fashion", "dfad", teacher="fashion16-conv3", student="conv3", student_arguments={"width": 16},
+    "fashion", "dfad", teacher="fashion16-conv3", image=(1, 16, 16), classes=10, student="conv3", student_arguments={"width": 16},
     generator="upsampling_generator", generator_arguments={"latent": 64, "width": 16},
-    related="digits", unrelated="textures", iterations=4000,
+    related="digits", unrelated="textures", iterations=2400, lr=0.02,
 )  # fmt: skip
 DIGITS = Config(
-    "digits", "dfad", teacher="digits8-conv3", student="conv3", student_arguments={"width": 8},
+    "digits", "dfad", teacher="digits8-conv3", image=(1, 8, 8), classes=10, student="conv3", student_arguments={"width": 8},
     generator="upsampling_generator", generator_arguments={"latent": 32, "width": 16},
     related="printed_digits", unrelated="fashion_mnist", iterations=1000,
 )  # fmt: skip
 MNIST = Config(
-    "mnist", "dfad", teacher="mnist32-lenet5", student="lenet5_half", student_arguments={},
+    "mnist", "dfad", teacher="mnist32-lenet5", image=(1, 32, 32), classes=10, student="lenet5_half", student_arguments={},
     generator="upsampling_generator", generator_arguments={"latent": 100, "width": 64},
     related="svhn", unrelated="fashion_mnist", iterations=2000, batch=512, lr=0.01, weight_decay=1e-4, decays=(),
     evaluations=40,
 )  # fmt: skip
 CIFAR10 = Config(
-    "cifar10", "dfad", teacher="cifar10-resnet34", student="resnet18_8x", student_arguments={},
+    "cifar10", "dfad", teacher="cifar10-resnet34", image=(3, 32, 32), classes=10, student="resnet18_8x", student_arguments={},
     generator="upsampling_generator", generator_arguments={"latent": 256, "width": 64},
     related="stl10", unrelated="svhn", iterations=25_000, batch=256, lr=0.1, decays=(0.2, 0.4), evaluations=500,
 )  # fmt: skip
-CIFAR100 = replace(CIFAR10, task="cifar100", teacher="cifar100-resnet34")
+CIFAR100 = replace(CIFAR10, task="cifar100", teacher="cifar100-resnet34", classes=100)
 CALTECH101 = Config(
-    "caltech101", "dfad", teacher="caltech101-resnet34", student="resnet18_imagenet", student_arguments={},
+    "caltech101", "dfad", teacher="caltech101-resnet34", image=(3, 128, 128), classes=101, student="resnet18_imagenet", student_arguments={},
     generator="dcgan_generator", generator_arguments={"latent": 256, "width": 64},
     related="stl10", unrelated="svhn", iterations=15_000, batch=64, lr=0.05, decays=(1 / 3, 2 / 3), evaluations=300,
 )  # fmt: skip
@@ -169,12 +173,20 @@ class DataFreeAdversarial(Chapter):
         )  # fmt: skip
 
 
+def build_players(config: Config) -> tuple[nn.Module, Generator]:
+    """Student and generator of a task, in this order, so that all rows with one seed start from one student."""
+    student = models.build(
+        config.student, classes=config.classes, channels=config.image[0], **config.student_arguments
+    )
+    return student, models.build(config.generator, image=config.image, **config.generator_arguments)
+
+
 class Bench:
     """What the methods of one task share with one seed: networks, images, evaluation.
 
     Args:
         config: of the row.
-        seed: student and generator are built from it, in this order, so that rows with one seed start alike.
+        seed: student and generator are built from it.
         device: chosen by the engine if left out.
     """
 
@@ -182,13 +194,8 @@ class Bench:
         self.config, self.seed, self.device = config, seed, engine.device(device)
         self.precision = engine.precision(self.device).name
         self.teacher = zoo.load(config.teacher, self.device)
-        self.image: tuple[int, int, int] = tuple(self.teacher.card["image"])
-        classes = len(self.teacher.card["classes"])
         with engine.seeded(seed):
-            self.student = models.build(
-                config.student, classes=classes, channels=self.image[0], **config.student_arguments
-            )
-            self.generator = models.build(config.generator, image=self.image, **config.generator_arguments)
+            self.student, self.generator = build_players(config)
         for network in (self.student, self.generator):
             engine.on_device(network, self.device)
         self.samples: dict[int, Tensor] = {}
@@ -205,7 +212,8 @@ class Bench:
         own = zoo.images(self.config.teacher, "train", self.device)
         if name is None:
             return own
-        other = data.load(name, "train", size=self.image[1], channels=self.image[0]).to(self.device)
+        channels, size, _ = self.config.image
+        other = data.load(name, "train", size=size, channels=channels).to(self.device)
         return other.with_statistics_of(own)
 
     @property
@@ -284,7 +292,7 @@ METHOD_MAKERS: dict[str, Callable[[Bench], engine.Method]] = {
     "kd-real": lambda bench: bench.distil(sources.from_images(bench.training())),
     "kd-related": lambda bench: bench.distil(sources.from_images(bench.training(bench.config.related))),
     "kd-unrelated": lambda bench: bench.distil(sources.from_images(bench.training(bench.config.unrelated))),
-    "random": lambda bench: bench.distil(sources.gaussian_noise(bench.image, bench.device)),
+    "random": lambda bench: bench.distil(sources.gaussian_noise(bench.config.image, bench.device)),
     "random-generator": lambda bench: bench.distil(sources.from_generator(bench.generator)),
     "dafl": lambda bench: bench.play(DAFL),
     "zskt": lambda bench: bench.play(ZSKT),

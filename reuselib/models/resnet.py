@@ -84,26 +84,28 @@ def resnet18_8x(classes: int = 10, channels: int = 3) -> Classifier:
     return small_resnet((2, 2, 2, 2), 64, classes, channels)
 
 
-def resnet34_imagenet(classes: int = 101) -> Classifier:
+def resnet34_imagenet(classes: int = 101, channels: int = 3) -> Classifier:
     """Wrap torchvision's ResNet-34, randomly initialised, with its own number of outputs.
 
     Source: DFAD, official code, the Caltech101 teacher at 128x128 pixels.
     """
-    return _torchvision("resnet34", classes)
+    return _torchvision("resnet34", classes, channels)
 
 
-def resnet18_imagenet(classes: int = 101) -> Classifier:
+def resnet18_imagenet(classes: int = 101, channels: int = 3) -> Classifier:
     """Wrap torchvision's ResNet-18, randomly initialised, with its own number of outputs.
 
     Source: DFAD, official code, the Caltech101 student at 128x128 pixels.
     """
-    return _torchvision("resnet18", classes)
+    return _torchvision("resnet18", classes, channels)
 
 
-def _torchvision(name: str, classes: int) -> Classifier:
+def _torchvision(name: str, classes: int, channels: int) -> Classifier:
     from torchvision import models  # slow to import, and only the large images need it
 
     network = models.get_model(name, weights=None, num_classes=classes)
+    if channels != 3:
+        network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     stem = (network.conv1, network.bn1, network.relu, network.maxpool)
     blocks = [nn.Sequential(*stem, *network.layer1), network.layer2, network.layer3, network.layer4]
     return Classifier(blocks, nn.Sequential(network.avgpool, nn.Flatten()), network.fc)

@@ -1,0 +1,195 @@
+"""What holds for every method: teacher untouched, no host sync, any device, any precision."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import players
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from reuselib import engine
+
+SYNCING = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal", "_unique2")
+
+
+def unusual(teacher: nn.Module) -> nn.Module:
+    """Give a teacher modes and gradients as no method would choose them: they too must come back."""
+    teacher.train()
+    teacher.blocks[1].eval()
+    for parameter, learns in zip(teacher.parameters(), itertools.cycle([True, False])):
+        parameter.requires_grad_(learns)
+    return teacher
+
+
+def look_at(teacher: nn.Module) -> dict[str, Any]:
+    return {
+        "values": players.state(teacher),
+        "modes": [module.training for module in teacher.modules()],
+        "learning": [parameter.requires_grad for parameter in teacher.parameters()],
+        "gradients": [players.state(parameter.grad) for parameter in teacher.parameters()],
+    }
+
+
+def assert_ready(method: engine.Method) -> None:
+    """Assert that no hook is left and that who learns can go on learning."""
+    for name, network in method.networks().items():
+        assert players.hooks(network) == 0
+        if name != "teacher":
+            assert all(parameter.requires_grad for parameter in network.parameters())
+            assert all(module.training for module in network.modules())
+
+
+@pytest.mark.parametrize("name", players.DISTILLING)
+def test_the_teacher_is_untouched(name: str) -> None:
+    method = players.make(name)
+    before = look_at(unusual(method.teacher))
+    for _ in range(2):
+        method.step()
+    assert not list(players.differences(before, look_at(method.teacher)))
+    assert_ready(method)
+
+
+@pytest.mark.parametrize("name", players.DISTILLING)
+def test_building_a_method_leaves_the_teacher_untouched(name: str) -> None:
+    cast = players.cast()
+    before = look_at(unusual(cast.teacher))
+    method = players.MAKERS[name](cast, precision="fp32")
+    assert not list(players.differences(before, look_at(cast.teacher)))
+    assert_ready(method)
+
+
+def places(method: engine.Method) -> dict[str, tuple[Any, str]]:
+    """Where a step can break: each network's forward pass, and each update."""
+    networks = {name: (network, "forward") for name, network in method.networks().items()}
+    return networks | {"update": (method.precision, "minimise")}
+
+
+@pytest.mark.parametrize("name", players.METHODS)
+def test_an_exception_anywhere_in_a_step_leaves_everything_in_order(name: str) -> None:
+    normal = players.make(name)
+    counters = {}
+    for place, (owner, attribute) in places(normal).items():
+        counters[place] = players.rigged(getattr(owner, attribute))
+        setattr(owner, attribute, counters[place])
+    normal.step()
+    for place, counter in counters.items():
+        assert counter.calls > 0
+        for call in range(counter.calls):
+            method = players.make(name)
+            before = look_at(unusual(method.teacher)) if "teacher" in method.networks() else None
+            owner, attribute = places(method)[place]
+            setattr(owner, attribute, players.rigged(getattr(owner, attribute), at=call))
+            with pytest.raises(players.Explosion):
+                method.step()
+            if before is not None:
+                assert not list(players.differences(before, look_at(method.teacher)))
+            assert_ready(method)
+
+
+class NoSync(TorchDispatchMode):
+    """Fail on every operation whose result the host must wait for."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        masks = [t for t in (args[1] if name.startswith("index") else ()) if isinstance(t, Tensor)]
+        if name in SYNCING or any(mask.dtype in (torch.bool, torch.uint8) for mask in masks):
+            raise AssertionError(f"{func} waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", players.METHODS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_never_waits_for_the_device(name: str, precision: str) -> None:
+    method = players.make(name, precision=precision)
+    with NoSync():
+        for _ in range(2):
+            method.step()
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [lambda t: t.sum().item(), lambda t: bool(t[0] > 0), lambda t: t[t > 0], lambda t: t.nonzero()],
+)
+def test_the_guard_against_waiting_notices(waits: Any) -> None:
+    with NoSync(), pytest.raises(AssertionError, match="waits"):
+        waits(torch.randn(3))
+
+
+class OnlyMeta(TorchDispatchMode):
+    """Fail on every operation that gives a tensor on another device than meta.
+
+    Adam counts its steps in tensors on the CPU wherever its parameters are: those, and what follows from them
+    alone, are let through.
+    """
+
+    def __init__(self, method: engine.Method) -> None:
+        super().__init__()
+        optimizers = [value for value in vars(method).values() if isinstance(value, torch.optim.Optimizer)]
+        states = [state for optimizer in optimizers for state in optimizer.state.values()]
+        self.counters = {id(state["step"]) for state in states if "step" in state}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(id(argument) in self.counters for argument in args):
+            return result
+        for value in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(value, Tensor) and value.device.type != "meta":
+                raise AssertionError(f"{func} made a tensor on {value.device}")
+        return result
+
+
+@pytest.mark.parametrize("name", players.METHODS)
+def test_a_step_keeps_all_tensors_on_their_device(name: str) -> None:
+    method = players.make(name, where="meta")
+    report = method.step()  # the first step makes the optimizers' states
+    with OnlyMeta(method):
+        report |= method.step()
+    assert all(value.device.type == "meta" and value.shape == () for value in report.values())
+    assert report.keys() == players.make(name).step().keys()
+
+
+@pytest.mark.parametrize("astray", [lambda: torch.zeros(()), lambda: torch.randn(3), lambda: torch.arange(4)])
+def test_the_guard_against_other_devices_notices(astray: Any) -> None:
+    with OnlyMeta(players.make("zskt", where="meta")), pytest.raises(AssertionError, match="on cpu"):
+        astray()
+
+
+@pytest.mark.parametrize("name", players.METHODS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_every_precision_gives_finite_numbers_and_moves_the_student(name: str, precision: str) -> None:
+    method = players.make(name, precision=precision)
+    before = players.state(method.student)
+    for _ in range(4):
+        report = method.step()
+        assert all(value.isfinite() and not value.is_complex() for value in report.values())
+    assert list(players.differences(before, players.state(method.student)))
+    for network in method.networks().values():
+        assert all(value.isfinite().all() for value in network.state_dict().values())
+        assert all(value.dtype == torch.float32 for value in network.parameters())
+
+
+@pytest.mark.parametrize("name", players.METHODS)
+def test_bf16_is_autocast_in_the_networks_and_float32_in_the_losses(name: str) -> None:
+    method = players.make(name, precision="bf16")
+    seen = set()
+    method.student.head.register_forward_hook(lambda _, __, output: seen.add(output.dtype))
+    report = method.step()
+    assert seen == {torch.bfloat16}
+    assert {value.dtype for value in report.values()} == {torch.float32}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", players.METHODS)
+def test_a_step_on_a_gpu_never_waits(name: str) -> None:
+    method = players.make(name, where="cuda", precision=None)
+    method.step()  # the first step may set up libraries
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        report = method.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(value.is_cuda and value.isfinite() for value in report.values())
