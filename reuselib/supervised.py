@@ -74,28 +74,24 @@ class Supervised(engine.Method):
     def step(self) -> dict[str, Tensor]:
         """One update on a random batch; returns ``loss``."""
         x, y = self.images.sample(self.batch, self.random, self._augment if self.crop or self.flip else None)
-        partner, weight = self._partners(x) if self.mixup else (None, None)
-        if partner is not None:
+        targets = [(y, torch.ones((), device=self.device))]
+        if self.mixup:
+            partner = torch.randperm(len(x), device=self.device, generator=self.random)
+            weight = torch.rand(len(x), device=self.device, generator=self.random)
             x = weight.view(-1, 1, 1, 1) * x + (1 - weight.view(-1, 1, 1, 1)) * x[partner]
+            targets = [(y, weight), (y[partner], 1 - weight)]
         if self.noise:
             spread = self.noise * torch.rand(len(x), 1, 1, 1, device=self.device, generator=self.random)
             x = x + spread * torch.randn(x.shape, device=self.device, generator=self.random)
         with self.precision.autocast():
             logits = self.student(x)
-        loss = self._cross_entropy(logits, y)
-        if partner is not None:
-            loss = weight * loss + (1 - weight) * self._cross_entropy(logits, y[partner])
-        loss = loss.mean()
+        loss = torch.stack([(share * self._cross_entropy(logits, labels)).mean() for labels, share in targets]).sum()
         self.precision.minimise(loss, self.optimizer)
         self.scheduler.step()
         return {"loss": loss}
 
-    def _augment(self, images: Tensor, random: torch.Generator) -> Tensor:
+    def _augment(self, images: Tensor, random: torch.Generator | None) -> Tensor:
         return crop_and_flip(images, random, padding=self.crop, flip=self.flip)
-
-    def _partners(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        partner = torch.randperm(len(x), device=self.device, generator=self.random)
-        return partner, torch.rand(len(x), device=self.device, generator=self.random)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=self.label_smoothing)

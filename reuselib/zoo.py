@@ -169,7 +169,9 @@ def images(name: str, split: str, device: str | torch.device | None = None) -> I
     return data.load(facts["dataset"], split, size=facts["size"]).to(engine.device(device))
 
 
-def train(name: str, *, checkpoint: str | Path | None = None, progress: bool = True, round_size: int = 200) -> dict[str, Any]:
+def train(
+    name: str, *, checkpoint: str | Path | None = None, progress: bool = True, round_size: int = 200
+) -> dict[str, Any]:
     """Train a network by its recipe, and write its weights, log and card.
 
     Args:
@@ -201,7 +203,8 @@ def train(name: str, *, checkpoint: str | Path | None = None, progress: bool = T
 
 
 def _write(
-    name: str, recipe: Recipe, arguments: dict[str, Any], network: nn.Module, training: ImageSet, history: engine.History
+    name: str, recipe: Recipe, arguments: dict[str, Any], network: nn.Module, training: ImageSet,
+    history: engine.History,
 ) -> dict[str, Any]:
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     home.write_atomic(folder(name) / "weights.safetensors", safetensors.torch.save(weights))

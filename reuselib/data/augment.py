@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4, flip: bool = True) -> Tensor:
+def crop_and_flip(images: Tensor, generator: torch.Generator | None, padding: int = 4, flip: bool = True) -> Tensor:
     """Pad with zeros, crop each image back at a random place and mirror half of the images.
 
     One gather does both, for every image at once. The usual training augmentation of CIFAR.

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from reuselib.errors import ReuseError, ShapeMismatch
 
-Augment = Callable[[Tensor, torch.Generator], Tensor]
+Augment = Callable[[Tensor, torch.Generator | None], Tensor]
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 # Of the training pixels of each shipped set at each size; a test computes every one again.
@@ -180,7 +180,7 @@ class ImageSet:
         return images * scale.to(images.device) - shift.to(images.device)
 
     def _batch(
-        self, index: Tensor, generator: torch.Generator, augment: Augment | None
+        self, index: Tensor, generator: torch.Generator | None, augment: Augment | None
     ) -> tuple[Tensor, Tensor]:
         images = self.images[index]
         if augment is not None:
@@ -188,7 +188,7 @@ class ImageSet:
         return self.normalised(images), self.labels[index]
 
     def sample(
-        self, count: int, generator: torch.Generator, augment: Augment | None = None
+        self, count: int, generator: torch.Generator | None, augment: Augment | None = None
     ) -> tuple[Tensor, Tensor]:
         """Draw images at random, with replacement.
 
@@ -204,7 +204,7 @@ class ImageSet:
         return self._batch(index, generator, augment)
 
     def epoch(
-        self, batch: int, generator: torch.Generator, augment: Augment | None = None
+        self, batch: int, generator: torch.Generator | None, augment: Augment | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Return the shuffled batches of one epoch, as `sample` gives them; a last short batch is dropped.
 

@@ -117,6 +117,7 @@ def attention_transfer(teacher: list[Tensor], student: list[Tensor]) -> Tensor:
 
 
 def check_same_shape(t: Tensor, s: Tensor) -> None:
+    """Raise ShapeMismatch unless teacher and student give outputs of one shape."""
     if t.shape != s.shape:
         raise ShapeMismatch(
             f"Teacher and student disagree on the shape of their outputs: {tuple(t.shape)} and {tuple(s.shape)}. "

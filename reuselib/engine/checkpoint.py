@@ -122,11 +122,11 @@ def put_back(method: Method, content: dict[str, Any], path: str | Path) -> None:
     for name, expected in content["fixed"].items():
         if fingerprint(getattr(method, name)) != expected:
             raise ReuseError(f"The checkpoint {path} was made with another {name}. {advice}")
-    try:
-        for name, state in content["state"].items():
+    for name, state in content["state"].items():
+        try:
             restore(getattr(method, name), state)
-    except (RuntimeError, ValueError, KeyError, AttributeError) as error:
-        raise ReuseError(f"The checkpoint {path} does not fit this method ({error}). {advice}") from error
+        except (RuntimeError, ValueError, KeyError, AttributeError) as error:
+            raise ReuseError(f"The checkpoint {path} does not fit this method's {name} ({error}). {advice}") from error
     method.iteration = content["iteration"]
     torch.set_rng_state(content["random"]["cpu"].cpu())
     if "cuda" in content["random"] and torch.cuda.is_available():

@@ -43,6 +43,11 @@ def device(name: str | torch.device | None = None) -> torch.device:
             f"Device {str(chosen)!r} was asked for, but this machine has {found}. "
             "Use device='cpu', or install a PyTorch build for your GPU (see `reuselib doctor`)."
         )
+    if (chosen.index or 0) > 0 and chosen.index >= torch.accelerator.device_count():
+        raise DeviceError(
+            f"Device {str(chosen)!r} was asked for, but this machine has only {torch.accelerator.device_count()}, "
+            f"counted from 0. Use '{chosen.type}:0'."
+        )
     return chosen
 
 

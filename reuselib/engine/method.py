@@ -6,10 +6,12 @@ import bisect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Method:
@@ -70,9 +72,9 @@ def frozen(*networks: nn.Module, evaluate: bool = True) -> Iterator[None]:
             module.training = training
 
 
-def on_device(network: nn.Module, where: torch.device) -> nn.Module:
+def on_device(network: Network, where: torch.device) -> Network:
     """Move a network to a device, convolutions in the memory format (channels last) that is quickest there."""
-    return network.to(device=where, memory_format=torch.channels_last)
+    return network.to(where).to(memory_format=torch.channels_last)
 
 
 def sgd(parameters: Iterable[Tensor], where: torch.device, **options: Any) -> torch.optim.SGD:

@@ -39,7 +39,7 @@ class Progress(tqdm):
         """Leave the last state visible."""
         if self._handle is None:
             super().close()
-        elif not self.disable:
+        elif not getattr(self, "disable", True):
             self.display()
             self.disable = True
             self._decr_instances(self)

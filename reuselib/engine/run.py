@@ -96,7 +96,7 @@ def run(
         The history, earlier parts included.
 
     Raises:
-        NonFinite: a reported quantity became NaN or infinite; the last good checkpoint is kept.
+        NonFinite: a reported quantity or a weight became NaN or infinite; the last good checkpoint is kept.
         DeviceError: the device ran out of memory.
     """
     history = History()
@@ -112,6 +112,7 @@ def run(
             while (metrics := _next_round(method, steps, history.cost)) is not None:
                 done += 1
                 entry = _finite(metrics, done, checkpoint)
+                _finite(_largest_weights(method), done, checkpoint)
                 entry["iteration"] = method.iteration
                 if evaluate is not None and (done % evaluate_every == 0 or done == rounds):
                     with measured(history.cost):
@@ -143,10 +144,20 @@ def _to_floats(metrics: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(metrics, torch.stack([value.detach().float() for value in metrics.values()]).tolist(), strict=True))
 
 
+def _largest_weights(method: Method) -> dict[str, float]:
+    """The largest magnitude in each network that learns: not finite as soon as one weight is not."""
+    learning = {name: list(net.parameters()) for name, net in method.networks().items() if name not in method.fixed}
+    return _to_floats({
+        f"a weight of the {name}": torch.stack([p.detach().abs().amax().float() for p in parameters]).amax()
+        for name, parameters in learning.items() if parameters
+    })  # fmt: skip
+
+
 def _finite(metrics: dict[str, float], number: int, checkpoint: str | Path | None) -> dict[str, float]:
     for name, value in metrics.items():
         if not math.isfinite(value):
-            kept = f"The checkpoint of the round before is kept in {checkpoint}." if checkpoint else "Nothing was saved."
+            saved = checkpoint is not None and Path(checkpoint).is_file()
+            kept = f"The last good checkpoint is kept in {checkpoint}." if saved else "Nothing was saved."
             raise NonFinite(
                 f"{name!r} became {value} in round {number}. {kept} Lower the learning rate, or run in fp32 "
                 "(REUSELIB_PRECISION=fp32)."

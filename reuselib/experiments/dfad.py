@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,6 @@ from reuselib import data, engine, models, zoo
 from reuselib.data import ImageSet
 from reuselib.datafree import DAFL, DFAD, ZSKT, Distillation, losses, sources
 from reuselib.experiments.base import Chapter, Outcome
-from reuselib.models import Generator
 from reuselib.supervised import Supervised
 
 ROUND = 50
@@ -83,34 +82,40 @@ class Config:
 
 
 FASHION = Config(
-    "fashion", "dfad", teacher="fashion16-conv3", image=(1, 16, 16), classes=10, student="conv3", student_arguments={"width": 16},
+    "fashion", "dfad", teacher="fashion16-conv3", image=(1, 16, 16), classes=10,
+    student="conv3", student_arguments={"width": 16},
     generator="upsampling_generator", generator_arguments={"latent": 64, "width": 16},
     related="digits", unrelated="textures", iterations=2400, lr=0.02,
 )  # fmt: skip
 DIGITS = Config(
-    "digits", "dfad", teacher="digits8-conv3", image=(1, 8, 8), classes=10, student="conv3", student_arguments={"width": 8},
+    "digits", "dfad", teacher="digits8-conv3", image=(1, 8, 8), classes=10,
+    student="conv3", student_arguments={"width": 8},
     generator="upsampling_generator", generator_arguments={"latent": 32, "width": 16},
     related="printed_digits", unrelated="fashion_mnist", iterations=1000,
 )  # fmt: skip
 MNIST = Config(
-    "mnist", "dfad", teacher="mnist32-lenet5", image=(1, 32, 32), classes=10, student="lenet5_half", student_arguments={},
+    "mnist", "dfad", teacher="mnist32-lenet5", image=(1, 32, 32), classes=10,
+    student="lenet5_half", student_arguments={},
     generator="upsampling_generator", generator_arguments={"latent": 100, "width": 64},
     related="svhn", unrelated="fashion_mnist", iterations=2000, batch=512, lr=0.01, weight_decay=1e-4, decays=(),
     evaluations=40,
 )  # fmt: skip
 CIFAR10 = Config(
-    "cifar10", "dfad", teacher="cifar10-resnet34", image=(3, 32, 32), classes=10, student="resnet18_8x", student_arguments={},
+    "cifar10", "dfad", teacher="cifar10-resnet34", image=(3, 32, 32), classes=10,
+    student="resnet18_8x", student_arguments={},
     generator="upsampling_generator", generator_arguments={"latent": 256, "width": 64},
     related="stl10", unrelated="svhn", iterations=25_000, batch=256, lr=0.1, decays=(0.2, 0.4), evaluations=500,
 )  # fmt: skip
 CIFAR100 = replace(CIFAR10, task="cifar100", teacher="cifar100-resnet34", classes=100)
 CALTECH101 = Config(
-    "caltech101", "dfad", teacher="caltech101-resnet34", image=(3, 128, 128), classes=101, student="resnet18_imagenet", student_arguments={},
+    "caltech101", "dfad", teacher="caltech101-resnet34", image=(3, 128, 128), classes=101,
+    student="resnet18_imagenet", student_arguments={},
     generator="dcgan_generator", generator_arguments={"latent": 256, "width": 64},
     related="stl10", unrelated="svhn", iterations=15_000, batch=64, lr=0.05, decays=(1 / 3, 2 / 3), evaluations=300,
 )  # fmt: skip
 CIFAR10_COLAB = replace(
-    CIFAR10, teacher="cifar10-resnet18", student="small_resnet", student_arguments={"width": 32, "depth_blocks": (2, 2, 2)},
+    CIFAR10, teacher="cifar10-resnet18",
+    student="small_resnet", student_arguments={"width": 32, "depth_blocks": (2, 2, 2)},
     iterations=3000, decays=(0.5, 0.8), evaluations=20,
 )  # fmt: skip
 
@@ -125,6 +130,10 @@ TASKS: dict[str, tuple[Config, ...]] = {
 }
 
 
+TUNED: dict[tuple[str, str], dict[str, Any]] = {("fashion", "dafl"): {"lr": 0.05}}
+"""Settings of a baseline that did better on held-out training images, with another seed, than those of the task."""
+
+
 def _row(task: Config, method: str) -> Config:
     """A method's configuration: that of its task, and what the method's own paper sets.
 
@@ -134,7 +143,7 @@ def _row(task: Config, method: str) -> Config:
     if method == "supervised":
         return replace(task, method=method, student_steps=1, iterations=updates)
     if method != "zskt":
-        return replace(task, method=method)
+        return replace(task, method=method, **TUNED.get((task.task, method), {}))
     return replace(
         task, method=method, student_steps=10, iterations=updates // 10,
         lr=2e-3, weight_decay=0.0,
@@ -144,7 +153,7 @@ def _row(task: Config, method: str) -> Config:
 
 
 class DataFreeAdversarial(Chapter):
-    """Chapter 01. A run keeps ``teacher``, ``student``, ``test``, and with a generator ``generator`` and ``samples``."""
+    """Chapter 01. A run keeps ``teacher``, ``student`` and ``test``; if adversarial, ``generator`` and ``samples``."""
 
     name = "01_dfad"
     title = "Data-Free Adversarial Distillation"
@@ -173,12 +182,13 @@ class DataFreeAdversarial(Chapter):
         )  # fmt: skip
 
 
-def build_players(config: Config) -> tuple[nn.Module, Generator]:
+def build_players(config: Config) -> tuple[nn.Module, models.Generator]:
     """Student and generator of a task, in this order, so that all rows with one seed start from one student."""
     student = models.build(
         config.student, classes=config.classes, channels=config.image[0], **config.student_arguments
     )
-    return student, models.build(config.generator, image=config.image, **config.generator_arguments)
+    generator = models.build(config.generator, image=config.image, **config.generator_arguments)
+    return student, cast(models.Generator, generator)
 
 
 class Bench:
@@ -236,9 +246,8 @@ class Bench:
     def play(self, method: Callable[..., Distillation], **options: Any) -> Distillation:
         """A method with a generator."""
         self.kept |= {"generator": self.generator, "samples": self.samples}
-        return method(
-            self.teacher, self.student, self.generator, generator_lr=self.config.generator_lr, **self.common(), **options
-        )
+        options |= self.common() | {"generator_lr": self.config.generator_lr}
+        return method(self.teacher, self.student, self.generator, **options)
 
     def learn_labels(self) -> Supervised:
         """The student's architecture trained with labels on as many batches."""

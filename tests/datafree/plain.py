@@ -65,7 +65,8 @@ def zskt(
     for _ in range(iterations):
         x = generator(torch.randn(batch, generator.latent, generator=random))
         p = teacher(x).softmax(1)
-        descend(-F.kl_div(student(x).log_softmax(1), p, reduction="sum") / p.numel(), generator_optimizer, clip=5)
+        loss = -F.kl_div(student(x).log_softmax(1), p, reduction="sum") / p.numel()
+        descend(loss, generator_optimizer, clip=5)
         x, p = x.detach(), p.detach()
         wanted = [look(a).detach() for a in teacher.activations(x)]
         for _ in range(student_steps):

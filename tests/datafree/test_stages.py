@@ -184,7 +184,7 @@ def test_a_plain_version_gives_the_same_networks(name: str) -> None:
     )
     assert len(list(players.differences(start, players.state(ours.student)))) > 10
     torch.testing.assert_close(ours.student.state_dict(), theirs.student.state_dict(), rtol=0, atol=1e-5)
-    # Biases before a batch norm have no gradient but rounding errors, which Adam blows up: compare the images.
+    # Adam blows up the rounding errors of biases before a batch norm: compare the images.
     noise = torch.randn(16, ours.generator.latent)
     torch.testing.assert_close(ours.generator(noise), theirs.generator(noise), rtol=0, atol=1e-3)
 

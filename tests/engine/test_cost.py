@@ -1,0 +1,77 @@
+"""Counting passes, seconds and memory."""
+
+from __future__ import annotations
+
+import time
+
+import players
+import pytest
+import torch
+from torch import nn
+
+from reuselib import engine
+from reuselib.engine.cost import measured
+
+
+def test_passes_of_a_known_graph() -> None:
+    a, b = nn.Linear(2, 2), nn.Linear(2, 2)
+    with engine.count_passes({"a": a, "b": b}) as counts:
+        x = torch.randn(3, 2)
+        b(a(x)).sum().backward()  # both forward, both backward
+        b(a(x).detach()).sum().backward()  # both forward, b backward
+        with torch.no_grad():
+            a(x)
+        a(x)
+    assert counts == {"a_forward": 4, "a_backward": 1, "b_forward": 2, "b_backward": 2}
+
+
+def test_a_gradient_through_a_frozen_network_is_a_backward_pass() -> None:
+    network, x = nn.Linear(2, 2), torch.randn(3, 2, requires_grad=True)
+    with engine.count_passes({"network": network}) as counts, engine.frozen(network):
+        network(x).sum().backward()
+        network(x.detach()).sum()
+    assert counts == {"network_forward": 2, "network_backward": 1}
+
+
+def test_counts_add_up_and_hooks_go_also_after_an_exception() -> None:
+    network, counts = nn.Linear(2, 2), {"network_forward": 5, "network_backward": 1}
+    with pytest.raises(players.Explosion), engine.count_passes({"network": network}, counts):
+        network(torch.randn(1, 2))
+        raise players.Explosion
+    assert counts == {"network_forward": 6, "network_backward": 1}
+    assert players.hooks(network) == 0
+    network(torch.randn(1, 2))
+    assert counts["network_forward"] == 6
+
+
+PER_STEP = {
+    "dfad": {"teacher": (6, 1), "student": (6, 6), "generator": (6, 1)},
+    "dafl": {"teacher": (1, 1), "student": (1, 1), "generator": (1, 1)},
+    "zskt": {"teacher": (1, 1), "student": (4, 4), "generator": (1, 1)},
+    "kd-noise": {"teacher": (5, 0), "student": (5, 5)},
+    "supervised": {"student": (1, 1)},
+}
+
+
+@pytest.mark.parametrize("name", PER_STEP)
+def test_a_run_counts_the_passes_of_its_steps_and_not_of_its_evaluation(name: str) -> None:
+    method, images = players.make(name), players.cast().images
+    history = engine.run(
+        method, 3, evaluate=lambda: {"accuracy": engine.accuracy(method.student, images)}, progress=False
+    )
+    steps = 3 * method.steps_per_round
+    expected = {}
+    for network, (forward, backward) in PER_STEP[name].items():
+        expected |= {f"{network}_forward": forward * steps, f"{network}_backward": backward * steps}
+    assert history.cost.passes == expected
+    assert all(players.hooks(network) == 0 for network in method.networks().values())
+
+
+def test_seconds_and_memory_add_up_also_after_an_exception() -> None:
+    cost = engine.Cost(wall_seconds=10, cpu_seconds=10)
+    with pytest.raises(players.Explosion), measured(cost):
+        time.sleep(0.05)
+        raise players.Explosion
+    assert 10.05 <= cost.wall_seconds < 15
+    assert 10 <= cost.cpu_seconds < cost.wall_seconds
+    assert cost.peak_memory_mb > 20

@@ -1,0 +1,130 @@
+"""Which number format is chosen where, and what an update does in each."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reuselib import engine
+from reuselib.errors import UnknownName
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REUSELIB_PRECISION", raising=False)
+
+
+@pytest.mark.filterwarnings("ignore:.*GradScaler is enabled, but CUDA is not available")
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((6, 1), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")]
+)
+def test_a_gpu_is_chosen_for_by_its_compute_capability(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    chosen = engine.precision(CUDA)
+    assert chosen.name == expected
+    assert (chosen.scaler is not None) == (expected == "fp16")
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "expected"),
+    [(False, False, "fp32"), (True, False, "bf16"), (False, True, "bf16"), (True, True, "bf16")],
+)
+def test_a_cpu_is_chosen_for_by_its_instructions(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
+    assert engine.precision(CPU).name == expected
+
+
+def test_a_cpu_that_torch_cannot_ask_about_gets_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    for check in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.delattr(torch.cpu, check, raising=False)
+    assert engine.precision(CPU).name == "fp32"
+
+
+def test_other_devices_get_fp32() -> None:
+    assert engine.precision(torch.device("mps")).name == "fp32"
+    assert engine.precision(torch.device("meta"), "bf16").name == "fp32"
+
+
+def test_a_name_or_the_environment_overrules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REUSELIB_PRECISION", "fp16")
+    assert engine.precision(CPU).name == "fp16"
+    assert engine.precision(CPU, "fp32").name == "fp32"
+
+
+def test_an_unknown_precision_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="'bf61'.*'bf16'"):
+        engine.precision(CPU, "bf61")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_autocast_uses_the_format(name: str, dtype: torch.dtype) -> None:
+    with engine.precision(CPU, name).autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+    assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def problem(seed: int = 0) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(seed)
+    return nn.Linear(3, 2), torch.randn(5, 3)
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+@pytest.mark.parametrize("name", ["fp32", "fp16"])
+@pytest.mark.parametrize("make", [engine.sgd, engine.adam])
+def test_an_update_is_that_of_plain_torch_also_when_scaled(make, name: str, clip: float | None) -> None:
+    network, x = problem()
+    plain = copy.deepcopy(network)
+    precision, optimizer = engine.precision(CPU, name), make(network.parameters(), CPU, lr=0.1)
+    reference = make(plain.parameters(), CPU, lr=0.1)
+    for _ in range(3):
+        precision.minimise(network(x).square().mean(), optimizer, clip)
+        reference.zero_grad()
+        plain(x).square().mean().backward()
+        norm = nn.utils.clip_grad_norm_(plain.parameters(), clip or 1e9)
+        reference.step()
+        assert clip is None or norm > clip
+    torch.testing.assert_close(network.state_dict(), plain.state_dict())
+
+
+def test_gradients_do_not_pile_up() -> None:
+    network, x = problem()
+    optimizer = engine.sgd(network.parameters(), CPU, lr=0.0)
+    for _ in range(2):
+        engine.precision(CPU, "fp32").minimise(network(x).sum(), optimizer)
+    torch.testing.assert_close(network.weight.grad, x.sum(0).repeat(2, 1))
+
+
+def test_the_scaler_skips_an_overflow_and_then_scales_less() -> None:
+    network, x = problem()
+    before = copy.deepcopy(network.state_dict())
+    precision, optimizer = engine.precision(CPU, "fp16"), engine.sgd(network.parameters(), CPU, lr=0.1)
+    precision.minimise(network(x).square().mean() * torch.tensor(float("inf")), optimizer)
+    torch.testing.assert_close(network.state_dict(), before)
+    scale = precision.scaler.get_scale()
+    assert scale == engine.precision(CPU, "fp16").scaler.get_scale() / 2
+    precision.minimise(network(x).square().mean(), optimizer)
+    assert not torch.equal(network.weight, before["weight"])
+
+
+def test_the_scalers_state_is_kept() -> None:
+    network, x = problem()
+    precision, optimizer = engine.precision(CPU, "fp16"), engine.sgd(network.parameters(), CPU, lr=0.1)
+    precision.minimise(network(x).sum() * torch.tensor(float("inf")), optimizer)
+    other = engine.precision(CPU, "fp16")
+    other.load_state_dict(precision.state_dict())
+    assert other.scaler.get_scale() == precision.scaler.get_scale()
+    for name in ("fp32", "bf16"):
+        assert engine.precision(CPU, name).state_dict() == {}
+        engine.precision(CPU, name).load_state_dict({})
