@@ -5,6 +5,7 @@ Torch is imported only by the commands that compute, so that help and tables ans
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,13 +54,14 @@ def run(chapter: str, scale: str, seeds: str, rows: str, again: bool) -> None:
 
     experiment = experiments.chapter(chapter, scale)
     wanted = [experiment.row(row) for row in rows.split(",") if row] or experiment.rows
-    for seed in parse_seeds(seeds):
+    for seed in list(parse_seeds(seeds)):
         for row in wanted:
             config = ledger.config_hash(experiment.config(row))
+            checkpoint = checkpoint_path(chapter, scale, row, seed)
             if not again and ledger.find(chapter, scale, row, seed, config):
                 click.echo(f"{row} seed {seed}: recorded already")
+                checkpoint.unlink(missing_ok=True)
                 continue
-            checkpoint = checkpoint_path(chapter, scale, row, seed)
             record = experiment.run(row, seed, checkpoint=checkpoint).record
             record.save()
             checkpoint.unlink(missing_ok=True)
@@ -130,7 +132,7 @@ def zoo_show(name: str) -> None:
     """Print the card of a network."""
     from reuselib import zoo as networks
 
-    click.echo(networks.card(name) and (networks.folder(name) / "card.json").read_text("utf-8"))
+    click.echo(json.dumps(networks.card(name), indent=2))
 
 
 @zoo.command("verify")
@@ -138,10 +140,14 @@ def zoo_show(name: str) -> None:
 def zoo_verify(names: tuple[str, ...]) -> None:
     """Check networks against their cards; all that are there if none is named."""
     from reuselib import zoo as networks
+    from reuselib.errors import MissingFile
 
-    present = [name for name in networks.names() if (networks.folder(name) / "card.json").is_file()]
-    for name in names or present:
-        click.echo(f"{name}: {networks.verify(name)} is as its card says")
+    for name in names or networks.names():
+        try:
+            click.echo(f"{name}: {networks.verify(name)} is as its card says")
+        except MissingFile:
+            if names:
+                raise
 
 
 @zoo.command("train")
@@ -174,7 +180,7 @@ def parse_seeds(text: str) -> Iterator[int]:
     """
     for part in text.split(","):
         first, _, last = part.partition("-")
-        if not (first.isdigit() and (not last or last.isdigit())):
+        if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first)):
             raise click.BadParameter(f"{text!r} is not a list of seeds. Write 0-2 or 0,3,5.", param_hint="--seeds")
         yield from range(int(first), int(last or first) + 1)
 

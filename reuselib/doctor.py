@@ -10,7 +10,7 @@ from importlib import metadata
 import torch
 
 from reuselib import data, engine, home, ledger, zoo
-from reuselib.errors import ReuseError
+from reuselib.errors import MissingFile, ReuseError
 
 Finding = tuple[bool, str]
 
@@ -25,19 +25,17 @@ def findings() -> Iterator[Finding]:
     yield from _image_sets()
     yield from _networks()
     for name in ledger.chapters():
-        found = ledger.records(name)
-        stale = sum(record.stale for record in found)
-        yield not stale, f"{name}: {len(found)} records" + (f", {stale} stale: reuselib run {name}" if stale else "")
+        yield _records(name)
 
 
 def _device() -> Iterator[Finding]:
     try:
         where = engine.device()
+        precision = engine.precision(where).name
     except ReuseError as error:
         yield False, str(error)
         return
     with engine.threads() as threads:
-        precision = engine.precision(where).name
         yield True, f"device: {where}, {precision}, {threads} of {os.cpu_count()} CPU threads"
     if where.type == "cuda":
         memory = torch.cuda.get_device_properties(where).total_memory / 2**30
@@ -60,4 +58,17 @@ def _networks() -> Iterator[Finding]:
             yield True, f"network: {name}, weights verified"
         except ReuseError as error:
             # Only networks that come with the book are expected to be there.
-            yield not shipped, f"network: {name}, {error}"
+            if isinstance(error, MissingFile) and not shipped:
+                yield True, f"network: {name}, not trained here: reuselib zoo train {name}"
+            else:
+                yield False, f"network: {name}, {error}"
+
+
+def _records(chapter: str) -> Finding:
+    try:
+        found = ledger.records(chapter)
+    except ReuseError as error:
+        return False, str(error)
+    stale = sum(record.stale for record in found)
+    advice = f", {stale} stale: reuselib run {chapter}" if stale else ""
+    return not stale, f"{chapter}: {len(found)} records{advice}"

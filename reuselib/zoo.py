@@ -20,7 +20,7 @@ from torch import nn
 
 from reuselib import data, engine, home, models
 from reuselib.data import ImageSet
-from reuselib.errors import MissingFile, unknown
+from reuselib.errors import DamagedFile, MissingFile, unknown
 from reuselib.supervised import Supervised
 
 
@@ -128,7 +128,11 @@ def card(name: str) -> dict[str, Any]:
         MissingFile: it has not been trained or fetched.
         DamagedFile: the card was altered.
     """
-    return json.loads(_file(name, "card.json").read_text("utf-8"))
+    path = _file(name, "card.json")
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise DamagedFile(path, f"not valid JSON ({error})", f"reuselib zoo train {name}") from error
 
 
 def verify(name: str) -> Path:
@@ -157,7 +161,8 @@ def load(name: str, device: str | torch.device | None = None) -> nn.Module:
     """
     where = engine.device(device)
     path, facts = verify(name), card(name)
-    network = models.build(facts["architecture"], **facts["arguments"])
+    with engine.seeded(0):  # spares the global random state
+        network = models.build(facts["architecture"], **facts["arguments"])
     network.load_state_dict(safetensors.torch.load(path.read_bytes()))
     network.card = facts  # type: ignore[assignment]
     return engine.on_device(network, where).eval().requires_grad_(False)
@@ -178,7 +183,7 @@ def train(
         name: one of ``RECIPES``.
         checkpoint: file to resume from; beside the weights if left out, and removed at the end.
         progress: whether to show a bar.
-        round_size: updates between two lines of the log.
+        round_size: updates between two lines of the log, at most.
 
     Returns:
         The card.
@@ -191,11 +196,13 @@ def train(
     with engine.seeded(recipe.seed):
         network = engine.on_device(models.build(recipe.architecture, **arguments), where)
     method = Supervised(network, training, schedule=recipe.schedule(), seed=recipe.seed, **recipe.options)
-    method.steps_per_round = round_size
+    # As many updates as the recipe says, not a multiple of the round.
+    method.steps_per_round = next(n for n in range(round_size, 0, -1) if recipe.iterations % n == 0)
     checkpoint = Path(checkpoint or folder(name) / "training.pt")
     history = engine.run(
-        method, recipe.iterations // round_size, checkpoint=checkpoint, progress=progress, title=name,
+        method, recipe.iterations // method.steps_per_round, checkpoint=checkpoint, progress=progress, title=name,
         evaluate=lambda: {"test_accuracy": engine.accuracy(network, test)}, evaluate_every=5,
+        settings=json.dumps(asdict(recipe)),
     )
     facts = _write(name, recipe, arguments, network, training, history)
     checkpoint.unlink()
@@ -227,7 +234,7 @@ def _write(
         "sha256": home.sha256(folder(name) / "weights.safetensors"),
     }
     home.write_atomic(folder(name) / "card.json", (json.dumps(facts, indent=2) + "\n").encode())
-    if home.in_clone():
+    if home.in_clone() and home.root() == home.CLONE / "data":
         home.write_registry()
     return facts
 

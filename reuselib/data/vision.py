@@ -253,8 +253,8 @@ def _shipped(name: str) -> Path:
     relative = f"FashionMNIST/raw/{name}"
     path = home.path(relative)
     if not path.is_file():
-        home.shipped(relative)
-    in_clone = home.root() == home.CLONE / "data"
+        path = home.shipped(relative)
+    in_clone = path.is_relative_to(home.CLONE / "data")
     fix = f"git checkout -- data/{relative}" if in_clone else f"delete {path} and load again"
     return home.verify(path, FASHION_MNIST_SHA256[name], fix)
 

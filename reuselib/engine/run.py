@@ -17,7 +17,7 @@ from reuselib.engine.cost import Cost, count_passes, measured
 from reuselib.engine.device import threads
 from reuselib.engine.method import Method, frozen
 from reuselib.engine.progress import Progress
-from reuselib.errors import DeviceError, NonFinite
+from reuselib.errors import DeviceError, NonFinite, ReuseError
 
 
 @dataclass
@@ -75,6 +75,7 @@ def run(
     evaluate: Callable[[], dict[str, float]] | None = None,
     evaluate_every: int = 1,
     save_every: int = 1,
+    settings: str = "",
     progress: bool = True,
     title: str | None = None,
 ) -> History:
@@ -89,6 +90,8 @@ def run(
             after the last one. It must leave the method as it finds it.
         evaluate_every: rounds between evaluations.
         save_every: rounds between checkpoints.
+        settings: names everything that decides the result, a hash of a configuration for instance; a checkpoint made
+            with other settings is refused.
         progress: whether to show a bar.
         title: text before the bar; the method's name if left out.
 
@@ -98,10 +101,11 @@ def run(
     Raises:
         NonFinite: a reported quantity or a weight became NaN or infinite; the last good checkpoint is kept.
         DeviceError: the device ran out of memory.
+        ReuseError: the checkpoint belongs to another method, teacher, architecture or settings.
     """
     history = History()
     if checkpoint is not None and Path(checkpoint).is_file():
-        history = _resume(method, checkpoint)
+        history = _resume(method, checkpoint, settings)
     done = len(history.rounds)
     bar = Progress(
         total=rounds, initial=done, disable=not progress, desc=title or type(method).__name__, unit="round"
@@ -119,7 +123,8 @@ def run(
                         entry.update(evaluate())
                 history.rounds.append(entry)
                 if checkpoint is not None and (done % save_every == 0 or done == rounds):
-                    save_checkpoint(checkpoint, capture(method) | {"history": _plain(history)})
+                    content = {"history": _plain(history), "settings": settings}
+                    save_checkpoint(checkpoint, capture(method) | content)
                 bar.set_postfix({name: f"{entry[name]:.3g}" for name in list(entry)[:4]}, refresh=False)
                 bar.update()
     except torch.OutOfMemoryError as error:
@@ -169,9 +174,13 @@ def _plain(history: History) -> dict[str, Any]:
     return {"rounds": history.rounds, "cost": vars(history.cost)}
 
 
-def _resume(method: Method, checkpoint: str | Path) -> History:
+def _resume(method: Method, checkpoint: str | Path, settings: str) -> History:
     device = next((p.device for network in method.networks().values() for p in network.parameters()), "cpu")
     content = load_checkpoint(checkpoint, device)
+    if content.get("settings", settings) != settings:
+        raise ReuseError(
+            f"The checkpoint {checkpoint} was made with other settings. Delete it, or give the run another one."
+        )
     put_back(method, content, checkpoint)
     saved = content["history"]
     return History(rounds=saved["rounds"], cost=Cost(**saved["cost"]))

@@ -73,6 +73,8 @@ class Chapter:
 
     name: ClassVar[str]
     title: ClassVar[str]
+    shortened: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """By scale: what a notebook changes in a row so that it can be run while one reads."""
 
     def __init__(self, scale: str = "laptop") -> None:
         if scale not in SCALES:
@@ -88,6 +90,11 @@ class Chapter:
     def perform(self, config: Any, seed: int, checkpoint: str | Path | None, progress: bool, title: str) -> Outcome:
         """Run one configuration with one seed."""
         raise TypeError(f"{type(self).__name__} cannot perform")
+
+    @property
+    def live(self) -> dict[str, Any]:
+        """Changes that make a row short enough to run in the notebook; ``run(row, seed, **chapter.live)``."""
+        return dict(self.shortened.get(self.scale, {}))
 
     @property
     def rows(self) -> list[str]:

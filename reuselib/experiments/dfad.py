@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from reuselib import data, engine, models, zoo
+from reuselib import data, engine, ledger, models, zoo
 from reuselib.data import ImageSet
 from reuselib.datafree import DAFL, DFAD, ZSKT, Distillation, losses, sources
 from reuselib.experiments.base import Chapter, Outcome
@@ -157,6 +157,7 @@ class DataFreeAdversarial(Chapter):
 
     name = "01_dfad"
     title = "Data-Free Adversarial Distillation"
+    shortened = {"laptop": {"iterations": 500, "evaluations": 10}}
 
     @classmethod
     def presets(cls, scale: str) -> Mapping[str, Config]:
@@ -174,6 +175,7 @@ class DataFreeAdversarial(Chapter):
             history = engine.run(
                 method, rounds, checkpoint=checkpoint, evaluate=bench.evaluate,
                 evaluate_every=max(1, rounds // config.evaluations), progress=progress, title=title,
+                settings=f"{ledger.config_hash(config)} seed {seed}",
             )  # fmt: skip
         metrics = bench.metrics(history)
         return Outcome(
@@ -208,7 +210,7 @@ class Bench:
             self.student, self.generator = build_players(config)
         for network in (self.student, self.generator):
             engine.on_device(network, self.device)
-        self.samples: dict[int, Tensor] = {}
+        self.samples: list[Tensor] = []
         self.kept = {"teacher": self.teacher, "student": self.student, "test": self.test}
 
     @functools.cached_property
@@ -260,7 +262,7 @@ class Bench:
     def evaluate(self) -> dict[str, float]:
         """Test accuracy of the student; on the way, samples of the generator from fixed noise."""
         if "generator" in self.kept:
-            self.samples[len(self.samples)] = self.sample(40)
+            self.samples.append(self.sample(40))
         return {"accuracy": engine.accuracy(self.student, self.test)}
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ typed by hand. Nothing here imports torch.
 
 from reuselib.ledger.comparison import table
 from reuselib.ledger.paper import SCALES, chapters, published
-from reuselib.ledger.record import SCHEMA, Record, config_hash, find, records
+from reuselib.ledger.record import SCHEMA, Record, config_hash, curve, find, records, values
 from reuselib.ledger.reporting import report
 from reuselib.ledger.verdict import badge, claims, judge, outcome, summary, verdicts
 
@@ -19,6 +19,7 @@ __all__ = [
     "chapters",
     "claims",
     "config_hash",
+    "curve",
     "find",
     "judge",
     "outcome",
@@ -27,5 +28,6 @@ __all__ = [
     "report",
     "summary",
     "table",
+    "values",
     "verdicts",
 ]

@@ -179,6 +179,22 @@ def find(chapter: str, scale: str, row: str, seed: int, config_hash: str | None 
     return record
 
 
+def values(chapter: str, scale: str, row: str, metric: str) -> list[float]:
+    """Return a metric of a row for every recorded seed, stale records left out."""
+    return [record.value(metric) for record in records(chapter, scale) if record.row == row and not record.stale]
+
+
+def curve(chapter: str, scale: str, row: str, metric: str) -> tuple[list[float], list[list[float]]]:
+    """Return a recorded curve of a row, stale records left out.
+
+    Returns:
+        The iterations, and one list of values for every seed; both empty where nothing is recorded.
+    """
+    found = [r.curves[metric] for r in records(chapter, scale) if r.row == row and not r.stale and metric in r.curves]
+    iterations = [x for x, _ in found[0]] if found else []
+    return iterations, [[y for _, y in points] for points in found]
+
+
 def _record_path(chapter: str, scale: str, row: str, seed: int) -> Path:
     return home.path("results", chapter, scale, row, f"seed{seed}.json")
 

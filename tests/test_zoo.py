@@ -1,0 +1,188 @@
+"""Trained networks: cards, hashes, loading, training."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import players
+import pytest
+import torch
+
+from reuselib import engine, home, models, zoo
+from reuselib.errors import DamagedFile, MissingFile, ReuseError, UnknownName
+
+SHIPPED = sorted({path.split("/")[1] for path in home.registry() if path.startswith("zoo/")})
+CARD = {
+    "name": str, "architecture": str, "arguments": dict, "parameters": int, "dataset": str, "size": int | None,
+    "image": list, "mean": list, "std": list, "classes": list, "test_accuracy": float, "recipe": dict,
+    "seconds": float, "versions": dict, "sha256": str,
+}  # fmt: skip
+TINY = zoo.Recipe(
+    "digits", None, "conv3", {"width": 2, "batch_norm": True}, 9, warmup=2, options={"batch": 8, "flip": True}
+)
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data room of this test, and a recipe for it."""
+    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
+    monkeypatch.setitem(zoo.RECIPES, "tiny", TINY)
+    return tmp_path
+
+
+def train_tiny() -> Path:
+    zoo.train("tiny", progress=False, round_size=2)
+    return zoo.folder("tiny")
+
+
+def test_the_books_teachers_are_shipped() -> None:
+    assert {"fashion16-conv3", "fashion28-resnet", "fashion32-lenet5", "digits8-conv3"} <= set(SHIPPED)
+    assert set(SHIPPED) <= set(zoo.names()) and set(zoo.RECIPES) <= set(zoo.names())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_card_is_complete_and_matches_recipe_network_and_images(name: str) -> None:
+    card = zoo.card(name)
+    assert {key: kind for key, kind in CARD.items() if not isinstance(card.get(key), kind)} == {}
+    assert card["name"] == name
+    assert card["recipe"] == json.loads(json.dumps(asdict(zoo.RECIPES[name])))
+    assert home.sha256(zoo.folder(name) / "weights.safetensors") == card["sha256"]
+    network, images = zoo.load(name, "cpu"), zoo.images(name, "test", "cpu")
+    assert network.card == card and models.parameter_count(network) == card["parameters"]
+    assert list(images.shape) == card["image"] and list(images.classes) == card["classes"]
+    assert (list(images.mean), list(images.std)) == (card["mean"], card["std"])
+    assert network.head.out_features == len(card["classes"])
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_log_ends_with_the_cards_accuracy(name: str) -> None:
+    with open(zoo.folder(name) / "log.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == ["iteration", "loss", "test_accuracy"]
+    assert int(lines[-1]["iteration"]) == zoo.RECIPES[name].iterations
+    assert float(lines[-1]["test_accuracy"]) == pytest.approx(zoo.card(name)["test_accuracy"], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_measured_accuracy_is_the_cards(name: str) -> None:
+    images = zoo.images(name, "test", "cpu")
+    images = images.take(min(2000, len(images)), seed=0)
+    assert engine.accuracy(zoo.load(name, "cpu"), images) == pytest.approx(zoo.card(name)["test_accuracy"], abs=0.03)
+
+
+def test_the_resnet_is_a_good_teacher() -> None:
+    assert zoo.card("fashion28-resnet")["test_accuracy"] >= 0.93
+
+
+def test_a_loaded_network_is_frozen_and_the_random_state_untouched() -> None:
+    before = torch.get_rng_state()
+    network = zoo.load("digits8-conv3", "cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(module.training for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert zoo.load("digits8-conv3", "meta").head.weight.is_meta
+
+
+@pytest.mark.parametrize("function", [zoo.load, zoo.card, zoo.verify, zoo.train])
+def test_an_unknown_name_gets_the_nearest(function) -> None:
+    with pytest.raises(UnknownName, match="'fashion16-conv'. Did you mean 'fashion16-conv3'"):
+        function("fashion16-conv")
+
+
+@pytest.mark.parametrize("function", [zoo.load, zoo.card, zoo.verify])
+def test_a_network_that_is_not_there_says_how_to_make_it(room: Path, function) -> None:
+    with pytest.raises(MissingFile, match=r"tiny.card\.json is missing. Fix: reuselib zoo train tiny"):
+        function("tiny")
+    (train_tiny() / "weights.safetensors").unlink()
+    if function is not zoo.card:
+        with pytest.raises(MissingFile, match=r"weights\.safetensors is missing. Fix: reuselib zoo train tiny"):
+            function("tiny")
+
+
+def flipped(path: Path, position: int) -> bytes:
+    """The content of a file with one bit flipped."""
+    content = bytearray(path.read_bytes())
+    content[position // 8] ^= 1 << position % 8
+    return bytes(content)
+
+
+def assert_refused_when_flipped(name: str, file: Path, count: int) -> None:
+    """Assert that a network is refused for each of some single flipped bits of a file, and is fine without."""
+    expected, original = home.sha256(file), file.read_bytes()
+    for position in random.Random(0).sample(range(8 * len(original)), count):
+        file.write_bytes(flipped(file, position))
+        with pytest.raises(DamagedFile) as caught:
+            zoo.load(name, "cpu")
+        message = str(caught.value)
+        assert str(file) in message and expected in message and home.sha256(file) in message, message
+        file.write_bytes(original)
+    zoo.load(name, "cpu")
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "card.json"])
+def test_a_flipped_bit_in_a_shipped_network_is_refused(room: Path, file: str) -> None:
+    shutil.copytree(home.CLONE / "data" / "zoo" / "digits8-conv3", room / "zoo" / "digits8-conv3")
+    assert_refused_when_flipped("digits8-conv3", room / "zoo" / "digits8-conv3" / file, 120)
+
+
+def test_a_flipped_bit_in_weights_that_the_reader_trained_is_refused(room: Path) -> None:
+    assert_refused_when_flipped("tiny", train_tiny() / "weights.safetensors", 120)
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_cut_off_weights_are_refused(room: Path, share: float) -> None:
+    weights = train_tiny() / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[: int(share * weights.stat().st_size)])
+    with pytest.raises(DamagedFile, match="Fix: reuselib zoo train tiny"):
+        zoo.load("tiny", "cpu")
+
+
+def test_a_card_that_is_no_json_is_refused(room: Path) -> None:
+    card = train_tiny() / "card.json"
+    card.write_text(card.read_text()[:-20])
+    with pytest.raises(DamagedFile, match=r"card\.json is damaged: not valid JSON.*Fix: reuselib zoo train tiny"):
+        zoo.load("tiny", "cpu")
+
+
+def test_training_writes_card_log_and_weights(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(home, "write_registry", lambda: pytest.fail("the clone's registry is none of our business"))
+    folder = train_tiny()
+    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "log.csv", "weights.safetensors"]
+    card, network = zoo.card("tiny"), zoo.load("tiny", "cpu")
+    assert {key: kind for key, kind in CARD.items() if not isinstance(card.get(key), kind)} == {}
+    assert card["recipe"]["iterations"] == 9 and "tiny" in zoo.names()
+    assert engine.accuracy(network, zoo.images("tiny", "test", "cpu")) == pytest.approx(card["test_accuracy"], abs=1e-3)
+    log = (folder / "log.csv").read_text().splitlines()
+    assert log[0] == "iteration,loss,test_accuracy" and log[-1].startswith("9,")  # all nine updates, by ones
+
+
+def test_interrupted_training_goes_on_and_gives_the_same_network(
+    room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = (train_tiny() / "weights.safetensors").read_bytes()
+    shutil.rmtree(zoo.folder("tiny"))
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(engine, "accuracy", players.rigged(engine.accuracy, at=0))
+        with pytest.raises(players.Explosion):
+            train_tiny()
+    assert [path.name for path in zoo.folder("tiny").iterdir()] == ["training.pt"]
+    assert (train_tiny() / "weights.safetensors").read_bytes() == whole
+
+
+def test_interrupted_training_by_another_recipe_is_refused(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(engine, "accuracy", players.rigged(engine.accuracy, at=0))
+        with pytest.raises(players.Explosion):
+            train_tiny()
+    monkeypatch.setitem(zoo.RECIPES, "tiny", zoo.Recipe(**asdict(TINY) | {"warmup": 3}))
+    with pytest.raises(ReuseError, match=r"training.pt was made with other settings"):
+        train_tiny()
+
+
+def test_cards_of_the_clone_serve_other_data_rooms(room: Path) -> None:
+    assert zoo.verify("digits8-conv3") == home.CLONE / "data" / "zoo" / "digits8-conv3" / "weights.safetensors"
