@@ -130,8 +130,13 @@ TASKS: dict[str, tuple[Config, ...]] = {
 }
 
 
-TUNED: dict[tuple[str, str], dict[str, Any]] = {("fashion", "dafl"): {"lr": 0.05}}
-"""Settings of a baseline that did better on held-out training images, with another seed, than those of the task."""
+_FIXED_IMAGES = ("kd-real", "kd-related", "kd-unrelated", "random", "random-generator", "supervised")
+TUNED: dict[tuple[str, str], dict[str, Any]] = {
+    **{("fashion", method): {"lr": 0.1} for method in _FIXED_IMAGES},
+    ("fashion", "dafl"): {"lr": 0.05},
+}
+"""Where a baseline did better than with the task's learning rate; of 0.02, 0.05 and 0.1 the best on held-out training
+images, with a seed that is in no table. The task's own is the best for DFAD."""
 
 
 def _row(task: Config, method: str) -> Config:

@@ -1,0 +1,61 @@
+"""One step of every task at the paper's scale, on tiny archives in the data sets' true on-disk format.
+
+The teacher is trained for one step by its own recipe, so that all of the path is walked: archive, images, recipe,
+card, weights, preset, step, record. Only counts are cut: images, batch, iterations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import archives
+import pytest
+
+from reuselib import data, experiments, home, ledger, zoo
+from reuselib.experiments import Chapter, dfad
+
+CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100, "caltech101": len(archives.CALTECH_CATEGORIES)}
+ONE_STEP = {"iterations": 1, "batch": 2}
+
+
+def published(task: str, scale: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Chapter:
+    """Publish the archives of a task, train its teacher for one step, and return the chapter."""
+    chapter = experiments.chapter("01_dfad", scale)
+    config = chapter.config(f"{task}-dfad")
+    archives.publish(task, monkeypatch, folder, test=10)
+    data.load(task, download=True)
+    monkeypatch.setattr(home, "write_registry", lambda: pytest.fail("the clone's registry was written"))
+    recipe = zoo.RECIPES[config.teacher]
+    short = replace(recipe, iterations=1, warmup=0, options=recipe.options | {"batch": 4})
+    monkeypatch.setitem(zoo.RECIPES, config.teacher, short)
+    card = zoo.train(config.teacher, progress=False)
+    assert tuple(card["image"]) == config.image and len(card["classes"]) == CLASSES[task]
+    return chapter
+
+
+@pytest.mark.parametrize(
+    ("scale", "task"), [("paper", task) for task in CLASSES] + [("colab", "cifar10")]
+)
+def test_one_step_of_dfad(scale: str, task: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    chapter = published(task, scale, monkeypatch, tmp_path)
+    run = chapter.run(f"{task}-dfad", progress=False, classes=CLASSES[task], **ONE_STEP)
+    assert 0 <= run.record.metrics["accuracy"] <= 1
+    assert run.record.passes == {
+        "teacher_forward": 6, "teacher_backward": 1, "student_forward": 6, "student_backward": 6,
+        "generator_forward": 6, "generator_backward": 1,
+    }  # fmt: skip
+    assert run.samples[0].shape == (40, *chapter.config(f"{task}-dfad").image)
+    run.record.save()
+    assert len(ledger.records("01_dfad", scale)) == 1
+
+
+@pytest.mark.parametrize("method", [method for method in dfad.METHODS if method != "dfad"])
+def test_one_step_of_every_other_method(method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    chapter = published("mnist", "paper", monkeypatch, tmp_path)
+    if method == "kd-related":
+        archives.publish("svhn", monkeypatch, tmp_path)
+        data.load("svhn", download=True)
+    run = chapter.run(f"mnist-{method}", progress=False, **ONE_STEP)
+    assert run.record.metrics["accuracy"] == run.history.last("accuracy") if run.history.rounds else True
+    assert run.record.row == f"mnist-{method}"
