@@ -110,6 +110,7 @@ def run(
     bar = Progress(
         total=rounds, initial=done, disable=not progress, desc=title or type(method).__name__, unit="round"
     )
+    shown: dict[str, float] = {}
     steps = islice(method.rounds(), max(rounds - done, 0))
     try:
         with threads():
@@ -120,12 +121,14 @@ def run(
                 entry["iteration"] = method.iteration
                 if evaluate is not None and (done % evaluate_every == 0 or done == rounds):
                     with measured(history.cost):
-                        entry.update(evaluate())
+                        shown = evaluate()
+                    entry.update(shown)
                 history.rounds.append(entry)
                 if checkpoint is not None and (done % save_every == 0 or done == rounds):
                     content = {"history": _plain(history), "settings": settings}
                     save_checkpoint(checkpoint, capture(method) | content)
-                bar.set_postfix({name: f"{entry[name]:.3g}" for name in list(entry)[:4]}, refresh=False)
+                first = dict(list(metrics.items())[:1])
+                bar.set_postfix({name: f"{value:.3g}" for name, value in {**first, **shown}.items()}, refresh=False)
                 bar.update()
     except torch.OutOfMemoryError as error:
         batch = getattr(method, "batch", None)

@@ -253,11 +253,11 @@ def _provenance() -> dict[str, Any]:
 
 
 def _git() -> tuple[str, bool | None]:
-    """Return the clone's commit and whether anything but records changed since, or ("unknown", None)."""
+    """Return the clone's commit and whether code or data that decide results changed since, or ("unknown", None)."""
     if not home.in_clone():
         return "unknown", None
     try:
-        changes = _run_git("status", "--porcelain", "--", ".", ":(exclude)data/results")
+        changes = _run_git("status", "--porcelain", "--", "reuselib", "data", ":(exclude)data/results")
         return _run_git("rev-parse", "HEAD").strip(), bool(changes.strip())
     except (OSError, subprocess.SubprocessError):
         return "unknown", None

@@ -1,7 +1,7 @@
 """One step of every task at the paper's scale, on tiny archives in the data sets' true on-disk format.
 
 The teacher is trained for one step by its own recipe, so that all of the path is walked: archive, images, recipe,
-card, weights, preset, step, record. Only counts are cut: images, batch, iterations.
+card, weights, preset, step, record. Only counts are cut: images, batch, iterations, samples that are looked at.
 """
 
 from __future__ import annotations
@@ -19,6 +19,12 @@ CLASSES = {"mnist": 10, "cifar10": 10, "cifar100": 100, "caltech101": len(archiv
 ONE_STEP = {"iterations": 1, "batch": 2}
 
 
+@pytest.fixture(autouse=True)
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = dfad.Bench.sample
+    monkeypatch.setattr(dfad.Bench, "sample", lambda bench, count: sample(bench, min(count, 4)))
+
+
 def published(task: str, scale: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Chapter:
     """Publish the archives of a task, train its teacher for one step, and return the chapter."""
     chapter = experiments.chapter("01_dfad", scale)
@@ -34,9 +40,7 @@ def published(task: str, scale: str, monkeypatch: pytest.MonkeyPatch, folder: Pa
     return chapter
 
 
-@pytest.mark.parametrize(
-    ("scale", "task"), [("paper", task) for task in CLASSES] + [("colab", "cifar10")]
-)
+@pytest.mark.parametrize(("scale", "task"), [*(("paper", task) for task in CLASSES), ("colab", "cifar10")])
 def test_one_step_of_dfad(scale: str, task: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     chapter = published(task, scale, monkeypatch, tmp_path)
     run = chapter.run(f"{task}-dfad", progress=False, classes=CLASSES[task], **ONE_STEP)
@@ -45,7 +49,7 @@ def test_one_step_of_dfad(scale: str, task: str, monkeypatch: pytest.MonkeyPatch
         "teacher_forward": 6, "teacher_backward": 1, "student_forward": 6, "student_backward": 6,
         "generator_forward": 6, "generator_backward": 1,
     }  # fmt: skip
-    assert run.samples[0].shape == (40, *chapter.config(f"{task}-dfad").image)
+    assert run.samples[0].shape == (4, *chapter.config(f"{task}-dfad").image)
     run.record.save()
     assert len(ledger.records("01_dfad", scale)) == 1
 
@@ -57,5 +61,5 @@ def test_one_step_of_every_other_method(method: str, monkeypatch: pytest.MonkeyP
         archives.publish("svhn", monkeypatch, tmp_path)
         data.load("svhn", download=True)
     run = chapter.run(f"mnist-{method}", progress=False, **ONE_STEP)
-    assert run.record.metrics["accuracy"] == run.history.last("accuracy") if run.history.rounds else True
-    assert run.record.row == f"mnist-{method}"
+    assert 0 <= run.record.metrics["accuracy"] <= 1
+    assert (run.record.passes == {}) == (method in ("teacher", "untrained"))

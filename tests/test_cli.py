@@ -1,0 +1,224 @@
+"""The command line: every command, what it skips and resumes, and what bad input gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import players
+import pytest
+from click.testing import CliRunner, Result
+
+from reuselib import cli, experiments, home, ledger, zoo
+
+ROW = ["--scale", "smoke", "--rows", "digits-random", "--seeds", "0"]
+
+
+@pytest.fixture(autouse=True)
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data room of this test; images and networks are still found in the clone."""
+    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
+    return tmp_path
+
+
+def call(*arguments: str, code: int = 0) -> str:
+    """Run a command as the shell would and return all that it prints; no traceback, and this exit code."""
+    result: Result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == code, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def commands(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, *path, name)
+        else:
+            yield (*path, name)
+
+
+@pytest.mark.parametrize("path", list(commands(cli.main)), ids=" ".join)
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_every_command_has_help(path: tuple[str, ...], option: str) -> None:
+    output = call(*path, option)
+    assert output.startswith("Usage: ") and len(output.splitlines()) >= 5
+
+
+def test_the_commands_are_those_that_are_promised() -> None:
+    assert set(cli.main.commands) == {"list", "run", "resume", "table", "verdicts", "report", "zoo", "doctor"}
+    assert set(cli.main.commands["zoo"].commands) == {"list", "show", "verify", "train"}
+    assert "reuselib, version 0." in call("--version")
+
+
+def test_the_chapters_are_listed() -> None:
+    assert [line.split()[0] for line in call("list").splitlines()] == ledger.chapters()
+
+
+def records(room: Path) -> list[str]:
+    return sorted(path.relative_to(room / "results").as_posix() for path in room.glob("results/**/*.*"))
+
+
+def test_rows_are_run_once_unless_told_otherwise(room: Path) -> None:
+    rows = ["--scale", "smoke", "--rows", "digits-untrained,digits-teacher", "--seeds", "0,2"]
+    assert call("run", "01_dfad", *rows).count(": accuracy 0.") == 4
+    expected = [
+        f"01_dfad/smoke/digits-{row}/seed{seed}.json" for row in ("teacher", "untrained") for seed in (0, 2)
+    ]
+    assert records(room) == expected
+    times = {path: (room / "results" / path).stat().st_mtime_ns for path in expected}
+    assert call("run", "01_dfad", *rows).count("recorded already") == 4
+    assert times == {path: (room / "results" / path).stat().st_mtime_ns for path in expected}
+    assert "recorded already" not in call("run", "01_dfad", *rows, "--again")
+    assert all((room / "results" / path).stat().st_mtime_ns > times[path] for path in expected)
+
+
+def test_a_record_of_another_configuration_is_run_again(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = ["--scale", "smoke", "--rows", "digits-untrained", "--seeds", "0"]
+    call("run", "01_dfad", *rows)
+    presets = experiments.CHAPTERS["01_dfad"].presets
+    changed = {row: replace(config, limit=77) for row, config in presets("smoke").items()}
+    monkeypatch.setattr(experiments.CHAPTERS["01_dfad"], "presets", staticmethod(lambda _: changed))
+    assert "recorded already" not in call("run", "01_dfad", *rows)
+    assert ledger.records("01_dfad")[0].config["limit"] == 77
+
+
+def test_a_killed_run_is_resumed_and_gives_the_same_record(room: Path, tmp_path: Path) -> None:
+    expected = experiments.chapter("01_dfad", "smoke").run("digits-random", 0, progress=False).record
+    command = [sys.executable, "-c", "from reuselib.cli import main; main()", "run", "01_dfad", *ROW]
+    with open(tmp_path / "output", "w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        checkpoint = cli.checkpoint_path("01_dfad", "smoke", "digits-random", 0)
+        while not checkpoint.exists() and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, (tmp_path / "output").read_text()
+    assert [path for path in records(room) if not path.endswith(".part")] == [
+        "01_dfad/smoke/digits-random/seed0.pt"
+    ]
+    assert "digits-random seed 0: accuracy" in call("resume", "01_dfad", "--scale", "smoke")
+    found = ledger.find("01_dfad", "smoke", "digits-random", 0, expected.config_hash)
+    assert found and (found.metrics, found.curves) == (expected.metrics, expected.curves)
+    assert found.passes == expected.passes and not checkpoint.exists()
+    assert call("resume", "01_dfad", "--scale", "smoke") == "Nothing was cut off.\n"
+
+
+def test_a_checkpoint_that_outlived_its_record_is_cleared_away(room: Path) -> None:
+    rows = ["--scale", "smoke", "--rows", "digits-untrained", "--seeds", "0"]
+    call("run", "01_dfad", *rows)
+    cli.checkpoint_path("01_dfad", "smoke", "digits-untrained", 0).write_bytes(b"left behind")
+    assert "recorded already" in call("resume", "01_dfad", "--scale", "smoke")
+    assert records(room) == ["01_dfad/smoke/digits-untrained/seed0.json"]
+
+
+def test_a_damaged_checkpoint_is_named() -> None:
+    checkpoint = cli.checkpoint_path("01_dfad", "smoke", "digits-random", 0)
+    home.write_atomic(checkpoint, b"half a checkpoint")
+    output = call("run", "01_dfad", *ROW, code=1)
+    assert "seed0.pt is damaged" in output and "delete it" in output
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0", [0]), ("0-2", [0, 1, 2]), ("0,3,5-7", [0, 3, 5, 6, 7]), ("4-4", [4])]
+)
+def test_seeds_are_read(text: str, seeds: list[int]) -> None:
+    assert list(cli.parse_seeds(text)) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,", "-1", "1-b", "2-1", "1-2-3", "0,x", "1.5", "²"])
+def test_what_is_no_list_of_seeds_is_refused_before_anything_runs(room: Path, text: str) -> None:
+    output = call("run", "01_dfad", "--scale", "smoke", "--rows", "digits-untrained", f"--seeds={text}", code=2)
+    assert f"{text!r} is not a list of seeds. Write 0-2 or 0,3,5." in output and records(room) == []
+
+
+@pytest.mark.parametrize("command", ["run", "table", "verdicts"])
+def test_an_unknown_chapter_gets_the_nearest(command: str) -> None:
+    output = call(command, "01_dfat", code=1)
+    assert output.startswith("Error: ") and "Did you mean '01_dfad'?" in output
+
+
+@pytest.mark.parametrize("command", ["run", "resume", "table", "verdicts"])
+def test_an_unknown_scale_gets_the_list(command: str) -> None:
+    output = call(command, "01_dfad", "--scale", "labtop", code=2)
+    assert "'labtop' is not one of" in output and "'laptop'" in output
+
+
+def test_an_unknown_row_gets_the_nearest_before_anything_runs(room: Path) -> None:
+    rows = ["--scale", "smoke", "--rows", "digits-untrained,digits-dfat"]
+    output = call("run", "01_dfad", *rows, code=1)
+    assert "Did you mean 'digits-dfad'?" in output and records(room) == []
+
+
+def test_unknown_commands_and_options_are_refused() -> None:
+    assert "No such command 'trian'" in call("trian", code=2)
+    assert "No such option" in call("run", "01_dfad", "--seed", "0", code=2)
+
+
+def test_table_verdicts_and_report_print(room: Path) -> None:
+    call("run", "01_dfad", "--scale", "smoke", "--rows", "digits-untrained", "--seeds", "0")
+    table = call("table", "01_dfad", "--scale", "smoke")
+    assert "DFAD" in table and "0.983 ± 0.002" in table
+    assert "not run" in call("verdicts", "01_dfad") and "not run" in call("verdicts")
+    assert call("report").lstrip().startswith("#")
+
+
+def test_an_old_record_is_named(room: Path) -> None:
+    call("run", "01_dfad", "--scale", "smoke", "--rows", "digits-untrained", "--seeds", "0")
+    path = room / "results" / "01_dfad" / "smoke" / "digits-untrained" / "seed0.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 0}))
+    assert "has record schema 0" in call("table", "01_dfad", "--scale", "smoke", code=1)
+
+
+def test_zoo_list_show_and_verify() -> None:
+    listed = {line.split()[0]: line for line in call("zoo", "list").splitlines()}
+    assert set(listed) == set(zoo.names())
+    card = zoo.card("digits8-conv3")
+    assert f"{card['test_accuracy']:.2%}" in listed["digits8-conv3"]
+    assert "reuselib zoo train cifar10-resnet34" in listed["cifar10-resnet34"]
+    assert json.loads(call("zoo", "show", "digits8-conv3")) == card
+    verified = call("zoo", "verify")
+    shipped = {path.split("/")[1] for path in home.registry() if path.startswith("zoo/")}
+    assert {line.split(":")[0] for line in verified.splitlines()} == shipped
+    assert call("zoo", "verify", "digits8-conv3").count("as its card says") == 1
+
+
+@pytest.mark.parametrize("command", ["show", "verify", "train"])
+def test_an_unknown_network_gets_the_nearest(command: str) -> None:
+    assert "Did you mean 'fashion16-conv3'?" in call("zoo", command, "fashion16-conf3", code=1)
+
+
+@pytest.mark.parametrize("command", ["show", "verify"])
+def test_a_network_that_is_not_there_says_how_to_make_it(command: str) -> None:
+    assert "Fix: reuselib zoo train cifar10-resnet34" in call("zoo", command, "cifar10-resnet34", code=1)
+
+
+def test_a_damaged_network_is_named(room: Path) -> None:
+    weights = room / "zoo" / "digits8-conv3" / "weights.safetensors"
+    home.write_atomic(weights, b"no weights")
+    for arguments in ([], ["digits8-conv3"]):
+        assert f"{weights} is damaged" in call("zoo", "verify", *arguments, code=1)
+
+
+def test_zoo_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = zoo.Recipe("digits", None, "conv3", {"width": 2}, 3, options={"batch": 8})
+    monkeypatch.setitem(zoo.RECIPES, "tiny", recipe)
+    assert "tiny: test accuracy" in call("zoo", "train", "tiny")
+    assert "tiny" in call("zoo", "list") and "tiny" in call("zoo", "verify")
+
+
+def test_an_error_in_the_middle_of_a_run_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REUSELIB_DEVICE", "gpu")
+    assert "Error: 'gpu' is not a device" in call("run", "01_dfad", *ROW, code=1)
+    monkeypatch.delenv("REUSELIB_DEVICE")
+    monkeypatch.setattr(experiments.Chapter, "run", players.rigged(experiments.Chapter.run, at=0))
+    result = CliRunner().invoke(cli.main, ["run", "01_dfad", *ROW])
+    assert isinstance(result.exception, players.Explosion)  # what is no error of ours is not hidden

@@ -1,0 +1,99 @@
+"""`reuselib doctor`: what is there, what is missing, and the exit status."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from reuselib import cli, home, ledger, zoo
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
+    for name in ("REUSELIB_DEVICE", "REUSELIB_PRECISION"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def doctor(code: int) -> tuple[list[str], list[str]]:
+    """Run the command; return the good lines and those of what is missing, without their first word."""
+    result = CliRunner().invoke(cli.main, ["doctor"])
+    assert result.exit_code == code, result.output
+    lines = result.output.splitlines()
+    good = [line.removeprefix("ok").strip() for line in lines if line.startswith("ok ")]
+    missing = [line.removeprefix("missing").strip() for line in lines if line.startswith("missing ")]
+    assert len(good) + len(missing) == len(lines)
+    return good, missing
+
+
+def test_a_healthy_installation(room: Path) -> None:
+    good, missing = doctor(0)
+    assert missing == []
+    words = "\n".join(good)
+    for part in ("Python 3.", "torch 2.", "numpy", "device: ", f"data room: {room}", "fashion_mnist", "digits"):
+        assert part in words
+    for name in zoo.names():
+        assert any(line.startswith(f"network: {name},") for line in good)
+    assert "network: cifar10-resnet34, not trained here: reuselib zoo train cifar10-resnet34" in good
+    assert "network: digits8-conv3, weights verified" in good
+    assert all(any(line.startswith(f"{chapter}: ") for line in good) for chapter in ledger.chapters())
+
+
+def test_damaged_images_and_networks_are_found(room: Path) -> None:
+    weights = room / "zoo" / "digits8-conv3" / "weights.safetensors"
+    archive = room / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
+    for path in (weights, archive):
+        home.write_atomic(path, b"damaged")
+    good, missing = doctor(1)
+    assert len(missing) == 2 and good
+    assert f"{archive} is damaged" in missing[0] and f"{weights} is damaged" in missing[1]
+
+
+def test_a_damaged_network_that_the_reader_trained_is_found(room: Path) -> None:
+    shutil.copytree(home.CLONE / "data" / "zoo" / "digits8-conv3", room / "zoo" / "mine")
+    assert "network: mine, weights verified" in doctor(0)[0]
+    (room / "zoo" / "mine" / "weights.safetensors").write_bytes(b"damaged")
+    assert [line.split(",")[0] for line in doctor(1)[1]] == ["network: mine"]
+
+
+def test_what_was_shipped_and_is_gone_is_found(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone = room / "clone"
+    (clone / "data" / "papers").mkdir(parents=True)
+    shutil.copy(home.CLONE / "data" / "papers" / "01_dfad.yaml", clone / "data" / "papers")
+    monkeypatch.delenv("REUSELIB_DATA")
+    monkeypatch.setattr(home, "CLONE", clone)
+    _, missing = doctor(1)
+    assert any("FashionMNIST" in line and "is missing. Fix: git checkout" in line for line in missing)
+    shipped = {path.split("/")[1] for path in home.registry() if path.startswith("zoo/")}
+    assert {line.split()[1].rstrip(",") for line in missing if line.startswith("network: ")} == shipped
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [("REUSELIB_DEVICE", "gpu", "'gpu' is not a device"), ("REUSELIB_PRECISION", "bf61", "Did you mean 'bf16'")],
+)
+def test_a_device_or_precision_that_is_not_there_is_found(
+    room: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    _, missing = doctor(1)
+    assert len(missing) == 1 and words in missing[0]
+
+
+def test_stale_and_damaged_records_are_found(room: Path) -> None:
+    arguments = ["run", "01_dfad", "--scale", "smoke", "--rows", "digits-untrained", "--seeds", "0"]
+    assert CliRunner().invoke(cli.main, arguments).exit_code == 0
+    assert "01_dfad: 1 records" in doctor(0)[0]
+    path = room / "results" / "01_dfad" / "smoke" / "digits-untrained" / "seed0.json"
+    record = path.read_text()
+    content = json.loads(record)
+    path.write_text(json.dumps(content | {"version": content["version"] + 1}))
+    assert doctor(1)[1] == ["01_dfad: 1 records, 1 stale: reuselib run 01_dfad"]
+    path.write_text(record[:-30])
+    _, missing = doctor(1)
+    assert len(missing) == 1 and f"{path} is damaged" in missing[0]
