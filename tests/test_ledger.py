@@ -141,7 +141,7 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_only_changes_outside_the_results_make_a_record_dirty(
+def test_only_changed_code_or_data_make_a_record_dirty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(home, "CLONE", tmp_path)
@@ -149,13 +149,14 @@ def test_only_changes_outside_the_results_make_a_record_dirty(
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert record_module._git() == ("unknown", None)
     git(tmp_path, "init", "-q")
-    home.write_atomic(tmp_path / "code.py", b"1")
+    home.write_atomic(tmp_path / "reuselib" / "code.py", b"1")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "first")
     commit = git(tmp_path, "rev-parse", "HEAD")
     home.write_atomic(tmp_path / "data" / "results" / "seed0.json", b"{}")
+    home.write_atomic(tmp_path / "book" / "page.md", b"a page")
     assert record_module._git() == (commit, False)
-    home.write_atomic(tmp_path / "code.py", b"2")
+    home.write_atomic(tmp_path / "reuselib" / "code.py", b"2")
     assert record_module._git() == (commit, True)
     monkeypatch.setattr(home, "in_clone", lambda: False)
     assert record_module._git() == ("unknown", None)
