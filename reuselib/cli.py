@@ -62,6 +62,8 @@ def run(chapter: str, scale: str, seeds: str, rows: str, again: bool) -> None:
                 click.echo(f"{row} seed {seed}: recorded already")
                 checkpoint.unlink(missing_ok=True)
                 continue
+            if again:
+                checkpoint.unlink(missing_ok=True)
             record = experiment.run(row, seed, checkpoint=checkpoint).record
             record.save()
             checkpoint.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from torch import nn
 
 from reuselib import data, engine, home, models
 from reuselib.data import ImageSet
-from reuselib.errors import DamagedFile, MissingFile, unknown
+from reuselib.errors import DamagedFile, MissingFile, ReuseError, unknown
 from reuselib.supervised import Supervised
 
 
@@ -187,9 +187,18 @@ def train(
 
     Returns:
         The card.
+
+    Raises:
+        UnknownName: there is no such recipe.
+        ReuseError: the network comes with the book and the data room is not the clone's.
     """
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
+    if f"zoo/{name}/card.json" in home.registry() and home.root() != home.CLONE / "data":
+        raise ReuseError(
+            f"{name} comes with the book, with its hash; a second one in {home.root()} would be refused. "
+            "Train it in a clone without REUSELIB_DATA, or load the one that is there."
+        )
     recipe, where = RECIPES[name], engine.device()
     training, test = (data.load(recipe.dataset, split, size=recipe.size).to(where) for split in ("train", "test"))
     arguments = {**recipe.arguments, "classes": len(training.classes), "channels": training.shape[0]}

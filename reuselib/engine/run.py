@@ -132,7 +132,7 @@ def run(
                 bar.update()
     except torch.OutOfMemoryError as error:
         batch = getattr(method, "batch", None)
-        hint = f"Try a batch of {batch // 2} instead of {batch}." if batch else "Try a smaller batch."
+        hint = f"Try a batch of {batch // 2} instead of {batch}." if batch and batch > 1 else "Try smaller images."
         raise DeviceError(f"The device ran out of memory in round {done + 1}. {hint}") from error
     finally:
         bar.close()

@@ -127,7 +127,8 @@ class Chapter:
             seed: of initial weights and of all that is drawn.
             checkpoint: file to resume from and to write to.
             progress: whether to show a bar.
-            changes: fields of the configuration to change for this run.
+            changes: fields of the configuration to change for this run; such a record is for looking at, not for
+                saving: it would take the place of the row's own.
 
         Raises:
             UnknownName: there is no such row.

@@ -209,7 +209,7 @@ class Bench:
 
     def __init__(self, config: Config, seed: int, device: str | None = None) -> None:
         self.config, self.seed, self.device = config, seed, engine.device(device)
-        self.precision = engine.precision(self.device).name
+        self.precision = engine.precision(self.device, config.options.get("precision")).name
         self.teacher = zoo.load(config.teacher, self.device)
         with engine.seeded(seed):
             self.student, self.generator = build_players(config)
