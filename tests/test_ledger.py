@@ -367,7 +367,7 @@ def test_dfad_keeps_every_other_source_and_what_is_unknown() -> None:
         (c.source, c.value) for c in rows["teacher"].published["other10"]
     }
     order = "teacher kd-real kd-related kd-unrelated random dafl zskt dfad supervised untrained "
-    assert list(rows) == f"{order}random-generator dfad-kl dfad-log".split()
+    assert list(rows) == f"{order}random-generator dfad-kl dfad-log dfad-long".split()
     assert all(row.published["value"][0].value is None for row in paper.table("unrecovered").rows)
     unrecovered = str(ledger.table("01_dfad", name="unrecovered"))
     assert unrecovered.count("?") == 5 and "could not be found" in unrecovered

@@ -26,7 +26,7 @@ ROUND = 50
 
 METHODS = (
     "teacher", "kd-real", "kd-related", "kd-unrelated", "random", "dafl", "zskt", "dfad",
-    "supervised", "untrained", "random-generator", "dfad-kl", "dfad-log",
+    "supervised", "untrained", "random-generator", "dfad-kl", "dfad-log", "dfad-long",
 )  # fmt: skip
 
 
@@ -147,6 +147,8 @@ def _row(task: Config, method: str) -> Config:
     updates = task.iterations * task.student_steps
     if method == "supervised":
         return replace(task, method=method, student_steps=1, iterations=updates)
+    if method == "dfad-long":
+        return replace(task, method=method, iterations=2 * task.iterations)
     if method != "zskt":
         return replace(task, method=method, **TUNED.get((task.task, method), {}))
     return replace(
@@ -313,6 +315,7 @@ METHOD_MAKERS: dict[str, Callable[[Bench], engine.Method]] = {
     "dafl": lambda bench: bench.play(DAFL),
     "zskt": lambda bench: bench.play(ZSKT),
     "dfad": lambda bench: bench.play(DFAD),
+    "dfad-long": lambda bench: bench.play(DFAD),
     "dfad-kl": lambda bench: bench.play(DFAD, discrepancy=losses.kl_divergence),
     "dfad-log": lambda bench: bench.play(DFAD, generation=losses.negative_log),
     "supervised": lambda bench: bench.learn_labels(),

@@ -52,7 +52,7 @@ def test_a_row_runs_and_gives_a_valid_record(smoke: experiments.Chapter, method:
     assert [asdict(found) for found in ledger.records("01_dfad", "smoke")] == [asdict(record)]
     assert ledger.find("01_dfad", "smoke", f"digits-{method}", 3, record.config_hash) == record
     assert run.teacher is run.kept["teacher"] and run.student is run.kept["student"]
-    adversarial = method in ("dafl", "zskt", "dfad", "dfad-kl", "dfad-log")
+    adversarial = method in ("dafl", "zskt", "dfad", "dfad-kl", "dfad-log", "dfad-long")
     assert ("classes_covered" in record.metrics) == ("generator" in run.kept) == adversarial
     if adversarial:
         assert 1 <= record.metrics["classes_covered"] <= 10
