@@ -154,7 +154,8 @@ class Record:
     def _numbers(self) -> dict[str, float]:
         costs = {name: getattr(self, name) for name in ("wall_seconds", "cpu_seconds", "peak_memory_mb")}
         passes = {f"passes.{name}": count for name, count in self.passes.items()}
-        return {"minutes": self.wall_seconds / 60, **costs, **passes, **self.metrics}
+        minutes = {"minutes": self.wall_seconds / 60, "cpu_minutes": self.cpu_seconds / 60}
+        return {**minutes, **costs, **passes, **self.metrics}
 
 
 def records(chapter: str, scale: str | None = None) -> list[Record]:
