@@ -164,7 +164,7 @@ class DataFreeAdversarial(Chapter):
 
     name = "01_dfad"
     title = "Data-Free Adversarial Distillation"
-    shortened = {"laptop": {"iterations": 500, "evaluations": 10}}
+    shortened = {"laptop": {"iterations": 400, "evaluations": 8}}
 
     @classmethod
     def presets(cls, scale: str) -> Mapping[str, Config]:
