@@ -145,18 +145,16 @@ def _row(task: Config, method: str) -> Config:
     ZSKT takes ten student updates per generator update; every method gets the same number of student updates.
     """
     updates = task.iterations * task.student_steps
+    changes: dict[str, Any] = dict(TUNED.get((task.task, method), {}))
     if method == "supervised":
-        return replace(task, method=method, student_steps=1, iterations=updates)
+        changes |= {"student_steps": 1, "iterations": updates}
     if method == "dfad-long":
-        return replace(task, method=method, iterations=2 * task.iterations)
-    if method != "zskt":
-        return replace(task, method=method, **TUNED.get((task.task, method), {}))
-    return replace(
-        task, method=method, student_steps=10, iterations=updates // 10,
-        lr=2e-3, weight_decay=0.0,
-        generator_arguments=task.generator_arguments
-        | ({"activation": None, "affine": True} if task.generator == "upsampling_generator" else {}),
-    )  # fmt: skip
+        changes |= {"iterations": 2 * task.iterations}
+    if method == "zskt":
+        changes |= {"student_steps": 10, "iterations": updates // 10, "lr": 2e-3, "weight_decay": 0.0}
+        if task.generator == "upsampling_generator":
+            changes["generator_arguments"] = task.generator_arguments | {"activation": None, "affine": True}
+    return replace(task, method=method, **changes)
 
 
 class DataFreeAdversarial(Chapter):
