@@ -65,7 +65,9 @@ def test_the_methods_of_a_task_take_as_many_student_updates(scale: str) -> None:
     chapter = experiments.chapter("01_dfad", scale)
     for task in TASKS[scale]:
         rows = [chapter.config(f"{task}-{method}") for method in dfad.METHODS]
-        assert len({config.iterations * config.student_steps for config in rows}) == 1
+        updates = {config.method: config.iterations * config.student_steps for config in rows}
+        assert updates.pop("dfad-long") == 2 * updates["dfad"]
+        assert len(set(updates.values())) == 1
         assert len({(config.teacher, config.student, str(config.student_arguments)) for config in rows}) == 1
         assert len({(config.batch, config.limit) for config in rows}) == 1
 
