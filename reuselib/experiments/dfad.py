@@ -121,7 +121,7 @@ CIFAR10_COLAB = replace(
 
 TASKS: dict[str, tuple[Config, ...]] = {
     "smoke": (
-        replace(FASHION, iterations=50, evaluations=1, limit=1000, batch=32),
+        replace(FASHION, iterations=20, evaluations=1, limit=1000, batch=32),
         replace(DIGITS, iterations=100, evaluations=2, batch=64),
     ),
     "laptop": (FASHION, DIGITS),
