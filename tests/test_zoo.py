@@ -13,7 +13,7 @@ import players
 import pytest
 import torch
 
-from reuselib import engine, home, models, zoo
+from reuselib import data, engine, home, models, zoo
 from reuselib.errors import DamagedFile, MissingFile, ReuseError, UnknownName
 
 SHIPPED = sorted({path.split("/")[1] for path in home.registry() if path.startswith("zoo/")})
@@ -42,6 +42,7 @@ def train_tiny() -> Path:
 
 def test_the_books_teachers_are_shipped() -> None:
     assert {"fashion16-conv3", "fashion28-resnet", "fashion32-lenet5", "digits8-conv3"} <= set(SHIPPED)
+    assert {"fashion16-resnet", "shapes16-conv4", "shapes16-judge"} <= set(SHIPPED)
     assert set(SHIPPED) <= set(zoo.names()) and set(zoo.RECIPES) <= set(zoo.names())
 
 
@@ -77,6 +78,34 @@ def test_the_measured_accuracy_is_the_cards(name: str) -> None:
 
 def test_the_resnet_is_a_good_teacher() -> None:
     assert zoo.card("fashion28-resnet")["test_accuracy"] >= 0.93
+
+
+def test_the_judge_of_the_shapes_knows_every_cell_and_is_not_the_teacher() -> None:
+    teacher, judge = zoo.card("shapes16-conv4"), zoo.card("shapes16-judge")
+    assert teacher["test_accuracy"] >= 0.98 and judge["test_accuracy"] >= 0.98
+    assert len(teacher["classes"]) == 4 and len(judge["classes"]) == 32
+    assert teacher["recipe"]["seed"] != judge["recipe"]["seed"]
+    assert (teacher["mean"], teacher["std"]) == (judge["mean"], judge["std"])
+
+
+@pytest.mark.parametrize("name", sorted(zoo.RECIPES))
+def test_a_recipe_builds_its_network(name: str) -> None:
+    recipe = zoo.RECIPES[name]
+    assert recipe.dataset in data.SETS
+    with torch.device("meta"):
+        network = models.build(recipe.architecture, **recipe.arguments)
+        assert network(torch.randn(2, network.channels, recipe.size or 32, recipe.size or 32)).shape[0] == 2
+    assert recipe.decays is None or all(0 < update < recipe.iterations for update in recipe.decays)
+
+
+@pytest.mark.parametrize("name", ["cifar10-wrn40-2", "cifar100-vgg11", "tiny-imagenet-resnet34"])
+def test_papers_teachers_see_200_epochs_and_three_decays(name: str) -> None:
+    recipe = zoo.RECIPES[name]
+    images = 100_000 if recipe.dataset == "tiny_imagenet" else 50_000
+    epochs = recipe.iterations * recipe.options["batch"] / images
+    assert epochs == pytest.approx(200, rel=0.01)
+    assert [round(200 * update / recipe.iterations) for update in recipe.decays] == [120, 150, 180]
+    assert recipe.options["weight_decay"] == 5e-4 and recipe.schedule()(recipe.iterations) == pytest.approx(1e-3)
 
 
 def test_a_loaded_network_is_frozen_and_the_random_state_untouched() -> None:

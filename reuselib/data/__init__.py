@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from reuselib.data import augment, digits, procedural, vision
+from reuselib.data import augment, digits, procedural, shapes, vision
 from reuselib.data.image_set import ImageSet
 from reuselib.errors import unknown
 
-__all__ = ["SETS", "ImageSet", "augment", "digits", "load", "procedural", "vision"]
+__all__ = ["SETS", "ImageSet", "augment", "digits", "load", "procedural", "shapes", "vision"]
 
 PROCEDURAL_COUNT = {"train": 10_000, "test": 2_000}
+SHAPES_COUNT = {"train": 4_000, "test": 1_000}
 PROCEDURAL_SEED = {"train": 0, "test": 1}
 
 
@@ -32,6 +34,11 @@ def _noise(split: str, size: int | None, channels: int | None, download: bool) -
     return procedural.noise(_of(PROCEDURAL_COUNT, split), image, _of(PROCEDURAL_SEED, split))
 
 
+def _shapes(split: str, size: int | None, channels: int | None, download: bool, label: str = "shape") -> ImageSet:
+    images = shapes.shapes(_of(SHAPES_COUNT, split), size or 16, _of(PROCEDURAL_SEED, split), label)
+    return images if split == "train" else images.with_statistics_of(_shapes("train", size, channels, download))
+
+
 def _of(values: dict[str, int], split: str) -> int:
     if split not in values:
         raise unknown("split", split, values)
@@ -48,6 +55,8 @@ SETS: dict[str, Callable[..., ImageSet]] = {
     "printed_digits": _printed,
     "textures": _textures,
     "noise": _noise,
+    "shapes": _shapes,
+    "shape_cells": partial(_shapes, label="cell"),
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -34,3 +36,60 @@ def crop_and_flip(images: Tensor, generator: torch.Generator | None, padding: in
     image = torch.arange(count, device=device).view(-1, 1, 1, 1)
     channel = torch.arange(channels, device=device).view(1, -1, 1, 1)
     return padded[image, channel, rows.view(count, 1, height, 1), columns.view(count, 1, 1, width)]
+
+
+def resized_crop(
+    images: Tensor, generator: torch.Generator | None, scale: tuple[float, float] = (0.25, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3), flip: bool = True,
+) -> Tensor:  # fmt: skip
+    """Cut a random box out of each image and stretch it, bilinearly, to the whole; mirror half of them.
+
+    The boxes have real-valued corners. A box that would stick out is narrowed to the image.
+
+    Args:
+        images: float, (B, C, H, W); gradients flow back to them.
+        generator: On the device of the images.
+        scale: Least and greatest share of the area.
+        ratio: Least and greatest width over height; its logarithm is uniform.
+        flip: Whether to mirror left and right with probability 1/2.
+
+    Returns:
+        Images of the same shape.
+    """
+    count, device = len(images), images.device
+    area, aspect, x, y, side = torch.rand(5, count, generator=generator, device=device)
+    area = scale[0] + (scale[1] - scale[0]) * area
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = (low + (high - low) * aspect).exp()
+    width, height = ((area * factor).sqrt().clamp(max=1) for factor in (aspect, 1 / aspect))
+    mirror = torch.where(side < 0.5, -1.0, 1.0) if flip else torch.ones_like(side)
+    zero = torch.zeros_like(x)
+    # In [-1, 1]: the box is centred anywhere that keeps it inside.
+    rows = [width * mirror, zero, (1 - width) * (2 * x - 1), zero, height, (1 - height) * (2 * y - 1)]
+    grid = functional.affine_grid(torch.stack(rows, 1).view(count, 2, 3), list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def roll_and_flip(images: Tensor, generator: torch.Generator | None, shift: int = 4, flip: bool = True) -> Tensor:
+    """Roll the whole batch by up to ``shift`` pixels each way, what leaves on one side entering on the other.
+
+    Args:
+        images: (B, C, H, W); gradients flow back to them.
+        generator: On the device of the images.
+        shift: Greatest shift, in pixels.
+        flip: Whether to mirror the whole batch with probability 1/2.
+
+    Returns:
+        Images of the same shape.
+
+    Source: Yin et al. 2020 (DeepInversion), the jitter.
+    """
+    height, width = images.shape[2:]
+    device = images.device
+    down, right = torch.randint(-shift, shift + 1, (2, 1), generator=generator, device=device)
+    rows = (torch.arange(height, device=device) - down) % height
+    columns = (torch.arange(width, device=device) - right) % width
+    if flip:
+        mirrored = torch.randint(2, (1,), generator=generator, device=device).bool()
+        columns = torch.where(mirrored, width - 1 - columns, columns)
+    return images.index_select(2, rows).index_select(3, columns)

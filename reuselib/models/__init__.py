@@ -7,8 +7,15 @@ from torch import nn
 
 from reuselib.errors import unknown
 from reuselib.models.classifier import Classifier
-from reuselib.models.conv import conv3
-from reuselib.models.generators import Generator, dcgan_generator, upsampling_generator
+from reuselib.models.conv import conv3, conv4
+from reuselib.models.gan import Discriminator, dcgan_discriminator, deconvolution_generator
+from reuselib.models.generators import (
+    Generator,
+    dcgan_generator,
+    inversion_generator,
+    reinitialise,
+    upsampling_generator,
+)
 from reuselib.models.lenet import lenet5, lenet5_half
 from reuselib.models.resnet import (
     resnet18_8x,
@@ -18,11 +25,14 @@ from reuselib.models.resnet import (
     small_resnet,
 )
 from reuselib.models.taps import Penultimate, penultimate, tap
+from reuselib.models.vgg import vgg11_bn
+from reuselib.models.wide_resnet import wrn16_1, wrn16_2, wrn40_1, wrn40_2
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     constructor.__name__: constructor
     for constructor in (
         conv3,
+        conv4,
         lenet5,
         lenet5_half,
         small_resnet,
@@ -30,23 +40,37 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
         resnet18_8x,
         resnet34_imagenet,
         resnet18_imagenet,
+        wrn16_1,
+        wrn16_2,
+        wrn40_1,
+        wrn40_2,
+        vgg11_bn,
         upsampling_generator,
         dcgan_generator,
+        inversion_generator,
+        deconvolution_generator,
+        dcgan_discriminator,
     )
 }
 
 __all__ = [
     "MODELS",
     "Classifier",
+    "Discriminator",
     "Generator",
     "Penultimate",
     "build",
     "conv3",
+    "conv4",
+    "dcgan_discriminator",
     "dcgan_generator",
+    "deconvolution_generator",
+    "inversion_generator",
     "lenet5",
     "lenet5_half",
     "parameter_count",
     "penultimate",
+    "reinitialise",
     "resnet18_8x",
     "resnet18_imagenet",
     "resnet34_8x",
@@ -54,6 +78,11 @@ __all__ = [
     "small_resnet",
     "tap",
     "upsampling_generator",
+    "vgg11_bn",
+    "wrn16_1",
+    "wrn16_2",
+    "wrn40_1",
+    "wrn40_2",
 ]
 
 

@@ -1,5 +1,6 @@
-"""Generators: noise vectors in, images in the classifier's normalised space out."""
+"""Generators: noise vectors in, images out."""
 
+import torch
 from torch import Tensor, nn
 
 from reuselib.errors import ShapeMismatch, unknown
@@ -127,15 +128,72 @@ def dcgan_generator(
         ]
     layers += [nn.Conv2d(width, channels, 3, padding=1), nn.Tanh()]
     generator = Generator(nn.Sequential(*layers), latent, image)
-    generator.apply(_dcgan_init)
+    reinitialise(generator)
     return generator
 
 
-def _dcgan_init(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.BatchNorm2d):
-        nn.init.normal_(module.weight, float(isinstance(module, nn.BatchNorm2d)), 0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+def inversion_generator(
+    image: tuple[int, int, int] = (3, 32, 32),
+    latent: int = 256,
+    width: int = 64,
+    large: bool = False,
+    slope: float = 0.2,
+) -> Generator:
+    """Build the generator of model inversion: pixels in [0, 1], to be normalised by whoever feeds a classifier.
+
+    Args:
+        image: shape (C, H, W); H and W are multiples of 4.
+        latent: length of the noise vector.
+        width: channels before the last convolution; twice as many before that.
+        large: start from four times the width in place of twice, as CMI's code does for the other methods.
+        slope: of the leaky ReLUs below zero.
+
+    Returns:
+        A Generator (2,328,899 parameters by default; 4,581,955 if large, 8,776,259 with latent=512 too). CMI draws
+        its weights afresh for every batch, with :func:`reinitialise`.
+
+    Raises:
+        ShapeMismatch: H or W is no multiple of 4.
+
+    Source: CMI, official code.
+    """
+    channels, height, side = _divided(image, 4)
+    start, wide = (4 if large else 2) * width, 2 * width
+    layers = nn.Sequential(
+        nn.Linear(latent, start * height * side),
+        nn.Unflatten(1, (start, height, side)),
+        nn.BatchNorm2d(start),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(start, wide, 3, padding=1, bias=False),
+        nn.BatchNorm2d(wide),
+        nn.LeakyReLU(slope),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(wide, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.LeakyReLU(slope),
+        nn.Conv2d(width, channels, 3, padding=1),
+        nn.Sigmoid(),
+    )
+    return Generator(layers, latent, image)
+
+
+def reinitialise(network: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Draw all weights afresh: N(0, 0.02) for linear and convolutional layers, N(1, 0.02) for batch norms, biases 0.
+
+    The running statistics of batch norms stay, as in CMI's code. Every other kind of layer stays too.
+
+    Args:
+        network: changed in place.
+        generator: of the draws, on the network's device; None takes the global one.
+
+    Source: DCGAN, Radford et al. 2016.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.BatchNorm2d):
+            if module.weight is not None:
+                nn.init.normal_(module.weight, float(isinstance(module, nn.BatchNorm2d)), 0.02, generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def _divided(image: tuple[int, int, int], factor: int) -> tuple[int, int, int]:

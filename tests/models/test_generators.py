@@ -1,4 +1,4 @@
-"""Both generators: shapes, statistics of images and of initial weights, gradients, errors."""
+"""Every generator of noise alone: shapes, statistics of images and of initial weights, gradients, errors."""
 
 import pytest
 import torch
@@ -74,10 +74,77 @@ def test_dcgan_initial_weights(dcgan: models.Generator) -> None:
             assert module.bias is None or not module.bias.any()
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("large", [False, True])
+def test_inversion_generator_gives_pixels(size: int, large: bool) -> None:
+    generator = models.inversion_generator((3, size, size), latent=16, width=8, large=large)
+    images = generator(100 * torch.randn(4, 16))
+    assert images.shape == (4, 3, size, size)
+    assert 0 <= images.min() and images.max() <= 1
+    assert generator.layers[0].out_features == (32 if large else 16) * (size // 4) ** 2
+
+
+def test_inversion_generator_at_64_pixels_starts_from_16() -> None:
+    with torch.device("meta"):
+        generator = models.inversion_generator((3, 64, 64))
+        assert generator.layers[:2](torch.randn(2, 256)).shape == (2, 128, 16, 16)
+        assert generator(torch.randn(2, 256)).shape == (2, 3, 64, 64)
+
+
+def test_inversion_generator_has_the_slope_and_biases_asked_for() -> None:
+    generator = models.inversion_generator((1, 8, 8), latent=8, width=4, slope=0.1)
+    assert [m.negative_slope for m in generator.modules() if isinstance(m, nn.LeakyReLU)] == [0.1, 0.1]
+    biases = [m.bias is not None for m in generator.modules() if isinstance(m, nn.Conv2d)]
+    assert biases == [False, False, True]
+
+
+def test_reinitialise_draws_from_its_generator_alone() -> None:
+    networks = [models.inversion_generator((3, 16, 16), latent=64, width=32) for _ in range(2)]
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    for network in networks:
+        models.reinitialise(network, torch.Generator().manual_seed(5))
+    assert torch.equal(torch.get_rng_state(), state)
+    for first, second in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        assert torch.equal(first, second)
+    models.reinitialise(networks[1], torch.Generator().manual_seed(6))
+    assert not torch.equal(networks[0].layers[0].weight, networks[1].layers[0].weight)
+
+
+def test_reinitialise_draws_the_right_normal_distributions() -> None:
+    generator = models.inversion_generator((3, 16, 16))
+    models.reinitialise(generator, torch.Generator().manual_seed(0))
+    for module in generator.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
+            count = module.weight.numel()
+            centre = 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0
+            assert abs(module.weight.mean() - centre) < 6 * 0.02 / count**0.5
+            assert abs(module.weight.std() - 0.02) < 6 * 0.02 / (2 * count) ** 0.5
+            assert module.bias is None or not module.bias.any()
+
+
+def test_reinitialise_spares_running_statistics_and_the_storage_of_the_parameters() -> None:
+    generator = models.inversion_generator((1, 8, 8), latent=8, width=4)
+    generator(torch.randn(16, 8))
+    buffers = [buffer.clone() for buffer in generator.buffers()]
+    parameters = [(parameter, parameter.data_ptr()) for parameter in generator.parameters()]
+    models.reinitialise(generator, torch.Generator().manual_seed(0))
+    assert all(torch.equal(old, new) for old, new in zip(buffers, generator.buffers(), strict=True))
+    assert all(a is p and a.data_ptr() == at for (a, at), p in zip(parameters, generator.parameters(), strict=True))
+    assert all(parameter.requires_grad and parameter.is_leaf for parameter in generator.parameters())
+
+
+def test_reinitialise_takes_batch_norms_without_weights_and_meta_tensors() -> None:
+    models.reinitialise(models.upsampling_generator((1, 8, 8), latent=8, width=4), torch.Generator())
+    with torch.device("meta"):
+        models.reinitialise(models.inversion_generator((1, 8, 8), latent=8, width=4), None)
+
+
 GENERATORS = {
     "upsampling": lambda: models.upsampling_generator(image=(3, 8, 8), latent=8, width=4),
     "zskt": lambda: models.upsampling_generator((1, 8, 8), latent=8, width=4, activation=None, affine=True),
     "dcgan": lambda: models.dcgan_generator(image=(3, 32, 32), latent=8, width=4),
+    "inversion": lambda: models.inversion_generator(image=(3, 8, 8), latent=8, width=4),
 }
 
 
@@ -109,9 +176,10 @@ def test_same_seed_same_generator() -> None:
 
 
 @pytest.mark.parametrize("image", [(1, 30, 32), (1, 32, 2), (1, 0, 8)])
-def test_upsampling_generator_refuses_odd_sizes(image: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("build", [models.upsampling_generator, models.inversion_generator])
+def test_upsampling_refuses_odd_sizes(build, image: tuple[int, int, int]) -> None:
     with pytest.raises(ShapeMismatch, match="multiples of 4"):
-        models.upsampling_generator(image=image)
+        build(image=image)
 
 
 def test_dcgan_generator_refuses_odd_sizes() -> None:

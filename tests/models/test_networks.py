@@ -10,18 +10,28 @@ from reuselib.errors import ShapeMismatch, UnknownName
 SMALL = {
     "conv3": ({}, (1, 16, 16)),
     "conv3 with batch norm": ({"width": 8, "classes": 5, "channels": 3, "batch_norm": True}, (3, 8, 8)),
+    "conv4": ({"classes": 4}, (1, 16, 16)),
     "lenet5": ({}, (1, 32, 32)),
     "lenet5_half": ({}, (1, 32, 32)),
     "small_resnet": ({"width": 4}, (1, 16, 16)),
     "small_resnet of two stages": ({"depth_blocks": (2, 1), "width": 4, "channels": 3}, (3, 8, 8)),
+    "wrn16_1": ({"channels": 1}, (1, 16, 16)),
 }
 LARGE = {
     "resnet34_8x": ({"classes": 100}, (3, 32, 32)),
     "resnet18_8x": ({}, (3, 32, 32)),
     "resnet34_imagenet": ({}, (3, 128, 128)),
     "resnet18_imagenet": ({}, (3, 128, 128)),
+    "wrn16_2": ({}, (3, 32, 32)),
+    "wrn40_1": ({}, (3, 32, 32)),
+    "wrn40_2": ({"classes": 100}, (3, 32, 32)),
+    "vgg11_bn": ({}, (3, 32, 32)),
+    "vgg11_bn with four pools": ({"classes": 200, "pools": 4}, (3, 64, 64)),
 }
-CLASSES = {"conv3 with batch norm": 5, "resnet34_8x": 100, "resnet34_imagenet": 101, "resnet18_imagenet": 101}
+CLASSES = {
+    "conv3 with batch norm": 5, "conv4": 4, "resnet34_8x": 100, "resnet34_imagenet": 101, "resnet18_imagenet": 101,
+    "wrn40_2": 100, "vgg11_bn with four pools": 200,
+}  # fmt: skip
 
 
 def network(case: str) -> models.Classifier:
@@ -39,9 +49,19 @@ def network(case: str) -> models.Classifier:
         ("resnet18_8x", {}, 11_173_962),
         ("conv3", {}, 23_946),
         ("conv3", {"width": 8}, 6_218),
+        ("conv4", {}, 26_394),
+        ("wrn16_1", {}, 175_066),
+        ("wrn16_2", {}, 691_674),
+        ("wrn40_1", {}, 563_930),
+        ("wrn40_2", {}, 2_243_546),
+        ("vgg11_bn", {}, 9_231_114),
+        ("vgg11_bn", {"pools": 4}, 9_231_114),
         ("upsampling_generator", {"latent": 100}, 1_049_985),
         ("upsampling_generator", {"image": (3, 32, 32), "latent": 256}, 2_329_091),
         ("dcgan_generator", {}, 11_243_203),
+        ("inversion_generator", {}, 2_328_899),
+        ("inversion_generator", {"large": True}, 4_581_955),
+        ("inversion_generator", {"large": True, "latent": 512}, 8_776_259),
     ],
 )
 def test_parameter_count_is_the_published_one(name: str, arguments: dict, count: int) -> None:
@@ -110,6 +130,14 @@ def test_parts_compose_to_forward() -> None:
 @pytest.mark.parametrize("name", ["lenet5", "lenet5_half", "conv3"])
 def test_no_batch_norm_by_default(name: str) -> None:
     assert not any(isinstance(module, nn.BatchNorm2d) for module in models.build(name).modules())
+
+
+def test_conv4_has_a_batch_norm_after_each_convolution() -> None:
+    network = models.conv4()
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert [norm.num_features for norm in norms] == [16, 16, 32, 64]
+    sides = [maps.shape[-1] for maps in network.activations(torch.randn(2, 1, 16, 16))]
+    assert sides == [8, 8, 4, 2]
 
 
 @pytest.mark.parametrize("case", SMALL | LARGE)
