@@ -87,10 +87,15 @@ class Distillation(engine.Method):
         self.advance_schedules()
         return report
 
-    def imitation_stage(self) -> dict[str, Tensor]:
-        """Minimise ``D(T, S)`` over the student, on images and teacher's logits without gradient."""
+    def imitation_stage(self, steps: int | None = None) -> dict[str, Tensor]:
+        """Minimise ``D(T, S)`` over the student, on images and teacher's logits without gradient.
+
+        Args:
+            steps: updates of the student; ``student_steps`` if left out.
+        """
+        steps = self.student_steps if steps is None else steps
         total = scale = torch.zeros((), device=self.device)
-        for _ in range(self.student_steps):
+        for _ in range(steps):
             with engine.frozen(self.teacher), torch.no_grad(), self.precision.autocast():
                 images = self.source(self.batch, self.random)
                 t = self.teacher(images)
@@ -98,8 +103,8 @@ class Distillation(engine.Method):
                 s = self.student(images)
             loss = self.discrepancy(t, s)
             self.precision.minimise(loss, self.student_optimizer)
-            total = total + loss.detach() / self.student_steps
-            scale = scale + t.float().abs().mean() / self.student_steps
+            total = total + loss.detach() / steps
+            scale = scale + t.float().abs().mean() / steps
         return {"imitation": total, "teacher_logits": scale}
 
     def advance_schedules(self) -> None:

@@ -4,7 +4,7 @@ The engine knows no method. It drives whatever has ``step()`` and ``rounds()`` (
 """
 
 from reuselib.engine.checkpoint import load_checkpoint, save_checkpoint
-from reuselib.engine.cost import Cost, count_passes
+from reuselib.engine.cost import Cost, Timing, count_passes, interleaved, measured
 from reuselib.engine.device import Precision, device, generator, precision, seeded, threads
 from reuselib.engine.method import Method, Schedule, adam, constant, cosine, frozen, on_device, sgd, step_decay
 from reuselib.engine.run import History, accuracy, run
@@ -15,6 +15,7 @@ __all__ = [
     "Method",
     "Precision",
     "Schedule",
+    "Timing",
     "accuracy",
     "adam",
     "constant",
@@ -23,7 +24,9 @@ __all__ = [
     "device",
     "frozen",
     "generator",
+    "interleaved",
     "load_checkpoint",
+    "measured",
     "on_device",
     "precision",
     "run",

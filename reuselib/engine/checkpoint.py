@@ -58,8 +58,15 @@ def fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def changing(method: Method) -> list[tuple[str, Any]]:
+    """The attributes of a method that may change, by name."""
+    return [(name, value) for name, value in vars(method).items() if name not in method.fixed]
+
+
 def state_of(value: Any) -> Any:
-    """The state of one attribute of a method, or ``None`` if it has none."""
+    """The state of one attribute of a method, or ``None`` if it has none. A method may hold another."""
+    if isinstance(value, Method):
+        return {name: state for name, each in changing(value) if (state := state_of(each)) is not None}
     if isinstance(value, Tensor):
         return value
     if isinstance(value, torch.Generator):
@@ -73,7 +80,11 @@ def state_of(value: Any) -> Any:
 
 def restore(value: Any, state: Any) -> None:
     """Put a saved state back into an attribute, in place."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Method):
+        for name, each in changing(value):
+            if name in state:
+                restore(each, state[name])
+    elif isinstance(value, Tensor):
         with torch.no_grad():
             value.copy_(state)
     elif isinstance(value, torch.Generator):
@@ -88,12 +99,8 @@ def restore(value: Any, state: Any) -> None:
 
 def capture(method: Method) -> dict[str, Any]:
     """Everything of a method that changes, fingerprints of what does not, and the global random states."""
-    state, fixed = {}, {}
-    for name, value in vars(method).items():
-        if name in method.fixed and isinstance(value, nn.Module):
-            fixed[name] = fingerprint(value)
-        elif (content := state_of(value)) is not None:
-            state[name] = content
+    networks = {name: getattr(method, name, None) for name in method.fixed}
+    fixed = {name: fingerprint(value) for name, value in networks.items() if isinstance(value, nn.Module)}
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
@@ -101,7 +108,7 @@ def capture(method: Method) -> dict[str, Any]:
         "format": FORMAT,
         "method": type(method).__name__,
         "iteration": method.iteration,
-        "state": state,
+        "state": state_of(method),
         "fixed": fixed,
         "random": random,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,3 +83,49 @@ def count_passes(networks: Mapping[str, nn.Module], counts: dict[str, int] | Non
     finally:
         for handle in handles:
             handle.remove()
+
+
+@dataclass
+class Timing:
+    """Seconds of every turn of one piece of work.
+
+    Attributes:
+        wall: on the clock.
+        cpu: of this process; on an accelerator only what it takes to start the work.
+    """
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+
+def interleaved(works: Mapping[str, Callable[[], object]], turns: int, warmup: int = 5) -> dict[str, Timing]:
+    """Time pieces of work turn by turn, so that whatever slows the machine for a while slows all of them.
+
+    Every second turn runs them in reverse order. Compare medians: single turns are disturbed.
+
+    Args:
+        works: what to time, by name.
+        turns: how often each is timed.
+        warmup: turns before those, not counted.
+
+    Returns:
+        The seconds of each, by name.
+    """
+    timings = {name: Timing() for name in works}
+    for turn in range(-warmup, turns):
+        for name in works if turn % 2 == 0 else reversed(list(works)):
+            cost = Cost()
+            _finish()
+            with measured(cost):
+                works[name]()
+                _finish()
+            if turn >= 0:
+                timings[name].wall.append(cost.wall_seconds)
+                timings[name].cpu.append(cost.cpu_seconds)
+    return timings
+
+
+def _finish() -> None:
+    """Wait for an accelerator that still works."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -83,26 +83,33 @@ class Precision:
         dtype = torch.bfloat16 if self.name == "bf16" else torch.float16
         return torch.autocast(self.device.type, dtype=dtype)
 
-    def minimise(self, loss: Tensor, optimizer: Optimizer, clip: float | None = None) -> None:
+    def minimise(
+        self, loss: Tensor, optimizer: Optimizer | Sequence[Optimizer], clip: float | None = None
+    ) -> None:
         """Take one optimizer step on ``loss`` (a scalar): zero the gradients, go backward, clip, update.
 
         Args:
             loss: what to make smaller.
-            optimizer: holds the parameters to move.
+            optimizer: holds the parameters to move; several share the one backward pass.
             clip: largest norm of all the gradients together, if any.
         """
-        optimizer.zero_grad(set_to_none=True)
+        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        for each in optimizers:
+            each.zero_grad(set_to_none=True)
         (self.scaler.scale(loss) if self.scaler else loss).backward()
         if clip is not None:
             if self.scaler:
-                self.scaler.unscale_(optimizer)
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                for each in optimizers:
+                    self.scaler.unscale_(each)
+            parameters = [p for each in optimizers for group in each.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, clip)
+        for each in optimizers:
+            if self.scaler:
+                self.scaler.step(each)
+            else:
+                each.step()
         if self.scaler:
-            self.scaler.step(optimizer)
             self.scaler.update()
-        else:
-            optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
         """The scaler's state, empty where there is none."""

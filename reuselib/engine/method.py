@@ -46,8 +46,10 @@ class Method:
             yield {name: value / self.steps_per_round for name, value in sums.items()}
 
     def networks(self) -> dict[str, nn.Module]:
-        """The networks this method holds, by attribute name."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
+        """The networks this method holds, by attribute name; those of a method that it holds are among them."""
+        held = [value for value in vars(self).values() if isinstance(value, Method)]
+        inner = {name: network for method in held for name, network in method.networks().items()}
+        return inner | {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
 
 
 @contextmanager

@@ -2,9 +2,13 @@
 
 from reuselib.errors import unknown
 from reuselib.experiments.base import Chapter, Run
+from reuselib.experiments.cmi import ContrastiveInversion
 from reuselib.experiments.dfad import DataFreeAdversarial
+from reuselib.experiments.one_stage_gan import OneStage
 
-CHAPTERS: dict[str, type[Chapter]] = {chapter.name: chapter for chapter in (DataFreeAdversarial,)}
+CHAPTERS: dict[str, type[Chapter]] = {
+    chapter.name: chapter for chapter in (DataFreeAdversarial, ContrastiveInversion, OneStage)
+}
 
 
 def chapters() -> list[str]:

@@ -1,0 +1,164 @@
+"""The adversarial losses, per sample, and the number that turns one player's gradient into the other's.
+
+``y`` are the discriminator's logits (n,), one per image. Every function is per sample: (n,) in, (n,) out, no reduction.
+The discriminator minimises ``mean real(D(x)) + mean fake(D(G(z)))``, the generator ``mean generator(D(G(z)))``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reuselib.errors import ReuseError
+
+PerSample = Callable[[Tensor], Tensor]
+
+LOWEST_LOGIT = -30.0
+"""Below it the ratio of the non-saturating loss, ``-exp(-y)``, stays what it is there: no infinity in float32."""
+
+LARGEST_RATIO = math.exp(-LOWEST_LOGIT)
+
+
+@dataclass(frozen=True)
+class AdversarialLoss:
+    """The three terms of a GAN's losses and the ratio of the two gradients on a fake.
+
+    Attributes:
+        name: as in ``LOSSES``.
+        real: what the discriminator minimises on real images.
+        fake: what the discriminator minimises on fakes.
+        generator: what the generator minimises on fakes.
+        ratio: ``generator'(y) / fake'(y)``; ``None`` where some logit has none. Such a loss cannot be trained in one
+            stage.
+    """
+
+    name: str
+    real: PerSample
+    fake: PerSample
+    generator: PerSample
+    ratio: PerSample | None
+
+    @property
+    def defined_ratio(self) -> PerSample:
+        """The ratio.
+
+        Raises:
+            ReuseError: the loss has none.
+        """
+        if self.ratio is None:
+            raise ReuseError(
+                f"The loss {self.name!r} has no gradient ratio: where the discriminator's gradient is zero, no factor "
+                "turns it into the generator's. Use leaky_hinge(slope), another loss, or TwoStageGAN."
+            )
+        return self.ratio
+
+
+def ratio_by_autograd(loss: AdversarialLoss, logits: Tensor) -> Tensor:
+    """``generator'(y) / fake'(y)`` at given logits, by differentiating the two terms.
+
+    Differentiates with respect to a copy of the logits: their own graph stays as it is, and the result is a constant.
+
+    Args:
+        loss: its ``fake`` and ``generator`` terms are used.
+        logits: (n,).
+
+    Returns:
+        (n,), at most ``LARGEST_RATIO`` in size; 0 where both gradients are 0.
+
+    Source: Shen et al. 2021, gradient decomposition.
+    """
+    with torch.enable_grad():
+        y = logits.detach().requires_grad_()
+        fake, generator = (torch.autograd.grad(term(y).sum(), y)[0] for term in (loss.fake, loss.generator))
+    return _bounded(generator / fake)
+
+
+def instance_loss(loss: AdversarialLoss, logits: Tensor, ratio: Tensor) -> Tensor:
+    """The fused loss on fakes, ``(fake(y) - generator(y)) / (1 - ratio)`` with the ratio held constant.
+
+    Its gradient is that of ``fake``, so that it can take its place; then ``ratio`` still has to scale the gradient at
+    the image.
+
+    Args:
+        loss: its ``fake`` and ``generator`` terms are used.
+        logits: (n,).
+        ratio: (n,), none of them 1.
+
+    Returns:
+        (n,).
+
+    Source: Shen et al. 2021, the asymmetric one-stage loss.
+    """
+    return (loss.fake(logits) - loss.generator(logits)) / (1 - ratio.detach())
+
+
+def leaky_hinge(slope: float = 0.1) -> AdversarialLoss:
+    """The hinge loss with a fake term that still has a slope below -1, so that it has a ratio everywhere.
+
+    Args:
+        slope: of the fake term below -1; the smaller, the nearer to the hinge loss, and the larger the ratio.
+
+    Raises:
+        ReuseError: the slope is not between 0 and 1.
+    """
+    if not 0 < slope <= 1:
+        raise ReuseError(f"A leaky hinge needs a slope above 0 and at most 1, not {slope}. Try 0.1.")
+    return AdversarialLoss(
+        "leaky_hinge",
+        real=lambda y: F.relu(1 - y),
+        fake=lambda y: F.leaky_relu(1 + y, slope),
+        generator=lambda y: -y,
+        ratio=lambda y: -torch.where(y > -1, 1.0, 1 / slope).to(y.dtype),
+    )
+
+
+def _bounded(ratio: Tensor) -> Tensor:
+    """Keep a ratio finite: where the discriminator's gradient is 0, any finite factor leaves 0."""
+    return ratio.nan_to_num(0.0).clamp(-LARGEST_RATIO, LARGEST_RATIO)
+
+
+SATURATING = AdversarialLoss(
+    "saturating",
+    real=lambda y: F.softplus(-y),
+    fake=F.softplus,
+    generator=lambda y: -F.softplus(y),
+    ratio=lambda y: -torch.ones_like(y),
+)
+"""Goodfellow et al. 2014, the game of the proof: the generator raises what the discriminator lowers."""
+
+NON_SATURATING = AdversarialLoss(
+    "non_saturating",
+    real=lambda y: F.softplus(-y),
+    fake=F.softplus,
+    generator=lambda y: F.softplus(-y),
+    ratio=lambda y: -torch.exp(-y.clamp(min=LOWEST_LOGIT)),
+)
+"""Goodfellow et al. 2014, the generator's loss of practice: cross-entropy towards the label "real"."""
+
+LEAST_SQUARES = AdversarialLoss(
+    "least_squares",
+    real=lambda y: (y - 1).square(),
+    fake=torch.square,
+    generator=lambda y: (y - 1).square(),
+    ratio=lambda y: _bounded((y - 1) / y),
+)
+"""Mao et al. 2017 (LSGAN), targets 0 and 1."""
+
+WASSERSTEIN = AdversarialLoss(
+    "wasserstein", real=lambda y: -y, fake=lambda y: y, generator=lambda y: -y, ratio=lambda y: -torch.ones_like(y)
+)
+"""Arjovsky et al. 2017 (WGAN); the discriminator's weights must be clipped."""
+
+HINGE = AdversarialLoss(
+    "hinge", real=lambda y: F.relu(1 - y), fake=lambda y: F.relu(1 + y), generator=lambda y: -y, ratio=None
+)
+"""Lim & Ye 2017. Below -1 the discriminator's gradient is 0 and the generator's is not: there is no ratio."""
+
+LOSSES: dict[str, AdversarialLoss] = {
+    loss.name: loss for loss in (SATURATING, NON_SATURATING, LEAST_SQUARES, WASSERSTEIN, HINGE)
+}
