@@ -109,7 +109,7 @@ class Config:
 
 FASHION = Config(
     "fashion", "cmi", teacher="fashion16-resnet", judge="fashion16-conv3",
-    student="small_resnet", student_arguments={"width": 8}, batches=16,
+    student="conv4", student_arguments={"width": 16}, batches=16, updates=2000,
 )  # fmt: skip
 SHAPES = Config(
     "shapes", "cmi", teacher="shapes16-conv4", judge="shapes16-judge",
