@@ -464,3 +464,42 @@ def histogram(
     axes.set_yscale("log" if log else "linear")
     axes.legend()
     return figure
+
+
+@_styled
+def clouds(
+    points: Mapping[str, Any],
+    xlabel: str,
+    ylabel: str,
+    background: str | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw one panel per label of points in the plane, all over the same background cloud.
+
+    Args:
+        points: label to points (N, 2).
+        xlabel: what the first coordinate is.
+        ylabel: what the second coordinate is.
+        background: label of the points that every panel shows in grey instead of having a panel.
+        title: above the panels.
+
+    Raises:
+        ShapeMismatch: the points are not (N, 2).
+    """
+    arrays = {label: _array(each) for label, each in points.items()}
+    for label, each in arrays.items():
+        if each.ndim != 2 or each.shape[1] != 2:
+            raise ShapeMismatch(f"{label!r} has points of shape {each.shape}. Give (N, 2).")
+    behind = arrays.pop(background) if background else numpy.empty((0, 2))
+    figure = Figure(figsize=(WIDTH, 0.6 + WIDTH / len(arrays)))
+    panels = figure.subplots(1, len(arrays), sharex=True, sharey=True, squeeze=False)[0]
+    for index, (axes, (label, each)) in enumerate(zip(panels, arrays.items(), strict=True)):
+        axes.plot(*behind.T, ".", color="#C8C8C8", markersize=3, markeredgewidth=0, label=background)
+        axes.plot(*each.T, ".", color=PALETTE[index % 7], alpha=0.6, markersize=4, markeredgewidth=0)
+        axes.set_title(label)
+        axes.set_xlabel(xlabel)
+    panels[0].set_ylabel(ylabel)
+    if background:
+        panels[0].legend(loc="best", markerscale=3)
+    figure.suptitle(title or "", x=0.01, ha="left", fontsize=10)
+    return figure

@@ -47,7 +47,7 @@ def resized_crop(
     The boxes have real-valued corners. A box that would stick out is narrowed to the image.
 
     Args:
-        images: float, (B, C, H, W); gradients flow back to them.
+        images: float32, (B, C, H, W); gradients flow back to them.
         generator: On the device of the images.
         scale: Least and greatest share of the area.
         ratio: Least and greatest width over height; its logarithm is uniform.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,7 @@ class Inversion(engine.Method):
 
     Raises:
         ReuseError: a term needs a student or a batch norm, and there is none.
-        ShapeMismatch: the teacher does not take these images.
+        ShapeMismatch: the teacher does not take these images, or the labels do not fit batch and classes.
 
     Source: Fang et al. 2021 (CMI).
     """
@@ -197,6 +198,7 @@ class Inversion(engine.Method):
         if terms.batch_norm:
             batch_norms(teacher)
         self.classes, width = self._probe()
+        self._check_labels()
         if isinstance(canvas, FreshGenerator | LastingGenerator):
             self.generator = canvas.generator
         if terms.contrastive:
@@ -259,6 +261,8 @@ class Inversion(engine.Method):
                     self.teacher(self.pool.normalised(self.views.local(images, self.contrast_random)))
                     features = torch.cat([seen.features(), judged], 1)
                     values["contrastive"] = self.contrast(features)
+            if not values:
+                raise ReuseError("No term has a weight before the student takes part. Give Terms one, or early=0.")
             loss = torch.stack([getattr(self.terms, name) * value for name, value in values.items()]).sum()
             best.consider(loss, images, features)
             optimizers = [self.canvas.optimizer, *([self.head_optimizer] if self.terms.contrastive else [])]
@@ -277,7 +281,7 @@ class Inversion(engine.Method):
     def _judge(self, broad: Tensor, targets: Tensor, seen: Watch) -> dict[str, Tensor]:
         """The value of every term that has a weight, but for the contrast."""
         terms, values = self.terms, {}
-        with penultimate(self.teacher) as features:
+        with penultimate(self.teacher) if terms.activation else nullcontext() as features:
             t = self.teacher(broad)
         if terms.batch_norm:
             values["batch_norm"] = seen.statistics_loss()
@@ -285,7 +289,7 @@ class Inversion(engine.Method):
             values["one_hot"] = losses.class_prior_loss(t, t.argmax(1) if terms.own_decision else targets)
         if terms.balance:
             values["balance"] = losses.balance_loss(t)
-        if terms.activation:
+        if features is not None:
             values["activation"] = losses.activation_loss(features.value)
         if terms.variation:
             values["variation"] = losses.total_variation(broad)
@@ -297,6 +301,14 @@ class Inversion(engine.Method):
     def _watched(self) -> tuple[str, ...] | None:
         """Nothing is watched where nothing is asked of batch norms."""
         return self.layers if self.layers or self.terms.batch_norm or self.terms.contrastive else ()
+
+    def _check_labels(self) -> None:
+        if self.labels is None:
+            return
+        if self.labels.shape != (self.batch,):
+            raise ShapeMismatch(f"{len(self.labels)} labels for a batch of {self.batch} images. Give one per image.")
+        if not self.labels.is_meta and not ((self.labels >= 0) & (self.labels < self.classes)).all():
+            raise ShapeMismatch(f"The teacher has {self.classes} classes. Give labels from 0 to {self.classes - 1}.")
 
     def _draw_targets(self) -> Tensor:
         if self.labels is not None:
@@ -421,8 +433,9 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def invert(
     network: nn.Module, image: tuple[int, int, int] | None = None, count: int = 64, method: str = "cmi", *,
     labels: Sequence[int] | None = None, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None,
-    student: nn.Module | None = None, batch: int | None = None, image_steps: int = 200, flip: bool = True,
-    seed: int = 0, progress: bool = True, checkpoint: str | Path | None = None, **changes: Any,
+    student: nn.Module | None = None, batch: int | None = None, image_steps: int = 200,
+    sizes: Mapping[str, Any] | None = None, seed: int = 0, progress: bool = True,
+    checkpoint: str | Path | None = None, **changes: Any,
 ) -> ImageSet:  # fmt: skip
     """Make images out of any classifier in one call; it comes back as it was.
 
@@ -438,7 +451,7 @@ def invert(
         student: an adversary for the methods that have one; it is not trained here.
         batch: images made at a time; the number of labels, or at most 256.
         image_steps: updates for each batch.
-        flip: whether images may be mirrored.
+        sizes: other fields of :class:`Studio`: ``{"width": 32, "lr": 0.005, "flip": False}`` for instance.
         seed: of everything drawn.
         progress: whether to show a bar.
         checkpoint: file to resume from and to write to after every batch.
@@ -450,7 +463,7 @@ def invert(
     Raises:
         UnknownName: there is no such method.
         ReuseError: the method needs batch norms or a student, and there is none; or the image shape is not known.
-        ShapeMismatch: the network does not take such images.
+        ShapeMismatch: the network does not take such images, or the labels do not fit batch and classes.
     """
     if method not in FAMILY:
         raise unknown("inversion method", method, FAMILY)
@@ -459,15 +472,13 @@ def invert(
         raise ReuseError("No card says what images the network takes. Give image=(channels, height, width).")
     image = tuple(image or card["image"])
     usual = (card["mean"], card["std"]) if card else IMAGENET if image[0] == 3 else ((0.5,) * image[0],) * 2
-    studio = Studio(image, tuple(mean or usual[0]), tuple(std or usual[1]), flip=flip)
+    studio = Studio(image, tuple(mean or usual[0]), tuple(std or usual[1]), **(sizes or {}))
     batch = batch or (len(labels) if labels is not None else min(count, 256))
     batches = -(-count // batch)
     where = next(network.parameters()).device
     wanted = None if labels is None else torch.tensor(labels, device=where)
-    if wanted is not None and len(wanted) != batch:
-        raise ShapeMismatch(f"{len(wanted)} labels for a batch of {batch} images. Give one per image.")
     if student is None and method in ("cmi", "adi", "dfq"):
-        changes["adversarial"] = 0.0
+        changes.setdefault("adversarial", 0.0)
     inversion = studio.inversion(
         method, network, studio.pool(batches * batch, where), changes, batch=batch, image_steps=image_steps,
         labels=wanted, student=student, bank=batches * batch, seed=seed,

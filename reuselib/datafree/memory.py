@@ -15,7 +15,8 @@ from reuselib.errors import ReuseError, ShapeMismatch
 class Pool:
     """Finished images as 8-bit pixels with the classes that were asked for; a source for the student.
 
-    Called as a source, it gives every image once in random order, then all again in another order.
+    Called as a source, it gives every image once in random order, then all again in another order; the rest that fills
+    no batch is passed over. New images are mixed in at once.
 
     Args:
         capacity: most images that it will hold.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from reuselib.datafree import losses
 from reuselib.errors import ReuseError, unknown
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class _Moments(torch.autograd.Function):
@@ -67,6 +69,8 @@ class _PixelMean(torch.autograd.Function):
 class Watch:
     """The inputs of some layers in the latest forward pass, graphs kept.
 
+    Layers that do not run, an auxiliary classifier's for instance, are left out of both readings.
+
     Attributes:
         batch_norms: the network's batch norms, in the order of definition.
     """
@@ -77,18 +81,18 @@ class Watch:
 
     def statistics_loss(self) -> Tensor:
         """:func:`~reuselib.datafree.losses.batch_norm_loss` of the latest pass: read it before the next one."""
-        moments = [channel_moments(self._input(layer)) for layer in self.batch_norms]
-        means, variances = zip(*moments, strict=True)
-        return losses.batch_norm_loss(list(means), list(variances), self.batch_norms)
+        layers = self._run(self.batch_norms)
+        means, variances = zip(*[channel_moments(self._inputs[layer]) for layer in layers], strict=True)
+        return losses.batch_norm_loss(list(means), list(variances), layers)
 
     def features(self) -> Tensor:
         """What the featured layers were given, averaged over pixels and put side by side: (B, sum of channels)."""
-        return torch.cat([_PixelMean.apply(self._input(layer)) for layer in self._featured], 1)
+        return torch.cat([_PixelMean.apply(self._inputs[layer]) for layer in self._run(self._featured)], 1)
 
-    def _input(self, layer: nn.Module) -> Tensor:
-        if layer not in self._inputs:
+    def _run(self, layers: list[Layer]) -> list[Layer]:
+        if not (found := [layer for layer in layers if layer in self._inputs]):
             raise ReuseError("The network has not run yet. Run it inside the context first.")
-        return self._inputs[layer]
+        return found
 
     def _record(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._inputs[layer] = inputs[0]

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from reuselib import engine, models, zoo
-from reuselib.experiments import dfad
+from reuselib import engine, gan, models, zoo
+from reuselib.data import ImageSet
+from reuselib.experiments import dfad, one_stage_gan
 
 SUSTAINED = {"T4, fp16": 12e12, "A100, bf16": 80e12}
 """Operations per second that small convolutions are assumed to sustain: about a fifth of each card's peak."""
@@ -33,29 +34,64 @@ class Prediction:
         return self.operations / SUSTAINED[device] / 3600
 
 
-def predict(config: dfad.Config) -> Prediction:
-    """Predict the cost of DFAD with a configuration, its teacher given.
+Job = tuple[engine.Method, dict[nn.Module, int], list[Callable[[], object]]]
+"""A method, how many numbers are kept for each weight of its networks, and its stages, whose graphs do not coexist."""
+
+
+def predict(config: dfad.Config | one_stage_gan.GanConfig) -> Prediction:
+    """Predict the cost of training by a configuration: DFAD in two stages or one, its teacher given, or a GAN.
 
     Returns:
-        Operations and memory; trust them to a factor of two.
+        Operations and memory, evaluation left out; trust them to a factor of two.
     """
-    recipe, meta = zoo.RECIPES[config.teacher], torch.device("meta")
-    with meta:
+    job = _gan(config) if isinstance(config, one_stage_gan.GanConfig) else _distillation(config)
+    method, kept, stages = job
+    counter = FlopCounterMode(display=False)
+    with counter:
+        method.step()
+    weights = 4 * sum(numbers * models.parameter_count(network) for network, numbers in kept.items())
+    saved = max(saved_bytes(stage) for stage in stages)
+    return Prediction(float(counter.get_total_flops()) * config.iterations, weights + saved)
+
+
+# Adam keeps two numbers a weight, momentum one; weights and gradients are one each.
+
+
+def _distillation(config: dfad.Config) -> Job:
+    recipe = zoo.RECIPES[config.teacher]
+    with torch.device("meta"):
         teacher = models.build(
             recipe.architecture, **recipe.arguments, classes=config.classes, channels=config.image[0]
         )
         student, generator = dfad.build_players(config)
-    method = dfad.DFAD(teacher, student, generator, batch=config.batch, student_steps=config.student_steps)
-    counter = FlopCounterMode(display=False)
-    with counter:
-        method.step()
-    with engine.frozen(teacher):
-        saved = saved_bytes(method.generation_stage)
-    # Adam keeps two numbers a weight, momentum one; weights and gradients are one each.
-    weights = 4 * sum(
-        copies * models.parameter_count(network) for copies, network in ((1, teacher), (3, student), (4, generator))
-    )
-    return Prediction(float(counter.get_total_flops()) * config.iterations, weights + saved)
+    scheme = gan.OneStageDFAD if config.method.startswith("one-") else dfad.DFAD
+    method = scheme(teacher, student, generator, batch=config.batch, student_steps=config.student_steps)
+    stage = method.fused_stage if isinstance(method, gan.OneStageDFAD) else method.generation_stage
+
+    def last() -> None:
+        with engine.frozen(teacher):
+            stage()
+
+    return method, {teacher: 1, student: 3, generator: 4}, [last]
+
+
+def _gan(config: one_stage_gan.GanConfig) -> Job:
+    with torch.device("meta"):
+        generator, discriminator = one_stage_gan.build_players(config)
+        pixels, labels = torch.zeros(2, *config.image, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+    half = (0.5,) * config.image[0]
+    images = ImageSet("none", pixels, labels, ("none",), half, half)
+    options = {"loss": gan.LOSSES[config.loss], "batch": config.batch, **config.options}
+    kept: dict[nn.Module, int] = {generator: 4, discriminator: 4}
+    if config.scheme == "one":
+        one = gan.OneStageGAN(generator, discriminator, images, **options)
+        return one, kept, [one.step]
+    two = gan.TwoStageGAN(generator, discriminator, images, **options)
+    real, noise = two.draw_real(), two.draw_noise()
+    # Fakes without a graph cost as much as real images.
+    return two, kept, [
+        lambda: two.discriminator_stage(real, real), lambda: two.generator_stage(generator(noise)),
+    ]  # fmt: skip
 
 
 def saved_bytes(work: Callable[[], object]) -> int:
