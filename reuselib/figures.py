@@ -279,6 +279,7 @@ def curves(
     bands: str = "band: mean ± sd over seeds",
     drops: Sequence[float] = (),
     references: Mapping[str, float] | None = None,
+    log: bool = False,
 ) -> Figure:
     """Draw one line per label, with a band where there are several seeds.
 
@@ -290,6 +291,7 @@ def curves(
         bands: what the bands are, said in the figure where one is drawn.
         drops: x at which the learning rate drops, as dotted vertical lines.
         references: label to y of dashed horizontal lines, such as the teacher's accuracy.
+        log: make the vertical axis logarithmic.
     """
     figure = Figure(figsize=(WIDTH, 3.4))
     axes = figure.add_subplot(title=title or "", xlabel=xlabel, ylabel=ylabel)
@@ -308,6 +310,7 @@ def curves(
     for label, height in (references or {}).items():
         axes.axhline(height, color=FAINT, linestyle="--", linewidth=1)
         _write_right(axes, label, height)
+    axes.set_yscale("log" if log else "linear")
     axes.grid(axis="y")
     across = min(4, max(1, len(lines)))
     legend = figure.legend(loc="outside lower left", ncols=across, title="; ".join(notes), alignment="left")
@@ -370,6 +373,47 @@ def bars_with_seeds(
     axes.invert_yaxis()
     axes.grid(axis="x")
     figure.supxlabel("Bars and numbers: means. Dots: seeds.", x=0.01, ha="left", fontsize=7.5, color=FAINT)
+    return figure
+
+
+@_styled
+def bars_with_quartiles(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str, title: str | None = None
+) -> Figure:
+    """Draw horizontal bars up to a median, with a line from quartile to quartile; one panel per group of bars.
+
+    Args:
+        panels: title of the panel to label of the bar to (lower quartile, median, upper quartile); an empty triple says
+            that the bar was not measured. All panels have the same bars.
+        xlabel: what the values are, with their unit.
+        title: above the panels.
+
+    Raises:
+        ShapeMismatch: the panels differ in their bars.
+    """
+    bars = list(next(iter(panels.values())))
+    figure = Figure(figsize=(WIDTH, 0.95 + 0.3 * len(bars)))
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (label, triples) in zip(row, panels.items(), strict=True):
+        if list(triples) != bars:
+            raise ShapeMismatch(f"panel {label!r} has the bars {list(triples)}, the first one {bars}.")
+        for position, triple in enumerate(_array(each) for each in triples.values()):
+            low, middle, high = triple if triple.size else (0.0, 0.0, 0.0)
+            axes.barh(position, middle, height=0.62, color=PALETTE[5], alpha=0.75)
+            axes.plot([low, high], [position, position], color=INK, linewidth=1.4)
+            text = f"{middle:.3g}" if triple.size else "not run"
+            axes.annotate(text, (high, position), (4, 0), "data", "offset points", va="center", fontsize=8)
+        axes.set_title(label)
+        axes.margins(x=0.3)
+        axes.set_xlim(left=0)
+        axes.grid(axis="x")
+    row[0].set_yticks(range(len(bars)), bars)
+    row[0].invert_yaxis()
+    row[0].set_xlabel(xlabel, loc="left")
+    figure.suptitle(title or "", x=0.01, ha="left", fontsize=10)
+    figure.supxlabel(
+        "Bars and numbers: medians. Lines: from quartile to quartile.", x=0.01, ha="left", fontsize=7.5, color=FAINT
+    )
     return figure
 
 

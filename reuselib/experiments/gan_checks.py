@@ -92,11 +92,12 @@ def measure_speed(config: SpeedConfig, seed: int) -> Outcome:
         steps = {name: method.step for name, method in methods.items()}
         timings = engine.interleaved(steps, config.turns, config.warmup)
         values |= _cost_ratios(config, methods["one"])
+        for name, method in methods.items():
+            with engine.count_passes(method.networks()) as passes:
+                method.step()
+            values |= {f"{name}_{count}": float(number) for count, number in passes.items()}
     for name, timing in timings.items():
         values |= _summary(f"{name}_ms", timing.wall) | _summary(f"{name}_cpu_ms", timing.cpu)
-        with engine.count_passes(methods[name].networks()) as passes:
-            methods[name].step()
-        values |= {f"{name}_{count}": float(number) for count, number in passes.items()}
     for name in gan.VARIANTS:
         values[f"ratio_{name}"] = values[f"{name}_ms"] / values["one_ms"]
         if values["one_cpu_ms"]:

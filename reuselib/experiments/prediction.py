@@ -49,12 +49,10 @@ def predict(config: dfad.Config | one_stage_gan.GanConfig) -> Prediction:
     counter = FlopCounterMode(display=False)
     with counter:
         method.step()
+    # Adam keeps two numbers a weight, momentum one; weights and gradients are one each.
     weights = 4 * sum(numbers * models.parameter_count(network) for network, numbers in kept.items())
     saved = max(saved_bytes(stage) for stage in stages)
     return Prediction(float(counter.get_total_flops()) * config.iterations, weights + saved)
-
-
-# Adam keeps two numbers a weight, momentum one; weights and gradients are one each.
 
 
 def _distillation(config: dfad.Config) -> Job:
