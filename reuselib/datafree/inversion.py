@@ -246,7 +246,7 @@ class Inversion(engine.Method):
             learner.advance_schedules()
         return {"inversion": best.loss} | report
 
-    def improve(self, targets: Tensor, best: _Best) -> dict[str, Tensor]:
+    def improve(self, targets: Tensor, best: _Best | None = None) -> dict[str, Tensor]:
         """One update of the canvas (and of the instance head) towards images of the classes ``targets`` (batch,)."""
         values: dict[str, Tensor] = {}
         features = torch.zeros((), device=self.device)
@@ -264,7 +264,8 @@ class Inversion(engine.Method):
             if not values:
                 raise ReuseError("No term has a weight before the student takes part. Give Terms one, or early=0.")
             loss = torch.stack([getattr(self.terms, name) * value for name, value in values.items()]).sum()
-            best.consider(loss, images, features)
+            if best is not None:
+                best.consider(loss, images, features)
             optimizers = [self.canvas.optimizer, *([self.head_optimizer] if self.terms.contrastive else [])]
             self.precision.minimise(loss, optimizers)
             self.canvas.settle()

@@ -119,7 +119,7 @@ def put_back(method: Method, content: dict[str, Any], path: str | Path) -> None:
 
     Raises:
         OldSchema: another version of the library wrote the file.
-        ReuseError: the file belongs to another method, another network or another teacher.
+        ReuseError: the file belongs to another method, other parts, another network or another teacher.
     """
     if content.get("format") != FORMAT:
         raise OldSchema(f"The checkpoint {path} has format {content.get('format')}, not {FORMAT}. Delete it.")
@@ -129,6 +129,8 @@ def put_back(method: Method, content: dict[str, Any], path: str | Path) -> None:
     for name, expected in content["fixed"].items():
         if fingerprint(getattr(method, name)) != expected:
             raise ReuseError(f"The checkpoint {path} was made with another {name}. {advice}")
+    if odd := sorted(content["state"].keys() ^ state_of(method).keys()):
+        raise ReuseError(f"The checkpoint {path} and this method do not both have: {', '.join(odd)}. {advice}")
     for name, state in content["state"].items():
         try:
             restore(getattr(method, name), state)

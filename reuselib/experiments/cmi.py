@@ -211,6 +211,7 @@ class ContrastiveInversion(Chapter):
 
     name = "02_cmi"
     title = "Contrastive Model Inversion"
+    shortened = {"laptop": {"batches": 4, "image_steps": 60, "updates": 600, "sizes": ()}}
 
     @classmethod
     def presets(cls, scale: str) -> Mapping[str, Config]:
@@ -228,6 +229,35 @@ class ContrastiveInversion(Chapter):
             {"teacher": bench.teacher, "student": bench.student, "test": bench.test, "images": bench.images},
             curves=("inversion", "contrastive", "batch_norm", "accuracy"),
         )  # fmt: skip
+
+
+def build_studio(
+    config: Config, image: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Studio:
+    """An image space with the sizes of a configuration."""
+    rate = config.generator_lr
+    return Studio(
+        image, mean, std, latent=config.latent, width=config.width,
+        lr=rate, lasting_lr=rate, pixel_lr=rate, flip=config.flip,
+    )  # fmt: skip
+
+
+def build_inversion(config: Config, studio: Studio, teacher: nn.Module, student: nn.Module, seed: int) -> Inversion:
+    """The row's method, its pool empty; the student has no part in a row without adversary and without updates."""
+    name, changes = INVERTING[config.method]
+    where = next(teacher.parameters()).device
+    early = round(config.early * config.batches)
+    adversarial = FAMILY[name].terms.adversarial and changes.get("adversarial", 1)
+    return studio.inversion(
+        name, teacher, studio.pool(config.batches * config.batch, where), changes | config.changes,
+        student=student if adversarial or config.student_steps else None, student_steps=config.student_steps,
+        batch=config.batch, image_steps=config.image_steps, early=early, early_steps=config.early_steps,
+        embedding=config.embedding, bank=config.bank, negatives=config.negatives, seed=seed,
+        student_options={
+            "batch": config.student_batch, "lr": config.lr, "weight_decay": config.weight_decay,
+            "schedule": engine.cosine(config.batches - early),
+        },
+    )  # fmt: skip
 
 
 class Bench:
@@ -295,52 +325,27 @@ class Bench:
 
     def _invert(self) -> ImageSet:
         config = self.config
-        inversion = self.inversion()
+        inversion = build_inversion(config, self.studio(), self.teacher, self.new_student(), self.seed)
         self.history = engine.run(
             inversion, config.batches, checkpoint=self.checkpoint, progress=self.progress, title=self.title,
             evaluate=self._evaluate(inversion), evaluate_every=max(1, config.batches // 4),
             settings=f"{ledger.config_hash(config)} seed {self.seed}",
         )  # fmt: skip
+        if inversion.imitation is not None:
+            self.results["online_accuracy"] = self.history.last("accuracy")
         return replace(inversion.pool.images(), classes=self.training.classes)
 
     def studio(self) -> Studio:
         """The teacher's image space, and the sizes of this task."""
-        card, config = zoo.card(self.config.teacher), self.config
-        rate = config.generator_lr
-        return Studio(
-            tuple(card["image"]), tuple(card["mean"]), tuple(card["std"]),
-            latent=config.latent, width=config.width, lr=rate, lasting_lr=rate, pixel_lr=rate, flip=config.flip,
-        )  # fmt: skip
-
-    def inversion(self) -> Inversion:
-        """The row's method, its pool empty."""
-        config, studio = self.config, self.studio()
-        name, changes = INVERTING[config.method]
-        early = round(config.early * config.batches)
-        schedule = engine.cosine(config.batches - early)
-        adversarial = FAMILY[name].terms.adversarial and changes.get("adversarial", 1)
-        return studio.inversion(
-            name, self.teacher, studio.pool(self.count, self.device), changes | config.changes,
-            student=self.new_student() if adversarial or config.student_steps else None,
-            batch=config.batch, image_steps=config.image_steps, student_steps=config.student_steps, early=early,
-            early_steps=config.early_steps,
-            embedding=config.embedding, bank=config.bank, negatives=config.negatives, seed=self.seed,
-            student_options={
-                "batch": config.student_batch, "lr": config.lr, "weight_decay": config.weight_decay,
-                "schedule": schedule,
-            },
-        )  # fmt: skip
+        card = zoo.card(self.config.teacher)
+        return build_studio(self.config, tuple(card["image"]), tuple(card["mean"]), tuple(card["std"]))
 
     def _evaluate(self, inversion: Inversion) -> Any:
         """Test accuracy of the student that learns alongside, where there is one."""
         if inversion.imitation is None:
             return None
 
-        def evaluate() -> dict[str, float]:
-            self.results["online_accuracy"] = engine.accuracy(inversion.student, self.test)  # type: ignore[arg-type]
-            return {"accuracy": self.results["online_accuracy"]}
-
-        return evaluate
+        return lambda: {"accuracy": engine.accuracy(inversion.student, self.test)}  # type: ignore[arg-type]
 
     def teach(self) -> None:
         """A new student for each size; that of the whole set stays in ``student``."""

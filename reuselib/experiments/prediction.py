@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from reuselib import engine, gan, models, zoo
 from reuselib.data import ImageSet
-from reuselib.experiments import dfad, one_stage_gan
+from reuselib.experiments import cmi, dfad, one_stage_gan
 
 SUSTAINED = {"T4, fp16": 12e12, "A100, bf16": 80e12}
 """Operations per second that small convolutions are assumed to sustain: about a fifth of each card's peak."""
@@ -46,13 +46,11 @@ def predict(config: dfad.Config | one_stage_gan.GanConfig) -> Prediction:
     """
     job = _gan(config) if isinstance(config, one_stage_gan.GanConfig) else _distillation(config)
     method, kept, stages = job
-    counter = FlopCounterMode(display=False)
-    with counter:
-        method.step()
+    operations = _operations(method.step)
     # Adam keeps two numbers a weight, momentum one; weights and gradients are one each.
     weights = 4 * sum(numbers * models.parameter_count(network) for network, numbers in kept.items())
     saved = max(saved_bytes(stage) for stage in stages)
-    return Prediction(float(counter.get_total_flops()) * config.iterations, weights + saved)
+    return Prediction(float(operations) * config.iterations, weights + saved)
 
 
 def _distillation(config: dfad.Config) -> Job:
@@ -90,6 +88,53 @@ def _gan(config: one_stage_gan.GanConfig) -> Job:
     return two, kept, [
         lambda: two.discriminator_stage(real, real), lambda: two.generator_stage(generator(noise)),
     ]  # fmt: skip
+
+
+SPACES = {
+    "fashion_mnist": (10, 1, 28), "shapes": (4, 1, 16), "shape_cells": (32, 1, 16),
+    "cifar10": (10, 3, 32), "cifar100": (100, 3, 32), "tiny_imagenet": (200, 3, 64),
+}  # fmt: skip
+"""Image set → classes, channels, pixels a side."""
+
+
+def predict_inversion(config: cmi.Config) -> Prediction:
+    """Predict the cost of an inversion, its teacher given: making the images, the students alongside and after.
+
+    Returns:
+        Operations and memory, measures and evaluation left out; trust them to a factor of two.
+    """
+    recipe = zoo.RECIPES[config.teacher]
+    classes, channels, side = SPACES[recipe.dataset]
+    side, half = recipe.size or side, (0.5,) * channels
+    with torch.device("meta"):
+        teacher = models.build(recipe.architecture, **recipe.arguments, classes=classes, channels=channels)
+        student = models.build(config.student, **config.student_arguments, classes=classes, channels=channels)
+    studio = cmi.build_studio(config, (channels, side, side), half, half)
+    always = replace(config, early=0.0, student_steps=max(1, config.student_steps))
+    inversion = cmi.build_inversion(always, studio, teacher, student, seed=0)
+    inversion.canvas.begin(config.batch, None)
+    targets = torch.zeros(config.batch, dtype=torch.int64, device="meta")
+    image_update = _operations(lambda: inversion.improve(targets))
+    student_update = _operations(lambda: inversion.imitation.imitation_stage(1))  # type: ignore[union-attr]
+    early = round(config.early * config.batches)
+    image_updates = early * (config.early_steps or config.image_steps) + (config.batches - early) * config.image_steps
+    times = config.batches - early if inversion.canvas.kept else image_updates
+    student_updates = times * config.student_steps or config.updates
+    kept = {teacher: 1, student: 3} | {
+        network: 4 for name, network in inversion.networks().items() if name in ("generator", "head")
+    }
+    numbers = sum(count * models.parameter_count(network) for network, count in kept.items())
+    bank = inversion.bank.state_dict()["rows"].shape[1] * config.bank if inversion.terms.contrastive else 0
+    pool = config.batches * config.batch * channels * side**2
+    memory = 4 * (numbers + bank) + pool + saved_bytes(lambda: inversion.improve(targets))
+    return Prediction(float(image_updates * image_update + student_updates * student_update), memory)
+
+
+def _operations(work: Callable[[], object]) -> int:
+    counter = FlopCounterMode(display=False)
+    with counter:
+        work()
+    return counter.get_total_flops()
 
 
 def saved_bytes(work: Callable[[], object]) -> int:
