@@ -95,7 +95,7 @@ Config = GanConfig | SpeedConfig | IdentityConfig | dfad.Config
 
 # --- presets ---------------------------------------------------------------------------------------------------------
 
-FASHION = GanConfig("fashion", "", "fashion_mnist", (1, 16, 16), "fashion16-conv3", iterations=1500)
+FASHION = GanConfig("fashion", "", "fashion_mnist", (1, 16, 16), "fashion16-conv3", iterations=1000)
 DIGITS = GanConfig("digits", "", "digits", (1, 16, 16), "digits8-conv3", iterations=800, evaluations=8, fakes=500)
 MNIST = GanConfig(
     "mnist", "", "mnist", (1, 64, 64), "mnist32-lenet5", iterations=9380, latent=100, generator_width=128,
@@ -149,7 +149,7 @@ PUBLISHED_MNIST: dict[str, dict[str, Any]] = {
 WIDTHS = {"balanced": (64, 64), "heavy-generator": (128, 32), "heavy-discriminator": (32, 128)}
 """Widths of generator and discriminator; with (64, 64) a forward pass of each takes about as many operations."""
 
-DISTIL = replace(dfad.FASHION, task="distil", iterations=4000, student_steps=1, evaluations=16)
+DISTIL = replace(dfad.FASHION, task="distil", iterations=3000, student_steps=1, evaluations=15)
 DISTIL_SMOKE = replace(
     dfad.DIGITS, task="distil", iterations=10, student_steps=1, batch=16, evaluations=1, limit=100
 )
