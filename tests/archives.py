@@ -13,8 +13,11 @@ import gzip
 import hashlib
 import io
 import pickle
+import shutil
 import struct
+import sys
 import tarfile
+import types
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -41,14 +44,15 @@ def publish(
     """Make the archive of one set below `folder` and let torchvision's class find it there.
 
     Args:
-        name: mnist, svhn, stl10, cifar10, cifar100 or caltech101.
+        name: mnist, svhn, stl10, cifar10, cifar100, caltech101, tiny_imagenet, celeba, lsun_church or ffhq.
         monkeypatch: Of the test; it undoes everything.
         folder: An empty folder, usually `tmp_path`.
         train: Number of training images, a multiple of 5; Caltech101 has 22 images in all.
-        test: Number of test images.
+        test: Number of test images, where there is such a split.
 
     Returns:
-        What was written: "train" and "test", each uint8 (N, C, H, W) and int64 (N,). Of Caltech101, nothing.
+        What was written: "train" and "test", each uint8 (N, C, H, W) and int64 (N,). Of Caltech101, nothing; of other
+        photographs, what their files decode to at 64x64.
     """
     server = folder / "server"
     server.mkdir(exist_ok=True)
@@ -57,6 +61,10 @@ def publish(
     if name == "caltech101":
         _publish_caltech(monkeypatch, server)
         return {}
+    if name == "tiny_imagenet":
+        return _publish_tiny_imagenet(monkeypatch, server, {"train": train, "test": test})
+    if name in ONE_CLASS:
+        return ONE_CLASS[name](monkeypatch, server, train)
     channels, size, classes = {"mnist": (1, 28, 10), "stl10": (3, 96, 10), "cifar100": (3, 32, 100)}.get(
         name, (3, 32, 10)
     )
@@ -183,6 +191,108 @@ def _fetch_instead(path: Path, digest: str, url: str, download_root: str, filena
     utils.download_and_extract_archive(path.as_uri(), download_root, filename=filename, md5=digest)
 
 
+def _photographs(count: int, size: tuple[int, int], form: str, seed: int) -> tuple[list[bytes], np.ndarray]:
+    """Return encoded random photographs, the first one grey, and what they are as uint8 (count, 3, 64, 64)."""
+    draw = np.random.default_rng(seed)
+    files, squares = [], []
+    for number in range(count):
+        coarse = draw.integers(0, 256, (7, 9) if number == 0 else (7, 9, 3), np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(buffer, form)
+        files.append(buffer.getvalue())
+        squares.append(_square(Image.open(buffer).convert("RGB")))
+    return files, np.stack(squares)
+
+
+def _square(image: Image.Image) -> np.ndarray:
+    """Return the centre of an image whose shorter side was made 64 long, (3, 64, 64)."""
+    width, height = image.size
+    small = image.resize(
+        (64, int(64 * height / width)) if width < height else (int(64 * width / height), 64), Image.Resampling.BILINEAR
+    )
+    left, top = round((small.width - 64) / 2), round((small.height - 64) / 2)
+    return np.asarray(small.crop((left, top, left + 64, top + 64))).transpose(2, 0, 1)
+
+
+def _zip(path: Path, members: dict[str, bytes]) -> str:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return _md5(path.read_bytes())
+
+
+def _publish_tiny_imagenet(monkeypatch: pytest.MonkeyPatch, server: Path, counts: dict[str, int]) -> Contents:
+    base, ids = "tiny-imagenet-200", [f"n{1_000_000 + 37 * k:08d}" for k in range(200)]
+    words = "".join(f"{wnid}\tclass {label}, also called {label}\n" for label, wnid in enumerate(ids))
+    members = {f"{base}/wnids.txt": "\n".join(reversed(ids)).encode(), f"{base}/words.txt": words.encode()}
+    contents, notes = {}, ""
+    for seed, (split, count) in enumerate(counts.items()):
+        files, squares = _photographs(count, (64, 64), "JPEG", seed)
+        labels = np.sort(np.arange(count, dtype=np.int64) * 7 % 200)
+        contents[split] = squares, labels
+        for number, (content, label) in enumerate(zip(files, labels, strict=True)):
+            wnid = ids[label]
+            if split == "train":
+                members[f"{base}/train/{wnid}/{wnid}_boxes.txt"] = b""
+                members[f"{base}/train/{wnid}/images/{wnid}_{number:03d}.JPEG"] = content
+            else:
+                members[f"{base}/val/images/val_{number}.JPEG"] = content
+                notes += f"val_{number}.JPEG\t{wnid}\t0\t32\t44\t62\n"
+    members[f"{base}/val/val_annotations.txt"] = notes.encode()
+    path = server / f"{base}.zip"
+    monkeypatch.setattr(vision, "TINY_IMAGENET_MD5", _zip(path, members))
+    monkeypatch.setattr(vision, "TINY_IMAGENET_URL", path.as_uri())
+    return contents
+
+
+def _publish_celeba(monkeypatch: pytest.MonkeyPatch, server: Path, count: int) -> Contents:
+    files, squares = _photographs(count, (178, 218), "JPEG", 0)
+    members = {f"img_align_celeba/{number:06d}.jpg": content for number, content in enumerate(files, 1)}
+    path = server / "img_align_celeba.zip"
+    digest = _zip(path, {"img_align_celeba/": b""} | members)
+    others = [entry for entry in datasets.CelebA.file_list if entry[2] != path.name]
+    monkeypatch.setattr(datasets.CelebA, "file_list", [*others, ("an id", digest, path.name)])
+    # torchvision leaves the fetching from that drive to gdown, which is not needed for anything else.
+    drive = types.ModuleType("gdown")
+    drive.download = lambda id, output, **_: shutil.copy(path, output)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gdown", drive)
+    return {"train": (squares, np.zeros(count, np.int64))}
+
+
+def _publish_lsun_church(monkeypatch: pytest.MonkeyPatch, server: Path, count: int) -> Contents:
+    lmdb = pytest.importorskip("lmdb", reason="lmdb is not installed")
+    name = "church_outdoor_train_lmdb"
+    half = count // 2
+    jpeg, one = _photographs(half, (256, 200), "JPEG", 0)
+    webp, two = _photographs(count - half, (200, 256), "WEBP", 1)
+    with lmdb.open(str(server / name), map_size=1 << 26) as database, database.begin(write=True) as transaction:
+        for number, content in enumerate(jpeg + webp):
+            transaction.put(hashlib.sha1(bytes([number])).hexdigest().encode(), content)
+    order = sorted(range(count), key=lambda number: hashlib.sha1(bytes([number])).hexdigest())
+    path = server / f"{name}.zip"
+    _zip(path, {f"{name}/{file.name}": file.read_bytes() for file in (server / name).iterdir()})
+    monkeypatch.setattr(vision, "LSUN_CHURCH_URL", path.as_uri())
+    monkeypatch.setattr(vision, "LSUN_CHURCH_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(vision, "LSUN_CHURCH_IMAGES", count)
+    return {"train": (np.concatenate([one, two])[order], np.zeros(count, np.int64))}
+
+
+def _bring_ffhq(monkeypatch: pytest.MonkeyPatch, server: Path, count: int) -> Contents:
+    """FFHQ cannot be fetched by a program: it is put where it must be brought."""
+    folder = vision._downloads() / "ffhq" / "thumbnails128x128" / "00000"
+    folder.mkdir(parents=True)
+    files, squares = _photographs(count, (128, 128), "PNG", 0)
+    for number, content in enumerate(files):
+        (folder / f"{number:05d}.png").write_bytes(content)
+    monkeypatch.setattr(vision, "FFHQ_IMAGES", count)
+    return {"train": (squares, np.zeros(count, np.int64))}
+
+
+ONE_CLASS: dict[str, Callable[[pytest.MonkeyPatch, Path, int], Contents]] = {
+    "celeba": _publish_celeba,
+    "lsun_church": _publish_lsun_church,
+    "ffhq": _bring_ffhq,
+}
 PUBLISHERS: dict[str, Callable[[pytest.MonkeyPatch, Path, Contents], None]] = {
     "mnist": _publish_mnist,
     "svhn": _publish_svhn,

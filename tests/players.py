@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reuselib import engine, models
+from reuselib import engine, gan, models
 from reuselib.data import ImageSet
-from reuselib.datafree import DAFL, DFAD, ZSKT, Distillation, losses, sources
+from reuselib.datafree import DAFL, DFAD, FAMILY, ZSKT, Distillation, Inversion, Studio, losses, sources
+from reuselib.gan import OneStageDFAD, OneStageGAN, TwoStageGAN
 from reuselib.supervised import Supervised
 
 IMAGE = (1, 8, 8)
@@ -25,11 +26,12 @@ BATCH = 6
 
 @dataclass
 class Cast:
-    """Who takes part: the teacher is always the same, student and generator come from a seed."""
+    """Who takes part: the teacher is always the same, the others come from a seed."""
 
     teacher: nn.Module
     student: nn.Module
     generator: models.Generator
+    discriminator: models.Discriminator
     images: ImageSet
 
 
@@ -42,17 +44,38 @@ def cast(where: str = "cpu", seed: int = 0, batch_norm: bool = True, dropout: fl
     with engine.seeded(seed):
         student = models.conv3(width=2, classes=CLASSES, batch_norm=batch_norm)
         generator = models.upsampling_generator(image=IMAGE, latent=5, width=4)
+        discriminator = models.dcgan_discriminator(image=IMAGE, width=4, groups=4)
     student.pool.append(nn.Dropout(dropout))
     images = ImageSet("tiny", pixels, labels, tuple("abcd"), (0.5,), (0.25,)).to(device)
-    return Cast(*(engine.on_device(network, device) for network in (teacher, student, generator)), images)
+    networks = (teacher, student, generator, discriminator)
+    return Cast(*(engine.on_device(network, device) for network in networks), images)
 
 
 def _adversarial(method: type, **options: Any) -> Callable[..., engine.Method]:
-    return lambda cast, **more: method(cast.teacher, cast.student, cast.generator, **options, **more)
+    return lambda cast, **more: method(cast.teacher, cast.student, cast.generator, **options | more)
 
 
 def _distilled(source: Callable[[Cast], sources.Source]) -> Callable[..., engine.Method]:
     return lambda cast, **more: Distillation(cast.teacher, cast.student, source(cast), **more)
+
+
+def _inverting(name: str, learns: bool = True, **changes: Any) -> Callable[..., Inversion]:
+    """A method of CMI's family on tiny images; its student learns alongside, unless told otherwise."""
+
+    def build(cast: Cast, batch: int = BATCH, **more: Any) -> Inversion:
+        studio = Studio(IMAGE, (0.5,), (0.25,), latent=5, width=2)
+        settings = {"image_steps": 2, "student_steps": 2, "bank": 2 * batch, "negatives": 8, "embedding": 3}
+        settings |= {"student": cast.student if learns else None, "student_options": {"batch": batch}}
+        pool = studio.pool(12 * batch, cast.images.device)
+        return studio.inversion(name, cast.teacher, pool, changes, batch=batch, **settings | more)
+
+    return build
+
+
+def _gan(scheme: type, **options: Any) -> Callable[..., engine.Method]:
+    return lambda cast, **more: scheme(
+        cast.generator, cast.discriminator, gan.in_tanh_range(cast.images), **options | more
+    )
 
 
 def _supervised(cast: Cast, **options: Any) -> Supervised:
@@ -67,10 +90,22 @@ DISTILLING: dict[str, Callable[..., engine.Method]] = {
     "dfad": _adversarial(DFAD),
     "dfad-kl": _adversarial(DFAD, discrepancy=losses.kl_divergence),
     "dfad-log": _adversarial(DFAD, generation=losses.negative_log),
+    "dfad-one-stage": _adversarial(OneStageDFAD, student_steps=3),
     "dafl": _adversarial(DAFL),
     "zskt": lambda cast, **more: _adversarial(ZSKT)(cast, **{"student_steps": 3} | more),
 }
-MAKERS = DISTILLING | {"supervised": _supervised}
+GANS: dict[str, Callable[..., engine.Method]] = {
+    "gan-one-stage": _gan(OneStageGAN),
+    "gan-one-stage-least-squares": _gan(OneStageGAN, loss=gan.LEAST_SQUARES, ratio="autograd"),
+    "gan-one-stage-wasserstein": _gan(OneStageGAN, loss=gan.WASSERSTEIN, clip=0.01),
+    **{f"gan-two-stage-{variant}": _gan(TwoStageGAN, variant=variant) for variant in gan.VARIANTS},
+}
+INVERTING: dict[str, Callable[..., engine.Method]] = {
+    **{f"inversion-{name}": _inverting(name) for name in FAMILY},
+    "inversion-adversary": lambda cast, **more: _inverting("cmi")(cast, **{"student_steps": 0} | more),
+    "inversion-alone": _inverting("cmi", learns=False, adversarial=0.0),
+}
+MAKERS = DISTILLING | INVERTING | GANS | {"supervised": _supervised}
 METHODS = list(MAKERS)
 """Every method of the library."""
 
@@ -81,6 +116,26 @@ def make(name: str, where: str = "cpu", seed: int = 0, dropout: float = 0.0, **o
     method = MAKERS[name](cast(where, seed, dropout=dropout), **options)
     method.steps_per_round = 2
     return method
+
+
+def learner(method: engine.Method) -> nn.Module:
+    """The network that a method is there for: its student or, without one, its generator."""
+    student = getattr(method, "student", None)
+    return method.generator if student is None else student
+
+
+def evaluation(method: engine.Method) -> Callable[[], dict[str, float]]:
+    """What an engine's run may measure on the way: the student's accuracy, or the mean of a generator's images."""
+    network, images = learner(method), cast().images
+
+    @torch.no_grad()
+    def mean() -> float:
+        with engine.frozen(network):
+            return network(torch.ones(2, network.latent)).mean().item()
+
+    if isinstance(network, models.Generator):
+        return lambda: {"mean": mean()}
+    return lambda: {"accuracy": engine.accuracy(network, images)}
 
 
 def state(value: Any) -> Any:

@@ -40,6 +40,9 @@ DRAWN = {
     "bars_with_seeds": lambda: figures.bars_with_seeds(
         {"dfad": [0.9, 0.8], "not run": []}, "accuracy", references={"chance": 0.1}, title="t"
     ),
+    "bars_with_quartiles": lambda: figures.bars_with_quartiles(
+        {"a": {"one": (1, 2, 4), "two": ()}, "b": {"one": (5, 6, 7), "two": (8, 9, 10)}}, "ms", "t"
+    ),
     "class_coverage": lambda: figures.class_coverage({"a": range(10), "b": [5] + [0] * 9}, CLASSES, "t"),
     "scatter": lambda: figures.scatter(
         {"real": (torch.randn(500, 10), torch.randn(500, 10)), "fake": (torch.ones(2), torch.ones(2))},
@@ -184,6 +187,20 @@ def test_curves_without_seeds_promise_no_band() -> None:
 def test_curves_refuse_a_line_of_another_length() -> None:
     with pytest.raises(ShapeMismatch, match="'a'"):
         figures.curves({"a": (STEPS, STEPS[:-1])}, "x", "y")
+
+
+def test_curves_may_be_logarithmic() -> None:
+    assert figures.curves({"one": (STEPS, STEPS + 1)}, "x", "y").axes[0].get_yscale() == "linear"
+    assert figures.curves({"one": (STEPS, STEPS + 1)}, "x", "y", log=True).axes[0].get_yscale() == "log"
+
+
+def test_bars_show_medians_and_quartiles() -> None:
+    first, second = DRAWN["bars_with_quartiles"]().axes
+    assert [[bar.get_width() for bar in axes.patches] for axes in (first, second)] == [[2, 0], [6, 9]]
+    assert list(first.lines[0].get_xdata()) == [1, 4] and first.get_title(loc="left") == "a"
+    assert [text.get_text() for text in first.texts] == ["2", "not run"] and first.get_xlim()[0] == 0
+    with pytest.raises(ShapeMismatch, match="'b' has the bars"):
+        figures.bars_with_quartiles({"a": {"one": (1, 2, 3)}, "b": {"two": (1, 2, 3)}}, "ms")
 
 
 def test_bars_show_the_mean_and_every_seed() -> None:

@@ -1,8 +1,11 @@
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
-from reuselib.data.augment import crop_and_flip
+from reuselib.data.augment import crop_and_flip, resized_crop, roll_and_flip
 
 
 def plain(images: Tensor, generator: torch.Generator, padding: int, flip: bool) -> Tensor:
@@ -48,3 +51,121 @@ def test_runs_on_meta() -> None:
     images = torch.empty(8, 3, 32, 32, dtype=torch.uint8, device="meta")
     result = crop_and_flip(images, torch.Generator())
     assert result.is_meta and result.shape == images.shape and result.dtype == torch.uint8
+
+
+# ---- resized crops
+
+
+def boxes(count: int, generator: torch.Generator, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
+    """Width, height, left and top of each box as shares of the image, and whether it is mirrored."""
+    area, aspect, x, y, side = torch.rand(5, count, generator=generator).double()
+    area = scale[0] + (scale[1] - scale[0]) * area
+    aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * aspect)
+    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    return torch.stack([width, height, (1 - width) * x, (1 - height) * y, (side < 0.5).double()], 1)
+
+
+def between(plane: Tensor, y: float, x: float) -> float:
+    """The bilinear value at a place in pixels, 0 being the middle of the first; the border goes on outside."""
+    height, width = plane.shape
+    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+    top, left = min(int(y), height - 2), min(int(x), width - 2)
+    v, u = y - top, x - left
+    upper = plane[top, left] * (1 - u) + plane[top, left + 1] * u
+    lower = plane[top + 1, left] * (1 - u) + plane[top + 1, left + 1] * u
+    return float(upper * (1 - v) + lower * v)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("scale", [(0.25, 1.0), (0.1, 0.2)])
+def test_resized_crop_equals_a_loop_over_pixels(flip: bool, scale: tuple[float, float]) -> None:
+    images = torch.rand(6, 2, 5, 7)
+    found = resized_crop(images, torch.Generator().manual_seed(3), scale, flip=flip)
+    drawn = boxes(6, torch.Generator().manual_seed(3), scale, (3 / 4, 4 / 3)).tolist()
+    expected = torch.zeros(6, 2, 5, 7)
+    for b, (width, height, left, top, mirrored) in enumerate(drawn):
+        for c in range(2):
+            for row in range(5):
+                for column in range(7):
+                    across = (column + 0.5) / 7
+                    across = 1 - across if flip and mirrored else across
+                    x, y = (left + across * width) * 7 - 0.5, (top + (row + 0.5) / 5 * height) * 5 - 0.5
+                    expected[b, c, row, column] = between(images[b, c], y, x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_boxes_of_resized_crops_have_the_shares_and_shapes_that_were_asked_for() -> None:
+    """Images whose pixels tell their place: how far the values of a crop spread is the side of its box."""
+    side = 64
+    places = torch.linspace(0, side - 1, side).expand(side, side)
+    images = torch.stack([places, places.T]).expand(2000, 2, side, side) / side
+    crops = resized_crop(images, torch.Generator().manual_seed(0), (0.25, 0.5), (3 / 4, 4 / 3), flip=False)
+    spread = (crops.amax((2, 3)) - crops.amin((2, 3))) * side / (side - 1)
+    width, height = spread.unbind(1)
+    area, ratio = width * height, width / height
+    assert area.min() > 0.24 and area.max() < 0.51 and ratio.min() > 0.74 and ratio.max() < 1.35
+    assert area.mean().item() == pytest.approx(0.375, abs=0.01)  # uniform
+    assert ratio.log().mean().item() == pytest.approx(0, abs=0.02)
+    middles = crops.mean((2, 3))
+    assert middles.mean().item() == pytest.approx(0.49, abs=0.01) and middles.std() > 0.05
+
+
+def test_a_crop_of_everything_changes_nothing_but_the_side() -> None:
+    images = torch.rand(40, 3, 6, 6)
+    whole = resized_crop(images, torch.Generator().manual_seed(0), (1, 1), (1, 1), flip=False)
+    torch.testing.assert_close(whole, images, rtol=0, atol=1e-5)
+    sides = resized_crop(images, torch.Generator().manual_seed(0), (1, 1), (1, 1))
+    mirrored = [torch.allclose(after, before.flip(2), atol=1e-5) for after, before in zip(sides, images, strict=True)]
+    kept = [torch.allclose(after, before, atol=1e-5) for after, before in zip(sides, images, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, kept, strict=True)) and 8 < sum(mirrored) < 32
+
+
+def test_gradients_flow_through_resized_crops() -> None:
+    """A crop is linear in the pixels, so that its gradient gives its value back."""
+    images, weights = torch.rand(5, 2, 6, 6).requires_grad_(), torch.randn(5, 2, 6, 6)
+    value = (resized_crop(images, torch.Generator().manual_seed(0)) * weights).sum()
+    value.backward()
+    torch.testing.assert_close((images * images.grad).sum(), value)
+    assert (images.grad != 0).float().mean() > 0.3
+
+
+# ---- rolls
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_rolling_moves_the_whole_batch_around_the_edges(flip: bool) -> None:
+    images, seen = torch.rand(4, 2, 5, 6), set()
+    for seed in range(60):
+        found = roll_and_flip(images, torch.Generator().manual_seed(seed), 2, flip)
+        matches = [
+            (down, right, mirrored)
+            for down in range(-2, 3) for right in range(-2, 3) for mirrored in {False, flip}
+            if torch.equal(found, rolled(images, down, right, mirrored))
+        ]  # fmt: skip
+        assert len(matches) == 1
+        seen.add(matches[0])
+    assert {down for down, _, _ in seen} == {right for _, right, _ in seen} == set(range(-2, 3))
+    assert {mirrored for _, _, mirrored in seen} == {False, flip}
+
+
+def rolled(images: Tensor, down: int, right: int, mirrored: bool) -> Tensor:
+    moved = images.roll((down, right), (2, 3))
+    return moved.flip(3) if mirrored else moved
+
+
+def test_rolls_keep_every_pixel_and_its_gradient() -> None:
+    images = torch.rand(2, 1, 4, 4).requires_grad_()
+    moved = roll_and_flip(images, torch.Generator().manual_seed(1))
+    assert torch.equal(moved.flatten(1).sort(1).values, images.flatten(1).sort(1).values)
+    (moved * 3).sum().backward()
+    assert (images.grad == 3).all()
+    assert torch.equal(roll_and_flip(images, torch.Generator(), 0, False), images)
+
+
+@pytest.mark.parametrize("augment", [resized_crop, roll_and_flip])
+def test_a_seed_decides_the_view_and_it_exists_on_meta(augment: Callable[..., Tensor]) -> None:
+    images = torch.rand(8, 3, 8, 8)
+    views = [augment(images, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(views[0], views[1]) and not torch.equal(views[0], views[2])
+    nowhere = augment(images.to("meta"), None)
+    assert nowhere.is_meta and nowhere.shape == images.shape

@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import sys
 from pathlib import Path
 
 import archives
@@ -135,6 +136,7 @@ def test_registry_and_pinned_hashes_agree() -> None:
 
 
 TRUE_FORMATS = ["mnist", "svhn", "stl10", "cifar10", "cifar100"]
+ONE_CLASS = {"celeba": "face", "lsun_church": "outdoor church", "ffhq": "face"}
 
 
 @pytest.mark.parametrize("name", TRUE_FORMATS)
@@ -206,7 +208,95 @@ def test_caltech_half_unpacked_or_damaged(tmp_path: Path, monkeypatch: pytest.Mo
         data.load("caltech101")
 
 
-@pytest.mark.parametrize("name", [*TRUE_FORMATS, "caltech101"])
+@pytest.mark.parametrize("name", ["tiny_imagenet", *ONE_CLASS])
+def test_photographs_in_their_true_format(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = archives.publish(name, monkeypatch, tmp_path)
+    for split, (images, labels) in contents.items():
+        loaded = data.load(name, split, download=True)
+        assert torch.equal(loaded.images, torch.from_numpy(images))
+        assert torch.equal(loaded.labels, torch.from_numpy(labels))
+        assert loaded.shape == (3, 64, 64) and loaded.mean == loaded.std == (0.5,) * 3
+        shutil.rmtree(tmp_path / "server", ignore_errors=True)
+        assert torch.equal(data.load(name, split, download=True).images, loaded.images), "it is fetched once"
+    if name in ONE_CLASS:
+        assert loaded.classes == (ONE_CLASS[name],)
+    else:
+        assert loaded.classes[3] == "class 3, also called 3" and len(loaded.classes) == 200
+
+
+@pytest.mark.parametrize("name", ONE_CLASS)
+def test_sets_for_generators_have_no_test_split(name: str) -> None:
+    with pytest.raises(UnknownName, match=rf"unknown split of {name} 'test'.*Known: train\."):
+        data.load(name, "test")
+
+
+def test_gdown_and_its_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.publish("celeba", monkeypatch, tmp_path)
+
+    def refuse(**_: object) -> None:
+        raise Exception("too many users have viewed this file")  # gdown's own error derives from Exception alone
+
+    monkeypatch.setattr(sys.modules["gdown"], "download", refuse)
+    with pytest.raises(ReuseError, match="celeba could not be fetched .too many users.*bring the files"):
+        data.load("celeba", download=True)
+    monkeypatch.setitem(sys.modules, "gdown", None)
+    with pytest.raises(ReuseError, match="celeba could not be fetched.*pip install gdown"):
+        data.load("celeba", download=True)
+
+
+def test_lmdb_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(ReuseError, match="lmdb is not installed. Fix: pip install lmdb"):
+        data.load("lsun_church", download=True)
+
+
+def test_lsun_missing_half_or_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.publish("lsun_church", monkeypatch, tmp_path)
+    with pytest.raises(MissingFile, match=r"data\.mdb is missing.*data\.load\('lsun_church', download=True\)"):
+        data.load("lsun_church")
+    flip_bit(tmp_path / "server" / "church_outdoor_train_lmdb.zip", 8 * 500)
+    with pytest.raises(DamagedFile, match="expected sha256 .* found .*Fix: delete .*download=True") as caught:
+        data.load("lsun_church", download=True)
+    flip_bit(tmp_path / "server" / "church_outdoor_train_lmdb.zip", 8 * 500)
+    caught.value.path.unlink()
+    data.load("lsun_church", download=True)
+    (database,) = (tmp_path / "data" / "downloads").rglob("data.mdb")
+    monkeypatch.setattr(vision, "LSUN_CHURCH_IMAGES", 41)
+    with pytest.raises(DamagedFile, match="expected 41 images, found 40.*download=True"):
+        data.load("lsun_church")
+    os.truncate(database, 100)
+    with pytest.raises(DamagedFile, match="it is no LMDB database.*download=True"):
+        data.load("lsun_church")
+
+
+def test_ffhq_missing_half_or_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path / "none"))
+    with pytest.raises(MissingFile, match=r"ffhq is missing\. Fix: bring thumbnails128x128 of github.com/NVlabs"):
+        data.load("ffhq", download=True)
+    archives.publish("ffhq", monkeypatch, tmp_path)
+    (file,) = (tmp_path / "data" / "downloads").rglob("00007.png")
+    os.truncate(file, 50)
+    with pytest.raises(DamagedFile, match="00007.png is damaged: it cannot be decoded"):
+        data.load("ffhq")
+    file.unlink()
+    with pytest.raises(DamagedFile, match="expected 40 images, found 39.*bring thumbnails128x128"):
+        data.load("ffhq")
+
+
+PACKED = {"tiny_imagenet": "tiny-imagenet-200.zip", "celeba": "img_align_celeba.zip"}
+
+
+@pytest.mark.parametrize(("name", "file"), PACKED.items())
+def test_altered_archive_is_refused(name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.publish(name, monkeypatch, tmp_path)
+    data.load(name, download=True)
+    (path,) = (tmp_path / "data" / "downloads").rglob(file)
+    flip_bit(path, 8 * 700)
+    with pytest.raises(DamagedFile, match=f"{file} is damaged: expected md5 .* found .*download=True"):
+        data.load(name)
+
+
+@pytest.mark.parametrize("name", [*TRUE_FORMATS, "caltech101", *PACKED])
 def test_missing_files_name_the_command(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
     with pytest.raises(MissingFile, match=rf"downloads.* is missing.*data\.load\('{name}', download=True\)"):
@@ -225,7 +315,7 @@ def test_altered_file_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.
         data.load(name)
 
 
-@pytest.mark.parametrize("name", [*TRUE_FORMATS, "caltech101"])
+@pytest.mark.parametrize("name", [*TRUE_FORMATS, "caltech101", "lsun_church", *PACKED])
 def test_no_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archives.publish(name, monkeypatch, tmp_path)
     shutil.rmtree(tmp_path / "server")

@@ -223,9 +223,9 @@ def test_a_seed_decides_everything(name: str, seed: int) -> None:
         method = players.make(name, seed=5)
         method.random.manual_seed(chosen)
         method.step()
-        results.append(players.state(method))
-    assert not list(players.differences(results[0], results[1]))
-    assert list(players.differences(results[0]["student"], results[2]["student"]))
+        results.append((players.state(method), players.state(players.learner(method))))
+    assert not list(players.differences(list(results[0]), list(results[1])))
+    assert list(players.differences(results[0][1], results[2][1]))
 
 
 def test_different_numbers_of_classes_are_refused() -> None:

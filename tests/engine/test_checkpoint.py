@@ -140,3 +140,52 @@ def test_a_checkpoint_of_another_format_is_refused(checkpoint: Path) -> None:
     engine.save_checkpoint(checkpoint, engine.load_checkpoint(checkpoint) | {"format": 0})
     with pytest.raises(OldSchema, match="run.pt has format 0, not 1. Delete it"):
         resume(players.make("dfad"), checkpoint)
+
+
+# ---- a method that holds another
+
+
+def held(**options: Any) -> engine.Method:
+    """CMI, which holds the distillation of its student."""
+    return players.make("inversion-cmi", **options)
+
+
+def test_a_held_method_is_captured_with_its_holder_and_the_teacher_is_not(tmp_path: Path) -> None:
+    method = held()
+    engine.run(method, 2, checkpoint=tmp_path / "run.pt", progress=False)
+    content = engine.load_checkpoint(tmp_path / "run.pt")
+    inner = content["state"]["imitation"]
+    assert inner.keys() == {"student", "student_optimizer", "schedulers", "random", "precision"}
+    assert content["state"].keys() >= {"pool", "bank", "head", "head_optimizer", "generator", "random", "imitation"}
+    assert "teacher" not in content["state"] and content["fixed"].keys() == {"teacher"}
+    assert not list(players.differences(players.state(inner["student"]), players.state(method.imitation.student)))
+    assert set(method.networks()) == {"teacher", "student", "generator", "head"}
+
+
+def test_a_held_method_is_resumed_with_its_holder(tmp_path: Path) -> None:
+    whole, first, second = held(), held(), held(seed=5)
+    engine.run(whole, 4, progress=False)
+    engine.run(first, 2, checkpoint=tmp_path / "run.pt", progress=False)
+    networks = players.state(second.imitation)
+    engine.run(second, 2, checkpoint=tmp_path / "run.pt", progress=False)
+    assert not list(players.differences(players.state(first), players.state(second)))
+    assert list(players.differences(networks, players.state(second.imitation)))
+    engine.run(second, 4, checkpoint=tmp_path / "run.pt", progress=False)
+    assert not list(players.differences(players.state(whole), players.state(second)))
+
+
+@pytest.mark.parametrize(("saved", "resumed"), [("alone", "cmi"), ("cmi", "alone"), ("cmi", "adversary")])
+def test_a_checkpoint_with_other_parts_is_refused(tmp_path: Path, saved: str, resumed: str) -> None:
+    """A student of whom the file knows nothing would start afresh without anybody noticing."""
+    path = tmp_path / "run.pt"
+    engine.run(players.make(f"inversion-{saved}"), 1, checkpoint=path, progress=False)
+    with pytest.raises(ReuseError, match="(?s)do not both have: .*imitation.*Delete .*run.pt"):
+        resume(players.make(f"inversion-{resumed}"), path)
+
+
+def test_a_checkpoint_whose_held_method_has_another_architecture_is_refused(tmp_path: Path) -> None:
+    path, cast = tmp_path / "run.pt", players.cast()
+    engine.run(held(), 1, checkpoint=path, progress=False)
+    cast.student = players.models.conv3(width=3, classes=players.CLASSES)
+    with pytest.raises(ReuseError, match="(?s)does not fit this method's imitation .*Delete .*run.pt"):
+        resume(players.MAKERS["inversion-cmi"](cast, precision="fp32"), path)

@@ -48,17 +48,21 @@ PER_STEP = {
     "dfad": {"teacher": (6, 1), "student": (6, 6), "generator": (6, 1)},
     "dafl": {"teacher": (1, 1), "student": (1, 1), "generator": (1, 1)},
     "zskt": {"teacher": (1, 1), "student": (4, 4), "generator": (1, 1)},
+    "dfad-one-stage": {"teacher": (3, 1), "student": (3, 3), "generator": (3, 1)},
     "kd-noise": {"teacher": (5, 0), "student": (5, 5)},
+    "gan-one-stage": {"generator": (1, 1), "discriminator": (2, 2)},
+    "gan-two-stage-plain": {"generator": (2, 1), "discriminator": (3, 3)},
+    "gan-two-stage-frozen": {"generator": (2, 1), "discriminator": (3, 3)},
+    "gan-two-stage-reuse": {"generator": (1, 1), "discriminator": (3, 3)},
+    "gan-two-stage-wasteful": {"generator": (2, 2), "discriminator": (3, 3)},
     "supervised": {"student": (1, 1)},
 }
 
 
 @pytest.mark.parametrize("name", PER_STEP)
 def test_a_run_counts_the_passes_of_its_steps_and_not_of_its_evaluation(name: str) -> None:
-    method, images = players.make(name), players.cast().images
-    history = engine.run(
-        method, 3, evaluate=lambda: {"accuracy": engine.accuracy(method.student, images)}, progress=False
-    )
+    method = players.make(name)
+    history = engine.run(method, 3, evaluate=players.evaluation(method), progress=False)
     steps = 3 * method.steps_per_round
     expected = {}
     for network, (forward, backward) in PER_STEP[name].items():
@@ -75,3 +79,38 @@ def test_seconds_and_memory_add_up_also_after_an_exception() -> None:
     assert 10.05 <= cost.wall_seconds < 15
     assert 10 <= cost.cpu_seconds < cost.wall_seconds
     assert cost.peak_memory_mb > 20
+
+
+def test_interleaved_work_takes_turns_in_alternating_order() -> None:
+    seen: list[str] = []
+    works = {name: lambda name=name: seen.append(name) for name in "abc"}
+    timings = engine.interleaved(works, turns=3, warmup=2)
+    assert "".join(seen) == "abc" + "cba" + "abc" + "cba" + "abc"  # two turns of warm-up, then three
+    assert list(timings) == list("abc")
+    for timing in timings.values():
+        assert len(timing.wall) == len(timing.cpu) == 3 and min(timing.wall) > 0 and min(timing.cpu) >= 0
+
+
+def test_warm_up_is_not_timed() -> None:
+    naps = iter([0.2, 0.2, 0.0, 0.0])
+    timings = engine.interleaved({"work": lambda: time.sleep(next(naps))}, turns=2, warmup=2)
+    assert len(timings["work"].wall) == 2 and max(timings["work"].wall) < 0.1
+
+
+def test_each_works_own_seconds_are_counted_on_the_clock_and_on_the_processor() -> None:
+    def compute() -> None:
+        start = time.process_time()
+        while time.process_time() < start + 0.02:
+            pass
+
+    timings = engine.interleaved({"sleep": lambda: time.sleep(0.02), "compute": compute}, turns=3, warmup=0)
+    assert min(timings["sleep"].wall) >= 0.02 and max(timings["sleep"].cpu) < 0.015
+    assert min(timings["compute"].wall) >= 0.02 and min(timings["compute"].cpu) >= 0.02
+
+
+def test_an_accelerator_is_waited_for_before_and_after_each_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: seen.append("wait"))
+    engine.interleaved({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, turns=1, warmup=0)
+    assert seen == ["wait", "a", "wait", "wait", "b", "wait"]

@@ -128,3 +128,53 @@ def test_the_scalers_state_is_kept() -> None:
     for name in ("fp32", "bf16"):
         assert engine.precision(CPU, name).state_dict() == {}
         engine.precision(CPU, name).load_state_dict({})
+
+
+def game(seed: int = 0) -> tuple[nn.Module, nn.Module, Tensor]:
+    torch.manual_seed(seed)
+    return nn.Linear(3, 3), nn.Linear(3, 1), torch.randn(5, 3)
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+@pytest.mark.parametrize("name", ["fp32", "fp16"])
+def test_several_optimizers_share_one_backward_pass(name: str, clip: float | None) -> None:
+    first, second, x = game()
+    plain = copy.deepcopy(nn.ModuleList([first, second]))
+    precision, calls = engine.precision(CPU, name), []
+    optimizers = [engine.adam(first.parameters(), CPU, lr=0.1), engine.sgd(second.parameters(), CPU, lr=0.1)]
+    references = [engine.adam(plain[0].parameters(), CPU, lr=0.1), engine.sgd(plain[1].parameters(), CPU, lr=0.1)]
+    for step in range(1, 4):
+        loss = second(first(x)).square().mean()
+        loss.register_hook(lambda _: calls.append(None))
+        precision.minimise(loss, optimizers, clip)
+        plain.zero_grad()
+        plain[1](plain[0](x)).square().mean().backward()
+        norm = nn.utils.clip_grad_norm_(plain.parameters(), clip or 1e9)  # of both networks together
+        for reference in references:
+            reference.step()
+        assert len(calls) == step and (clip is None or norm > clip)
+    torch.testing.assert_close(first.state_dict(), plain[0].state_dict())
+    torch.testing.assert_close(second.state_dict(), plain[1].state_dict())
+
+
+def test_gradients_of_no_optimizer_pile_up() -> None:
+    first, second, x = game()
+    optimizers = [engine.sgd(network.parameters(), CPU, lr=0.0) for network in (first, second)]
+    for _ in range(2):
+        engine.precision(CPU, "fp32").minimise(first(x).sum() + second(x).sum(), tuple(optimizers))
+    torch.testing.assert_close(first.weight.grad, x.sum(0).repeat(3, 1))
+    torch.testing.assert_close(second.weight.grad, x.sum(0, keepdim=True))
+
+
+def test_an_overflow_is_skipped_by_all_optimizers_and_halves_the_scale_once() -> None:
+    first, second, x = game()
+    before = copy.deepcopy([first.state_dict(), second.state_dict()])
+    precision = engine.precision(CPU, "fp16")
+    optimizers = [engine.sgd(network.parameters(), CPU, lr=0.1) for network in (first, second)]
+    scale = precision.scaler.get_scale()
+    precision.minimise(second(first(x)).square().mean() * torch.tensor(float("inf")), optimizers)
+    torch.testing.assert_close([first.state_dict(), second.state_dict()], before)
+    assert precision.scaler.get_scale() == scale / 2
+    precision.minimise(second(first(x)).square().mean(), optimizers)
+    for network, start in zip((first, second), before, strict=True):
+        assert not torch.equal(network.weight, start["weight"])

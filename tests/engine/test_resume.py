@@ -15,10 +15,8 @@ from reuselib import engine
 def run(name: str, rounds: int, checkpoint: Path | None, seed: int = 0, **options: Any) -> tuple[Any, engine.History]:
     """Run a method on a student with dropout, which draws from torch's global generator."""
     method = players.make(name, seed=seed, dropout=0.2, **options)
-    images = players.cast().images
     history = engine.run(
-        method, rounds, checkpoint=checkpoint, progress=False, evaluate_every=2,
-        evaluate=lambda: {"accuracy": engine.accuracy(method.student, images)},
+        method, rounds, checkpoint=checkpoint, progress=False, evaluate_every=2, evaluate=players.evaluation(method)
     )  # fmt: skip
     return players.state(method) | {"global": torch.get_rng_state()}, history
 

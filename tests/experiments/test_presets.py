@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from reuselib import data, experiments, ledger, models, zoo
+from reuselib import data, experiments, gan, ledger, models, zoo
 from reuselib.errors import UnknownName
-from reuselib.experiments import dfad, prediction
+from reuselib.experiments import dfad, one_stage_gan, prediction
 
 TASKS = {
     "smoke": ["fashion", "digits"],
@@ -113,7 +113,7 @@ def test_names_of_rows() -> None:
 
 
 def test_unknown_chapters_and_scales_get_the_nearest() -> None:
-    assert experiments.chapters() == ["01_dfad"] == ledger.chapters()
+    assert experiments.chapters() == ["01_dfad", "02_cmi", "03_one_stage_gan"] == ledger.chapters()
     with pytest.raises(UnknownName, match="chapter '01_dfat'. Did you mean '01_dfad'"):
         experiments.chapter("01_dfat")
     with pytest.raises(UnknownName, match="scale 'labtop'. Did you mean 'laptop'"):
@@ -152,4 +152,42 @@ def test_the_papers_cost_is_predicted_to_a_factor_of_two(task: str, operations: 
 def test_predicting_leaves_the_random_state_alone() -> None:
     before = torch.get_rng_state()
     prediction.predict(experiments.chapter("01_dfad", "smoke").config("digits-dfad"))
+    for scheme in ("one", "two"):
+        gan_cost(f"fashion-ns-{scheme}")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def gan_cost(row: str, **changes: object) -> prediction.Prediction:
+    return prediction.predict(experiments.chapter("03_one_stage_gan", "smoke").config(row, **changes))
+
+
+def test_predicted_operations_of_a_gan_grow_with_iterations_and_batch() -> None:
+    once = gan_cost("fashion-ns-one", iterations=1)
+    assert gan_cost("fashion-ns-one", iterations=7).operations == pytest.approx(7 * once.operations)
+    half = gan_cost("fashion-ns-one", iterations=1, batch=8)
+    assert half.operations == pytest.approx(once.operations / 2) and half.memory < once.memory
+
+
+@pytest.mark.parametrize("widths", one_stage_gan.WIDTHS.values(), ids=one_stage_gan.WIDTHS)
+def test_two_stages_take_the_predicted_multiples_of_one(widths: tuple[int, int]) -> None:
+    players = {"generator_width": widths[0], "discriminator_width": widths[1], "batch": 64}
+    one = gan_cost("fashion-ns-one", **players)
+    two = {name: gan_cost("fashion-ns-two", options={"variant": name}, **players) for name in gan.VARIANTS}
+    ratio = {name: cost.operations / one.operations for name, cost in two.items()}
+    # A backward pass takes twice a forward pass; only the first layers do without the gradient of their input.
+    assert ratio["frozen"] == pytest.approx(4 / 3, rel=0.01)
+    assert 1 < ratio["reuse"] < ratio["frozen"] < ratio["plain"] < 1.51 < ratio["wasteful"] < 2
+    assert all(cost.memory <= one.memory for cost in two.values())
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_one_stage_distillation_costs_less_than_two(steps: int) -> None:
+    one, two = (gan_cost(f"distil-{scheme}-{steps}") for scheme in ("one", "two"))
+    assert one.operations < two.operations
+
+
+def test_the_cost_of_the_papers_gans_is_predicted_to_a_factor_of_two() -> None:
+    predicted = prediction.predict(experiments.chapter("03_one_stage_gan", "paper").config("celeba-ns-one"))
+    # 0.82 GFLOP for one image in either network; three and six times a forward pass; batch and iterations.
+    assert predicted.operations == pytest.approx(0.82e9 * (3 + 6) * 128 * 47_490, rel=0.05)
+    assert 0.3e9 < predicted.memory < 3e9
