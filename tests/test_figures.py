@@ -227,6 +227,16 @@ def test_scatter_draws_a_sample_and_measures_all() -> None:
         figures.scatter({"a": (x, x[:1])}, "teacher", "student")
 
 
+def test_clouds_draw_every_point_over_one_background() -> None:
+    points = {name: torch.randn(count, 2) for name, count in (("real", 50), ("a", 7), ("b", 9))}
+    figure = figures.clouds(points, "first", "second", background="real")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "b"]
+    assert [[len(line.get_xdata()) for line in axes.lines] for axes in figure.axes] == [[50, 7], [50, 9]]
+    assert len(figures.clouds(points, "first", "second").axes) == 3
+    with pytest.raises(ShapeMismatch, match="'a' has points of shape"):
+        figures.clouds({"a": torch.randn(4, 3)}, "first", "second")
+
+
 def test_histogram_gives_shares() -> None:
     figure = figures.histogram({"a": torch.randn(1000)}, "x", bins=7)
     assert figure.axes[0].patches[0].get_data().values.sum() == pytest.approx(1)
