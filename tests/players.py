@@ -119,9 +119,10 @@ def make(name: str, where: str = "cpu", seed: int = 0, dropout: float = 0.0, **o
 
 
 def learner(method: engine.Method) -> nn.Module:
-    """The network that a method is there for: its student or, without one, its generator."""
+    """The network that a method is there for: its student or, where no student learns, its generator."""
     student = getattr(method, "student", None)
-    return method.generator if student is None else student
+    only_watches = student is not None and student is getattr(method, "adversary", None)
+    return method.generator if student is None or only_watches else student
 
 
 def evaluation(method: engine.Method) -> Callable[[], dict[str, float]]:

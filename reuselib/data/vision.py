@@ -243,7 +243,7 @@ def lsun_church(split: str = "train", download: bool = False) -> ImageSet:
 
             def read(key: str) -> IO[bytes]:
                 with database.begin() as transaction:
-                    return io.BytesIO(transaction.get(key.encode()))
+                    return io.BytesIO(transaction.get(key.encode()) or b"")
 
             images = _photographs(folder, keys, GAN_SIZE, fix, read)
     except lmdb.Error as error:

@@ -205,6 +205,8 @@ class Inversion(engine.Method):
             with engine.seeded(seed):
                 self.head = InstanceHead(width, embedding).to(self.device)
             self.head_optimizer = engine.adam(self.head.parameters(), self.device, lr=1e-3)
+            if bank % batch:
+                raise ShapeMismatch(f"A bank of {bank} images does not fill with batches of {batch}. Give a multiple.")
             self.bank = MemoryBank(bank, 2 * width, self.device)
         self.imitation: Distillation | None = None
         self.adversary = None if student_steps else student
@@ -475,6 +477,8 @@ def invert(
     usual = (card["mean"], card["std"]) if card else IMAGENET if image[0] == 3 else ((0.5,) * image[0],) * 2
     studio = Studio(image, tuple(mean or usual[0]), tuple(std or usual[1]), **(sizes or {}))
     batch = batch or (len(labels) if labels is not None else min(count, 256))
+    if batch < 1 or count < 1:
+        raise ReuseError("No image was asked for. Give a count of at least 1, and labels, if any, for every image.")
     batches = -(-count // batch)
     where = next(network.parameters()).device
     wanted = None if labels is None else torch.tensor(labels, device=where)
@@ -484,6 +488,6 @@ def invert(
         method, network, studio.pool(batches * batch, where), changes, batch=batch, image_steps=image_steps,
         labels=wanted, student=student, bank=batches * batch, seed=seed,
     )  # fmt: skip
-    settings = f"{method} {sorted(changes.items())} {studio} {batch} {image_steps} {labels} {seed}"
+    settings = f"{method} {sorted(changes.items())} {studio} {count} {batch} {image_steps} {labels} {seed}"
     engine.run(inversion, batches, checkpoint=checkpoint, progress=progress, title=method, settings=settings)
     return replace(inversion.pool.images(), classes=tuple(card.get("classes", ())))

@@ -23,6 +23,9 @@ from reuselib.datafree.inversion import softened_kl
 from reuselib.experiments.base import Chapter, Outcome
 from reuselib.supervised import Supervised
 
+REAL_SEED = 0
+"""Draws the real images that every set is compared with."""
+
 PLAIN = ("teacher", "untrained", "supervised", "kd-real", "noise")
 """Rows that invert nothing."""
 
@@ -319,7 +322,8 @@ class Bench:
             pixels = torch.randint(256, size, generator=random, device=self.device, dtype=torch.uint8)
             self.images = replace(self.training, images=pixels, labels=torch.zeros_like(pixels[:, 0, 0, 0]).long())
         elif config.method == "kd-real":
-            self.images = self.training.take(min(self.count, len(self.training)), self.seed)
+            # Not the seed of the images to compare with, or this row would be compared with itself.
+            self.images = self.training.take(min(self.count, len(self.training)), REAL_SEED + 1 + self.seed)
         elif config.method in INVERTING:
             self.images = self._invert()
 
@@ -393,7 +397,7 @@ class Bench:
     @torch.no_grad()
     def _quality(self, images: ImageSet) -> dict[str, float]:
         """Measures in the judge's features, on as many real images; none of the rows could optimise them."""
-        real = self.training.take(min(len(images), len(self.training)), seed=0)
+        real = self.training.take(min(len(images), len(self.training)), REAL_SEED)
         features = {}
         for name, each in (("real", real), ("fake", images)):
             features[name] = metrics.features_of(self.judge, each.normalised(each.images))
