@@ -20,6 +20,7 @@ import numpy
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from reuselib.errors import ReuseError, ShapeMismatch, unknown
 
@@ -310,12 +311,23 @@ def curves(
     for label, height in (references or {}).items():
         axes.axhline(height, color=FAINT, linestyle="--", linewidth=1)
         _write_right(axes, label, height)
-    axes.set_yscale("log" if log else "linear")
+    if log:
+        axes.set_yscale("log")
+        for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            set_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     axes.grid(axis="y")
-    across = min(4, max(1, len(lines)))
-    legend = figure.legend(loc="outside lower left", ncols=across, title="; ".join(notes), alignment="left")
-    legend.get_title().set_fontsize(7.5)
+    _legend_below(figure, len(lines), "; ".join(notes))
     return figure
+
+
+def _legend_below(figure: Figure, entries: int, title: str) -> None:
+    """Write the legend below the axes, in as many columns up to four as fit."""
+    for across in range(min(4, max(1, entries)), 0, -1):
+        legend = figure.legend(loc="outside lower left", ncols=across, title=title, alignment="left")
+        legend.get_title().set_fontsize(7.5)
+        if legend.get_window_extent().width <= figure.bbox.width or across == 1:
+            return
+        legend.remove()
 
 
 def _write_right(axes: Axes, text: str, height: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,9 @@ RECIPES: dict[str, Recipe] = {
     "cifar10-vgg11": _cifar_teacher("cifar10", "vgg11_bn", 200, (120, 150, 180)),
     "cifar100-wrn40-2": _cifar_teacher("cifar100", "wrn40_2", 200, (120, 150, 180)),
     "cifar100-vgg11": _cifar_teacher("cifar100", "vgg11_bn", 200, (120, 150, 180)),
-    "tiny-imagenet-vgg11": _cifar_teacher("tiny_imagenet", "vgg11_bn", 200, (120, 150, 180), updates=781),
+    "tiny-imagenet-vgg11": replace(
+        _cifar_teacher("tiny_imagenet", "vgg11_bn", 200, (120, 150, 180), updates=781), arguments={"pools": 4}
+    ),
     "tiny-imagenet-resnet34": _cifar_teacher("tiny_imagenet", "resnet34_8x", 200, (120, 150, 180), updates=781),
     "caltech101-resnet34": Recipe(
         "caltech101", None, "resnet34_imagenet", {}, 8100, decays=(2700, 5400),

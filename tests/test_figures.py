@@ -189,9 +189,19 @@ def test_curves_refuse_a_line_of_another_length() -> None:
         figures.curves({"a": (STEPS, STEPS[:-1])}, "x", "y")
 
 
+@pytest.mark.parametrize("length", [5, 26, 200])
+def test_the_legend_of_curves_fits_the_figure_as_far_as_it_can(length: int) -> None:
+    labels = [f"{index} {'m' * length}" for index in range(5)]
+    figure = figures.curves({label: (STEPS, STEPS) for label in labels}, "x", "y")
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == labels
+    assert length == 200 or legend.get_window_extent().width <= figure.bbox.width
+
+
 def test_curves_may_be_logarithmic() -> None:
     assert figures.curves({"one": (STEPS, STEPS + 1)}, "x", "y").axes[0].get_yscale() == "linear"
-    assert figures.curves({"one": (STEPS, STEPS + 1)}, "x", "y", log=True).axes[0].get_yscale() == "log"
+    (axes,) = figures.curves({"one": (STEPS, STEPS + 1)}, "x", "y", log=True).axes
+    assert axes.get_yscale() == "log" and axes.yaxis.get_major_formatter()(10) == "10"
 
 
 def test_bars_show_medians_and_quartiles() -> None:

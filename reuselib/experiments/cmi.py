@@ -154,6 +154,9 @@ TASKS: dict[str, tuple[Config, ...]] = {
     "colab": (CIFAR10_COLAB,),
     "paper": (*_paper_tasks(),),
 }
+_STAGES = ("blocks.0.3", "blocks.1", "blocks.2", "blocks.3")
+FEATURED = {"resnet34_8x": _STAGES, "resnet18_8x": _STAGES}
+"""Architecture of a teacher → modules whose inputs are its features, 512 numbers; of all others every batch norm's."""
 LASTING_LR = {"dafl": 5e-3, "zskt": 1e-3, "dfad": 1e-3, "dfq": 5e-3}
 """The better of 0.001 and 0.005 on Fashion-MNIST, by the student of the finished set: short runs, a seed of no table,
 training images set aside. A generator made anew had 0.001, 0.005 and 0.02 to choose from, pixels 0.03, 0.1 and 0.3."""
@@ -256,6 +259,7 @@ def build_inversion(config: Config, studio: Studio, teacher: nn.Module, student:
         student=student if adversarial or config.student_steps else None, student_steps=config.student_steps,
         batch=config.batch, image_steps=config.image_steps, early=early, early_steps=config.early_steps,
         embedding=config.embedding, bank=config.bank, negatives=config.negatives, seed=seed,
+        layers=FEATURED.get(zoo.RECIPES[config.teacher].architecture),
         student_options={
             "batch": config.student_batch, "lr": config.lr, "weight_decay": config.weight_decay,
             "schedule": engine.cosine(config.batches - early),
