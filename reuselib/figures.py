@@ -251,7 +251,7 @@ def _canvas(
     """Open a figure that fits the grid, its rows and columns labelled."""
     height, width = stacks[0].shape[2:]
     across = max(len(stack) for stack in stacks)
-    margin = 0.3 + 0.075 * max(len(row) for row in rows) + (0.9 if values else 0)
+    margin = 0.3 + 0.085 * max(len(row) for row in rows) + (0.9 if values else 0)
     inches = min(0.75, (WIDTH - margin) / across)
     longest = 0.075 * max((len(column) for column in columns or ()), default=0)
     slanted = longest > inches
