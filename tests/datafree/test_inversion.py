@@ -530,8 +530,8 @@ def test_classes_that_the_teacher_does_not_have_are_refused(label: int) -> None:
 
 
 def test_a_bank_that_batches_do_not_fill_is_refused() -> None:
-    with pytest.raises(ShapeMismatch, match="A bank of 10 rows does not fill with batches of 6"):
-        make(bank=10).step()
+    with pytest.raises(ShapeMismatch, match="A bank of 10 images does not fill with batches of 6"):
+        make(bank=10)
 
 
 def test_a_pool_that_is_too_small_is_refused() -> None:
