@@ -35,7 +35,9 @@ def table(chapter: str, scale: str | None = "laptop", beside: Any = None, name: 
     columns += _live_columns(layout, _as_records(chapter, beside), notes)
     heads = (("", layout.header), *((group, label) for group, label, _ in columns))
     rows = tuple((Cell(row.label), *(cell(row) for _, _, cell in columns)) for row in layout.rows)
-    below = [f"Published values without a mark: {paper.sources[layout.source]}", layout.note, _signs(rows)]
+    cited = any(row.published for row in layout.rows)
+    source = f"Published values without a mark: {paper.sources[layout.source]}" if cited else ""
+    below = [source, layout.note, _signs(rows)]
     if layout == paper.tables[0]:
         below += _verdict_lines(chapter, scales[0])
     return Table(layout.caption, heads, rows, (*filter(None, below), *notes.lines()))
