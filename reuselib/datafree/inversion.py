@@ -461,8 +461,8 @@ def invert(
         changes: weights other than the method's own, ``contrastive=0.2`` for instance.
 
     Returns:
-        The images as 8-bit pixels, labelled with the classes that were asked for. A lasting generator (DAFL, ZSKT, DFAD,
-        DFQ) is asked for none: its labels are arbitrary, ask the network.
+        The images as 8-bit pixels, labelled with the classes that were asked for. A lasting generator (DAFL, ZSKT,
+        DFAD, DFQ) is asked for none: its labels are arbitrary, ask the network.
 
     Raises:
         UnknownName: there is no such method.
