@@ -6,6 +6,7 @@ optimizer.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from reuselib import engine
 from reuselib.models import Generator, reinitialise
 
 
-class Canvas:
+class Canvas(ABC):
     """The three below share this face.
 
     Attributes:
@@ -26,22 +27,22 @@ class Canvas:
     optimizer: torch.optim.Optimizer
     kept: bool = True
 
+    @abstractmethod
     def begin(self, count: int, random: torch.Generator | None) -> None:
         """Make ready for a batch of ``count`` images."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw(self, random: torch.Generator | None) -> Tensor:
         """Images (count, C, H, W) in [0, 1], with their graph."""
-        raise NotImplementedError
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027
         """Put right what an optimizer's step left out of range."""
 
     def state_dict(self) -> dict[str, Any]:
         """What lasts from batch to batch, beside the generator's own state."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Take up a saved state."""
 
 
