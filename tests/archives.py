@@ -22,6 +22,7 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 from urllib.request import urlretrieve
 
 import numpy as np
@@ -35,6 +36,11 @@ from reuselib.data import vision
 
 Part = tuple[np.ndarray, np.ndarray]
 Contents = dict[str, Part]
+# In the order of their numbers, which is not that of their ids.
+IMAGENET_CLASSES = {
+    "n02084071": "dog, domestic dog, Canis familiaris", "n01440764": "tench, Tinca tinca",
+    "n03126707": "crane", "n02012849": "crane",
+}  # fmt: skip
 CALTECH_CATEGORIES = {"airplanes": 14, "ant": 5, "wild_cat": 3}
 
 
@@ -44,7 +50,7 @@ def publish(
     """Make the archive of one set below `folder` and let torchvision's class find it there.
 
     Args:
-        name: mnist, svhn, stl10, cifar10, cifar100, caltech101, tiny_imagenet, celeba, lsun_church or ffhq.
+        name: mnist, svhn, stl10, cifar10, cifar100, caltech101, tiny_imagenet, imagenet, celeba, lsun_church or ffhq.
         monkeypatch: Of the test; it undoes everything.
         folder: An empty folder, usually `tmp_path`.
         train: Number of training images, a multiple of 5; Caltech101 has 22 images in all.
@@ -52,7 +58,7 @@ def publish(
 
     Returns:
         What was written: "train" and "test", each uint8 (N, C, H, W) and int64 (N,). Of Caltech101, nothing; of other
-        photographs, what their files decode to at 64x64.
+        photographs, what their files decode to at 64x64, or at 224x224 of ILSVRC-2012, in the order of the file names.
     """
     server = folder / "server"
     server.mkdir(exist_ok=True)
@@ -63,6 +69,8 @@ def publish(
         return {}
     if name == "tiny_imagenet":
         return _publish_tiny_imagenet(monkeypatch, server, {"train": train, "test": test})
+    if name == "imagenet":
+        return _bring_imagenet(monkeypatch, {"train": train, "test": test})
     if name in ONE_CLASS:
         return ONE_CLASS[name](monkeypatch, server, train)
     channels, size, classes = {"mnist": (1, 28, 10), "stl10": (3, 96, 10), "cifar100": (3, 32, 100)}.get(
@@ -85,9 +93,9 @@ def _md5(data: bytes) -> str:
     return hashlib.md5(data).hexdigest()
 
 
-def _tar_gz(members: dict[str, bytes]) -> bytes:
+def _tar(members: dict[str, bytes], mode: Literal["w", "w:gz"] = "w") -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:
         for name, content in members.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -141,7 +149,7 @@ def _publish_stl10(monkeypatch: pytest.MonkeyPatch, server: Path, contents: Cont
 def _serve_tar(
     monkeypatch: pytest.MonkeyPatch, server: Path, source: type, members: dict[str, bytes]
 ) -> None:
-    packed = _tar_gz(members)
+    packed = _tar(members, "w:gz")
     path = server / source.filename
     path.write_bytes(packed)
     monkeypatch.setattr(source, "url", path.as_uri())
@@ -180,7 +188,7 @@ def _publish_caltech(monkeypatch: pytest.MonkeyPatch, server: Path) -> None:
             photographs[f"101_ObjectCategories/{category}/image_{number:04d}.jpg"] = buffer.getvalue()
     path = server / "caltech-101.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("caltech-101/101_ObjectCategories.tar.gz", _tar_gz(photographs))
+        archive.writestr("caltech-101/101_ObjectCategories.tar.gz", _tar(photographs, "w:gz"))
     # The address and the hash stand inside torchvision's method: only the function that it calls can be led.
     fetch = partial(_fetch_instead, path, _md5(path.read_bytes()))
     monkeypatch.setattr(caltech, "download_and_extract_archive", fetch)
@@ -191,8 +199,10 @@ def _fetch_instead(path: Path, digest: str, url: str, download_root: str, filena
     utils.download_and_extract_archive(path.as_uri(), download_root, filename=filename, md5=digest)
 
 
-def _photographs(count: int, size: tuple[int, int], form: str, seed: int) -> tuple[list[bytes], np.ndarray]:
-    """Return encoded random photographs, the first one grey, and what they are as uint8 (count, 3, 64, 64)."""
+def _photographs(
+    count: int, size: tuple[int, int], form: str, seed: int, shorter: int = 64, side: int = 64
+) -> tuple[list[bytes], np.ndarray]:
+    """Return encoded random photographs, the first one grey, and what they are as uint8 (count, 3, side, side)."""
     draw = np.random.default_rng(seed)
     files, squares = [], []
     for number in range(count):
@@ -200,18 +210,17 @@ def _photographs(count: int, size: tuple[int, int], form: str, seed: int) -> tup
         buffer = io.BytesIO()
         Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(buffer, form)
         files.append(buffer.getvalue())
-        squares.append(_square(Image.open(buffer).convert("RGB")))
+        squares.append(_square(Image.open(buffer).convert("RGB"), shorter, side))
     return files, np.stack(squares)
 
 
-def _square(image: Image.Image) -> np.ndarray:
-    """Return the centre of an image whose shorter side was made 64 long, (3, 64, 64)."""
+def _square(image: Image.Image, shorter: int, side: int) -> np.ndarray:
+    """Return the centre of an image whose shorter side was made `shorter` long, (3, side, side)."""
     width, height = image.size
-    small = image.resize(
-        (64, int(64 * height / width)) if width < height else (int(64 * width / height), 64), Image.Resampling.BILINEAR
-    )
-    left, top = round((small.width - 64) / 2), round((small.height - 64) / 2)
-    return np.asarray(small.crop((left, top, left + 64, top + 64))).transpose(2, 0, 1)
+    size = (shorter, int(shorter * height / width)) if width < height else (int(shorter * width / height), shorter)
+    small = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = round((small.width - side) / 2), round((small.height - side) / 2)
+    return np.asarray(small.crop((left, top, left + side, top + side))).transpose(2, 0, 1)
 
 
 def _zip(path: Path, members: dict[str, bytes]) -> str:
@@ -243,6 +252,50 @@ def _publish_tiny_imagenet(monkeypatch: pytest.MonkeyPatch, server: Path, counts
     monkeypatch.setattr(vision, "TINY_IMAGENET_MD5", _zip(path, members))
     monkeypatch.setattr(vision, "TINY_IMAGENET_URL", path.as_uri())
     return contents
+
+
+def _bring_imagenet(monkeypatch: pytest.MonkeyPatch, counts: dict[str, int]) -> Contents:
+    """ILSVRC-2012 cannot be fetched by a program: its three archives are put where they must be brought."""
+    folder = vision._downloads() / "imagenet"
+    folder.mkdir(parents=True)
+    ids = sorted(IMAGENET_CLASSES)
+    photographs = {
+        split: _photographs(count, (300 + 40 * seed, 280), "JPEG", seed, shorter=256, side=224)
+        for seed, (split, count) in enumerate(counts.items())
+    }
+    labels = {"train": np.arange(counts["train"]) * len(ids) // counts["train"], "test": np.arange(counts["test"]) % 4}
+    classes: dict[str, dict[str, bytes]] = {wnid: {} for wnid in ids}
+    for number, (content, label) in enumerate(zip(photographs["train"][0], labels["train"], strict=True)):
+        classes[ids[label]][f"{ids[label]}_{1000 + number}.JPEG"] = content
+    validation = {f"ILSVRC2012_val_{n:08d}.JPEG": content for n, content in enumerate(photographs["test"][0], 1)}
+    packed = {
+        "devkit": _tar(_imagenet_devkit(labels["test"]), "w:gz"),
+        "train": _tar({f"{wnid}.tar": _tar(files) for wnid, files in classes.items()}),
+        "val": _tar(validation),
+    }
+    for part, (name, _) in datasets.imagenet.ARCHIVE_META.items():
+        (folder / name).write_bytes(packed[part])
+        monkeypatch.setitem(datasets.imagenet.ARCHIVE_META, part, (name, _md5(packed[part])))
+    monkeypatch.setattr(vision, "IMAGENET_IMAGES", {"train": counts["train"], "val": counts["test"]})
+    order = np.argsort(labels["test"], kind="stable")  # torchvision sorts the test images into a folder for each class
+    test = photographs["test"][1][order], labels["test"][order]
+    return {"train": (photographs["train"][1], labels["train"]), "test": test}
+
+
+def _imagenet_devkit(test: np.ndarray) -> dict[str, bytes]:
+    """Return the files of the development kit: its synsets, the last of which has children, and the test labels."""
+    fields = "ILSVRC2012_ID WNID words gloss num_children children wordnet_height num_train_images".split()
+    rows = [
+        (number, wnid, IMAGENET_CLASSES[wnid], "a gloss", 0, np.zeros(0), 0, 9)
+        for number, wnid in enumerate(IMAGENET_CLASSES, 1)
+    ]
+    rows.append((len(rows) + 1, "n00001740", "entity", "what there is", 2, np.array([1, 2]), 1, 0))
+    buffer = io.BytesIO()
+    scipy.io.savemat(buffer, {"synsets": np.array(rows, [(field, object) for field in fields]).reshape(-1, 1)})
+    numbers = {wnid: number for number, wnid in enumerate(IMAGENET_CLASSES, 1)}
+    truth = "".join(f"{numbers[sorted(IMAGENET_CLASSES)[label]]}\n" for label in test)
+    files = {"meta.mat": buffer.getvalue(), "ILSVRC2012_validation_ground_truth.txt": truth.encode()}
+    return {f"ILSVRC2012_devkit_t12/data/{name}": content for name, content in files.items()}
 
 
 def _publish_celeba(monkeypatch: pytest.MonkeyPatch, server: Path, count: int) -> Contents:

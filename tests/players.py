@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reuselib import engine, gan, models
+from reuselib import engine, gan, grafting, models
 from reuselib.data import ImageSet
+from reuselib.data.augment import crop_and_flip
 from reuselib.datafree import DAFL, DFAD, FAMILY, ZSKT, Distillation, Inversion, Studio, losses, sources
 from reuselib.gan import OneStageDFAD, OneStageGAN, TwoStageGAN
 from reuselib.supervised import Supervised
@@ -83,6 +85,28 @@ def _supervised(cast: Cast, **options: Any) -> Supervised:
     return Supervised(cast.student, cast.images, **augmentation, **options)
 
 
+def _few(method: type, shared: bool = False, plain: bool = False, **options: Any) -> Callable[..., grafting.FewShot]:
+    """A method that distils with a few images: the student has the teacher's first block, or layers with biases."""
+
+    def build(cast: Cast, **more: Any) -> grafting.FewShot:
+        with engine.seeded(0):
+            if shared:
+                cast.student.blocks[0] = models.conv3(width=4, batch_norm=True).blocks[0]
+                cast.student.blocks[1][0] = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+            if plain:
+                cast.student = models.conv3(width=2, classes=CLASSES)
+        cast.student = engine.on_device(cast.student, cast.images.device)
+        return method(cast.teacher, cast.student, cast.images, **options | {"shared": int(shared)} | more)
+
+    return build
+
+
+def grafts(steps: int, shared: int = 0) -> list[grafting.Graft]:
+    """Both stages for the four blocks of the cast."""
+    stages = (grafting.block_grafting, grafting.network_grafting)
+    return [graft for stage in stages for graft in stage(4, steps, 1e-3, 2e-3, shared=shared)]
+
+
 DISTILLING: dict[str, Callable[..., engine.Method]] = {
     "kd-images": _distilled(lambda cast: sources.from_images(cast.images)),
     "kd-noise": _distilled(lambda cast: sources.gaussian_noise(IMAGE, cast.images.device)),
@@ -105,7 +129,20 @@ INVERTING: dict[str, Callable[..., engine.Method]] = {
     "inversion-adversary": lambda cast, **more: _inverting("cmi")(cast, **{"student_steps": 0} | more),
     "inversion-alone": _inverting("cmi", learns=False, adversarial=0.0),
 }
-MAKERS = DISTILLING | INVERTING | GANS | {"supervised": _supervised}
+GRAFTING: dict[str, Callable[..., engine.Method]] = {
+    "netgraft": _few(grafting.NetGraft, plan=grafts(5)),
+    "netgraft-shared": _few(grafting.NetGraft, plan=grafts(1, shared=1), shared=True, draw="epochs"),
+    "netgraft-features": _few(grafting.NetGraft, plan=grafts(1), local=True, bias=True, augment=crop_and_flip),
+    "few-kd": _few(grafting.KnowledgeDistillation, augment=partial(crop_and_flip, padding=1, flip=False)),
+    "few-kd-shared": _few(grafting.KnowledgeDistillation, shared=True, draw="epochs"),
+    "fitnet": _few(grafting.FitNet, hint_steps=3),
+    "fitnet-shared": _few(grafting.FitNet, hint_steps=3, shared=True),
+    "fskd": _few(grafting.FSKD, plain=True),
+    "cross-distillation": _few(grafting.CrossDistillation, plain=True, steps=3),
+}
+TAUGHT = DISTILLING | INVERTING | GRAFTING
+"""The methods that have a teacher."""
+MAKERS = TAUGHT | GANS | {"supervised": _supervised}
 METHODS = list(MAKERS)
 """Every method of the library."""
 
@@ -123,6 +160,11 @@ def learner(method: engine.Method) -> nn.Module:
     student = getattr(method, "student", None)
     only_watches = student is not None and student is getattr(method, "adversary", None)
     return method.generator if student is None or only_watches else student
+
+
+def copied(method: engine.Method) -> list[nn.Module]:
+    """The student's blocks that are copies of the teacher's and never learn."""
+    return grafting.blocks_of(method.student)[: method.shared] if getattr(method, "shared", 0) else []
 
 
 def evaluation(method: engine.Method) -> Callable[[], dict[str, float]]:

@@ -8,6 +8,7 @@ import random
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from urllib.error import URLError
 
 import players
 import pytest
@@ -42,7 +43,7 @@ def train_tiny() -> Path:
 
 def test_the_books_teachers_are_shipped() -> None:
     assert {"fashion16-conv3", "fashion28-resnet", "fashion32-lenet5", "digits8-conv3"} <= set(SHIPPED)
-    assert {"fashion16-resnet", "shapes16-conv4", "shapes16-judge"} <= set(SHIPPED)
+    assert {"fashion16-resnet", "shapes16-conv4", "shapes16-judge", "fashion16-vgg", "symbols16-vgg"} <= set(SHIPPED)
     assert set(SHIPPED) <= set(zoo.names()) and set(zoo.RECIPES) <= set(zoo.names())
 
 
@@ -88,6 +89,15 @@ def test_the_judge_of_the_shapes_knows_every_cell_and_is_not_the_teacher() -> No
     assert (teacher["mean"], teacher["std"]) == (judge["mean"], judge["std"])
 
 
+def test_the_teachers_to_be_grafted_are_good_and_plain() -> None:
+    accuracies = {name: zoo.card(name)["test_accuracy"] for name in ("symbols16-vgg", "fashion16-vgg")}
+    assert 0.96 <= accuracies["symbols16-vgg"] <= 0.98 and 0.9 <= accuracies["fashion16-vgg"] <= 0.92
+    for name in accuracies:
+        kinds = [type(module) for module in zoo.load(name, "cpu").modules()]
+        assert kinds.count(torch.nn.Conv2d) == 8 and torch.nn.Dropout not in kinds
+        assert kinds.count(torch.nn.BatchNorm1d) == 1 and torch.nn.BatchNorm2d not in kinds
+
+
 @pytest.mark.parametrize("name", sorted(zoo.RECIPES))
 def test_a_recipe_builds_its_network(name: str) -> None:
     recipe = zoo.RECIPES[name]
@@ -95,7 +105,8 @@ def test_a_recipe_builds_its_network(name: str) -> None:
     with torch.device("meta"):
         network = models.build(recipe.architecture, **recipe.arguments)
         assert network(torch.randn(2, network.channels, recipe.size or 32, recipe.size or 32)).shape[0] == 2
-    assert recipe.decays is None or all(0 < update < recipe.iterations for update in recipe.decays)
+    if isinstance(recipe, zoo.Recipe):
+        assert recipe.decays is None or all(0 < update < recipe.iterations for update in recipe.decays)
 
 
 @pytest.mark.parametrize("name", ["cifar10-wrn40-2", "cifar100-vgg11", "tiny-imagenet-resnet34"])
@@ -106,6 +117,81 @@ def test_papers_teachers_see_200_epochs_and_three_decays(name: str) -> None:
     assert epochs == pytest.approx(200, rel=0.01)
     assert [round(200 * update / recipe.iterations) for update in recipe.decays] == [120, 150, 180]
     assert recipe.options["weight_decay"] == 5e-4 and recipe.schedule()(recipe.iterations) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs"), [("cifar10-vgg16", 200), ("cifar100-vgg16", 200), ("cifar10-vgg16-short", 30)]
+)
+def test_plain_teachers_start_gently(name: str, epochs: int) -> None:
+    recipe = zoo.RECIPES[name]
+    assert recipe.architecture == "vgg16_plain"
+    assert recipe.iterations * recipe.options["batch"] / 50_000 == pytest.approx(epochs, rel=0.01)
+    factor, peak = recipe.schedule(), recipe.options["lr"]
+    assert peak <= 0.03 and recipe.warmup == 390 and factor(recipe.iterations) == pytest.approx(0, abs=1e-3)
+
+
+def serve_resnet18(monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+    """Let torchvision's download of ResNet-18 give random weights, and make a recipe of them."""
+    from torchvision import models as torchvision
+
+    published = torchvision.resnet18().eval()
+    # As in the files of the first years, without the counters of the batch norms, and in an order of their own.
+    state = {key: value for key, value in reversed(published.state_dict().items()) if "num_batches" not in key}
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, path, *_, **__: torch.save(state, path))
+    recipe = zoo.Published("imagenet", None, "resnet18_imagenet", {}, "resnet18", "IMAGENET1K_V1")
+    monkeypatch.setitem(zoo.RECIPES, "imagenet-resnet18", recipe)
+    return published
+
+
+def test_published_weights_are_converted(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published, before = serve_resnet18(monkeypatch), torch.get_rng_state()
+    facts = zoo.train("imagenet-resnet18", progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    files = sorted(path.name for path in zoo.folder("imagenet-resnet18").iterdir())
+    assert files == ["card.json", "weights.safetensors"]
+    assert facts == zoo.card("imagenet-resnet18")
+    assert {key: kind for key, kind in CARD.items() if not isinstance(facts.get(key), kind)} == {}
+    assert facts["test_accuracy"] == 0.6976 and facts["image"] == [3, 224, 224] and facts["classes"][0] == "tench"
+    assert facts["recipe"]["weights"] == "IMAGENET1K_V1" and facts["origin"].startswith("https://download.pytorch.org/")
+    assert (tuple(facts["mean"]), tuple(facts["std"])) == data.vision.IMAGENET_STATISTICS
+    network, images = zoo.load("imagenet-resnet18", "cpu"), torch.randn(2, 3, 64, 64)
+    assert not network.training and network.card == facts
+    torch.testing.assert_close(network(images), published(images))
+
+
+def test_published_weights_that_were_altered_are_refused(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = room / "downloads" / "torchvision" / "resnet18-f37072fd.pth"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"something else")
+    serve_resnet18(monkeypatch)
+    with pytest.raises(DamagedFile, match=r"f37072fd\.pth is damaged: expected sha256 f37072fd.*reuselib zoo train"):
+        zoo.train("imagenet-resnet18", progress=False)
+
+
+class Intruder:
+    """What runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple:
+        return pytest.fail, ("it was unpickled",)
+
+
+@pytest.mark.parametrize("problem", ["network", "pickle"])
+def test_published_weights_that_cannot_be_had(problem: str, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(url: str, path: str, *_: object, **__: object) -> None:
+        if problem == "network":
+            raise URLError("no network")
+        torch.save({"conv1.weight": Intruder()}, path)
+
+    serve_resnet18(monkeypatch)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    with pytest.raises(ReuseError, match=r"resnet18-f37072fd\.pth could not be fetched.*bring the file"):
+        zoo.train("imagenet-resnet18", progress=False)
+    assert not zoo.folder("imagenet-resnet18").exists()
+
+
+def test_the_resnet_of_imagenet_is_torchvisions() -> None:
+    recipe = zoo.RECIPES["imagenet-resnet34"]
+    assert isinstance(recipe, zoo.Published) and (recipe.source, recipe.weights) == ("resnet34", "IMAGENET1K_V1")
 
 
 def test_a_loaded_network_is_frozen_and_the_random_state_untouched() -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from reuselib.data import augment, digits, procedural, shapes, vision
+from reuselib.data import augment, digits, procedural, shapes, symbols, vision
 from reuselib.data.image_set import ImageSet
 from reuselib.errors import unknown
 
-__all__ = ["SETS", "ImageSet", "augment", "digits", "load", "procedural", "shapes", "vision"]
+__all__ = ["SETS", "ImageSet", "augment", "digits", "load", "load_few", "procedural", "shapes", "symbols", "vision"]
 
 PROCEDURAL_COUNT = {"train": 10_000, "test": 2_000}
 SHAPES_COUNT = {"train": 4_000, "test": 1_000}
+SYMBOLS_COUNT = {"train": 6_000, "test": 1_500}
 PROCEDURAL_SEED = {"train": 0, "test": 1}
 
 
@@ -39,6 +40,11 @@ def _shapes(split: str, size: int | None, channels: int | None, download: bool, 
     return images if split == "train" else images.with_statistics_of(_shapes("train", size, channels, download))
 
 
+def _symbols(split: str, size: int | None, channels: int | None, download: bool) -> ImageSet:
+    images = symbols.symbols(_of(SYMBOLS_COUNT, split), size or 16, _of(PROCEDURAL_SEED, split))
+    return images if split == "train" else images.with_statistics_of(_symbols("train", size, channels, download))
+
+
 def _of(values: dict[str, int], split: str) -> int:
     if split not in values:
         raise unknown("split", split, values)
@@ -57,7 +63,10 @@ SETS: dict[str, Callable[..., ImageSet]] = {
     "noise": _noise,
     "shapes": _shapes,
     "shape_cells": partial(_shapes, label="cell"),
+    "symbols": _symbols,
 }
+FEW: dict[str, Callable[[int, int], ImageSet]] = {"imagenet": vision.imagenet_few}
+"""Sets whose training images are only read in part."""
 
 
 def load(
@@ -83,7 +92,39 @@ def load(
     """
     if name not in SETS:
         raise unknown("image set", name, SETS)
-    images = SETS[name](split, size, channels, download)
+    return _shaped(SETS[name](split, size, channels, download), size, channels)
+
+
+def load_few(
+    name: str,
+    per_class: int,
+    seed: int,
+    size: int | None = None,
+    channels: int | None = None,
+    download: bool = False,
+) -> ImageSet:
+    """Load a few training images of each class, as `ImageSet.per_class` draws them.
+
+    Of sets that are too large to be held, only the files of the drawn images are read.
+
+    Args:
+        name: One of `SETS`.
+        per_class: Images of each class.
+        seed: Of the draw; a smaller draw of one seed is the beginning of a larger one.
+        size: As in `load`.
+        channels: As in `load`.
+        download: As in `load`.
+
+    Raises:
+        ReuseError: If a class has fewer images; also every error of `load`.
+    """
+    if name in FEW:
+        return _shaped(FEW[name](per_class, seed), size, channels)
+    return load(name, "train", size, channels, download).per_class(per_class, seed)
+
+
+def _shaped(images: ImageSet, size: int | None, channels: int | None) -> ImageSet:
+    """Return the images in the size and with the channels wanted."""
     if size is not None:
         images = images.resized(size)
     return images if channels is None else images.with_channels(channels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -40,6 +40,38 @@ def statistics(images: Tensor) -> Statistics:
     means = [(count @ values / count.sum()).item() for count in counts]
     squares = [(count @ values**2 / count.sum()).item() for count in counts]
     return tuple(means), tuple((s - m**2) ** 0.5 for s, m in zip(squares, means, strict=True))
+
+
+def draw_per_class(labels: Tensor, classes: Sequence[str], count: int, seed: int) -> Tensor:
+    """Draw the positions of `count` images of every class, without replacement.
+
+    The draws of one seed are nested: those for a smaller count are the first of those for a larger one, since one
+    image of each class, in the order of the classes, is followed by the next of each.
+
+    Args:
+        labels: int64, (N,).
+        classes: The class names, in the order of the labels.
+        count: How many of each class.
+        seed: Of the draw.
+
+    Returns:
+        Positions in `labels`, int64, (count * classes,), on the CPU.
+
+    Raises:
+        ReuseError: If a class has fewer images.
+    """
+    labels = labels.cpu()
+    there = labels.bincount(minlength=len(classes))
+    rarest = int(there.argmin())
+    if not there[rarest]:
+        raise ReuseError(f"cannot draw images of each class: {classes[rarest]!r} has none. Draw from the whole set")
+    if not 0 < count <= there[rarest]:
+        most = f"{there[rarest]}, as many as there are of {classes[rarest]!r}"
+        raise ReuseError(f"cannot draw {count} images of each class: ask for 1 to {most}")
+    generator = torch.Generator().manual_seed(seed)
+    by_class = labels.argsort(stable=True).split(there.tolist())
+    drawn = [index[torch.randperm(len(index), generator=generator)[:count]] for index in by_class]
+    return torch.stack(drawn, 1).flatten()
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +148,22 @@ class ImageSet:
         if not 0 < count <= len(self):
             raise ReuseError(f"cannot take {count} images of {self.name}: ask for 1 to {len(self)}")
         return self.subset(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count])
+
+    def per_class(self, count: int, seed: int) -> ImageSet:
+        """Return `count` images of every class, drawn without replacement (see `draw_per_class`).
+
+        Args:
+            count: Images of each class.
+            seed: Of the draw; the same on every device.
+
+        Raises:
+            ReuseError: If a class has fewer images.
+        """
+        return self.subset(draw_per_class(self.labels, self.classes, count, seed))
+
+    def unlabelled(self) -> ImageSet:
+        """Return the same images as one class, "unlabelled", for methods that must not see a label."""
+        return replace(self, labels=torch.zeros_like(self.labels), classes=("unlabelled",))
 
     def resized(self, size: int) -> ImageSet:
         """Return the set with square images of `size` pixels, rounded back to uint8.

@@ -1,9 +1,9 @@
 """The papers' image sets, read from their original files through torchvision's own classes.
 
 Fashion-MNIST comes with the repository. The others are fetched by `download=True` into `downloads/` of the
-data folder, except FFHQ, which must be brought there. Every file is checked against its published hash at each
-load, and only then read: the CIFAR batches are pickles. Caltech101 and LSUN have a hash for their archive alone
-and FFHQ has none, so their images are counted.
+data folder, except FFHQ and ILSVRC-2012, which must be brought there. Every file is checked against its published
+hash at each load, and only then read: the CIFAR batches are pickles. Caltech101, LSUN and ILSVRC-2012 have a hash for
+their archives alone and FFHQ has none, so their images are counted.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import IO, Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from torchvision.datasets import utils
 from torchvision.transforms import functional as transforms
 
 from reuselib import home
-from reuselib.data.image_set import STATISTICS, ImageSet, Statistics, statistics
+from reuselib.data.image_set import STATISTICS, ImageSet, Statistics, draw_per_class, statistics
 from reuselib.errors import DamagedFile, MissingFile, ReuseError, unknown
 
 SPLITS = ("train", "test")
@@ -44,6 +45,10 @@ FFHQ_IMAGES = 70_000
 LSUN_CHURCH_IMAGES = 126_227
 LSUN_CHURCH_URL = "http://dl.yf.io/lsun/scenes/church_outdoor_train_lmdb.zip"
 LSUN_CHURCH_SHA256 = "91128ae026840ac0c5982b4445ab5fc4e092d6847cca76793b2b1a0815c2e74a"
+IMAGENET_IMAGES = {"train": 1_281_167, "val": 50_000}
+IMAGENET_ADDRESS = "https://image-net.org/challenges/LSVRC/2012/2012-downloads.php"
+IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_SIZES = 256, 224  # the shorter side, and the square cut out of its centre
 TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 DIGITS = tuple("0123456789")
@@ -197,6 +202,77 @@ def tiny_imagenet(split: str = "train", download: bool = False) -> ImageSet:
     return ImageSet("tiny_imagenet", images, labels, tuple(words[wnid] for wnid in ids), *HALVES)
 
 
+def imagenet(split: str = "test", download: bool = False) -> ImageSet:
+    """Load the test images of ILSVRC-2012: 50,000 photographs, 1,000 classes, shorter side 256, centre crop of 224.
+
+    They are its validation set: its own test set has no labels. They take 7.5 GB of memory and minutes to read. The
+    training images would take 193 GB: `imagenet_few` reads some of each class.
+
+    The archives must be brought to `downloads/imagenet/`. At the first load torchvision checks them against their
+    published hashes and unpacks them, which takes long for the training images; folders `train/` and `val/` that
+    are there already are used as they are.
+
+    Args:
+        split: "test".
+        download: Accepted as by the other sets; this one cannot be fetched by a program.
+
+    Raises:
+        ReuseError: If the training images are asked for.
+        UnknownName: If there is no such split.
+        MissingFile: If an archive is not there; the message says where to get it and where to put it.
+        DamagedFile: If an archive has another hash, or images are missing.
+    """
+    _check_split(split)
+    if split == "train":
+        raise ReuseError(
+            f"the {IMAGENET_IMAGES['train']:,} training images of imagenet would take 193 GB of memory. "
+            "Fix: data.load_few('imagenet', per_class=10, seed=0) reads ten of each class"
+        )
+    listed = _list_imagenet("val")
+    return _read_imagenet(listed, torch.arange(len(listed.samples)))
+
+
+def imagenet_few(per_class: int, seed: int) -> ImageSet:
+    """Load `per_class` training images of each class of ILSVRC-2012, drawn by seed; as in `imagenet`.
+
+    All are listed, only those drawn are read. The draw is that of `ImageSet.per_class`, over the sorted file names.
+    """
+    listed = _list_imagenet("train")
+    names = [", ".join(words) for words in listed.classes]
+    return _read_imagenet(listed, draw_per_class(torch.tensor(listed.targets), names, per_class, seed))
+
+
+def _list_imagenet(part: str) -> datasets.ImageNet:
+    """List the photographs of "train" or "val", which torchvision unpacks when they are not."""
+    folder = _downloads() / "imagenet"
+    archives = {name: datasets.imagenet.ARCHIVE_META[name][0] for name in ("devkit", part)}
+    there = {"devkit": folder / datasets.imagenet.META_FILE, part: folder / part}
+    fix = (
+        f"torchvision cannot fetch ILSVRC-2012: get {' and '.join(archives.values())} from {IMAGENET_ADDRESS} "
+        f"and put them into {folder}"
+    )
+    for name, archive in archives.items():
+        if not there[name].exists() and not (folder / archive).is_file():
+            raise MissingFile(f"{folder / archive} is missing. Fix: {fix}")
+    fix = f"delete {there['devkit']} and {there[part]}, see that both archives are whole, and load again; {fix}"
+    try:
+        listed = datasets.ImageNet(str(folder), split=part)
+    except (RuntimeError, OSError, EOFError, KeyError, UnpicklingError) as error:
+        raise DamagedFile(folder, " ".join(str(error).split()), fix) from error
+    _count(folder / part, len(listed.samples), IMAGENET_IMAGES[part], fix)
+    return listed
+
+
+def _read_imagenet(listed: datasets.ImageNet, index: Tensor) -> ImageSet:
+    """Read the photographs at some positions of the list."""
+    files = [listed.samples[position][0] for position in index.tolist()]
+    fix = f"bring {listed.split_folder} again, or delete it to have it unpacked again from its archive"
+    shorter, size = IMAGENET_SIZES
+    images = _photographs(Path(listed.split_folder), files, size, fix, shorter=shorter)
+    classes = tuple(", ".join(words) for words in listed.classes)
+    return ImageSet("imagenet", images, torch.tensor(listed.targets)[index], classes, *IMAGENET_STATISTICS)
+
+
 def celeba(split: str = "train", download: bool = False) -> ImageSet:
     """Load CelebA: 202,599 aligned faces as one class, shorter side 64, centre crop; as in `cifar10`.
 
@@ -299,8 +375,9 @@ def _photographs(
     size: int,
     fix: str,
     read: Callable[[str], IO[bytes]] | None = None,
+    shorter: int | None = None,
 ) -> Tensor:
-    """Read photographs of any size: shorter side `size`, centre crop.
+    """Read photographs of any size: shorter side `shorter`, centre crop of `size`.
 
     Args:
         place: The folder, archive or database that holds them.
@@ -308,6 +385,7 @@ def _photographs(
         size: Height and width of the result.
         fix: Ends the message when one cannot be decoded.
         read: Opens one by its name; without it, `place` is a folder.
+        shorter: The shorter side before the crop; `size` if left out.
 
     Returns:
         uint8, (N, 3, size, size). It is filled in place: 2.5 GB are not to be held twice.
@@ -321,7 +399,7 @@ def _photographs(
                 colour = image.convert("RGB")
         except OSError as error:
             raise DamagedFile(path, f"it cannot be decoded ({error})", fix) from error
-        square = transforms.center_crop(transforms.resize(colour, size), size)
+        square = transforms.center_crop(transforms.resize(colour, shorter or size), size)
         images[index] = transforms.pil_to_tensor(square)
 
     with ThreadPoolExecutor() as pool:
@@ -458,5 +536,6 @@ def _read_mnist(
 
 
 LOADERS = (
-    fashion_mnist, mnist, svhn, stl10, cifar10, cifar100, caltech101, tiny_imagenet, celeba, lsun_church, ffhq,
+    fashion_mnist, mnist, svhn, stl10, cifar10, cifar100, caltech101, tiny_imagenet, imagenet, celeba, lsun_church,
+    ffhq,
 )  # fmt: skip

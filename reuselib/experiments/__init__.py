@@ -4,10 +4,11 @@ from reuselib.errors import unknown
 from reuselib.experiments.base import Chapter, Run
 from reuselib.experiments.cmi import ContrastiveInversion
 from reuselib.experiments.dfad import DataFreeAdversarial
+from reuselib.experiments.netgraft import Grafting
 from reuselib.experiments.one_stage_gan import OneStage
 
 CHAPTERS: dict[str, type[Chapter]] = {
-    chapter.name: chapter for chapter in (DataFreeAdversarial, ContrastiveInversion, OneStage)
+    chapter.name: chapter for chapter in (DataFreeAdversarial, ContrastiveInversion, OneStage, Grafting)
 }
 
 

@@ -25,7 +25,7 @@ from reuselib.models.resnet import (
     small_resnet,
 )
 from reuselib.models.taps import Penultimate, penultimate, tap
-from reuselib.models.vgg import vgg11_bn
+from reuselib.models.vgg import plain_vgg, vgg11_bn, vgg16_plain, vgg16_plain_half
 from reuselib.models.wide_resnet import wrn16_1, wrn16_2, wrn40_1, wrn40_2
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -45,6 +45,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
         wrn40_1,
         wrn40_2,
         vgg11_bn,
+        plain_vgg,
+        vgg16_plain,
+        vgg16_plain_half,
         upsampling_generator,
         dcgan_generator,
         inversion_generator,
@@ -70,6 +73,7 @@ __all__ = [
     "lenet5_half",
     "parameter_count",
     "penultimate",
+    "plain_vgg",
     "reinitialise",
     "resnet18_8x",
     "resnet18_imagenet",
@@ -79,6 +83,8 @@ __all__ = [
     "tap",
     "upsampling_generator",
     "vgg11_bn",
+    "vgg16_plain",
+    "vgg16_plain_half",
     "wrn16_1",
     "wrn16_2",
     "wrn40_1",

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -5,7 +7,7 @@ from reuselib import data
 from reuselib.data import ImageSet
 from reuselib.data.augment import crop_and_flip
 from reuselib.data.image_set import STATISTICS, statistics
-from reuselib.errors import ReuseError, ShapeMismatch
+from reuselib.errors import ReuseError, ShapeMismatch, UnknownName
 
 
 def numbered(count: int = 23, shape: tuple[int, int, int] = (1, 8, 8)) -> ImageSet:
@@ -74,6 +76,78 @@ def test_subset_and_take() -> None:
     assert some.labels.unique().numel() == 10
     with pytest.raises(ReuseError, match="ask for 1 to 23"):
         images.take(24, seed=0)
+
+
+def classes(*counts: int) -> ImageSet:
+    """Make a set with so many images of each class, in random order; every pixel is the image's own number."""
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=seed(9))]
+    pixels = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
+    return ImageSet("uneven", pixels, labels, tuple("abcdef"[: len(counts)]), (0.5,), (0.5,))
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_per_class_draws_so_many_of_each(count: int) -> None:
+    whole = classes(30, 7, 12)
+    few = whole.per_class(count, seed=3)
+    assert len(few) == 3 * count and few.labels.bincount().tolist() == [count] * 3
+    numbers = few.images[:, 0, 0, 0].long()
+    assert numbers.unique().numel() == len(few)  # none twice
+    assert torch.equal(whole.labels[numbers], few.labels)  # and each with its own label
+    assert (few.classes, few.mean, few.std, few.name) == (whole.classes, whole.mean, whole.std, "uneven")
+
+
+def test_per_class_is_nested_and_only_the_seed_decides() -> None:
+    whole = classes(30, 30, 30)
+    draws = [whole.per_class(count, seed=3).images for count in range(1, 11)]
+    for smaller, larger in pairwise(draws):
+        assert torch.equal(larger[: len(smaller)], smaller)
+    assert torch.equal(whole.per_class(10, seed=3).images, draws[-1])
+    assert not torch.equal(whole.per_class(10, seed=4).images, draws[-1])
+    before = torch.get_rng_state()
+    whole.per_class(2, seed=0)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_per_class_takes_every_image_as_often() -> None:
+    whole = classes(5, 5)
+    drawn = torch.cat([whole.per_class(2, seed=s).images[:, 0, 0, 0].long() for s in range(300)])
+    assert (drawn.bincount(minlength=10) / 300 - 2 / 5).abs().max() < 0.12
+
+
+@pytest.mark.parametrize("count", [0, -1, 8])
+def test_per_class_names_the_rarest_class(count: int) -> None:
+    with pytest.raises(ReuseError, match=rf"cannot draw {count} images of each class: ask for 1 to 7.*'b'"):
+        classes(30, 7, 12).per_class(count, seed=0)
+
+
+def test_per_class_names_a_class_without_images() -> None:
+    whole = classes(5, 0, 5)
+    with pytest.raises(ReuseError, match="'b' has none"):
+        whole.per_class(1, seed=0)
+
+
+def test_unlabelled_hides_the_labels_alone() -> None:
+    whole = classes(3, 2)
+    hidden = whole.unlabelled()
+    assert hidden.labels.tolist() == [0] * 5 and hidden.labels.dtype == torch.int64
+    assert hidden.classes == ("unlabelled",) and torch.equal(hidden.images, whole.images)
+    assert (hidden.mean, hidden.std) == (whole.mean, whole.std) and whole.labels.bincount().tolist() == [3, 2]
+    assert hidden.to("meta").labels.is_meta
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "symbols"])
+def test_load_few_draws_from_the_training_images(name: str) -> None:
+    few = data.load_few(name, 3, seed=1, size=16)
+    assert torch.equal(few.images, data.load(name, "train", size=16).per_class(3, seed=1).images)
+    assert few.shape == (1, 16, 16) and few.labels.tolist() == [*range(10)] * 3
+    assert few.mean == data.load(name, "test", size=16).mean
+    assert data.load_few(name, 1, seed=1, channels=3).shape[0] == 3
+
+
+def test_load_few_names_the_nearest_set() -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'symbols'"):
+        data.load_few("symbol", 1, seed=0)
 
 
 def test_normalised_by_hand() -> None:

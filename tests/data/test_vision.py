@@ -3,6 +3,7 @@ import os
 import random
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import archives
@@ -281,6 +282,81 @@ def test_ffhq_missing_half_or_damaged(tmp_path: Path, monkeypatch: pytest.Monkey
     file.unlink()
     with pytest.raises(DamagedFile, match="expected 40 images, found 39.*bring thumbnails128x128"):
         data.load("ffhq")
+
+
+def test_imagenet_in_its_true_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = archives.publish("imagenet", monkeypatch, tmp_path, test=6)["test"]
+    loaded = data.load("imagenet", "test")
+    assert torch.equal(loaded.images, torch.from_numpy(images)) and loaded.shape == (3, 224, 224)
+    assert torch.equal(loaded.labels, torch.from_numpy(labels)) and loaded.labels.tolist() == [0, 0, 1, 1, 2, 3]
+    # In the order of the ids, the order of torchvision's published weights.
+    assert loaded.classes == ("tench, Tinca tinca", "crane", "dog, domestic dog, Canis familiaris", "crane")
+    assert (loaded.mean, loaded.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    for archive in (tmp_path / "data/downloads/imagenet").glob("*.tar*"):
+        archive.unlink()
+    assert torch.equal(data.load("imagenet", "test").images, loaded.images), "it is unpacked once"
+
+
+def test_imagenet_reads_only_the_few_that_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = archives.publish("imagenet", monkeypatch, tmp_path, train=24)["train"]
+    few = data.load_few("imagenet", 2, seed=1)
+    whole = replace(few, images=torch.from_numpy(images), labels=torch.from_numpy(labels))
+    assert torch.equal(few.images, whole.per_class(2, seed=1).images)
+    assert few.labels.tolist() == [0, 1, 2, 3] * 2 and few.shape == (3, 224, 224)
+    assert torch.equal(data.load_few("imagenet", 3, seed=1).images[:8], few.images)
+    assert data.load_few("imagenet", 1, seed=1, size=32, channels=1).shape == (1, 32, 32)
+    opened = []
+    monkeypatch.setattr(Image, "open", lambda path, open=Image.open: (opened.append(path), open(path))[1])
+    data.load_few("imagenet", 2, seed=1)
+    assert len(set(opened)) == len(opened) == 8
+    with pytest.raises(ReuseError, match="cannot draw 7 images of each class: ask for 1 to 6"):
+        data.load_few("imagenet", 7, seed=1)
+
+
+def test_imagenet_says_how_to_load_some_of_its_training_images() -> None:
+    with pytest.raises(ReuseError, match=r"1,281,167 training images .*193 GB.*data\.load_few\('imagenet'"):
+        data.load("imagenet", "train")
+    with pytest.raises(UnknownName, match="unknown split"):
+        data.load("imagenet", "val")
+
+
+@pytest.mark.parametrize("part", ["devkit", "train", "val"])
+def test_imagenet_must_be_brought(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.publish("imagenet", monkeypatch, tmp_path, train=4, test=1)
+    folder, name = tmp_path / "data/downloads/imagenet", datasets.imagenet.ARCHIVE_META[part][0]
+    (folder / name).unlink()
+    expected = rf"{name} is missing\. Fix: torchvision cannot fetch .*devkit_t12.* from https://image-net\.org"
+    with pytest.raises(MissingFile, match=f"{expected}.* into {folder}"):
+        data.load("imagenet", "test", download=True) if part != "train" else data.load_few("imagenet", 1, seed=0)
+
+
+@pytest.mark.parametrize("part", ["devkit", "train", "val"])
+def test_altered_imagenet_is_refused(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.publish("imagenet", monkeypatch, tmp_path, train=4, test=1)
+    name = datasets.imagenet.ARCHIVE_META[part][0]
+    flip_bit(tmp_path / "data/downloads/imagenet" / name, 8 * 99)
+    with pytest.raises(DamagedFile, match=f"{name} is not present .* or is corrupted.*Fix: delete .*load again"):
+        data.load("imagenet", "test") if part != "train" else data.load_few("imagenet", 1, seed=0)
+
+
+def test_imagenet_half_unpacked_or_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.publish("imagenet", monkeypatch, tmp_path, train=8)
+    folder = tmp_path / "data/downloads/imagenet"
+    (folder / "train").mkdir()
+    with pytest.raises(DamagedFile, match="Couldn't find any class folder.*Fix: delete"):
+        data.load_few("imagenet", 1, seed=0)
+    (folder / "train").rmdir()
+    data.load_few("imagenet", 2, seed=0)
+    photograph = sorted((folder / "train").rglob("*.JPEG"))[3]
+    os.truncate(photograph, 100)
+    with pytest.raises(DamagedFile, match=f"{photograph.name} is damaged: it cannot be decoded.*train again"):
+        data.load_few("imagenet", 2, seed=0)
+    photograph.unlink()
+    with pytest.raises(DamagedFile, match="train is damaged: expected 8 images, found 7"):
+        data.load_few("imagenet", 2, seed=0)
+    os.truncate(folder / "meta.bin", 60)
+    with pytest.raises(DamagedFile, match=r"Fix: delete .*meta\.bin"):
+        data.load_few("imagenet", 2, seed=0)
 
 
 PACKED = {"tiny_imagenet": "tiny-imagenet-200.zip", "celeba": "img_align_celeba.zip"}

@@ -215,7 +215,7 @@ def test_dafl_weighs_its_three_terms() -> None:
     torch.testing.assert_close(method.generation_loss(t, features), expected)
 
 
-@pytest.mark.parametrize("name", players.METHODS)
+@pytest.mark.parametrize("name", [name for name in players.METHODS if name != "fskd"])  # which draws nothing
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_seed_decides_everything(name: str, seed: int) -> None:
     results = []

@@ -16,7 +16,7 @@ import pytest
 from reuselib import engine
 
 ROUNDS = 15
-METHODS = ["dfad", "zskt", "dafl", "kd-images", "supervised"]
+METHODS = ["dfad", "zskt", "dafl", "kd-images", "supervised", "netgraft"]
 
 
 def job(name: str, checkpoint: Path | None, result: Path) -> None:
@@ -33,7 +33,7 @@ def job(name: str, checkpoint: Path | None, result: Path) -> None:
 def start(*arguments: object) -> BaseProcess:
     """Start a job in a process of its own, forked from a clean one that has imported torch already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["reuselib.datafree", "reuselib.supervised"])
+    context.set_forkserver_preload(["reuselib.datafree", "reuselib.grafting", "reuselib.supervised"])
     process = context.Process(target=job, args=arguments)
     process.start()
     return process

@@ -18,7 +18,7 @@ def run(name: str, rounds: int, checkpoint: Path | None, seed: int = 0, **option
     history = engine.run(
         method, rounds, checkpoint=checkpoint, progress=False, evaluate_every=2, evaluate=players.evaluation(method)
     )  # fmt: skip
-    return players.state(method) | {"global": torch.get_rng_state()}, history
+    return players.state(method) | {"global": torch.get_rng_state(), "seed": None}, history
 
 
 @pytest.mark.parametrize("name", players.METHODS)

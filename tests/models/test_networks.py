@@ -16,6 +16,8 @@ SMALL = {
     "small_resnet": ({"width": 4}, (1, 16, 16)),
     "small_resnet of two stages": ({"depth_blocks": (2, 1), "width": 4, "channels": 3}, (3, 8, 8)),
     "wrn16_1": ({"channels": 1}, (1, 16, 16)),
+    "plain_vgg": ({}, (1, 16, 16)),
+    "plain_vgg of two blocks": ({"widths": ((4, 4), (8,)), "channels": 3, "size": 8, "head_norm": False}, (3, 8, 8)),
 }
 LARGE = {
     "resnet34_8x": ({"classes": 100}, (3, 32, 32)),
@@ -27,6 +29,8 @@ LARGE = {
     "wrn40_2": ({"classes": 100}, (3, 32, 32)),
     "vgg11_bn": ({}, (3, 32, 32)),
     "vgg11_bn with four pools": ({"classes": 200, "pools": 4}, (3, 64, 64)),
+    "vgg16_plain": ({}, (3, 32, 32)),
+    "vgg16_plain_half": ({}, (3, 32, 32)),
 }
 CLASSES = {
     "conv3 with batch norm": 5, "conv4": 4, "resnet34_8x": 100, "resnet34_imagenet": 101, "resnet18_imagenet": 101,
