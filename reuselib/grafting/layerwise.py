@@ -196,6 +196,13 @@ def _check_pairs(teacher: list[Unit], student: list[Unit]) -> None:
                 f"Layer {index} has {t.width} filters in the teacher, {s.width} in the student. Give the student no "
                 "more than the teacher, and as many in the last layer."
             )
+        before = (teacher[index - 1].width, student[index - 1].width) if index else (1, 1)
+        of_each = [unit.layer.weight[0].numel() // width for unit, width in zip((t, s), before, strict=True)]
+        if of_each[0] != of_each[1]:
+            raise ShapeMismatch(
+                f"Layer {index} has {of_each[0]} weights for each channel in the teacher, {of_each[1]} in the student. "
+                "Build both for images of one shape."
+            )
         if s.layer.bias is None:
             raise ReuseError(f"Layer {index} of the student, {s.layer}, has no bias. Build it with bias=True.")
 
