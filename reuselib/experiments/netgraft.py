@@ -39,6 +39,8 @@ PRUNED = ("netgraft-pruned", "kd-pruned")
 ABLATIONS = ("stage1", "stage2", "whole", "features", "unnormalised")
 BOUNDS = ("teacher", "untrained", "supervised", "kd-full")
 """Floors and ceilings: rows without K."""
+PRUNED_BOUND = "kd-full-pruned"
+"""The ceiling of the rows that begin with the teacher's filters; only a plain network can be pruned."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Config:
 
     Attributes:
         task: name of the task, K included.
-        method: one of ``METHODS``, ``PRUNED``, ``ABLATIONS`` or ``BOUNDS``.
+        method: one of ``METHODS``, ``PRUNED``, ``ABLATIONS``, ``BOUNDS`` or ``PRUNED_BOUND``.
         teacher: name in the zoo; its images are the task's.
         student: architecture of the student.
         student_arguments: what it is built with, beside classes and channels.
@@ -170,7 +172,7 @@ def as_published(task: Config, shots: int, classes: int) -> Config:
 
 
 TUNED = {
-    "netgraft": 1e-2, "kd": 5e-3, "fitnet": 5e-3, "cd": 1e-2, **dict.fromkeys(PRUNED, 1e-3),
+    "netgraft": 1e-2, "kd": 5e-3, "fitnet": 5e-3, "cd": 1e-2, **dict.fromkeys((*PRUNED, PRUNED_BOUND), 1e-3),
     "stage1": 1e-2, "stage2": 5e-3, "whole": 1e-3, "features": 2e-3, "unnormalised": 5e-3,
 }  # fmt: skip
 """The learning rates of the small scales.
@@ -199,7 +201,7 @@ def _laptop() -> Iterator[Config]:
                 if shots in FEW:
                     methods += PRUNED + (ABLATIONS if each is task else ())
                 yield from _tuned(at_shots(each, shots), methods)
-            yield from _tuned(each, BOUNDS)
+            yield from _tuned(each, (*BOUNDS, PRUNED_BOUND))
     for shots in FEW:
         yield from _tuned(at_shots(RESIDUAL, shots), ("netgraft", "kd", "fitnet"))
     yield from _tuned(RESIDUAL, BOUNDS)
@@ -211,7 +213,7 @@ def _smoke() -> Iterator[Config]:
     )
     for shots in (1, 5):
         yield from _tuned(at_shots(task, shots), METHODS + PRUNED + ABLATIONS)
-    yield from _tuned(task, BOUNDS)
+    yield from _tuned(task, (*BOUNDS, PRUNED_BOUND))
 
 
 def _colab() -> Iterator[Config]:
@@ -478,7 +480,9 @@ def build_method(
             student, images, batch=config.full_batch, lr=0.05, schedule=engine.cosine(config.full_steps),
             crop=config.shift, flip=config.flip, seed=seed, precision=config.precision,
         )  # fmt: skip
-    if config.method == "kd-full":
+    if config.method == PRUNED_BOUND:
+        grafting.prune(teacher, student)
+    if config.method in ("kd-full", PRUNED_BOUND):
         options |= {"batch": config.full_batch, "steps": config.full_steps}
         return grafting.KnowledgeDistillation(teacher, student, images, lr=config.lr, **options)
     return _few_shot(config, teacher, student, images, options) if config.shots else None
