@@ -14,14 +14,15 @@ from reuselib.errors import DeviceError, ShapeMismatch
 
 
 class Supervised(engine.Method):
-    """A classifier learns labelled images by SGD on the cross-entropy.
+    """A classifier learns labelled images by SGD, or Adam, on the cross-entropy.
 
     Args:
         student: the classifier.
         images: labelled images on the classifier's device.
         batch: images per update.
-        lr: learning rate of SGD with Nesterov momentum 0.9.
+        lr: learning rate of SGD with Nesterov momentum 0.9, or of Adam.
         weight_decay: L2 penalty.
+        adam: whether Adam takes the place of SGD; narrow plain networks without batch norm need it.
         schedule: iteration → factor on the learning rate.
         crop: pixels of zero border for random crops; 0 for none.
         flip: whether to mirror half of the images.
@@ -47,6 +48,7 @@ class Supervised(engine.Method):
         batch: int = 128,
         lr: float = 0.1,
         weight_decay: float = 5e-4,
+        adam: bool = False,
         schedule: engine.Schedule = engine.constant,
         crop: int = 0,
         flip: bool = False,
@@ -65,9 +67,8 @@ class Supervised(engine.Method):
         self.precision = engine.precision(self.device, precision)
         self.random = engine.generator(self.device, seed)
         self._check_fit()
-        self.optimizer = engine.sgd(
-            student.parameters(), self.device, lr=lr, weight_decay=weight_decay, nesterov=True
-        )
+        make, options = (engine.adam, {}) if adam else (engine.sgd, {"nesterov": True})
+        self.optimizer = make(student.parameters(), self.device, lr=lr, weight_decay=weight_decay, **options)
         self.scheduler = LambdaLR(self.optimizer, schedule)
         student.train()
 

@@ -39,6 +39,8 @@ PRUNED = ("netgraft-pruned", "kd-pruned")
 ABLATIONS = ("stage1", "stage2", "whole", "features", "unnormalised")
 BOUNDS = ("teacher", "untrained", "supervised", "kd-full")
 """Floors and ceilings: rows without K."""
+UNTAUGHT = ("teacher", "untrained")
+"""Those of them that train nothing."""
 PRUNED_BOUND = "kd-full-pruned"
 """The ceiling of the rows that begin with the teacher's filters; only a plain network can be pruned."""
 
@@ -243,8 +245,8 @@ SCALES: dict[str, Callable[[], Iterator[Config]]] = {
 class Grafting(Chapter):
     """Chapter 04.
 
-    A run keeps ``teacher``, ``student`` (plain, adapters folded), ``images`` (the few), ``test``, ``bench`` and
-    ``method``, the finished method (``None`` for floors and ceilings).
+    A run keeps ``teacher``, ``student`` (plain, adapters folded), ``test``, ``bench`` and ``method``, the finished
+    method; that is ``None`` where nothing is trained, and elsewhere ``images``, the few, are kept too.
     """
 
     name = "04_netgraft"
@@ -262,11 +264,13 @@ class Grafting(Chapter):
         history = engine.History()
         if method is not None:
             history = bench.drive(method, checkpoint=checkpoint, progress=progress, title=title)
+        metrics = bench.measure(method, history)
+        kept = {name: getattr(bench, name) for name in ("teacher", "student", "test")}
+        kept |= {"bench": bench, "method": method}
+        if method is not None:
+            kept["images"] = bench.images
         return Outcome(
-            bench.measure(method, history), history, bench.device, bench.precision,
-            {"teacher": bench.teacher, "student": bench.student, "images": bench.images, "test": bench.test,
-             "bench": bench, "method": method},
-            curves=("loss", "accuracy", "gap"),
+            metrics, history, bench.device, bench.precision, kept, curves=("loss", "accuracy", "gap")
         )  # fmt: skip
 
 
@@ -318,6 +322,8 @@ class Bench:
 
     def method(self) -> engine.Method | None:
         """The row's method, ready to run; ``None`` for a row that trains nothing."""
+        if self.config.method in UNTAUGHT:
+            return None  # the training images of the largest set cannot be loaded
         return build_method(self.config, self.teacher, self.student, self.images, self.seed)
 
     def drive(self, method: engine.Method, **options: Any) -> engine.History:
@@ -477,8 +483,8 @@ def build_method(
         return method
     if config.method == "supervised":
         return Supervised(
-            student, images, batch=config.full_batch, lr=0.05, schedule=engine.cosine(config.full_steps),
-            crop=config.shift, flip=config.flip, seed=seed, precision=config.precision,
+            student, images, adam=True, batch=config.full_batch, lr=config.lr, weight_decay=0.0, crop=config.shift,
+            flip=config.flip, seed=seed, precision=config.precision,
         )  # fmt: skip
     if config.method == PRUNED_BOUND:
         grafting.prune(teacher, student)
