@@ -22,7 +22,8 @@ class Cost:
         wall_seconds: seconds on the clock, evaluation included.
         cpu_seconds: processor seconds of this process.
         peak_memory_mb: the device's peak on a GPU, otherwise the process's peak, in MiB.
-        passes: counts named ``<network>_forward`` and ``<network>_backward``, evaluation not included.
+        passes: counts named ``<network>_forward`` and ``<network>_backward``, evaluation not included. Only calls of a
+            whole network count: 0 where a method calls its blocks, as grafting does.
     """
 
     wall_seconds: float = 0.0

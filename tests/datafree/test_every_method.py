@@ -67,7 +67,7 @@ def test_building_a_method_leaves_the_teacher_untouched(name: str) -> None:
 
 
 def places(method: engine.Method) -> dict[str, tuple[Any, str]]:
-    """Where a step can break: each network's forward pass (or its layers', where a method calls those) and each update."""
+    """Where a step can break: each update, and each network's forward pass, or its layers' where those are called."""
     result: dict[str, tuple[Any, str]] = {name: (network, "forward") for name, network in method.networks().items()}
     if isinstance(method, grafting.FewShot):
         result = {

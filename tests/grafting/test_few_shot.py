@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import little
@@ -23,7 +23,8 @@ from reuselib.grafting.few_shot import for_each, share_prefix, turn_of
 def numbered(count: int) -> ImageSet:
     """Images whose every pixel is their own number."""
     few = little.images(count)
-    return replace(few, images=torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous())
+    pixels = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+    return replace(few, images=pixels.contiguous())
 
 
 def draws(count: int, batch: int, draw: str, seed: int = 0, **options: Any) -> Draws:
@@ -110,6 +111,7 @@ def test_labels_are_never_read() -> None:
             cast = players.cast()
             cast.images = replace(cast.images, labels=labels)
             method = make(cast, batch=6, precision="fp32")
+            method.steps_per_round = 2
             next(islice(method.rounds(), 1))
             states.append(players.state(method))
         assert not list(players.differences(*states)), name
@@ -141,7 +143,7 @@ def test_rounds_end_after_all_updates_and_the_last_is_shorter(total: int, sizes:
     method.steps_per_round = 4
     for _ in method.rounds():
         done.append(method.iteration)
-    assert [b - a for a, b in zip([0, *done], done)] == sizes
+    assert [b - a for a, b in pairwise([0, *done])] == sizes
     assert method.iteration == total and method.steps_per_round == 4
     assert list(method.rounds()) == []
 
@@ -209,7 +211,8 @@ def test_what_does_not_fit_is_refused_and_the_teacher_comes_back(changed: dict, 
 def test_batch_norm_is_not_left_alone_with_one_image(batch: int, count: int, draw: str, refused: bool) -> None:
     options = {"student": little.teacher(seed=5), "images": little.images(count), "batch": batch, "draw": draw}
     if refused:
-        with pytest.raises(ReuseError, match=f"Batches of {batch} from {count} images leave one image alone.*draw='repl"):
+        message = f"Batches of {batch} from {count} images leave one image alone.*draw='replacement'"
+        with pytest.raises(ReuseError, match=message):
             distilling(**options)
     else:
         distilling(**options).step()
@@ -231,7 +234,8 @@ def test_shared_blocks_are_copied_frozen_and_no_alias() -> None:
     share_prefix(teacher, student, 2)
     for own, model in zip(student.blocks[:2], teacher.blocks[:2], strict=True):
         assert not list(players.differences(players.state(own), players.state(model)))
-        assert not {v.data_ptr() for v in own.state_dict().values()} & {v.data_ptr() for v in model.state_dict().values()}
+        places = [{value.data_ptr() for value in block.state_dict().values()} for block in (own, model)]
+        assert not places[0] & places[1]
         assert not any(p.requires_grad for p in own.parameters()) and not any(m.training for m in own.modules())
     assert all(p.requires_grad for p in [*student.blocks[2].parameters(), *student.head.parameters()])
     assert teacher.training and all(p.requires_grad for p in teacher.parameters())
@@ -262,7 +266,7 @@ def test_the_step_with_shared_blocks_is_that_of_the_whole_networks() -> None:
     method, student = shared(lr=0.01), little.student(first=4)
     share_prefix(little.teacher(), student, 1)
     optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], 0.01)
-    for x, _ in zip(little.batches(little.images(), 4, 0), range(3)):
+    for x in islice(little.batches(little.images(), 4, 0), 3):
         loss = grafting.soft_targets(little.teacher()(x), student(x))
         torch.testing.assert_close(method.step()["loss"], loss.detach())
         optimizer.zero_grad()

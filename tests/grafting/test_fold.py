@@ -71,13 +71,17 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "torchvision's basic blocks": lambda: (vision(resnet.BasicBlock, (4, 6)), vision(resnet.BasicBlock, (3, 4))),
     "torchvision's bottlenecks": lambda: (vision(resnet.Bottleneck, (3, 4)), vision(resnet.Bottleneck, (2, 2))),
     "linear layers": lambda: tuple(
-        nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(64, w), nn.ReLU()), nn.Sequential(nn.Dropout(), nn.Linear(w, 4)))
+        nn.Sequential(
+            nn.Sequential(nn.Flatten(), nn.Linear(64, w), nn.ReLU()), nn.Sequential(nn.Dropout(), nn.Linear(w, 4))
+        )
         for w in (7, 5)
     ),
     "average pool and identity first": lambda: tuple(
         nn.Sequential(
             nn.Sequential(nn.Conv2d(1, w, 3, padding=1), nn.ReLU()),
-            nn.Sequential(nn.Identity(), nn.AvgPool2d(2), nn.Dropout2d(), nn.Conv2d(w, w + 2, 3, 2, padding=1), nn.ReLU()),
+            nn.Sequential(
+                nn.Identity(), nn.AvgPool2d(2), nn.Dropout2d(), nn.Conv2d(w, w + 2, 3, 2, padding=1), nn.ReLU()
+            ),
             nn.Sequential(nn.Sequential(nn.Flatten()), nn.Linear(4 * (w + 2), 4)),
         )
         for w in (6, 3)
@@ -218,7 +222,7 @@ def test_entries_name_the_layers_that_see_the_input() -> None:
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        (nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 3)), "a block that begins with ReLU; it must begin with a convolution"),
+        (nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 3)), "that begins with ReLU; it must begin with a convolution"),
         (nn.MaxPool2d(2), "begins with MaxPool2d"),
         (nn.Sequential(nn.Identity(), nn.BatchNorm2d(3)), "begins with BatchNorm2d"),
         (models.wrn16_1().blocks[1], "begins with"),
@@ -250,7 +254,7 @@ def test_an_adapter_of_another_kind_is_refused() -> None:
 
 def test_biases_need_a_bias_to_be_folded_into() -> None:
     images = pixels(2, 1, 8, 8)
-    student, scions = grafted((models.conv3(5, 4, batch_norm=True), models.conv3(3, 4, batch_norm=True)), images, bias=True)
+    student, scions = grafted(PAIRS["convolutions with batch norm"](), images, bias=True)
     with pytest.raises(ReuseError, match=r"Conv2d.* has none\. Graft with bias=False"):
         fold(student, scions)
 

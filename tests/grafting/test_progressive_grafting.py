@@ -63,21 +63,21 @@ def test_values_that_do_not_fit_the_plan_are_refused(stage: Callable[..., Any], 
 
 
 @pytest.mark.parametrize(
-    ("plan", "error", "message"),
+    ("plan", "message"),
     [
-        ([Graft((), 1, 0.1)], ReuseError, "grafts nothing. Name at least one block"),
-        ([Graft((0,), -1, 0.1)], ReuseError, "grafts nothing.*0 updates or more"),
-        ([Graft((0, 3), 1, 0.1)], ShapeMismatch, "no scion of block 3: blocks 0 to 2 can be grafted.*count=3, shared=0"),
-        ([Graft((-1,), 1, 0.1)], ShapeMismatch, "no scion of block -1"),
+        ([Graft((), 1, 0.1)], "grafts nothing. Name at least one block"),
+        ([Graft((0,), -1, 0.1)], "grafts nothing.*0 updates or more"),
+        ([Graft((0, 3), 1, 0.1)], "no scion of block 3: blocks 0 to 2 can be grafted.*count=3, shared=0"),
+        ([Graft((-1,), 1, 0.1)], "no scion of block -1"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused(plan: list[Graft], error: type, message: str) -> None:
-    with pytest.raises(error, match=message):
+def test_a_plan_that_cannot_be_is_refused(plan: list[Graft], message: str) -> None:
+    with pytest.raises(ReuseError, match=message):
         netgraft(plan)
 
 
 def test_a_shared_block_cannot_be_grafted() -> None:
-    with pytest.raises(ShapeMismatch, match="no scion of block 0: blocks 1 to 2 can be grafted.*count=3, shared=1"):
+    with pytest.raises(ReuseError, match="no scion of block 0: blocks 1 to 2 can be grafted.*count=3, shared=1"):
         netgraft(both_stages(), shared=1)
 
 
@@ -110,7 +110,8 @@ def test_both_stages_are_those_of_the_slow_reference(bias: bool) -> None:
     )
     found = [float(next(method.rounds())["loss"]) for method.steps_per_round in [1] * method.total]
     assert found == pytest.approx(expected, rel=1e-3)
-    torch.testing.assert_close(method.scions.state_dict(), model.scions.state_dict(), rtol=1e-2, atol=1e-4)
+    states = [players.state(each.scions) for each in (method, model)]
+    torch.testing.assert_close(*states, rtol=1e-2, atol=1e-4)
 
 
 @pytest.mark.parametrize("loss", [None, grafting.feature_distance, lambda t, s: 3 * grafting.logits_distance(t, s)])
@@ -180,8 +181,9 @@ def test_each_graft_moves_its_scions_whole_and_nothing_else() -> None:
         advance(method, graft.steps)
         assert changed(before, method) == {"student", *(f"scion {index}" for index in graft.blocks)}
         for index in graft.blocks:
-            moved = {place[1:] for place in players.differences(before[f"scion {index}"], players.state(method.scions[index]))}
-            assert moved == {name for name, _ in method.scions[index].named_parameters()}
+            scion = method.scions[index]
+            moved = {place[1:] for place in players.differences(before[f"scion {index}"], players.state(scion))}
+            assert moved == {name for name, _ in scion.named_parameters()}
 
 
 def test_the_order_of_the_blocks_does_not_matter_in_stage_1() -> None:
@@ -203,7 +205,7 @@ def test_in_stage_2_only_remaining_blocks_of_the_teacher_stand_in_the_hybrid() -
         calls: list[int] = []
         for place, block in enumerate(little.blocks(method.teacher)):
             leaf = next(module for module in block.modules() if isinstance(module, nn.Conv2d | nn.Linear))
-            leaf.register_forward_hook(lambda *_, place=place: calls.append(place))
+            leaf.register_forward_hook(lambda *_, calls=calls, place=place: calls.append(place))
         method.step()
         # once each for the target; in the hybrid those behind the last scion, at the end none
         assert sorted(calls) == sorted([0, 1, 2, *range(index + 2, 3)])
@@ -275,7 +277,8 @@ def test_folding_gives_the_plain_student_that_the_scions_make() -> None:
     torch.testing.assert_close(folded(images), whole(images), rtol=1e-4, atol=1e-5)
     assert folded.state_dict().keys() == little.student().state_dict().keys()
     assert models.parameter_count(folded) == models.parameter_count(little.student())
-    assert not list(players.differences(players.state(folded), players.state(fold(method.student, list(method.scions)))))
+    again = fold(method.student, list(method.scions))
+    assert not list(players.differences(players.state(folded), players.state(again)))
 
 
 def test_the_folded_student_of_a_shared_prefix_begins_with_the_teachers_blocks() -> None:
@@ -287,24 +290,17 @@ def test_the_folded_student_of_a_shared_prefix_begins_with_the_teachers_blocks()
     assert torch.equal(folded.blocks[0][0].weight, method.teacher.blocks[0][0].weight)
 
 
-def test_what_was_folded_or_saved_does_not_change_when_training_goes_on(tmp_path: Path) -> None:
-    """A state dict names the living weights: what is kept must be a copy."""
+def test_what_was_folded_stays_when_training_goes_on() -> None:
+    """A state dict names the living weights; what is kept must be a copy."""
     method = netgraft(both_stages(2))
     advance(method, 5)
-    folded, path = method.folded(), tmp_path / "run.pt"
-    before = players.state(folded)
-    engine.run(method, 1, checkpoint=path, progress=False)
-    saved = path.read_bytes()
-    assert method.iteration == method.total and path.read_bytes() == saved
+    alias, folded = method.student.state_dict(), method.folded()
+    before, old = players.state(folded), players.state(alias)
+    advance(method, 5)
+    assert list(players.differences(old, players.state(alias)))
     assert not list(players.differences(before, players.state(folded)))
-    content = engine.load_checkpoint(path)["state"]
-    advanced = netgraft([Graft((0, 1, 2), 3, 0.1)])
-    own = advanced.student.state_dict()
-    advance(advanced, 2)
-    assert torch.equal(own["blocks.0.0.weight"], advanced.student.blocks[0][0].weight), "state_dict is an alias"
-    assert content["student"]["blocks.0.0.weight"].data_ptr() != method.student.blocks[0][0].weight.data_ptr()
-    pointers = {p.data_ptr() for p in method.student.parameters()} | {p.data_ptr() for p in method.teacher.parameters()}
-    assert not pointers & {p.data_ptr() for p in folded.parameters()}
+    living = {p.data_ptr() for network in (method.student, method.teacher) for p in network.state_dict().values()}
+    assert not living & {p.data_ptr() for p in folded.state_dict().values()}
 
 
 def test_a_hybrid_shows_the_scions_as_they_are_now() -> None:
@@ -363,8 +359,8 @@ def test_a_seed_decides_adapters_and_batches() -> None:
 
     assert not list(players.differences(run(1), run(1)))
     first, second = run(1), run(2)
-    assert not torch.equal(first[0]["0.out_of.weight"], second[0]["0.out_of.weight"])
-    assert torch.equal(first[0]["0.block.0.weight"], second[0]["0.block.0.weight"])
+    assert not torch.equal(first[0][0]["out_of.weight"], second[0][0]["out_of.weight"])
+    assert torch.equal(first[0][0]["block.0.weight"], second[0][0]["block.0.weight"])
 
 
 def test_a_graft_of_no_updates_is_passed_over() -> None:
