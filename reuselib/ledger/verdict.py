@@ -100,7 +100,8 @@ def judge(condition: Condition, found: Iterable[Record], seeds: int) -> Finding:
     Raises:
         UnknownName: If a record of the row lacks the metric.
     """
-    fresh = [record for record in found if not record.stale]
+    rows = {condition.left, condition.right}
+    fresh = [record for record in found if record.row in rows and not record.stale]
     left = {r.seed: r.value(condition.metric) for r in fresh if r.row == condition.left}
     if isinstance(condition.right, str):
         right = {r.seed: r.value(condition.metric) for r in fresh if r.row == condition.right}
