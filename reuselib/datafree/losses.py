@@ -13,6 +13,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reuselib.errors import ShapeMismatch
+from reuselib.imitation import check_same_shape, kl_divergence, mean_squared_error
+
+__all__ = [
+    "activation_loss",
+    "attention_map",
+    "attention_transfer",
+    "balance_loss",
+    "batch_norm_loss",
+    "check_same_shape",
+    "class_prior_loss",
+    "contrastive_loss",
+    "information_entropy_loss",
+    "jensen_shannon",
+    "kl_divergence",
+    "masked_disagreement",
+    "mean_absolute_error",
+    "mean_squared_error",
+    "negative",
+    "negative_log",
+    "one_hot_loss",
+    "total_variation",
+]
 
 
 def mean_absolute_error(t: Tensor, s: Tensor) -> Tensor:
@@ -34,22 +56,6 @@ def mean_absolute_error(t: Tensor, s: Tensor) -> Tensor:
     """
     check_same_shape(t, s)
     return (t.float() - s.float()).abs().mean()
-
-
-def mean_squared_error(t: Tensor, s: Tensor) -> Tensor:
-    """The mean squared difference of the logits, the milder alternative that DFAD compares with."""
-    check_same_shape(t, s)
-    return (t.float() - s.float()).square().mean()
-
-
-def kl_divergence(t: Tensor, s: Tensor, temperature: float = 1.0) -> Tensor:
-    """``KL(softmax(t/τ) || softmax(s/τ)) τ²``, summed over classes, averaged over everything else.
-
-    Source: Hinton et al. 2015; the discrepancy of ZSKT and the student's loss of DAFL, with τ = 1; of CMI with τ = 20.
-    """
-    check_same_shape(t, s)
-    log_p, log_q = (logits.float().div(temperature).log_softmax(1) for logits in (t, s))
-    return (log_p.exp() * (log_p - log_q)).sum(1).mean() * temperature**2
 
 
 def negative(discrepancy: Tensor) -> Tensor:
@@ -218,12 +224,3 @@ def attention_transfer(teacher: list[Tensor], student: list[Tensor]) -> Tensor:
             )
         total = total + (attention_map(a) - attention_map(b)).square().mean()
     return total
-
-
-def check_same_shape(t: Tensor, s: Tensor) -> None:
-    """Raise ShapeMismatch unless teacher and student give outputs of one shape."""
-    if t.shape != s.shape:
-        raise ShapeMismatch(
-            f"Teacher and student disagree on the shape of their outputs: {tuple(t.shape)} and {tuple(s.shape)}. "
-            "They need the same number of classes (and, for segmentation, the same output size)."
-        )

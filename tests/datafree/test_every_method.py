@@ -17,49 +17,59 @@ from reuselib import engine
 SYNCING = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal", "_unique2")
 
 
-def unusual(teacher: nn.Module) -> nn.Module:
-    """Give a teacher modes and gradients as no method would choose them: they too must come back."""
-    teacher.train()
-    teacher.blocks[1].eval()
-    for parameter, learns in zip(teacher.parameters(), itertools.cycle([True, False])):
-        parameter.requires_grad_(learns)
-    return teacher
+def unusual(*teachers: nn.Module) -> list[nn.Module]:
+    """Give teachers modes and gradients as no method would choose them: they too must come back."""
+    for teacher in teachers:
+        teacher.train()
+        for module in list(teacher.modules())[2::4]:
+            module.eval()
+        for parameter, learns in zip(teacher.parameters(), itertools.cycle([True, False])):
+            parameter.requires_grad_(learns)
+    return list(teachers)
 
 
-def look_at(teacher: nn.Module) -> dict[str, Any]:
-    return {
-        "values": players.state(teacher),
-        "modes": [module.training for module in teacher.modules()],
-        "learning": [parameter.requires_grad for parameter in teacher.parameters()],
-        "gradients": [players.state(parameter.grad) for parameter in teacher.parameters()],
-    }
+def look_at(teachers: list[nn.Module]) -> list[dict[str, Any]]:
+    return [
+        {
+            "values": players.state(teacher),
+            "modes": [module.training for module in teacher.modules()],
+            "learning": [parameter.requires_grad for parameter in teacher.parameters()],
+            "gradients": [players.state(parameter.grad) for parameter in teacher.parameters()],
+        }
+        for teacher in teachers
+    ]
 
 
 def assert_ready(method: engine.Method) -> None:
     """Assert that no hook is left and that who learns can go on learning."""
     for name, network in method.networks().items():
         assert players.hooks(network) == 0
-        if name != "teacher":
+        if name not in method.fixed:
             assert all(parameter.requires_grad for parameter in network.parameters())
             assert all(module.training for module in network.modules())
 
 
-@pytest.mark.parametrize("name", players.DISTILLING | players.INVERTING)
+TAUGHT = players.DISTILLING | players.INVERTING | players.AMALGAMATING | players.ADAPTIVE
+
+
+@pytest.mark.parametrize("name", TAUGHT)
 def test_the_teacher_is_untouched(name: str) -> None:
     method = players.make(name)
-    before = look_at(unusual(method.teacher))
+    before = look_at(unusual(*players.kept(method)))
+    assert before
     for _ in range(2):
         method.step()
-    assert not list(players.differences(before, look_at(method.teacher)))
+    assert not list(players.differences(before, look_at(players.kept(method))))
     assert_ready(method)
 
 
-@pytest.mark.parametrize("name", players.DISTILLING | players.INVERTING)
+@pytest.mark.parametrize("name", players.DISTILLING | players.INVERTING | players.AMALGAMATING | players.STAGED)
 def test_building_a_method_leaves_the_teacher_untouched(name: str) -> None:
     cast = players.cast()
-    before = look_at(unusual(cast.teacher))
-    method = players.MAKERS[name](cast, precision="fp32")
-    assert not list(players.differences(before, look_at(cast.teacher)))
+    everyone = unusual(cast.teacher, *cast.teachers)
+    before = look_at(everyone)
+    method = (players.MAKERS | players.STAGED)[name](cast, precision="fp32")
+    assert not list(players.differences(before, look_at(everyone)))
     assert_ready(method)
 
 
@@ -82,13 +92,12 @@ def test_an_exception_anywhere_in_a_step_leaves_everything_in_order(name: str) -
         assert counter.calls > 0
         for call in range(counter.calls):
             method = players.make(name)
-            before = look_at(unusual(method.teacher)) if "teacher" in method.networks() else None
+            before = look_at(unusual(*players.kept(method)))
             owner, attribute = places(method)[place]
             setattr(owner, attribute, players.rigged(getattr(owner, attribute), at=call))
             with pytest.raises(players.Explosion):
                 method.step()
-            if before is not None:
-                assert not list(players.differences(before, look_at(method.teacher)))
+            assert not list(players.differences(before, look_at(players.kept(method))))
             assert_ready(method)
 
 
@@ -183,7 +192,7 @@ def test_every_precision_gives_finite_numbers_and_moves_the_learner(name: str, p
 def test_bf16_is_autocast_in_the_networks_and_float32_in_the_losses(name: str) -> None:
     method = players.make(name, precision="bf16")
     seen = set()
-    players.learner(method).register_forward_hook(lambda _, __, output: seen.add(output.dtype))
+    players.learner(method).register_forward_hook(lambda _, __, output: seen.update(players.dtypes(output)))
     report = method.step()
     assert seen == {torch.bfloat16}
     assert {value.dtype for value in report.values()} == {torch.float32}

@@ -1,0 +1,36 @@
+"""Losses of imitation that several parts share, one pure function each.
+
+Symbols: ``t = T(x)`` and ``s = S(x)`` are what teacher and student make of the same images, in most cases logits
+(B, C). Every function returns a scalar unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from reuselib.errors import ShapeMismatch
+
+
+def mean_squared_error(t: Tensor, s: Tensor) -> Tensor:
+    """The mean squared difference of the logits, the milder alternative that DFAD compares with."""
+    check_same_shape(t, s)
+    return (t.float() - s.float()).square().mean()
+
+
+def kl_divergence(t: Tensor, s: Tensor, temperature: float = 1.0) -> Tensor:
+    """``KL(softmax(t/τ) || softmax(s/τ)) τ²``, summed over classes, averaged over everything else.
+
+    Source: Hinton et al. 2015; the discrepancy of ZSKT and the student's loss of DAFL, with τ = 1; of CMI with τ = 20.
+    """
+    check_same_shape(t, s)
+    log_p, log_q = (logits.float().div(temperature).log_softmax(1) for logits in (t, s))
+    return (log_p.exp() * (log_p - log_q)).sum(1).mean() * temperature**2
+
+
+def check_same_shape(t: Tensor, s: Tensor) -> None:
+    """Raise ShapeMismatch unless teacher and student give outputs of one shape."""
+    if t.shape != s.shape:
+        raise ShapeMismatch(
+            f"Teacher and student disagree on the shape of their outputs: {tuple(t.shape)} and {tuple(s.shape)}. "
+            "They need the same number of classes (and, for segmentation, the same output size)."
+        )
