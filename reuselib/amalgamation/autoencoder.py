@@ -240,7 +240,8 @@ class Moments:
 
     def add(self, features: Tensor) -> None:
         """Count in maps (N, C, H, W), each pixel a vector, or vectors (N, C)."""
-        vectors = rows(features).double()
+        vectors = rows(features)
+        vectors = (vectors.cpu() if vectors.is_mps else vectors).double()  # Apple's GPUs have no double precision
         sums, products = vectors.sum(0), vectors.T @ vectors
         self.count += len(vectors)
         self.sums = sums if self.sums is None else self.sums + sums

@@ -10,10 +10,18 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from reuselib import engine, gan, models, zoo
-from reuselib.amalgamation import ComponentLearning, Lesson, TargetLearning
+from reuselib.amalgamation import (
+    ClassSets,
+    ComponentLearning,
+    LayerwiseAmalgamation,
+    Lesson,
+    Stage,
+    TargetLearning,
+    Teachers,
+)
 from reuselib.data import ImageSet, MultiLabelSet
-from reuselib.experiments import amalgamation_adaptive, cmi, dfad, one_stage_gan, pools
-from reuselib.supervised import MultiTaskSupervised
+from reuselib.experiments import amalgamation_adaptive, amalgamation_layerwise, cmi, dfad, one_stage_gan, pools
+from reuselib.supervised import MultiTaskSupervised, Supervised
 
 SUSTAINED = {"T4, fp16": 12e12, "A100, bf16": 80e12}
 """Operations per second that small convolutions are assumed to sustain: about a fifth of each card's peak."""
@@ -130,6 +138,45 @@ def predict_inversion(config: cmi.Config) -> Prediction:
     pool = config.batches * config.batch * channels * side**2
     memory = 4 * (numbers + bank) + pool + saved_bytes(lambda: inversion.improve(targets))
     return Prediction(float(image_updates * image_update + student_updates * student_update), memory)
+
+
+def predict_layerwise(config: amalgamation_layerwise.Config) -> dict[str, Prediction]:
+    """Predict the cost of a student by layer-wise amalgamation at a configuration that trains its auto-encoders.
+
+    Returns:
+        Operations and memory of all "teachers" and of the stages "encoding", "layers" and "joint", the evaluation left
+        out, the image set not counted; trust them to a factor of two.
+    """
+    stages = {"encoding": config.encoder_share, "layers": config.layer_share, "joint": 1 - config.layer_share}
+    updates = {name: share * config.updates for name, share in stages.items()}
+    updates["teachers"] = config.teacher.updates * len(config.classes)
+    found = {}
+    for name, method in _layerwise_methods(config).items():
+        learned = 3 if config.released or name == "teachers" else 4
+        kept = {network: 1 if key in method.fixed else learned for key, network in method.networks().items()}
+        weights = 4 * sum(numbers * models.parameter_count(network) for network, numbers in kept.items())
+        found[name] = Prediction(float(_operations(method.step)) * updates[name], weights + saved_bytes(method.step))
+    return found
+
+
+def _layerwise_methods(config: amalgamation_layerwise.Config) -> dict[str, engine.Method]:
+    """The training of one teacher, and the three stages, on ``meta``."""
+    classes, plan = ClassSets(config.classes), config.teacher
+    with torch.device("meta"):
+        networks = [amalgamation_layerwise.build(plan.network, len(known), plan.image) for known in config.classes]
+        student = amalgamation_layerwise.build(config.student, len(classes.union), plan.image)
+        pixels, labels = torch.zeros(2, *plan.image, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+    half = (0.5,) * plan.image[0]
+    images = ImageSet("none", pixels, labels, ("none",), half, half)
+    whole = LayerwiseAmalgamation(
+        Teachers(networks, classes), student, images, encoding=Stage(1), fam=config.fam, batch=config.batch,
+        incremental=config.incremental,
+    )  # fmt: skip
+    assert whole.encoding is not None
+    return {
+        "teachers": Supervised(networks[0], images, batch=plan.batch),
+        "encoding": whole.encoding, "layers": whole.layerwise, "joint": whole.joint,
+    }  # fmt: skip
 
 
 def predict_adaptive(config: amalgamation_adaptive.Config) -> dict[str, Prediction]:

@@ -168,6 +168,17 @@ def test_a_step_keeps_all_tensors_on_their_device(name: str) -> None:
     assert report.keys() == players.make(name).step().keys()
 
 
+@pytest.mark.parametrize("name", players.STAGED)
+@pytest.mark.parametrize(("where", "guard"), [("cpu", NoSync), ("meta", OnlyMeta)])
+def test_no_stage_waits_or_leaves_its_device(name: str, where: str, guard: Any) -> None:
+    method = players.make(name, where=where)
+    with guard():
+        for iteration in range(method.total):
+            method.iteration = iteration
+            report = method.step()
+            assert all(value.device.type == where and value.shape == () for value in report.values())
+
+
 @pytest.mark.parametrize("astray", [lambda: torch.zeros(()), lambda: torch.randn(3), lambda: torch.arange(4)])
 def test_the_guard_against_other_devices_notices(astray: Any) -> None:
     with OnlyMeta(), pytest.raises(AssertionError, match="on cpu"):

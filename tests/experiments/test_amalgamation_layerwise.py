@@ -19,7 +19,7 @@ from reuselib import data, engine, experiments, ledger, models
 from reuselib.amalgamation import ClassSets, JointLearning, LayerwiseAmalgamation, OneStageAmalgamation, Stage, Teachers
 from reuselib.data import ImageSet
 from reuselib.errors import ReuseError, UnknownName
-from reuselib.experiments import amalgamation_layerwise
+from reuselib.experiments import amalgamation_layerwise, prediction
 from reuselib.experiments.amalgamation_layerwise import (
     METHODS,
     NUMBER_METHODS,
@@ -76,11 +76,12 @@ def test_a_preset_is_whole(scale: str, row: str, config: Any) -> None:
     assert json.loads(json.dumps(dataclasses.asdict(config), allow_nan=False))
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.batch = 1
-    assert config.teacher.dataset in data.SETS and {config.student.name, config.teacher.network.name} <= set(models.MODELS)
+    assert config.teacher.dataset in data.SETS
+    assert {config.student.name, config.teacher.network.name} <= set(models.MODELS)
     stages = [round(share * config.updates) for share in (config.encoder_share, config.layer_share)]
     rest = config.updates - stages[1]
-    rounds = sum(each := [*stages, rest]) // round_length(each, config.evaluations)
-    assert sum(each) % round_length(each, config.evaluations) == 0 and rounds <= max(config.evaluations, 4)
+    each = [*stages, rest]
+    assert sum(each) // round_length(each, config.evaluations) <= max(config.evaluations, 3)
 
 
 @pytest.mark.parametrize("scale", ledger.SCALES)
@@ -147,8 +148,10 @@ def test_alexnets_have_the_published_parameter_counts() -> None:
     assert models.parameter_count(student) / 1e6 == pytest.approx(69.87, abs=0.005)
 
 
-@pytest.mark.parametrize(("counts", "most", "length"), [([0, 8, 8], 4, 4), ([30, 100, 300], 45, 10), ([7], 2, 7),
-                                                       ([6, 4], 3, 2), ([640], 8, 80)])
+@pytest.mark.parametrize(
+    ("counts", "most", "length"),
+    [([0, 8, 8], 4, 4), ([30, 100, 300], 45, 10), ([7], 2, 7), ([6, 4], 5, 2), ([6, 4], 3, 2), ([640], 8, 80)],
+)
 def test_a_round_divides_every_stage(counts: list[int], most: int, length: int) -> None:
     assert round_length(counts, most) == length
 
@@ -205,7 +208,7 @@ def test_a_row_runs_and_gives_a_valid_record(row: str) -> None:
     assert len(run.test) == config.limit and run.test.classes == tuple(
         data.digits.CLASSES[label] for label in run.classes.union
     )
-    assert all(parameter.grad is None for parameter in run.teachers.parameters()) or trained
+    assert not any(p.requires_grad or p.grad is not None for p in run.teachers.parameters())
     if trained and config.method != "supervised":
         extra = 8 if config.method == "full-sgd" else 0
         assert record.passes["teachers_forward"] == config.updates + extra
@@ -233,7 +236,7 @@ def test_teachers_are_trained_once_and_shared() -> None:
     for method in ("full", "one-stage", "kd"):
         SMOKE.run(f"digits-{method}", 0, progress=False)
     assert not list(players.differences(before, players.state(first)))
-    assert not any(module.training for module in first.modules())
+    assert not any(module.training for network in first for module in network.modules())
 
 
 def test_a_row_names_its_training() -> None:
@@ -369,6 +372,23 @@ def test_a_step_of_every_stage_with_the_papers_networks() -> None:
         reports.append(set(method.step()))
     assert reports == [{f"unexplained_{k}" for k in range(1, 8)}, {f"nmse_{k}" for k in range(1, 9)}, {"loss"}]
     assert models.parameter_count(method.encoders) / 1e6 == pytest.approx(139.1, abs=0.05)
+
+
+def test_the_papers_cost_is_predicted() -> None:
+    """710 million multiply-adds in a teacher's forward pass and 915 million in the student's, two operations each."""
+    config = experiments.chapter(NAME, "paper").config("dogs-full")
+    epoch, found = math.ceil(12_000 / 64), prediction.predict_layerwise(config)
+    teacher, student = 2 * 0.71e9, 2 * 0.915e9
+    expected = {
+        "teachers": 2 * 30 * epoch * 64 * 3 * teacher, "joint": 300 * epoch * 64 * (2 * teacher + 3 * student),
+    }  # fmt: skip
+    for name, operations in expected.items():
+        assert found[name].operations == pytest.approx(operations, rel=0.1)
+    assert 100 / 300 < found["layers"].operations / found["joint"].operations < 200 / 300
+    assert found["encoding"].operations < 0.3 * found["layers"].operations
+    assert all(0.5e9 < each.memory < 8e9 for each in found.values())
+    half = prediction.predict_layerwise(dataclasses.replace(config, updates=config.updates // 2))
+    assert half["joint"].operations == pytest.approx(found["joint"].operations / 2)
 
 
 NARROW = Architecture("alexnet", (4, 6, 8, 6, 6), (16, 12))
