@@ -50,7 +50,8 @@ def publish(
     """Make the archive of one set below `folder` and let torchvision's class find it there.
 
     Args:
-        name: mnist, svhn, stl10, cifar10, cifar100, caltech101, tiny_imagenet, imagenet, celeba, lsun_church or ffhq.
+        name: mnist, svhn, stl10, cifar10, cifar100, caltech101, tiny_imagenet, imagenet, celeba, lsun_church, ffhq, one
+            of `FINE_GRAINED`, or celeba_attributes.
         monkeypatch: Of the test; it undoes everything.
         folder: An empty folder, usually `tmp_path`.
         train: Number of training images, a multiple of 5; Caltech101 has 22 images in all.
@@ -58,7 +59,8 @@ def publish(
 
     Returns:
         What was written: "train" and "test", each uint8 (N, C, H, W) and int64 (N,). Of Caltech101, nothing; of other
-        photographs, what their files decode to at 64x64, or at 224x224 of ILSVRC-2012, in the order of the file names.
+        photographs, what their files decode to at 64x64, or at 224x224 of ILSVRC-2012 and the fine-grained sets, in the
+        order of the file names. Of celeba_attributes also "valid", at 64x64, with int64 (N, 40).
     """
     server = folder / "server"
     server.mkdir(exist_ok=True)
@@ -73,6 +75,10 @@ def publish(
         return _bring_imagenet(monkeypatch, {"train": train, "test": test})
     if name in ONE_CLASS:
         return ONE_CLASS[name](monkeypatch, server, train)
+    if name in FINE_GRAINED:
+        return _publish_fine_grained(name, monkeypatch, server, {"train": train, "test": test})
+    if name == "celeba_attributes":
+        return _publish_celeba_attributes(monkeypatch, server, {"train": train, "valid": 5, "test": test})
     channels, size, classes = {"mnist": (1, 28, 10), "stl10": (3, 96, 10), "cifar100": (3, 32, 100)}.get(
         name, (3, 32, 10)
     )
@@ -341,6 +347,133 @@ def _bring_ffhq(monkeypatch: pytest.MonkeyPatch, server: Path, count: int) -> Co
     return {"train": (squares, np.zeros(count, np.int64))}
 
 
+def _publish_celeba_attributes(
+    monkeypatch: pytest.MonkeyPatch, server: Path, counts: dict[str, int]
+) -> Contents:
+    """The faces of the splits lie in turn in the archive, as they do not in the published one."""
+    parts = [part for part, count in counts.items() for _ in range(count)]
+    np.random.default_rng(1).shuffle(parts)
+    files, squares = _photographs(len(parts), (178, 218), "JPEG", 0, shorter=73, side=64)
+    signs = np.random.default_rng(2).choice([-1, 1], (len(parts), 40))
+    names = [f"{number:06d}.jpg" for number in range(1, len(parts) + 1)]
+    rows = "".join(f"{name} {' '.join(f'{sign:2d}' for sign in row)}\n" for name, row in zip(names, signs, strict=True))
+    numbers = [list(counts).index(part) for part in parts]
+    texts = {
+        "list_attr_celeba.txt": f"{len(parts)}\n{' '.join(CELEBA_ATTRIBUTES)} \n{rows}",
+        "list_eval_partition.txt": "".join(f"{n} {number}\n" for n, number in zip(names, numbers, strict=True)),
+    }
+    members = {f"img_align_celeba/{name}": content for name, content in zip(names, files, strict=True)}
+    digests = {"img_align_celeba.zip": _zip(server / "img_align_celeba.zip", members)}
+    for name, text in texts.items():
+        (server / name).write_text(text)
+        digests[name] = _md5(text.encode())
+    listed = [(file, digests.get(file, digest), file) for _, digest, file in datasets.CelebA.file_list]
+    monkeypatch.setattr(datasets.CelebA, "file_list", listed)
+    drive = types.ModuleType("gdown")
+    drive.download = lambda id, output, **_: shutil.copy(server / id, output)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gdown", drive)
+    chosen = {part: np.array([own == part for own in parts]) for part in counts}
+    return {part: (squares[mask], (signs[mask] + 1) // 2) for part, mask in chosen.items()}
+
+
+def _publish_fine_grained(
+    name: str, monkeypatch: pytest.MonkeyPatch, server: Path, counts: dict[str, int]
+) -> Contents:
+    """Classes are listed in another order than that of their names."""
+    classes, contents, listed = FINE_GRAINED[name], {}, {}
+    order = sorted(classes)
+    for seed, (split, count) in enumerate(counts.items()):
+        files, squares = _photographs(count, (300, 260) if seed else (250, 400), "JPEG", seed, shorter=256, side=224)
+        names = [classes[number * 7 % len(classes)] for number in range(count)]
+        contents[split] = squares, np.array([order.index(label) for label in names], np.int64)
+        listed[split] = list(zip(names, files, strict=True))
+    monkeypatch.setitem(vision.FINE_IMAGES, name, tuple(counts.values()))
+    {"stanford_dogs": _dogs, "cub200": _cub, "stanford_cars": _cars, "fgvc_aircraft": _aircraft}[name](
+        monkeypatch, server, listed
+    )
+    return contents
+
+
+Listed = dict[str, list[tuple[str, bytes]]]
+
+
+def _dogs(monkeypatch: pytest.MonkeyPatch, server: Path, listed: Listed) -> None:
+    images, lists = {}, {}
+    for split, photographs in listed.items():
+        names = []
+        for number, (breed, content) in enumerate(photographs):
+            names.append(f"{breed}/{breed.split('-')[0]}_{split}{number}.jpg")
+            images[f"Images/{names[-1]}"] = content
+        cells = np.array([[name] for name in names], dtype=object)
+        lists[f"{split}_list.mat"] = _mat({"file_list": cells, "labels": np.ones((len(names), 1))})
+    md5 = {"images.tar": _save_tar(server / "images.tar", images), "lists.tar": _save_tar(server / "lists.tar", lists)}
+    monkeypatch.setattr(vision, "DOGS_URL", server.as_uri())
+    monkeypatch.setattr(vision, "DOGS_MD5", md5)
+
+
+def _cub(monkeypatch: pytest.MonkeyPatch, server: Path, listed: Listed) -> None:
+    members = {"attributes.txt": b"1 has_bill_shape::curved_(up_or_down)\n"}
+    both = [(split, *photograph) for split in ("test", "train") for photograph in listed[split]]
+    images = parts = ""
+    for number, (split, kind, content) in enumerate(both, 1):
+        name = f"{kind}/{kind[4:]}_{number:04d}_{90000 + number}.jpg"
+        members[f"CUB_200_2011/images/{name}"] = content
+        images += f"{number} {name}\n"
+        parts += f"{number} {int(split == 'train')}\n"
+    members |= {"CUB_200_2011/images.txt": images.encode(), "CUB_200_2011/train_test_split.txt": parts.encode()}
+    monkeypatch.setattr(vision, "CUB_MD5", _save_tar(server / "CUB_200_2011.tgz", members))
+    monkeypatch.setattr(vision, "CUB_URL", (server / "CUB_200_2011.tgz").as_uri())
+
+
+def _cars(monkeypatch: pytest.MonkeyPatch, server: Path, listed: Listed) -> None:
+    """Stanford Cars can no longer be fetched: it is put where it must be brought."""
+    folder, classes = vision._downloads() / "stanford_cars", FINE_GRAINED["stanford_cars"]
+    (folder / "devkit").mkdir(parents=True)
+    (folder / "devkit" / "cars_meta.mat").write_bytes(_mat({"class_names": np.array([classes], dtype=object)}))
+    kinds = [(key, object) for key in ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")]
+    for split, path in (("train", "devkit/cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat")):
+        (folder / f"cars_{split}").mkdir()
+        notes = np.empty((1, len(listed[split])), kinds)
+        for number, (model, content) in enumerate(listed[split]):
+            name = f"{number + 1:05d}.jpg"
+            (folder / f"cars_{split}" / name).write_bytes(content)
+            notes[0, number] = (39, 116, 569, 375, np.uint8(classes.index(model) + 1), name)
+        (folder / path).write_bytes(_mat({"annotations": notes}))
+
+
+def _aircraft(monkeypatch: pytest.MonkeyPatch, server: Path, listed: Listed) -> None:
+    base, members = "fgvc-aircraft-2013b/data", {}
+    for part, (split, photographs) in enumerate(listed.items()):
+        lines = ""
+        for number, (variant, content) in enumerate(photographs):
+            identity = f"{part + 1}{number:06d}"
+            members[f"{base}/images/{identity}.jpg"] = content
+            lines += f"{identity} {variant}\n"
+        members[f"{base}/images_variant_{'trainval' if split == 'train' else 'test'}.txt"] = lines.encode()
+    members[f"{base}/variants.txt"] = "\n".join(FINE_GRAINED["fgvc_aircraft"]).encode()
+    monkeypatch.setattr(vision, "AIRCRAFT_MD5", _save_tar(server / "fgvc-aircraft-2013b.tar.gz", members))
+    monkeypatch.setattr(vision, "AIRCRAFT_URL", (server / "fgvc-aircraft-2013b.tar.gz").as_uri())
+
+
+def _mat(variables: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    scipy.io.savemat(buffer, variables)
+    return buffer.getvalue()
+
+
+def _save_tar(path: Path, members: dict[str, bytes]) -> str:
+    """Write a tar archive, compressed unless its name ends in .tar, and return its MD5."""
+    path.write_bytes(_tar(members, "w" if path.suffix == ".tar" else "w:gz"))
+    return _md5(path.read_bytes())
+
+
+CELEBA_ATTRIBUTES = tuple(f"Attribute_{number}" for number in range(39)) + ("Young",)
+FINE_GRAINED = {
+    "stanford_dogs": ("n02105641-Old_English_sheepdog", "n02085620-Chihuahua", "n02086240-Shih-Tzu"),
+    "cub200": ("002.Laysan_Albatross", "001.Black_footed_Albatross", "200.Common_Yellowthroat"),
+    "stanford_cars": ("Volvo 240 Sedan 1993", "AM General Hummer SUV 2000", "Acura RL Sedan 2012"),
+    "fgvc_aircraft": ("Boeing 717", "707-320", "A300B4"),
+}
 ONE_CLASS: dict[str, Callable[[pytest.MonkeyPatch, Path, int], Contents]] = {
     "celeba": _publish_celeba,
     "lsun_church": _publish_lsun_church,

@@ -13,27 +13,50 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from reuselib import engine, gan, grafting, models
-from reuselib.data import ImageSet
+from reuselib.amalgamation import (
+    AmalgamationKD,
+    ClassSets,
+    ComponentLearning,
+    Ensemble,
+    FeatureLearning,
+    JointLearning,
+    LayerLearning,
+    LayerwiseAmalgamation,
+    Lesson,
+    OneStageAmalgamation,
+    Stage,
+    TargetLearning,
+    Teachers,
+    make_encoders,
+)
+from reuselib.data import ImageSet, MultiLabelSet
 from reuselib.data.augment import crop_and_flip
 from reuselib.datafree import DAFL, DFAD, FAMILY, ZSKT, Distillation, Inversion, Studio, losses, sources
 from reuselib.gan import OneStageDFAD, OneStageGAN, TwoStageGAN
-from reuselib.supervised import Supervised
+from reuselib.supervised import MultiTaskSupervised, Supervised, task_accuracies
 
 IMAGE = (1, 8, 8)
 CLASSES = 4
+KNOWN = ((0, 1, 2), (3, 1))
 BATCH = 6
 
 
 @dataclass
 class Cast:
-    """Who takes part: the teacher is always the same, the others come from a seed."""
+    """Who takes part: the teachers are always the same, the others come from a seed.
+
+    `teachers` are two plain networks that share one class; `plain` is a student for them.
+    """
 
     teacher: nn.Module
     student: nn.Module
     generator: models.Generator
     discriminator: models.Discriminator
+    plain: nn.Module
+    teachers: list[nn.Module]
     images: ImageSet
 
 
@@ -43,14 +66,18 @@ def cast(where: str = "cpu", seed: int = 0, batch_norm: bool = True, dropout: fl
         teacher = models.conv3(width=4, classes=CLASSES, batch_norm=batch_norm)
         pixels = torch.randint(256, (40, *IMAGE), dtype=torch.uint8)
         labels = torch.randint(CLASSES, (40,))
+        teachers = [models.conv3(width=width, classes=len(known)) for width, known in zip((4, 5), KNOWN, strict=True)]
     with engine.seeded(seed):
         student = models.conv3(width=2, classes=CLASSES, batch_norm=batch_norm)
         generator = models.upsampling_generator(image=IMAGE, latent=5, width=4)
         discriminator = models.dcgan_discriminator(image=IMAGE, width=4, groups=4)
-    student.pool.append(nn.Dropout(dropout))
+        plain = models.conv3(width=6, classes=CLASSES)
+    for network in (student, plain):
+        network.pool.append(nn.Dropout(dropout))
     images = ImageSet("tiny", pixels, labels, tuple("abcd"), (0.5,), (0.25,)).to(device)
-    networks = (teacher, student, generator, discriminator)
-    return Cast(*(engine.on_device(network, device) for network in networks), images)
+    networks = (teacher, student, generator, discriminator, plain)
+    moved = [engine.on_device(network, device) for network in teachers]
+    return Cast(*(engine.on_device(network, device) for network in networks), moved, images)
 
 
 def _adversarial(method: type, **options: Any) -> Callable[..., engine.Method]:
@@ -107,6 +134,119 @@ def grafts(steps: int, shared: int = 0) -> list[grafting.Graft]:
     return [graft for stage in stages for graft in stage(4, steps, 1e-3, 2e-3, shared=shared)]
 
 
+TASKS = {"a": 3, "b": 2}
+WIDTHS = (3, 2)
+
+
+def multi_label(cast: Cast) -> MultiLabelSet:
+    """The cast's images with two labels each; of the second task a few are not asked."""
+    count = torch.arange(len(cast.images), device=cast.images.device)
+    names = {task: tuple("xyz"[:classes]) for task, classes in TASKS.items()}
+    return MultiLabelSet(cast.images, torch.stack([count % 3, count % 4 % 3 - 1], 1), names)
+
+
+def pool(cast: Cast) -> dict[str, models.MultiHead]:
+    """Three sources of two architectures: two know task a, two know task b. Always the same."""
+    with engine.seeded(98):
+        sources = {
+            "s1": models.multi_head_conv({"a": 3, "c": 2}, widths=(4, 6)),
+            "s2": models.multi_head_residual(TASKS, widths=(5, 4)),
+            "s3": models.multi_head_conv({"b": 2}, widths=(4, 6), depth=2),
+        }
+    return {name: engine.on_device(source, cast.images.device) for name, source in sources.items()}
+
+
+def pupil(cast: Cast, seed: int, tasks: dict[str, int]) -> models.MultiHead:
+    """A network with heads that learns; it drops out as the cast's student does."""
+    with engine.seeded(seed):
+        network = models.multi_head_conv(tasks, widths=(3, 5))
+    network.pool.append(nn.Dropout(cast.student.pool[-1].p))
+    return engine.on_device(network, cast.images.device)
+
+
+def lessons(cast: Cast, sources: dict[str, models.MultiHead], task: str) -> list[Lesson]:
+    """The two sources of a task, on two parts of the images, one of them small."""
+    parts = torch.arange(len(cast.images), device=cast.images.device).split([32, 8])
+    chosen = [source for source in sources.values() if task in source.tasks]
+    return [Lesson(source, task, part) for source, part in zip(chosen, parts, strict=True)]
+
+
+def _component(tasks: tuple[str, ...] = ("a",), **changes: Any) -> Callable[..., engine.Method]:
+    def build(cast: Cast, seed: int = 0, **more: Any) -> ComponentLearning:
+        sources, student = pool(cast), pupil(cast, seed, {task: TASKS[task] for task in tasks})
+        taught = [lesson for task in tasks for lesson in lessons(cast, sources, task)]
+        settings = {"widths": WIDTHS, "noise": 0.1, "seed": seed} | changes | more
+        return ComponentLearning(student, taught, cast.images, **settings)
+
+    return build
+
+
+def _averaged(cast: Cast, seed: int = 0, **more: Any) -> ComponentLearning:
+    ensemble = Ensemble([source for source in pool(cast).values() if "b" in source.tasks], "b")
+    student = pupil(cast, seed, {"b": 2})
+    return ComponentLearning(student, [Lesson(ensemble, "b")], cast.images, features=0.0, seed=seed, **more)
+
+
+def _target(**changes: Any) -> Callable[..., engine.Method]:
+    def build(cast: Cast, seed: int = 0, **more: Any) -> TargetLearning:
+        components = {task: source for task, source in zip(TASKS, pool(cast).values(), strict=False)}
+        return TargetLearning(pupil(cast, seed, TASKS), components, cast.images, seed=seed, **changes | more)
+
+    return build
+
+
+def _multi_task(cast: Cast, seed: int = 0, **more: Any) -> MultiTaskSupervised:
+    return MultiTaskSupervised(pupil(cast, seed, TASKS), multi_label(cast), noise=0.1, seed=seed, **more)
+
+
+def _from_teachers(build: Callable[..., engine.Method]) -> Callable[..., engine.Method]:
+    """A method that learns from several teachers."""
+    return lambda cast, **more: build(
+        cast, Teachers(cast.teachers, ClassSets(KNOWN)), **{"noise": 0.1, "stage": Stage(8, 1e-2)} | more
+    )
+
+
+def _features(cast: Cast, teachers: Teachers, seed: int = 0, **more: Any) -> FeatureLearning:
+    encoders = make_encoders(teachers, cast.plain, cast.images, incremental=True, seed=seed)
+    return FeatureLearning(teachers, encoders, cast.images, seed=seed, **more)
+
+
+def _layers(cast: Cast, teachers: Teachers, **more: Any) -> LayerLearning:
+    encoders = make_encoders(teachers, cast.plain, cast.images)  # given, and so the same for every seed
+    return LayerLearning(teachers, encoders, cast.plain, cast.images, **more)
+
+
+def _three_stages(cast: Cast, teachers: Teachers, stage: Stage, **more: Any) -> LayerwiseAmalgamation:
+    stages = {"encoding": Stage(3, 1e-2), "layers": Stage(3, 1e-2), "joint": Stage(2, 1e-2)}
+    return LayerwiseAmalgamation(teachers, cast.plain, cast.images, **stages | more)
+
+
+def _two_stages(cast: Cast, teachers: Teachers, **more: Any) -> LayerwiseAmalgamation:
+    return _three_stages(cast, teachers, encoding=None, layers=Stage(4, 1e-2), joint=Stage(4, 1e-2), **more)
+
+
+AMALGAMATING: dict[str, Callable[..., engine.Method]] = {
+    "amalgamation-features": _from_teachers(_features),
+    "amalgamation-layers": _from_teachers(_layers),
+    "amalgamation-layers-nofam": _from_teachers(lambda *cast, **more: _layers(*cast, fam=False, **more)),
+    "amalgamation-joint": _from_teachers(
+        lambda cast, teachers, **more: JointLearning(teachers, cast.plain, cast.images, **more)
+    ),
+    "amalgamation-kd": _from_teachers(
+        lambda cast, teachers, **more: AmalgamationKD(teachers, cast.plain, cast.images, **more)
+    ),
+    "amalgamation-one-stage": _from_teachers(
+        lambda cast, teachers, **more: OneStageAmalgamation(teachers, cast.plain, cast.images, **more)
+    ),
+}
+ADAPTIVE: dict[str, Callable[..., engine.Method]] = {
+    "component": _component(),
+    "component-logits": _component(features=0.0, widths=None),
+    "component-one-step": _component(("a", "b")),
+    "component-averaged": _averaged,
+    "target": _target(),
+    "target-logits": _target(features=0.0),
+}
 DISTILLING: dict[str, Callable[..., engine.Method]] = {
     "kd-images": _distilled(lambda cast: sources.from_images(cast.images)),
     "kd-noise": _distilled(lambda cast: sources.gaussian_noise(IMAGE, cast.images.device)),
@@ -140,24 +280,32 @@ GRAFTING: dict[str, Callable[..., engine.Method]] = {
     "fskd": _few(grafting.FSKD, plain=True),
     "cross-distillation": _few(grafting.CrossDistillation, plain=True, steps=3),
 }
-TAUGHT = DISTILLING | INVERTING | GRAFTING
+STAGED: dict[str, Callable[..., engine.Method]] = {
+    "amalgamation": _from_teachers(_three_stages),
+    "amalgamation-closed-form": _from_teachers(_two_stages),
+}
+"""Methods of several stages: what a step does depends on the iteration."""
+TAUGHT = DISTILLING | INVERTING | GRAFTING | AMALGAMATING | ADAPTIVE
 """The methods that have a teacher."""
-MAKERS = TAUGHT | GANS | {"supervised": _supervised}
+LABELLED: dict[str, Callable[..., engine.Method]] = {"supervised": _supervised, "supervised-multi-task": _multi_task}
+MAKERS = TAUGHT | GANS | LABELLED
 METHODS = list(MAKERS)
-"""Every method of the library."""
+"""Every method of the library, but those of several stages, whose stages are methods of their own."""
 
 
 def make(name: str, where: str = "cpu", seed: int = 0, dropout: float = 0.0, **options: Any) -> engine.Method:
     """Make a method on a tiny cast; fp32 unless told otherwise, two steps a round."""
     options = {"batch": BATCH, "seed": seed, "precision": "fp32"} | options
-    method = MAKERS[name](cast(where, seed, dropout=dropout), **options)
+    method = (MAKERS | STAGED)[name](cast(where, seed, dropout=dropout), **options)
     method.steps_per_round = 2
     return method
 
 
 def learner(method: engine.Method) -> nn.Module:
-    """The network that a method is there for: its student or, where no student learns, its generator."""
+    """The network that a method is there for: its student or, where no student learns, its generator or encoders."""
     student = getattr(method, "student", None)
+    if isinstance(method, FeatureLearning | LayerLearning):
+        return method.adapted if isinstance(method, LayerLearning) else method.encoders
     only_watches = student is not None and student is getattr(method, "adversary", None)
     return method.generator if student is None or only_watches else student
 
@@ -168,7 +316,7 @@ def copied(method: engine.Method) -> list[nn.Module]:
 
 
 def evaluation(method: engine.Method) -> Callable[[], dict[str, float]]:
-    """What an engine's run may measure on the way: the student's accuracy, or the mean of a generator's images."""
+    """What an engine's run may measure on the way: the student's accuracy, or a mean of what there is."""
     network, images = learner(method), cast().images
 
     @torch.no_grad()
@@ -178,7 +326,21 @@ def evaluation(method: engine.Method) -> Callable[[], dict[str, float]]:
 
     if isinstance(network, models.Generator):
         return lambda: {"mean": mean()}
+    if isinstance(method, FeatureLearning | LayerLearning):
+        return lambda: {"mean": torch.cat([p.detach().flatten() for p in network.parameters()]).mean().item()}
+    if isinstance(network, models.MultiHead):
+        return lambda: task_accuracies(network, multi_label(cast()))
     return lambda: {"accuracy": engine.accuracy(network, images)}
+
+
+def dtypes(output: Any) -> set[torch.dtype]:
+    """The types of what a network gives: one tensor, or several in dicts, lists and tuples."""
+    return {value.dtype for value in tree_leaves(output)}
+
+
+def kept(method: engine.Method) -> list[nn.Module]:
+    """The networks that a method must leave as they are: its teacher, its teachers, its sources."""
+    return [network for name, network in method.networks().items() if name in method.fixed]
 
 
 def state(value: Any) -> Any:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from reuselib.data import augment, digits, procedural, shapes, symbols, vision
+from reuselib.data import augment, digits, multi_label, procedural, shapes, symbols, vision
 from reuselib.data.image_set import ImageSet
+from reuselib.data.multi_label import MultiLabelSet
 from reuselib.errors import unknown
 
-__all__ = ["SETS", "ImageSet", "augment", "digits", "load", "load_few", "procedural", "shapes", "symbols", "vision"]
+__all__ = [
+    "SETS", "ImageSet", "MultiLabelSet", "augment", "digits", "load", "load_few", "multi_label", "procedural", "shapes",
+    "symbols", "vision",
+]  # fmt: skip
 
 PROCEDURAL_COUNT = {"train": 10_000, "test": 2_000}
 SHAPES_COUNT = {"train": 4_000, "test": 1_000}

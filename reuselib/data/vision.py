@@ -1,9 +1,9 @@
-"""The papers' image sets, read from their original files through torchvision's own classes.
+"""The papers' image sets, read from their original files, where it can be through torchvision's own classes.
 
 Fashion-MNIST comes with the repository. The others are fetched by `download=True` into `downloads/` of the
-data folder, except FFHQ and ILSVRC-2012, which must be brought there. Every file is checked against its published
-hash at each load, and only then read: the CIFAR batches are pickles. Caltech101, LSUN and ILSVRC-2012 have a hash for
-their archives alone and FFHQ has none, so their images are counted.
+data folder, except FFHQ, Stanford Cars and ILSVRC-2012, which must be brought there. Every file is checked against its
+published hash at each load, and only then read: the CIFAR batches are pickles. Caltech101, LSUN, ILSVRC-2012 and the
+fine-grained sets have a hash for their archives alone, FFHQ and Stanford Cars have none, so their images are counted.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,6 +34,9 @@ from torchvision.transforms import functional as transforms
 from reuselib import home
 from reuselib.data.image_set import STATISTICS, ImageSet, Statistics, draw_per_class, statistics
 from reuselib.errors import DamagedFile, MissingFile, ReuseError, unknown
+
+if TYPE_CHECKING:
+    from reuselib.data.multi_label import MultiLabelSet
 
 SPLITS = ("train", "test")
 MNIST_STATISTICS = (0.1307,), (0.3081,)
@@ -51,6 +55,19 @@ IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET_SIZES = 256, 224  # the shorter side, and the square cut out of its centre
 TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FINE_SIZE, FINE_SIDE = 224, 256  # the square that is cut out of an image, and the shorter side of that image
+FINE_IMAGES = {  # in the order of SPLITS
+    "stanford_dogs": (12_000, 8_580), "cub200": (5_994, 5_794), "stanford_cars": (8_144, 8_041),
+    "fgvc_aircraft": (6_667, 3_333),
+}  # fmt: skip
+DOGS_URL = "http://vision.stanford.edu/aditya86/ImageNetDogs"
+DOGS_MD5 = {"images.tar": "1bb1f2a596ae7057f99d7d75860002ef", "lists.tar": "edbb9f16854ec66506b5f09b583e0656"}
+CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
+CUB_MD5 = "97eceeb196236b17998738112f37df78"
+AIRCRAFT_URL = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz"
+AIRCRAFT_MD5 = "d4acdd33327262359767eeaa97a4f732"
+CELEBA_SPLITS = ("train", "valid", "test")  # as list_eval_partition.txt numbers them
 DIGITS = tuple("0123456789")
 STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 # Pinned here too: the registry is written from the disk, and would bless a file altered before.
@@ -354,14 +371,189 @@ def ffhq(split: str = "train", download: bool = False) -> ImageSet:
     return _unlabelled("ffhq", _photographs(folder, files, GAN_SIZE, fix), "face")
 
 
+def stanford_dogs(split: str = "train", download: bool = False) -> ImageSet:
+    """Load Stanford Dogs: 12,000 / 8,580 photographs of 120 breeds, shorter side 256, centre 224x224; as in `cifar10`.
+
+    A class is named as its folder is ("n02085620-Chihuahua"), and classes are sorted by that name. Mean and std are
+    those of ImageNet. The images of both splits take 3.1 GB of memory.
+    """
+    _check_split(split)
+    folder, fix = _downloads() / "stanford_dogs", _again("stanford_dogs", "stanford_dogs")
+    lists = {part: folder / f"{part}_list.mat" for part in SPLITS}
+    if download and not all(path.is_file() for path in lists.values()):
+        for file, md5 in DOGS_MD5.items():
+            _fetch("stanford_dogs", partial(_unpack, f"{DOGS_URL}/{file}", folder, md5))
+    names = {part: [str(name) for name in _matlab(path, "file_list", fix)] for part, path in lists.items()}
+    listed = {part: [(f"Images/{name}", name.split("/")[0]) for name in names[part]] for part in SPLITS}
+    return _fine_grained("stanford_dogs", folder, listed, split, fix)
+
+
+def cub200(split: str = "train", download: bool = False) -> ImageSet:
+    """Load CUB-200-2011: 5,994 / 5,794 photographs of 200 kinds of birds; as in `stanford_dogs`.
+
+    A class is named as its folder is ("001.Black_footed_Albatross"). The images of both splits take 1.8 GB of memory.
+    """
+    _check_split(split)
+    folder, fix = _downloads() / "CUB_200_2011", _again("cub200", "CUB_200_2011")
+    if download and not folder.is_dir():
+        _fetch("cub200", lambda: _unpack(CUB_URL, folder.parent, CUB_MD5))
+    training = dict(_pairs(folder / "train_test_split.txt", fix))
+    listed: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}
+    for number, name in _pairs(folder / "images.txt", fix):
+        part = "train" if training.get(number) == "1" else "test"
+        listed[part].append((f"images/{name}", name.split("/")[0]))
+    return _fine_grained("cub200", folder, listed, split, fix)
+
+
+def stanford_cars(split: str = "train", download: bool = False) -> ImageSet:
+    """Load Stanford Cars: 8,144 / 8,041 photographs of 196 models of cars; as in `stanford_dogs`.
+
+    The files lie as torchvision's class has them. The images of both splits take 2.4 GB of memory.
+
+    Args:
+        split: "train" or "test".
+        download: Accepted as by the other sets; the place that published this one is gone.
+    """
+    _check_split(split)
+    folder = _downloads() / "stanford_cars"
+    fix = (
+        f"bring cars_train/, cars_test/, devkit/ (with cars_train_annos.mat and cars_meta.mat) and "
+        f"cars_test_annos_withlabels.mat to {folder}: they are no longer published where they were"
+    )
+    lists = {"train": folder / "devkit" / "cars_train_annos.mat", "test": folder / "cars_test_annos_withlabels.mat"}
+    classes = [str(name) for name in _matlab(folder / "devkit" / "cars_meta.mat", "class_names", fix)]
+    notes = {part: _matlab(path, "annotations", fix) for part, path in lists.items()}
+    listed = {
+        part: [(f"cars_{part}/{note['fname']}", classes[int(note["class"]) - 1]) for note in notes[part]]
+        for part in SPLITS
+    }
+    return _fine_grained("stanford_cars", folder, listed, split, fix)
+
+
+def fgvc_aircraft(split: str = "train", download: bool = False) -> ImageSet:
+    """Load FGVC-Aircraft: 6,667 / 3,333 photographs of 100 variants of aeroplanes; as in `stanford_dogs`.
+
+    "train" is the published training and validation set together. The line of text below each photograph stays. The
+    images of both splits take 1.5 GB of memory.
+    """
+    _check_split(split)
+    folder, fix = _downloads() / "fgvc-aircraft-2013b", _again("fgvc_aircraft", "fgvc-aircraft-2013b")
+    if download and not folder.is_dir():
+        _fetch("fgvc_aircraft", lambda: _unpack(AIRCRAFT_URL, folder.parent, AIRCRAFT_MD5))
+    lists = {"train": "images_variant_trainval.txt", "test": "images_variant_test.txt"}
+    listed = {
+        part: [(f"images/{number}.jpg", variant) for number, variant in _pairs(folder / "data" / file, fix)]
+        for part, file in lists.items()
+    }
+    return _fine_grained("fgvc_aircraft", folder / "data", listed, split, fix)
+
+
+def celeba_attributes(split: str = "train", size: int | None = None, download: bool = False) -> MultiLabelSet:
+    """Load CelebA with its 40 yes-or-no attributes: 162,770 / 19,867 / 19,962 aligned faces.
+
+    The shorter side becomes 256/224 of the size, and the centre is cut out. The archive stays packed. At 224 pixels the
+    training images take 24.5 GB of memory, at 64 pixels 2.0 GB. Mean and std are those of ImageNet. Its download,
+    torchvision's own, needs the package gdown.
+
+    Args:
+        split: "train", "valid" or "test".
+        size: Height and width of the images; None for 224.
+        download: Whether to fetch the files when they are not there.
+
+    Returns:
+        The images, and for each attribute the labels 0 (no) and 1 (yes), in the order of the published file.
+
+    Raises:
+        UnknownName: If there is no such split.
+        MissingFile: If the files are not there; the message holds the command that fetches them.
+        DamagedFile: If a file has another hash than the published one.
+        ReuseError: If the download fails.
+    """
+    from reuselib.data.multi_label import MultiLabelSet  # which reads Fashion-MNIST from here
+
+    _check_split(split, "celeba_attributes", CELEBA_SPLITS)
+    root, name = _downloads() / datasets.CelebA.base_folder, "celeba_attributes"
+    wanted = ("img_align_celeba.zip", "list_attr_celeba.txt", "list_eval_partition.txt")
+    files = {file: (drive_id, md5) for drive_id, md5, file in datasets.CelebA.file_list if file in wanted}
+    for file, (drive_id, md5) in files.items() if download else ():
+        _fetch(name, partial(utils.download_file_from_google_drive, drive_id, root, file, md5))
+    _check(name, [(root / file, md5) for file, (_, md5) in files.items()], root)
+    parts = [line.split() for line in (root / wanted[2]).read_text("utf-8").splitlines()]
+    number = str(CELEBA_SPLITS.index(split))
+    chosen = {image for image, part in parts if part == number}
+    _, heads, *lines = (root / wanted[1]).read_text("utf-8").splitlines()
+    rows = [row for row in map(str.split, lines) if row[0] in chosen]
+    targets = torch.tensor([[sign == "1" for sign in row[1:]] for row in rows], dtype=torch.int64)
+    size = size or FINE_SIZE
+    with zipfile.ZipFile(root / wanted[0]) as archive:
+        shorter = round(size * FINE_SIDE / FINE_SIZE)
+        images = _packed(name, archive, [f"img_align_celeba/{row[0]}" for row in rows], size, shorter)
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    faces = ImageSet(name, images, labels, ("face",), *IMAGENET_STATISTICS)
+    return MultiLabelSet(faces, targets, dict.fromkeys(heads.split(), ("no", "yes")))
+
+
+def _fine_grained(
+    name: str, folder: Path, listed: dict[str, list[tuple[str, str]]], split: str, fix: str
+) -> ImageSet:
+    """Read one split of photographs that are listed with the names of their classes, which become sorted."""
+    for part, count in zip(SPLITS, FINE_IMAGES[name], strict=True):
+        _count(folder, len(listed[part]), count, fix)
+    classes = sorted({label for files in listed.values() for _, label in files})
+    position = {label: index for index, label in enumerate(classes)}
+    images = _photographs(folder, [file for file, _ in listed[split]], FINE_SIZE, fix, shorter=FINE_SIDE)
+    labels = torch.tensor([position[label] for _, label in listed[split]])
+    return ImageSet(name, images, labels, tuple(classes), *IMAGENET_STATISTICS)
+
+
+def _unpack(url: str, folder: Path, md5: str) -> None:
+    """Fetch an archive, compare it with its published MD5, and unpack it; the archive is not kept."""
+    utils.download_and_extract_archive(url, str(folder), md5=md5, remove_finished=True)
+
+
+def _matlab(path: Path, key: str, fix: str) -> Iterable[Any]:
+    """Return the entries of one variable of a MATLAB file."""
+    from scipy.io import loadmat
+
+    _present(path, fix)
+    try:
+        return np.atleast_1d(loadmat(str(path), squeeze_me=True)[key])
+    except Exception as error:  # what scipy raises depends on where the file is cut off or altered
+        raise DamagedFile(path, f"it has no readable {key!r} ({error})", fix) from error
+
+
+def _pairs(path: Path, fix: str) -> list[tuple[str, str]]:
+    """Return the lines of a text file, each as its first word and the rest."""
+    _present(path, fix)
+    lines = path.read_text("utf-8").splitlines()
+    pairs = [tuple(line.strip().split(" ", 1)) for line in lines if line.strip()]
+    if any(len(pair) != 2 for pair in pairs):
+        raise DamagedFile(path, "a line has no second word", fix)
+    return pairs  # type: ignore[return-value]
+
+
+def _present(path: Path, fix: str) -> None:
+    if not path.is_file():
+        raise MissingFile(f"{path} is missing. Fix: {fix}")
+
+
+def _again(name: str, folder: str) -> str:
+    """Return how to bring an unpacked set back."""
+    return f"delete {_downloads() / folder} if it is there, then run {_command(name)}"
+
+
 def _unlabelled(name: str, images: Tensor, word: str) -> ImageSet:
     return ImageSet(name, images, torch.zeros(len(images), dtype=torch.int64), (word,), *HALVES)
 
 
-def _packed(name: str, archive: zipfile.ZipFile, files: Sequence[str]) -> Tensor:
+def _packed(
+    name: str, archive: zipfile.ZipFile, files: Sequence[str], size: int = GAN_SIZE, shorter: int | None = None
+) -> Tensor:
     """Read photographs from an open archive."""
     fix = f"delete {archive.filename}, then run {_command(name)}"
-    return _photographs(Path(str(archive.filename)), files, GAN_SIZE, fix, lambda n: io.BytesIO(archive.read(n)))
+    return _photographs(
+        Path(str(archive.filename)), files, size, fix, lambda file: io.BytesIO(archive.read(file)), shorter
+    )
 
 
 def _count(folder: Path, found: int, expected: int, fix: str) -> None:
@@ -427,7 +619,9 @@ def _downloads() -> Path:
 
 
 def _command(name: str) -> str:
-    return f"python -c \"from reuselib import data; data.load('{name}', download=True)\""
+    loaded = any(loader.__name__ == name for loader in LOADERS)
+    call = f"load('{name}', download=True)" if loaded else f"vision.{name}(download=True)"
+    return f'python -c "from reuselib import data; data.{call}"'
 
 
 def _open(
@@ -537,5 +731,5 @@ def _read_mnist(
 
 LOADERS = (
     fashion_mnist, mnist, svhn, stl10, cifar10, cifar100, caltech101, tiny_imagenet, imagenet, celeba, lsun_church,
-    ffhq,
+    ffhq, stanford_dogs, cub200, stanford_cars, fgvc_aircraft,
 )  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import register_multi_grad_hook
 
 
 @dataclass
@@ -55,7 +56,8 @@ def measured(cost: Cost) -> Iterator[None]:
 def count_passes(networks: Mapping[str, nn.Module], counts: dict[str, int] | None = None) -> Iterator[dict[str, int]]:
     """Count forward and backward passes of networks by hooks, which are removed on leaving.
 
-    A backward pass is counted each time that a gradient arrives at an output of the network.
+    A backward pass is counted each time that a gradient arrives at an output of the network, once for all outputs of a
+    network that gives a dict.
 
     Args:
         networks: networks by name.
@@ -69,8 +71,12 @@ def count_passes(networks: Mapping[str, nn.Module], counts: dict[str, int] | Non
     def hook(name: str) -> Any:
         def count(_: nn.Module, __: Any, output: Any) -> None:
             counts[f"{name}_forward"] += 1
-            if isinstance(output, Tensor) and output.requires_grad:
-                output.register_hook(lambda _: counts.update({f"{name}_backward": counts[f"{name}_backward"] + 1}))
+            outputs = output.values() if isinstance(output, Mapping) else [output]
+            if learning := [each for each in outputs if isinstance(each, Tensor) and each.requires_grad]:
+                register_multi_grad_hook(learning, back, mode="any")
+
+        def back(_: Tensor) -> None:
+            counts[f"{name}_backward"] += 1
 
         return count
 

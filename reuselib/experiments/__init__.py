@@ -1,6 +1,8 @@
 """The chapters' experiments: presets per scale, and the rows of their tables."""
 
 from reuselib.errors import unknown
+from reuselib.experiments.amalgamation_adaptive import AdaptiveAmalgamation
+from reuselib.experiments.amalgamation_layerwise import LayerwiseChapter
 from reuselib.experiments.base import Chapter, Run
 from reuselib.experiments.cmi import ContrastiveInversion
 from reuselib.experiments.dfad import DataFreeAdversarial
@@ -8,7 +10,15 @@ from reuselib.experiments.netgraft import Grafting
 from reuselib.experiments.one_stage_gan import OneStage
 
 CHAPTERS: dict[str, type[Chapter]] = {
-    chapter.name: chapter for chapter in (DataFreeAdversarial, ContrastiveInversion, OneStage, Grafting)
+    chapter.name: chapter
+    for chapter in (
+        DataFreeAdversarial,
+        ContrastiveInversion,
+        OneStage,
+        Grafting,
+        LayerwiseChapter,
+        AdaptiveAmalgamation,
+    )
 }
 
 

@@ -6,6 +6,8 @@ from typing import Any
 from torch import nn
 
 from reuselib.errors import unknown
+from reuselib.models.alexnet import alexnet, take_torchvision_alexnet
+from reuselib.models.chain import Link, chain_of, works_in_place
 from reuselib.models.classifier import Classifier
 from reuselib.models.conv import conv3, conv4
 from reuselib.models.gan import Discriminator, dcgan_discriminator, deconvolution_generator
@@ -17,6 +19,14 @@ from reuselib.models.generators import (
     upsampling_generator,
 )
 from reuselib.models.lenet import lenet5, lenet5_half
+from reuselib.models.multi_head import (
+    MultiHead,
+    first_classes,
+    multi_head_conv,
+    multi_head_residual,
+    multi_head_resnet18,
+    take_torchvision_resnet18,
+)
 from reuselib.models.resnet import (
     resnet18_8x,
     resnet18_imagenet,
@@ -44,10 +54,14 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
         wrn16_2,
         wrn40_1,
         wrn40_2,
+        alexnet,
         vgg11_bn,
         plain_vgg,
         vgg16_plain,
         vgg16_plain_half,
+        multi_head_conv,
+        multi_head_residual,
+        multi_head_resnet18,
         upsampling_generator,
         dcgan_generator,
         inversion_generator,
@@ -61,16 +75,24 @@ __all__ = [
     "Classifier",
     "Discriminator",
     "Generator",
+    "Link",
+    "MultiHead",
     "Penultimate",
+    "alexnet",
     "build",
+    "chain_of",
     "conv3",
     "conv4",
     "dcgan_discriminator",
     "dcgan_generator",
     "deconvolution_generator",
+    "first_classes",
     "inversion_generator",
     "lenet5",
     "lenet5_half",
+    "multi_head_conv",
+    "multi_head_residual",
+    "multi_head_resnet18",
     "parameter_count",
     "penultimate",
     "plain_vgg",
@@ -80,6 +102,8 @@ __all__ = [
     "resnet34_8x",
     "resnet34_imagenet",
     "small_resnet",
+    "take_torchvision_alexnet",
+    "take_torchvision_resnet18",
     "tap",
     "upsampling_generator",
     "vgg11_bn",
@@ -89,6 +113,7 @@ __all__ = [
     "wrn16_2",
     "wrn40_1",
     "wrn40_2",
+    "works_in_place",
 ]
 
 

@@ -359,6 +359,85 @@ def test_imagenet_half_unpacked_or_damaged(tmp_path: Path, monkeypatch: pytest.M
         data.load_few("imagenet", 2, seed=0)
 
 
+@pytest.mark.parametrize("name", archives.FINE_GRAINED)
+def test_fine_grained_sets_in_their_true_layout(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = archives.publish(name, monkeypatch, tmp_path, train=10, test=5)
+    for split, (images, labels) in contents.items():
+        loaded = data.load(name, split, download=True)
+        assert torch.equal(loaded.images, torch.from_numpy(images)) and loaded.shape == (3, 224, 224)
+        assert torch.equal(loaded.labels, torch.from_numpy(labels))
+        assert loaded.classes == tuple(sorted(archives.FINE_GRAINED[name]))
+        assert (loaded.mean, loaded.std) == vision.IMAGENET_STATISTICS
+        shutil.rmtree(tmp_path / "server", ignore_errors=True)
+        assert torch.equal(data.load(name, split, download=True).images, loaded.images), "it is fetched once"
+    if name != "stanford_cars":
+        assert not [path for path in (tmp_path / "data").rglob("*") if path.suffix in (".tar", ".tgz", ".gz")]
+
+
+LISTS = {
+    "stanford_dogs": "test_list.mat", "cub200": "images.txt", "stanford_cars": "cars_train_annos.mat",
+    "fgvc_aircraft": "images_variant_test.txt",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "file"), LISTS.items())
+def test_fine_grained_sets_half_there_or_damaged(
+    name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archives.publish(name, monkeypatch, tmp_path, train=10, test=5)
+    data.load(name, download=True)
+    fix = "Fix: bring cars_train/" if name == "stanford_cars" else rf"Fix: delete .* run .*data\.load\('{name}'"
+    photographs = sorted((tmp_path / "data" / "downloads").rglob("*.jpg"))
+    for split in ("train", "test"):
+        for path in photographs:
+            os.truncate(path, 60)
+        with pytest.raises(DamagedFile, match=rf"\.jpg is damaged: it cannot be decoded.*{fix}"):
+            data.load(name, split)
+    monkeypatch.setitem(vision.FINE_IMAGES, name, (11, 5))
+    with pytest.raises(DamagedFile, match=f"expected 11 images, found 10.*{fix}"):
+        data.load(name)
+    (path,) = (tmp_path / "data" / "downloads").rglob(file)
+    path.write_bytes(b"1\n" if path.suffix == ".txt" else path.read_bytes()[:150])
+    with pytest.raises(DamagedFile, match=rf"{file} is damaged: (a line has no second word|it has no readable).*{fix}"):
+        data.load(name)
+    path.unlink()
+    with pytest.raises(MissingFile, match=f"{file} is missing. {fix}"):
+        data.load(name)
+
+
+@pytest.mark.parametrize("size", [64, None])
+def test_attributes_of_celeba(size: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = archives.publish("celeba_attributes", monkeypatch, tmp_path, train=9, test=4)
+    assert {split: len(labels) for split, (_, labels) in contents.items()} == {"train": 9, "valid": 5, "test": 4}
+    for split, (images, targets) in contents.items():
+        loaded = vision.celeba_attributes(split, size, download=True)
+        assert loaded.shape == (3, size or 224, size or 224)
+        assert torch.equal(loaded.targets, torch.from_numpy(targets))
+        assert tuple(loaded.tasks) == archives.CELEBA_ATTRIBUTES and set(loaded.tasks.values()) == {("no", "yes")}
+        assert size is None or torch.equal(loaded.images.images, torch.from_numpy(images))
+        assert (loaded.images.mean, loaded.images.std) == vision.IMAGENET_STATISTICS
+        shutil.rmtree(tmp_path / "server", ignore_errors=True)
+    with pytest.raises(UnknownName, match="unknown split of celeba_attributes 'val'. Did you mean 'valid'"):
+        vision.celeba_attributes("val")
+
+
+def test_attributes_of_celeba_missing_or_altered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = r"from reuselib import data; data\.vision\.celeba_attributes\(download=True\)"
+    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path / "data"))
+    with pytest.raises(MissingFile, match=f"img_align_celeba.zip is missing. Fix: .*{command}"):
+        vision.celeba_attributes()
+    archives.publish("celeba_attributes", monkeypatch, tmp_path, train=5, test=5)
+    vision.celeba_attributes("test", 8, download=True)
+    (path,) = (tmp_path / "data").rglob("list_attr_celeba.txt")
+    flip_bit(path, 8 * 900)
+    with pytest.raises(DamagedFile, match=f"list_attr_celeba.txt is damaged: expected md5 .* found .*{command}"):
+        vision.celeba_attributes("test")
+    path.unlink()
+    shutil.rmtree(tmp_path / "server")
+    with pytest.raises(ReuseError, match="celeba_attributes could not be fetched.*connect to the network"):
+        vision.celeba_attributes("test", download=True)
+
+
 PACKED = {"tiny_imagenet": "tiny-imagenet-200.zip", "celeba": "img_align_celeba.zip"}
 
 
@@ -372,7 +451,7 @@ def test_altered_archive_is_refused(name: str, file: str, tmp_path: Path, monkey
         data.load(name)
 
 
-@pytest.mark.parametrize("name", [*TRUE_FORMATS, "caltech101", *PACKED])
+@pytest.mark.parametrize("name", [*TRUE_FORMATS, "caltech101", *PACKED, "stanford_dogs", "cub200", "fgvc_aircraft"])
 def test_missing_files_name_the_command(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
     with pytest.raises(MissingFile, match=rf"downloads.* is missing.*data\.load\('{name}', download=True\)"):
@@ -391,7 +470,9 @@ def test_altered_file_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.
         data.load(name)
 
 
-@pytest.mark.parametrize("name", [*TRUE_FORMATS, "caltech101", "lsun_church", *PACKED])
+@pytest.mark.parametrize(
+    "name", [*TRUE_FORMATS, "caltech101", "lsun_church", *PACKED, "stanford_dogs", "cub200", "fgvc_aircraft"]
+)
 def test_no_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archives.publish(name, monkeypatch, tmp_path)
     shutil.rmtree(tmp_path / "server")
@@ -399,11 +480,18 @@ def test_no_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         data.load(name, download=True)
 
 
-def test_download_that_arrives_altered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    archives.publish("cifar10", monkeypatch, tmp_path)
-    flip_bit(tmp_path / "server" / datasets.CIFAR10.filename, 8 * 99)
+ARCHIVES = {
+    "cifar10": datasets.CIFAR10.filename, "stanford_dogs": "images.tar", "cub200": "CUB_200_2011.tgz",
+    "fgvc_aircraft": "fgvc-aircraft-2013b.tar.gz",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "file"), ARCHIVES.items())
+def test_download_that_arrives_altered(name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.publish(name, monkeypatch, tmp_path, train=10, test=5)
+    flip_bit(tmp_path / "server" / file, 8 * 99)
     with pytest.raises(ReuseError, match="corrupted"):
-        data.load("cifar10", download=True)
+        data.load(name, download=True)
 
 
 def test_unknown_names_show_the_nearest() -> None:
@@ -411,4 +499,4 @@ def test_unknown_names_show_the_nearest() -> None:
         data.load("fashion_minst")
     with pytest.raises(UnknownName, match="Did you mean 'test'"):
         data.load("cifar10", "tests")
-    assert {"mnist", "cifar100", "digits", "printed_digits", "textures"} <= set(data.SETS)
+    assert {"mnist", "cifar100", "digits", "printed_digits", "textures", *archives.FINE_GRAINED} <= set(data.SETS)

@@ -18,22 +18,27 @@ from reuselib.grafting.layerwise import Layerwise
 SYNCING = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal", "_unique2")
 
 
-def unusual(teacher: nn.Module) -> nn.Module:
-    """Give a teacher modes and gradients as no method would choose them: they too must come back."""
-    teacher.train()
-    teacher.blocks[1].eval()
-    for parameter, learns in zip(teacher.parameters(), itertools.cycle([True, False])):
-        parameter.requires_grad_(learns)
-    return teacher
+def unusual(*teachers: nn.Module) -> list[nn.Module]:
+    """Give teachers modes and gradients as no method would choose them: they too must come back."""
+    for teacher in teachers:
+        teacher.train()
+        for module in list(teacher.modules())[2::4]:
+            module.eval()
+        for parameter, learns in zip(teacher.parameters(), itertools.cycle([True, False])):
+            parameter.requires_grad_(learns)
+    return list(teachers)
 
 
-def look_at(teacher: nn.Module) -> dict[str, Any]:
-    return {
-        "values": players.state(teacher),
-        "modes": [module.training for module in teacher.modules()],
-        "learning": [parameter.requires_grad for parameter in teacher.parameters()],
-        "gradients": [players.state(parameter.grad) for parameter in teacher.parameters()],
-    }
+def look_at(teachers: list[nn.Module]) -> list[dict[str, Any]]:
+    return [
+        {
+            "values": players.state(teacher),
+            "modes": [module.training for module in teacher.modules()],
+            "learning": [parameter.requires_grad for parameter in teacher.parameters()],
+            "gradients": [players.state(parameter.grad) for parameter in teacher.parameters()],
+        }
+        for teacher in teachers
+    ]
 
 
 def assert_ready(method: engine.Method) -> None:
@@ -41,7 +46,7 @@ def assert_ready(method: engine.Method) -> None:
     copied = {part for block in players.copied(method) for part in [*block.modules(), *block.parameters()]}
     for name, network in method.networks().items():
         assert players.hooks(network) == 0
-        if name != "teacher":
+        if name not in method.fixed:
             assert all(parameter.requires_grad != (parameter in copied) for parameter in network.parameters())
             still = set(network.modules()) if isinstance(method, Layerwise) else copied  # it learns in evaluation mode
             assert all(module.training != (module in still) for module in network.modules())
@@ -50,19 +55,24 @@ def assert_ready(method: engine.Method) -> None:
 @pytest.mark.parametrize("name", players.TAUGHT)
 def test_the_teacher_is_untouched(name: str) -> None:
     method = players.make(name)
-    before = look_at(unusual(method.teacher))
+    before = look_at(unusual(*players.kept(method)))
+    assert before
     for _ in range(2):
         method.step()
-    assert not list(players.differences(before, look_at(method.teacher)))
+    assert not list(players.differences(before, look_at(players.kept(method))))
     assert_ready(method)
 
 
-@pytest.mark.parametrize("name", players.TAUGHT)
+ROUNDED = players.DISTILLING | players.INVERTING | players.GRAFTING | players.AMALGAMATING | players.STAGED
+
+
+@pytest.mark.parametrize("name", ROUNDED)
 def test_building_a_method_leaves_the_teacher_untouched(name: str) -> None:
     cast = players.cast()
-    before = look_at(unusual(cast.teacher))
-    method = players.MAKERS[name](cast, precision="fp32")
-    assert not list(players.differences(before, look_at(cast.teacher)))
+    everyone = unusual(cast.teacher, *cast.teachers)
+    before = look_at(everyone)
+    method = (players.MAKERS | players.STAGED)[name](cast, precision="fp32")
+    assert not list(players.differences(before, look_at(everyone)))
     assert_ready(method)
 
 
@@ -93,13 +103,12 @@ def test_an_exception_anywhere_in_a_step_leaves_everything_in_order(name: str) -
     for place, counter in counters.items():
         for call in range(counter.calls):
             method = players.make(name)
-            before = look_at(unusual(method.teacher)) if "teacher" in method.networks() else None
+            before = look_at(unusual(*players.kept(method)))
             owner, attribute = places(method)[place]
             setattr(owner, attribute, players.rigged(getattr(owner, attribute), at=call))
             with pytest.raises(players.Explosion):
                 method.step()
-            if before is not None:
-                assert not list(players.differences(before, look_at(method.teacher)))
+            assert not list(players.differences(before, look_at(players.kept(method))))
             assert_ready(method)
 
 
@@ -168,6 +177,17 @@ def test_a_step_keeps_all_tensors_on_their_device(name: str) -> None:
         report = method.step()
     assert all(value.device.type == "meta" and value.shape == () for value in report.values())
     assert report.keys() == players.make(name).step().keys()
+
+
+@pytest.mark.parametrize("name", players.STAGED)
+@pytest.mark.parametrize(("where", "guard"), [("cpu", NoSync), ("meta", OnlyMeta)])
+def test_no_stage_waits_or_leaves_its_device(name: str, where: str, guard: Any) -> None:
+    method = players.make(name, where=where)
+    with guard():
+        for iteration in range(method.total):
+            method.iteration = iteration
+            report = method.step()
+            assert all(value.device.type == where and value.shape == () for value in report.values())
 
 
 @pytest.mark.parametrize("astray", [lambda: torch.zeros(()), lambda: torch.randn(3), lambda: torch.arange(4)])

@@ -25,6 +25,24 @@ def test_passes_of_a_known_graph() -> None:
     assert counts == {"a_forward": 4, "a_backward": 1, "b_forward": 2, "b_backward": 2}
 
 
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 1), nn.Linear(2, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"a": self.a(x), "b": self.b(x)}
+
+
+def test_a_network_with_several_outputs_goes_backward_once() -> None:
+    network, x = TwoHeads(), torch.randn(3, 2)
+    with engine.count_passes({"network": network}) as counts:
+        sum(value.sum() for value in network(x).values()).backward()
+        network(x)["b"].sum().backward()
+        network(x)
+    assert counts == {"network_forward": 3, "network_backward": 2}
+
+
 def test_a_gradient_through_a_frozen_network_is_a_backward_pass() -> None:
     network, x = nn.Linear(2, 2), torch.randn(3, 2, requires_grad=True)
     with engine.count_passes({"network": network}) as counts, engine.frozen(network):
@@ -56,6 +74,12 @@ PER_STEP = {
     "gan-two-stage-reuse": {"generator": (1, 1), "discriminator": (3, 3)},
     "gan-two-stage-wasteful": {"generator": (2, 2), "discriminator": (3, 3)},
     "supervised": {"student": (1, 1)},
+    "supervised-multi-task": {"student": (1, 1)},
+    "amalgamation-features": {"teachers": (1, 0), "encoders": (1, 0)},
+    "amalgamation-layers": {"teachers": (1, 0), "encoders": (1, 0), "adapted": (1, 0)},
+    "amalgamation-joint": {"teachers": (1, 0), "student": (1, 1)},
+    "amalgamation-one-stage": {"teachers": (1, 0), "student": (1, 1), "blocks": (1, 0)},
+    "component-one-step": {"student": (1, 1), "sources": (1, 0)},
 }
 
 

@@ -21,7 +21,7 @@ def run(name: str, rounds: int, checkpoint: Path | None, seed: int = 0, **option
     return players.state(method) | {"global": torch.get_rng_state(), "seed": None}, history
 
 
-@pytest.mark.parametrize("name", players.METHODS)
+@pytest.mark.parametrize("name", [*players.METHODS, *players.STAGED])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_resumed_equals_uninterrupted(tmp_path: Path, name: str, precision: str) -> None:
     torch.manual_seed(1)

@@ -31,10 +31,11 @@ LARGE = {
     "vgg11_bn with four pools": ({"classes": 200, "pools": 4}, (3, 64, 64)),
     "vgg16_plain": ({}, (3, 32, 32)),
     "vgg16_plain_half": ({}, (3, 32, 32)),
+    "alexnet": ({"classes": 60}, (3, 64, 64)),
 }
 CLASSES = {
     "conv3 with batch norm": 5, "conv4": 4, "resnet34_8x": 100, "resnet34_imagenet": 101, "resnet18_imagenet": 101,
-    "wrn40_2": 100, "vgg11_bn with four pools": 200,
+    "wrn40_2": 100, "vgg11_bn with four pools": 200, "alexnet": 60,
 }  # fmt: skip
 
 
