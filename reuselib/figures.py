@@ -20,6 +20,7 @@ import numpy
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import LogFormatter
 
 from reuselib.errors import ReuseError, ShapeMismatch, unknown
@@ -558,4 +559,269 @@ def clouds(
     if background:
         panels[0].legend(loc="best", markerscale=3)
     figure.suptitle(title or "", x=0.01, ha="left", fontsize=10)
+    return figure
+
+
+@_styled
+def dots_with_seeds(
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    xlabel: str,
+    references: Mapping[str, Mapping[str, float]] | None = None,
+    across: int = 2,
+) -> Figure:
+    """Draw a dot for every seed and a stroke at their mean, a line for each label; one panel per group.
+
+    For values that lie close together and far from zero, where bars would be all alike.
+
+    Args:
+        panels: title of the panel to label to the value of each seed; without any, the line says that it was not
+            run. All panels have the same labels.
+        xlabel: what the values are.
+        references: title of the panel to label to value of dashed vertical lines, such as a ceiling.
+        across: panels in a row.
+
+    Raises:
+        ShapeMismatch: the panels differ in their labels.
+    """
+    labels = list(next(iter(panels.values())))
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(WIDTH, 0.35 + down * (0.55 + 0.24 * len(labels))))
+    grid = figure.subplots(down, across, sharey=True, squeeze=False)
+    for axes, (title, lines) in zip(grid.ravel(), panels.items(), strict=False):
+        if list(lines) != labels:
+            raise ShapeMismatch(f"panel {title!r} has the lines {list(lines)}, the first one {labels}.")
+        for position, seeds in enumerate(map(_array, lines.values())):
+            axes.plot(seeds, numpy.full(len(seeds), position), "o", color=PALETTE[0], alpha=0.55, markersize=4.5)
+            if seeds.size:
+                axes.plot(seeds.mean(), position, "|", color=INK, markersize=12, markeredgewidth=2)
+            _write_right(axes, f"{seeds.mean():.3f}".replace("-", "−") if seeds.size else "not run", position)
+        lines_across = (references or {}).get(title, {})
+        for label, value in lines_across.items():
+            axes.axvline(value, color=FAINT, linestyle="--", linewidth=1)
+            _write_above(axes, label, value)
+        axes.set_title(title, pad=16 if lines_across else None)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.grid(axis="both")
+    for axes in grid.ravel()[len(panels) :]:
+        axes.set_visible(False)
+    grid[0, 0].set_yticks(range(len(labels)), labels)
+    note = f"{xlabel}. Dots: seeds. Strokes and numbers: means."
+    figure.supxlabel(note, x=0.01, ha="left", fontsize=7.5, color=FAINT)
+    return figure
+
+
+@_styled
+def captioned_images(
+    images: Any, texts: Sequence[str], across: int = 8, rows: Sequence[str] = (), groups: Sequence[int] | None = None
+) -> Figure:
+    """Draw grey or colour images with some lines of text below each, and a frame in the colour of its group.
+
+    Args:
+        images: (N, C, H, W) with C of 1 or 3, row after row; each is stretched to its own range.
+        texts: of each image, short lines.
+        across: images in a row.
+        rows: what each row is, if anything.
+        groups: of each image, from 0; without them there are no frames.
+
+    Raises:
+        ShapeMismatch: there is not one text and one group for each image.
+    """
+    pictures = _array(images)
+    if not len(pictures) == len(texts) == len(pictures if groups is None else groups):
+        raise ShapeMismatch(f"{len(pictures)} images need as many texts and groups.")
+    down, deep = -(-len(pictures) // across), max(text.count("\n") + 1 for text in texts)
+    size = WIDTH / across
+    figure = Figure(figsize=(WIDTH, down * (size * 0.8 + 0.125 * deep + 0.24 * bool(rows))))
+    grid = figure.subplots(down, across, squeeze=False)
+    for axes in grid.ravel():
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    for number, (axes, picture, text) in enumerate(zip(grid.ravel(), pictures, texts, strict=False)):
+        (stack,), _, _, _ = _scaled([picture[None]], "each")
+        axes.imshow(stack[0].transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_xlabel(text, fontsize=7, labelpad=3)
+        if groups is not None:
+            axes.spines[:].set(visible=True, color=PALETTE[int(groups[number])], linewidth=2.5)
+    for axes, row in zip(grid[:, 0], rows, strict=False):
+        axes.set_title(row, fontsize=8.5)
+    return figure
+
+
+@_styled
+def image_map(
+    points: Any, images: Any, groups: Mapping[str, Any], names: Sequence[str], xlabel: str, ylabel: str
+) -> Figure:
+    """Draw images where they lie in the plane, framed in the colour of their group; one panel per grouping.
+
+    Images that would cover one drawn before stay away: the first ones are drawn, and all are dots.
+
+    Args:
+        points: (N, 2).
+        images: (N, C, H, W) with C of 1 or 3.
+        groups: title of the panel to the group of each image, from 0.
+        names: of the groups.
+        xlabel: what the first coordinate is.
+        ylabel: what the second coordinate is.
+
+    Raises:
+        ShapeMismatch: there is not one point, one image and one group each.
+    """
+    places, pictures = _array(points), _array(images)
+    found = {title: _array(each).astype(int) for title, each in groups.items()}
+    if any(len(each) != len(places) for each in (pictures, *found.values())) or places.shape[1:] != (2,):
+        raise ShapeMismatch(f"{len(pictures)} images need as many points (N, 2) and groups, not {places.shape}.")
+    figure = Figure(figsize=(WIDTH, 0.75 + 0.92 * WIDTH / len(found)))
+    shown, zoom = _spread(places, round(22 / len(found) ** 0.5)), 12 / pictures.shape[-1]
+    for axes, (title, each) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
+        axes.set(title=title, xlabel=xlabel)
+        for group, name in enumerate(names):
+            colour = PALETTE[group]
+            axes.plot(*places[each == group].T, "o^sD"[group % 4], color=colour, markersize=2.5, label=name)
+        for index in shown:
+            (stack,), _, _, _ = _scaled([pictures[index][None]], "each")
+            picture = OffsetImage(stack[0].transpose(1, 2, 0), zoom=zoom, cmap="gray", interpolation="nearest")
+            frame = {"edgecolor": PALETTE[each[index]], "linewidth": 1.6, "facecolor": "white"}
+            axes.add_artist(AnnotationBbox(picture, places[index], pad=0.1, bboxprops=frame))
+    figure.axes[0].set_ylabel(ylabel)
+    handles, entries = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, entries, loc="outside lower left", ncols=len(names), markerscale=2.5)
+    return figure
+
+
+def _spread(places: numpy.ndarray, across: int) -> list[int]:
+    """Positions of points no two of which are in the same or in touching cells of a grid, the first ones first."""
+    low, high = places.min(0), places.max(0)
+    scaled = across * (places - low) / numpy.maximum(high - low, 1e-12)
+    kept: list[int] = []
+    for index, place in enumerate(scaled):
+        if all(numpy.abs(place - scaled[other]).max() >= 1 for other in kept):
+            kept.append(index)
+    return kept
+
+
+@_styled
+def panels(
+    contents: Mapping[str, Mapping[str, Any]],
+    xlabel: str,
+    across: int = 2,
+    logs: str = "",
+    note: str = "band: mean ± sd over seeds",
+) -> Figure:
+    """Draw panels of lines with one legend for all.
+
+    Args:
+        contents: title of the panel to what is in it: "lines", label to a line as in `curves`; and, if wanted,
+            "ylabel", "references" (label to height, two at most), "ticks" (x to label). A label has one look in
+            all panels.
+        xlabel: what x is, below the lowest panels.
+        across: panels in a row.
+        logs: the axes that are logarithmic: "", "x", "y" or "xy".
+        note: above the legend: what the bands are.
+    """
+    down = -(-len(contents) // across)
+    figure = Figure(figsize=(WIDTH, 0.8 + 2.1 * down))
+    grid = figure.subplots(down, across, squeeze=False)
+    labels = dict.fromkeys(label for panel in contents.values() for label in panel["lines"])
+    looks = {label: (PALETTE[k % 7], DASHES[k % 4]) for k, label in enumerate(labels)}
+    for axes, (title, panel) in zip(grid.ravel(), contents.items(), strict=False):
+        axes.set(title=title, ylabel=panel.get("ylabel", ""))
+        axes.set(xscale="log" if "x" in logs else "linear", yscale="log" if "y" in logs else "linear")
+        axes.grid(axis="y")
+        for label, line in panel["lines"].items():
+            x, mean, spread = _line(line, label)
+            colour, dash = looks[label]
+            axes.plot(x, mean, dash, color=colour, label=label, marker="o", markersize=3)
+            if spread is not None:
+                axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+        for dash, (label, height) in zip(("--", ":"), panel.get("references", {}).items(), strict=False):
+            axes.axhline(height, color=FAINT, linestyle=dash, linewidth=1.2, label=label)
+        if "ticks" in panel:
+            axes.set_xticks(list(panel["ticks"]), list(panel["ticks"].values()))
+            axes.minorticks_off()
+    for axes in grid.ravel()[len(contents) :]:
+        axes.set_axis_off()
+    figure.supxlabel(xlabel, fontsize=9)
+    _common_legend(figure, note)
+    return figure
+
+
+def _common_legend(figure: Figure, title: str) -> None:
+    """Write one legend for all axes below them, every label once, in as many columns up to three as fit."""
+    pairs = [axes.get_legend_handles_labels() for axes in figure.axes]
+    entries = {label: handle for handles, labels in pairs for handle, label in zip(handles, labels, strict=True)}
+    for across in (3, 2, 1):
+        legend = figure.legend(
+            entries.values(), entries, loc="outside lower left", ncols=across, title=title, alignment="left"
+        )
+        legend.get_title().set_fontsize(7.5)
+        if legend.get_window_extent().width <= figure.bbox.width or across == 1:
+            return
+        legend.remove()
+
+
+@_styled
+def confusions(
+    tables: Mapping[str, Any], classes: Sequence[str], cuts: Sequence[int] = (), across: int = 3
+) -> Figure:
+    """Draw confusion matrices on one scale from 0 to 1, with lines between groups of classes.
+
+    Args:
+        tables: title to shares (classes, classes): rows what it is, columns what the network says.
+        classes: their names, in the order of the tables.
+        cuts: where a new group of classes begins.
+        across: tables in a row.
+
+    Raises:
+        ShapeMismatch: a table has another number of classes.
+    """
+    down = -(-len(tables) // across)
+    figure = Figure(figsize=(WIDTH, 0.5 + 2.1 * down))
+    grid = figure.subplots(down, across, squeeze=False)
+    shown = None
+    for number, (axes, (title, table)) in enumerate(zip(grid.ravel(), tables.items(), strict=False)):
+        shares = _array(table)
+        if shares.shape != (len(classes), len(classes)):
+            raise ShapeMismatch(f"{title!r} has shape {shares.shape} for {len(classes)} classes.")
+        shown = axes.imshow(shares, cmap=VALUES, vmin=0, vmax=1)
+        axes.set_title(title)
+        first, last = number % across == 0, number + across >= len(tables)
+        axes.set_yticks(range(len(classes)), classes if first else [""] * len(classes), fontsize=7)
+        axes.set_xticks(range(len(classes)), classes if last else [""] * len(classes), rotation=90, fontsize=7)
+        axes.tick_params(length=0)
+        for cut in cuts:
+            axes.axhline(cut - 0.5, color="white", linewidth=1.5)
+            axes.axvline(cut - 0.5, color="white", linewidth=1.5)
+    for axes in grid.ravel()[len(tables) :]:
+        axes.set_axis_off()
+    if shown is not None:
+        figure.colorbar(shown, ax=grid, label="share of the class", shrink=0.6)
+    return figure
+
+
+@_styled
+def dumbbells(
+    values: Mapping[str, tuple[Sequence[float], Sequence[float]]], names: tuple[str, str], xlabel: str
+) -> Figure:
+    """Draw two measures of every row as two marks joined by a line: means, with a small dot for every seed.
+
+    Args:
+        values: label to the seeds' values of both measures; without any, the row says that it was not run.
+        names: of the two measures.
+        xlabel: what the values are.
+    """
+    figure = Figure(figsize=(WIDTH, 1.0 + 0.3 * len(values)))
+    axes = figure.add_subplot(xlabel=xlabel)
+    for position, both in enumerate(values.values()):
+        sides = [_array(side) for side in both]
+        if not all(side.size for side in sides):
+            axes.annotate("not run", (0.01, position), xycoords=axes.get_yaxis_transform(), va="center", fontsize=8)
+            continue
+        axes.plot([side.mean() for side in sides], [position, position], color=FAINT, linewidth=1.2, zorder=1)
+        for side, name, colour, mark in zip(sides, names, PALETTE, "os", strict=False):
+            axes.plot(side, [position] * len(side), ".", color=colour, markersize=3, alpha=0.7)
+            axes.plot(side.mean(), position, mark, color=colour, markersize=6, label=name)
+    axes.set_yticks(range(len(values)), values)
+    axes.set_ylim(len(values) - 0.5, -0.5)
+    axes.grid(axis="x")
+    _common_legend(figure, "large marks: means; dots: seeds")
     return figure

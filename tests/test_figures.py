@@ -3,6 +3,7 @@
 import io
 import sys
 
+import matplotlib.colors
 import numpy
 import pytest
 import torch
@@ -50,6 +51,18 @@ DRAWN = {
         "y",
     ),
     "histogram": lambda: figures.histogram({"a": torch.randn(300), "b": torch.ones(5)}, "logit"),
+    "panels": lambda: figures.panels({"t": {"lines": lines(), "references": {"top": 0.9}}}, "iteration", across=1),
+    "confusions": lambda: figures.confusions({"a": torch.eye(10), "b": torch.rand(10, 10)}, CLASSES, cuts=[5]),
+    "dumbbells": lambda: figures.dumbbells({"a": ([0.8, 0.9], [0.9, 1.0]), "b": ([], [])}, ("x", "y"), "accuracy"),
+    "dots_with_seeds": lambda: figures.dots_with_seeds(
+        {"a": {"one": [0.9, 0.8], "not run": []}, "b": {"one": [0.1], "not run": []}}, "accuracy", {"a": {"top": 1.0}}
+    ),
+    "captioned_images": lambda: figures.captioned_images(
+        torch.rand(5, 1, 16, 16), ["one\ntwo"] * 5, across=3, rows=["first", "second"], groups=[0, 1, 0, 1, 0]
+    ),
+    "image_map": lambda: figures.image_map(
+        torch.randn(60, 2), torch.rand(60, 1, 16, 16), {"a": torch.arange(60) % 2}, ["s1", "s2"], "x", "y"
+    ),
 }
 
 
@@ -218,6 +231,79 @@ def test_bars_show_the_mean_and_every_seed() -> None:
     assert axes.patches[0].get_width() == pytest.approx(0.85)
     assert list(axes.lines[0].get_xdata()) == [0.9, 0.8]
     assert [text.get_text() for text in axes.texts] == ["0.850", "not run", "chance"]
+
+
+def test_dots_show_every_seed_and_the_mean() -> None:
+    panels = {"a": {"one": [0.2, 0.4], "none": []}, "b": {"one": [-0.1], "none": []}, "c": {"one": [], "none": [1]}}
+    figure = figures.dots_with_seeds(panels, "accuracy", {"b": {"top": 0.5}})
+    first, second, _, empty = figure.axes
+    assert [list(line.get_xdata()) for line in first.lines] == [[0.2, 0.4], [pytest.approx(0.3)], []]
+    assert {text.get_text() for text in first.texts} == {"0.300", "not run"}
+    assert {text.get_text() for text in second.texts} == {"−0.100", "not run", "top"}
+    assert [label.get_text() for label in first.get_yticklabels()] == ["one", "none"] and not empty.get_visible()
+    with pytest.raises(ShapeMismatch, match="the first one"):
+        figures.dots_with_seeds({"a": {"one": []}, "b": {"two": []}}, "accuracy")
+
+
+def test_panels_share_looks_and_one_legend() -> None:
+    contents = {
+        "first": {"lines": {"a": (STEPS, STEPS)}, "references": {"top": 50}, "ylabel": "y"},
+        "second": {"lines": {"b": (STEPS, STEPS), "a": (STEPS, [STEPS, STEPS + 2])}, "ticks": {0: "none", 90: "all"}},
+        "third": {"lines": {}},
+    }
+    figure = figures.panels(contents, "updates", logs="y")
+    first, second, _, empty = figure.axes
+    assert first.lines[0].get_color() == second.lines[1].get_color() != second.lines[0].get_color()
+    assert numpy.allclose(second.lines[1].get_ydata(), STEPS + 1) and len(second.collections) == 1
+    assert [label.get_text() for label in second.get_xticklabels()] == ["none", "all"]
+    assert first.get_yscale() == "log" and first.get_xscale() == "linear" and not empty.axison
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "top", "b"]
+
+
+def test_confusions_are_on_one_scale_and_cut_between_groups() -> None:
+    figure = figures.confusions({name: torch.rand(3, 3) for name in "abcd"}, ["x", "y", "z"], cuts=[2])
+    axes = figure.axes[:6]
+    assert all(each.images[0].get_clim() == (0, 1) for each in axes[:4]) and not axes[4].axison
+    assert {line.get_xdata()[0] for line in axes[0].lines} == {1.5, 0.0}
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["x", "y", "z"]
+    assert [label.get_text() for label in axes[3].get_xticklabels()] == ["x", "y", "z"]
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["", "", ""]
+    with pytest.raises(ShapeMismatch, match="'a' has shape"):
+        figures.confusions({"a": torch.rand(2, 2)}, ["x", "y", "z"])
+
+
+def test_dumbbells_join_two_means() -> None:
+    (axes,) = DRAWN["dumbbells"]().axes
+    assert numpy.allclose(axes.lines[0].get_xdata(), [0.85, 0.95])
+    assert list(axes.lines[1].get_xdata()) == [0.8, 0.9]
+    assert [text.get_text() for text in axes.texts] == ["not run"]
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["x", "y"]
+
+
+def test_captions_and_frames_belong_to_their_images() -> None:
+    images = torch.rand(3, 1, 4, 4)
+    figure = figures.captioned_images(images, ["x", "y", "z"], across=2, rows=["first", "second"], groups=[1, 0, 1])
+    axes = figure.axes
+    assert [each.get_xlabel() for each in axes] == ["x", "y", "z", ""]
+    assert [axes[k].get_title(loc="left") for k in (0, 2)] == ["first", "second"]
+    colours = [matplotlib.colors.to_hex(each.spines["top"].get_edgecolor()).upper() for each in axes[:3]]
+    assert colours == [figures.PALETTE[k] for k in (1, 0, 1)]
+    third = (images[2, 0] - images[2].min()) / (images[2].max() - images[2].min())
+    numpy.testing.assert_allclose(axes[2].images[0].get_array(), third.numpy(), atol=1e-6)
+    with pytest.raises(ShapeMismatch, match="3 images need as many"):
+        figures.captioned_images(images, ["x", "y"])
+
+
+def test_an_image_map_shows_every_point_and_no_two_images_in_one_place() -> None:
+    points = torch.tensor([[0.0, 0.0], [0.001, 0.0], [1.0, 1.0]])
+    figure = figures.image_map(points, torch.rand(3, 1, 4, 4), {"a": [0, 1, 1], "b": [0, 0, 0]}, ["s", "t"], "x", "y")
+    first, second = figure.axes
+    assert [len(line.get_xdata()) for line in first.lines] == [1, 2]
+    assert [len(line.get_xdata()) for line in second.lines] == [3, 0]
+    assert [tuple(each.xy) for each in first.artists] == [(0, 0), (1, 1)]
+    with pytest.raises(ShapeMismatch, match="3 images need as many points"):
+        figures.image_map(points, torch.rand(3, 1, 4, 4), {"a": [0, 1]}, ["s", "t"], "x", "y")
 
 
 def test_class_coverage_gives_shares_and_counts_classes() -> None:

@@ -23,6 +23,7 @@ from reuselib.experiments import amalgamation_layerwise, prediction
 from reuselib.experiments.amalgamation_layerwise import (
     METHODS,
     NUMBER_METHODS,
+    TUNED,
     UNTRAINED,
     Architecture,
     Bench,
@@ -32,8 +33,9 @@ from reuselib.experiments.amalgamation_layerwise import (
 
 NAME = "05_amalgamation_layerwise"
 SMOKE = experiments.chapter(NAME, "smoke")
-STAGES = {"layerwise", "layerwise-nofam", "full", "full-nofam", "full-sgd", *NUMBER_METHODS} - {
-    "kd", "ensemble-logits", "supervised",
+STAGES = {
+    "layerwise", "layerwise-nofam", "full", "full-nofam", "full-sgd", "full-softmax",
+    "direct", "incremental", "incremental-reversed", "direct-softmax",
 }  # fmt: skip
 TASKS = {
     "smoke": ["digits", "overlap", "teachers3"],
@@ -88,11 +90,23 @@ def test_a_preset_is_whole(scale: str, row: str, config: Any) -> None:
 def test_the_methods_of_a_task_differ_in_nothing_else(scale: str) -> None:
     chapter = experiments.chapter(NAME, scale)
     assert len({ledger.config_hash(config) for config in chapter.configs.values()}) == len(chapter.rows)
-    free = {"method", "layer_share", "encoder_share", "fam", "incremental", "reverse"}
+    free = {"method", "layer_share", "encoder_share", "fam", "incremental", "reverse", "log_softmax"}
     for task in TASKS[scale]:
-        rows = [dataclasses.asdict(config) for config in chapter.configs.values() if config.task == task]
+        rows = [
+            dataclasses.asdict(config)
+            for config in chapter.configs.values()
+            if config.task == task and config.method not in TUNED
+        ]
         shared = [{name: value for name, value in row.items() if name not in free} for row in rows]
         assert all(row == shared[0] for row in shared)
+
+
+def test_a_tuned_method_differs_in_its_rate_alone() -> None:
+    chapter = experiments.chapter(NAME, "laptop")
+    for task in ("fashion", "fashion-b", "overlap", "digits"):
+        tuned, plain = chapter.config(f"{task}-full-nofam"), chapter.config(f"{task}-full")
+        assert dataclasses.replace(tuned, method="full", fam=True, joint_lr=plain.joint_lr) == plain
+        assert tuned.joint_lr < plain.joint_lr
 
 
 @pytest.mark.parametrize("scale", ledger.SCALES)
