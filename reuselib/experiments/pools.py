@@ -269,13 +269,14 @@ def imagenet_weights() -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class _Key:
-    """What decides a pool; the plan itself cannot be hashed."""
+    """What decides a pool, by a hash of its plan; the plan itself cannot be hashed, and the bars decide nothing."""
 
     room: Path
     plan_hash: str
     seed: int
     device: str
     plan: PoolPlan = field(compare=False)
+    progress: bool = field(compare=False)
 
 
 def trained_pool(plan: PoolPlan, seed: int, where: torch.device, progress: bool = False) -> Pool:
@@ -287,17 +288,17 @@ def trained_pool(plan: PoolPlan, seed: int, where: torch.device, progress: bool 
         where: the device.
         progress: whether to show bars.
     """
-    return _trained_pool(_Key(home.root(), ledger.config_hash(plan), seed, str(where), plan), progress)
+    return _trained_pool(_Key(home.root(), ledger.config_hash(plan), seed, str(where), plan, progress))
 
 
 @lru_cache(maxsize=2)
-def _trained_pool(key: _Key, progress: bool) -> Pool:
+def _trained_pool(key: _Key) -> Pool:
     world = build_world(key.plan, key.seed, torch.device(key.device))
-    sources = {f"s{k + 1}": _train(key, world, k, progress) for k in range(len(world.lessons))}
+    sources = {f"s{k + 1}": _train(key, world, k) for k in range(len(world.lessons))}
     return Pool(world, sources)
 
 
-def _train(key: _Key, world: World, number: int, progress: bool) -> MultiHead:
+def _train(key: _Key, world: World, number: int) -> MultiHead:
     plan, images, seed = key.plan, world.lessons[number], 1000 * key.seed + number
     name, arguments = (plan.network, plan.arguments) if plan.others is None or number % 2 == 0 else plan.others
     with engine.seeded(seed):
@@ -313,7 +314,7 @@ def _train(key: _Key, world: World, number: int, progress: bool) -> MultiHead:
     settings = f"{key.plan_hash} seed {key.seed} source {number}"
     file = home.path("pools", f"{key.plan_hash[:16]}-seed{key.seed}-s{number + 1}.pt") if plan.kept else None
     engine.run(
-        method, plan.updates // method.steps_per_round, checkpoint=file, settings=settings, progress=progress,
+        method, plan.updates // method.steps_per_round, checkpoint=file, settings=settings, progress=key.progress,
         title=f"source {number + 1} of {len(plan.sources)}",
     )  # fmt: skip
     if plan.auxiliary is not None:

@@ -104,7 +104,9 @@ def test_the_methods_of_a_task_differ_in_nothing_else(scale: str) -> None:
     chapter = experiments.chapter(NAME, scale)
     for task in TASKS[scale]:
         rows = [config for config in chapter.configs.values() if config.task == task]
-        plain = [replace(row, method="", pool=replace(row.pool, others=None)) for row in rows]
+        rates = {name: getattr(rows[0], name) for name in ("lr", "supervised_lr")}
+        assert all(row.method in chapter06.TUNED or {name: getattr(row, name) for name in rates} == rates for row in rows)
+        plain = [replace(row, method="", pool=replace(row.pool, others=None), **rates) for row in rows]
         assert all(row == plain[0] for row in plain)
         assert [row.method for row in rows if row.pool.others] in (["heterogeneous"], [])
 
