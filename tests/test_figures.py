@@ -87,6 +87,19 @@ def test_the_same_figure_gives_the_same_bytes() -> None:
     assert figures.png(DRAWN["image_grid"]()) == first
 
 
+def test_a_palette_makes_the_file_small_but_not_the_colours_wrong() -> None:
+    grey = figures.image_grid(torch.arange(0.0, 256, 3)[:64].view(1, 1, 8, 8), rows=["a"], scale=(0, 255))
+    with Image.open(io.BytesIO(figures.png(grey))) as picture:
+        assert picture.mode == "P"
+        seen = numpy.asarray(picture.convert("RGB"))
+    greys = numpy.unique(seen[(seen == seen[..., :1]).all(2)][:, 0]).astype(int)
+    assert all(numpy.abs(greys - level).min() <= 1 for level in range(0, 192, 3))
+    colourful = figures.image_grid(torch.rand(16, 3, 32, 32), rows=["a"])
+    with Image.open(io.BytesIO(figures.png(colourful))) as picture:
+        assert picture.mode == "RGB"
+    assert len(figures.png(DRAWN["curves"]())) < 40_000
+
+
 def test_style_is_undone() -> None:
     import matplotlib
 
@@ -251,14 +264,24 @@ def test_panels_share_looks_and_one_legend() -> None:
         "second": {"lines": {"b": (STEPS, STEPS), "a": (STEPS, [STEPS, STEPS + 2])}, "ticks": {0: "none", 90: "all"}},
         "third": {"lines": {}},
     }
-    figure = figures.panels(contents, "updates", logs="y")
+    figure = figures.panels(contents, "updates")
     first, second, _, empty = figure.axes
     assert first.lines[0].get_color() == second.lines[1].get_color() != second.lines[0].get_color()
     assert numpy.allclose(second.lines[1].get_ydata(), STEPS + 1) and len(second.collections) == 1
     assert [label.get_text() for label in second.get_xticklabels()] == ["none", "all"]
-    assert first.get_yscale() == "log" and first.get_xscale() == "linear" and not empty.axison
+    assert not empty.axison and [axes.get_xlabel() for axes in figure.axes[:3]] == ["", "updates", "updates"]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a", "top", "b"]
+
+
+def test_panels_may_be_logarithmic_and_on_one_scale() -> None:
+    contents = {"a": {"lines": {"x": ([1, 2], [0.05, 1])}}, "b": {"lines": {"x": ([1, 2], [0.2, 0.5])}}}
+    first, second = figures.panels(contents, "updates", logs="y", one_scale=True).axes
+    assert first.get_yscale() == "log" and first.get_xscale() == "linear"
+    assert first.get_ylim() == second.get_ylim()
+    assert [first.yaxis.get_major_formatter()(0.1), first.yaxis.get_minor_formatter()(0.2)] == ["0.1", "0.2"]
+    (wide,) = figures.panels({"a": {"lines": {"x": ([1, 2], [1e-6, 1])}}}, "updates", across=1, logs="y").axes
+    assert wide.yaxis.get_minor_formatter()(0.2) == ""
 
 
 def test_confusions_are_on_one_scale_and_cut_between_groups() -> None:
@@ -286,7 +309,7 @@ def test_captions_and_frames_belong_to_their_images() -> None:
     figure = figures.captioned_images(images, ["x", "y", "z"], across=2, rows=["first", "second"], groups=[1, 0, 1])
     axes = figure.axes
     assert [each.get_xlabel() for each in axes] == ["x", "y", "z", ""]
-    assert [axes[k].get_title(loc="left") for k in (0, 2)] == ["first", "second"]
+    assert [axes[k].texts[0].get_text() for k in (0, 2)] == ["first", "second"]
     colours = [matplotlib.colors.to_hex(each.spines["top"].get_edgecolor()).upper() for each in axes[:3]]
     assert colours == [figures.PALETTE[k] for k in (1, 0, 1)]
     third = (images[2, 0] - images[2].min()) / (images[2].max() - images[2].min())
