@@ -21,7 +21,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
-from matplotlib.ticker import LogFormatter, LogLocator, NullLocator
+from matplotlib.ticker import LogFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
 from reuselib.errors import ReuseError, ShapeMismatch, unknown
@@ -610,6 +610,9 @@ def dots_with_seeds(
             _write_above(axes, label, value)
         axes.set_title(title, pad=16 if lines_across else None)
         axes.set_ylim(len(labels) - 0.5, -0.5)
+        middle, half = sum(axes.get_xlim()) / 2, max(0.002, abs(numpy.subtract(*axes.get_xlim())) / 2)
+        axes.set_xlim(middle - half, middle + half)  # numbers are written to 0.001: nothing finer is worth a tick
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(axis="both")
     for axes in grid.ravel()[len(panels) :]:
         axes.set_visible(False)
