@@ -60,6 +60,9 @@ NUMBER_METHODS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """The methods of the tasks that differ in the number of teachers."""
 
+SHORT_METHODS: dict[str, dict[str, Any]] = {"full": {}, "joint-only": {}, "kd": {}}
+"""The methods of the tasks with fewer updates."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -255,11 +258,15 @@ def _tasks(scale: str) -> list[tuple[Config, Mapping[str, dict[str, Any]]]]:
         ]  # fmt: skip
     if scale == "laptop":
         methods = {method: changes | TUNED.get(method, {}) for method, changes in METHODS.items()}
+        short = [
+            replace(task, task=f"{task.task}-{name}", updates=task.updates // part)
+            for task in (FASHION, DIGITS) for name, part in (("half", 2), ("quarter", 4), ("eighth", 8))
+        ]  # fmt: skip
         numbers = [replace(FASHION, task=f"teachers{count}", classes=even(10, count)) for count in (2, 3, 4, 5)]
         return [
             (FASHION, methods), (replace(FASHION, task="fashion-b", classes=even(10, split=1)), methods),
             (replace(FASHION, task="overlap", classes=overlapping(7)), methods), (DIGITS, methods),
-            *((task, NUMBER_METHODS) for task in numbers),
+            *((task, NUMBER_METHODS) for task in numbers), *((task, SHORT_METHODS) for task in short),
         ]  # fmt: skip
     tasks = [AIRCRAFT_COLAB] if scale == "colab" else [_published(task) for task in FINE_GRAINED]
     return [(task, few) for task in tasks]

@@ -23,6 +23,7 @@ from reuselib.experiments import amalgamation_layerwise, prediction
 from reuselib.experiments.amalgamation_layerwise import (
     METHODS,
     NUMBER_METHODS,
+    SHORT_METHODS,
     TUNED,
     UNTRAINED,
     Architecture,
@@ -39,10 +40,13 @@ STAGES = {
 }  # fmt: skip
 TASKS = {
     "smoke": ["digits", "overlap", "teachers3"],
-    "laptop": ["fashion", "fashion-b", "overlap", "digits", "teachers2", "teachers3", "teachers4", "teachers5"],
+    "laptop": [
+        "fashion", "fashion-b", "overlap", "digits", "teachers2", "teachers3", "teachers4", "teachers5",
+        "fashion-half", "fashion-quarter", "fashion-eighth", "digits-half", "digits-quarter", "digits-eighth",
+    ],
     "colab": ["aircraft"],
     "paper": ["dogs", "cub", "cars", "aircraft"],
-}
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +73,7 @@ def test_every_task_of_a_scale_has_its_methods(scale: str) -> None:
     assert list(found) == TASKS[scale]
     for task, methods in found.items():
         several = list(NUMBER_METHODS) if task.startswith("teachers") else list(METHODS)
+        several = list(SHORT_METHODS) if task.endswith(("half", "quarter", "eighth")) else several
         assert methods == [name for name in several if scale in ("smoke", "laptop") or name != "full-sgd"]
 
 
