@@ -169,18 +169,20 @@ class MultiLabelSet:
 def fashion_attributes(split: str = "train", size: int | None = None) -> MultiLabelSet:
     """Load Fashion-MNIST with five attributes of clothes, each decided by the garment's class alone.
 
-    | class | worn | sleeves | season | opens | length |
-    |---|---|---|---|---|---|
-    | T-shirt/top | torso | short | summer | no | short |
-    | Trouser | legs | none | any | yes | long |
-    | Pullover | torso | long | winter | no | short |
-    | Dress | torso | none | summer | no | long |
-    | Coat | torso | long | winter | yes | long |
-    | Sandal | feet | none | summer | no | short |
-    | Shirt | torso | long | any | yes | short |
-    | Sneaker | feet | none | any | yes | short |
-    | Bag | hand | none | any | no | short |
-    | Ankle boot | feet | none | winter | yes | short |
+    ===========  =====  =======  ======  =====  ======
+    class        worn   sleeves  season  opens  length
+    ===========  =====  =======  ======  =====  ======
+    T-shirt/top  torso  short    summer  no     short
+    Trouser      legs   none     any     yes    long
+    Pullover     torso  long     winter  no     short
+    Dress        torso  none     summer  no     long
+    Coat         torso  long     winter  yes    long
+    Sandal       feet   none     summer  no     short
+    Shirt        torso  long     any     yes    short
+    Sneaker      feet   none     any     yes    short
+    Bag          hand   none     any     no     short
+    Ankle boot   feet   none     winter  yes    short
+    ===========  =====  =======  ======  =====  ======
 
     They are conventions about such garments, not what one photograph shows: a dress may have sleeves. What opens does
     so at the front, with buttons, a zip or laces. The classes stay as the labels of the images.
