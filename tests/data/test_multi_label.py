@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -37,8 +39,8 @@ def shapes() -> MultiLabelSet:
 
 
 def test_the_attributes_follow_from_the_class_as_the_docstring_says(fashion: MultiLabelSet) -> None:
-    lines = [line.split("|")[1:-1] for line in (fashion_attributes.__doc__ or "").splitlines() if "|" in line]
-    header, _, *rows = [[cell.strip() for cell in line] for line in lines]
+    _, heading, body, _ = re.split(r" *=+(?: +=+)+\n", fashion_attributes.__doc__ or "")
+    header, *rows = [re.split(" {2,}", line.strip()) for line in (heading + body).splitlines()]
     assert header == ["class", *fashion.tasks] and [row[0] for row in rows] == list(fashion.images.classes)
     for label, (_, *values) in enumerate(rows):
         targets = fashion.targets[fashion.images.labels == label]
