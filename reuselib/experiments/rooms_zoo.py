@@ -276,7 +276,7 @@ class Zoo:
         total = engine.Cost()
         missing = [name for name in only or self.members if not self.shelf.has(name)]
         for number, name in enumerate(missing, 1):
-            title = f"{self.shelf.name}: {name} ({number} of {len(missing)})"
+            title = f"{self.plan.name} {self.seed}: {name} ({number} of {len(missing)})"
             add_cost(total, self._train(self.member(name), progress, title))
         if missing and self.plan.kept and home.in_clone() and home.root() == home.CLONE / "data":
             home.write_registry()
@@ -341,9 +341,8 @@ class Zoo:
             for target in self.plan.targets
         }
         count = len(self.sources)
-        with Progress(
-            total=len(pieces) * count, disable=not progress, desc=f"{self.shelf.name}: transfers", unit="transfer"
-        ) as bar:
+        title = f"{self.plan.name} {self.seed}: transfers"
+        with Progress(total=len(pieces) * count, disable=not progress, desc=title, unit="transfer") as bar:
             for target, piece in pieces.items():
                 if piece.is_file():
                     bar.update(count)
