@@ -1,8 +1,9 @@
 """Which layer of a network to reuse: sources, a target, what each cut truly gives, and scores that should foresee it.
 
-Two sources of one architecture: "synthetic" has learned the target's classes on plain synthetic images, "rich" is a
-network that has learned another task on rich ones. For every layer, the source is frozen up to it and the rest learns
-anew from a few labels of the target domain. A score compares the graph of each layer with that of a target network.
+Two sources of one architecture: "synthetic" has learned the target's classes on plain synthetic images; "rich" on many
+that look more like the target's, though none is one of them, as photographs of all kinds do. For every layer, the
+source is frozen up to it and the rest learns anew from a few labels of the target domain. A score compares the graph of
+each layer with that of a target network.
 
 The truth is worth ranking only if `gate` lets it pass: accuracies over the layers must differ by much more than their
 seeds do, and one source must be best before its last third.
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from reuselib import data, engine, home, ledger, models
@@ -46,9 +48,13 @@ from reuselib.transferability import (
 )
 
 SPAN, SPREAD = 0.10, 0.02
-"""The gate: least span of the accuracies over the layers, largest deviation between seeds. Set before any transfer."""
+"""The gate: least span of the accuracies over the layers, largest deviation between seeds. Set before any trial."""
 SOURCES = ("rich", "synthetic")
 IMAGENET_SOURCE = "imagenet"
+VARIED, OTHERS = "real-varied", 1000
+"""The domain of recoloured close-ups, and what its seeds begin with: no image is another one's in other colours."""
+FIRST_SEED = 50
+"""Of the networks; with those below, what can be transferred was tried before the plan was written."""
 LAMBDAS = {"nodes": 0.0, "graph-1": 1.0, "graph-10": 10.0}
 SCORES = ("nodes", "edges", "graph-1", "graph-10", "cka", "rsa", "depth")
 METHODS = ("transfers", *SCORES, "random-layer", "scratch", "oracle")
@@ -65,13 +71,14 @@ class LayerPlan:
         name: of the shelf of the networks.
         target: domain with few labels.
         synthetic: domain of the source that learns the target's classes.
-        rich: member of the zoo that is the other source, or "imagenet" for torchvision's weights.
+        rich: the other source: a member of the zoo, "imagenet" for torchvision's weights, or a domain to learn from.
         zoo: plan of that zoo.
         number: its seed.
         network: "deep", the zoo's deep architecture, or one of torchvision's.
         size: pixels a side.
         source_images: of the synthetic domain.
         source_updates: so many that the source is over-specialised.
+        rich_images: of the rich domain, if it is one.
         images: of the target domain, of which the amounts are shares.
         target_updates: of the target networks.
         test_images: of the target domain.
@@ -92,13 +99,14 @@ class LayerPlan:
     name: str = "closeups"
     target: str = "real"
     synthetic: str = "synthetic"
-    rich: str = "semseg-deep"
+    rich: str = VARIED
     zoo: ZooPlan = ZooPlan()
     number: int = 0
     network: str = "deep"
     size: int = rooms.SIZE
     source_images: int = 2048
     source_updates: int = 1500
+    rich_images: int = 12_288
     images: int = 12_288
     target_updates: int = 2000
     test_images: int = 4096
@@ -133,13 +141,16 @@ class LayerConfig:
     amount: int = 0
 
 
-FASHION = LayerPlan("fashion-edges", "fashion", "fashion-edges", images=12_000, test_images=4000)
+FASHION = LayerPlan(
+    "fashion", "fashion", "fashion-edges", "fashion-varied", images=12_000, test_images=4000, source_updates=1500
+)
 ALTERNATIVES = {
-    "fashion-edges": FASHION,
+    "fashion": FASHION,
     "fashion-inverted": replace(FASHION, name="fashion-inverted", synthetic="fashion-inverted"),
     "fashion-rotated": replace(FASHION, name="fashion-rotated", synthetic="fashion-rotated"),
-    "closeups-few": replace(LayerPlan(), name="closeups-few", source_images=512),
-    "closeups-long": replace(LayerPlan(), name="closeups-long", updates=600),
+    "closeups-semseg": replace(LayerPlan(), zoo=replace(ZooPlan(), deep=("semseg",)), rich="semseg-deep"),
+    "closeups-normals": replace(LayerPlan(), zoo=replace(ZooPlan(), deep=("normals",)), rich="normals-deep"),
+    "closeups-long": replace(LayerPlan(), updates=900),
 }
 """Plans to try where the truth of the first does not pass the gate: ``chapter.run(row, plan=ALTERNATIVES[...])``."""
 
@@ -166,22 +177,41 @@ FASHION_CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
     "fashion-inverted": lambda images: 255 - images,
     "fashion-rotated": lambda images: images.rot90(1, (2, 3)),
     "fashion-edges": lambda images: edges(images),
+    "fashion-varied": lambda images: varied(images),
 }
 
 
 def edges(images: Tensor) -> Tensor:
     """The length of the gradient of uint8 images (N, C, H, W), central differences, twice as bright, uint8."""
-    x = torch.nn.functional.pad(images.float(), (1, 1, 1, 1), mode="replicate")
+    x = functional.pad(images.float(), (1, 1, 1, 1), mode="replicate")
     right, down = x[:, :, 1:-1, 2:] - x[:, :, 1:-1, :-2], x[:, :, 2:, 1:-1] - x[:, :, :-2, 1:-1]
     return (right.square() + down.square()).sqrt().clamp(max=255).round().byte()
+
+
+def varied(images: Tensor) -> Tensor:
+    """Every image in one of six other styles, by its place: inverted, turned three ways, its edges alone, or coarse."""
+    coarse = functional.interpolate(functional.avg_pool2d(images.float(), 4), scale_factor=4).round().byte()
+    turned = [images.rot90(quarters, (2, 3)) for quarters in (1, 2, 3)]
+    styles = torch.stack([255 - images, *turned, edges(images), coarse])
+    place = torch.arange(len(images), device=images.device)
+    return styles[place % len(styles), place]
+
+
+def recoloured(images: Tensor) -> Tensor:
+    """Every colour image in one of six other styles, by its place: negative, channels exchanged, grey, or pale."""
+    x = images.float()
+    grey = x.mean(1, keepdim=True).expand_as(x)
+    styles = torch.stack([255 - x, x.roll(1, 1), x.roll(2, 1), 255 - x.roll(1, 1), grey, 64 + x / 2]).round().byte()
+    place = torch.arange(len(images), device=images.device)
+    return styles[place % len(styles), place]
 
 
 def domain_images(domain: str, split: str, count: int, size: int, seed: int = 0) -> ImageSet:
     """Images of a domain with labels.
 
     Args:
-        domain: "synthetic" or "real" close-ups of solids; "fashion" or one of its variants, each of other garments;
-            "syn2real-synthetic" or "syn2real-real"; or the name of an image set.
+        domain: "synthetic" or "real" close-ups of solids, or "real-varied", other ones in other colours; "fashion" or
+            one of its variants, of other garments; "syn2real-synthetic" or "syn2real-real"; or an image set's name.
         split: "train", "test" or "probes"; probes are training images that "train" has not.
         count: how many.
         size: pixels a side.
@@ -192,6 +222,9 @@ def domain_images(domain: str, split: str, count: int, size: int, seed: int = 0)
     """
     if domain in rooms.DOMAINS:
         return rooms.closeups(domain, split, count, seed).resized(size)
+    if domain == VARIED:
+        others = rooms.closeups("real", split, count, OTHERS + seed).resized(size)
+        return replace(others, name=f"closeups_{VARIED}_{split}", images=recoloured(others.images))
     if domain in FASHION_CHANGES:
         return _fashion(domain, split, count, size, seed)
     if domain.startswith("syn2real-"):
@@ -273,21 +306,26 @@ class Studio:
         device: chosen by the engine if left out.
     """
 
-    own = ("synthetic", "target", "target-few")
-
     def __init__(self, plan: LayerPlan, device: str | torch.device | None = None) -> None:
         self.plan, self.device = plan, engine.device(device)
         digest = "" if plan.kept else f"-{ledger.config_hash(plan)[:16]}"
         self.shelf = Shelf(f"{plan.name}{digest}", plan.kept, "reuselib run 08_depara --rows layers-networks")
         self._found: dict[str, nn.Module] = {}
         self._images: dict[tuple[str, str], ImageSet] = {}
+        # Rich last, so that the others' seeds are the same in every plan.
+        self.own = ("synthetic", "target", "target-few", *(["rich"] if self.from_domain else []))
+
+    @property
+    def from_domain(self) -> bool:
+        """Whether the rich source learns from a domain, and is neither a member of a zoo nor torchvision's."""
+        return self.plan.rich not in (IMAGENET_SOURCE, *self.plan.zoo.members)
 
     def images(self, domain: str, split: str) -> ImageSet:
-        """Images of the plan's "target" or "synthetic" domain."""
+        """Images of the plan's "target", "synthetic" or "rich" domain."""
         if (domain, split) not in self._images:
             plan = self.plan
-            counts = {"train": plan.images, "test": plan.test_images, "probes": plan.probes}
-            count = plan.source_images if (domain, split) == ("synthetic", "train") else counts[split]
+            learned = {"target": plan.images, "synthetic": plan.source_images, "rich": plan.rich_images}
+            count = {"train": learned[domain], "test": plan.test_images, "probes": plan.probes}[split]
             found = domain_images(getattr(plan, domain), split, count, plan.size)
             self._images[domain, split] = found.to(self.device)
         return self._images[domain, split]
@@ -305,9 +343,10 @@ class Studio:
     def recipe(self, name: str) -> dict[str, Any]:
         """Everything that decides a network of the shelf."""
         used = ["network", "size", "source_batch", "lr", "weight_decay", "constant", "crop"]
-        used += {"synthetic": ["synthetic", "source_images", "source_updates"]}.get(
-            name, ["target", "images", "target_updates", "amounts"]
-        )
+        used += {
+            "synthetic": ["synthetic", "source_images", "source_updates"],
+            "rich": ["rich", "rich_images", "target_updates"],
+        }.get(name, ["target", "images", "target_updates", "amounts"])
         shape = {"deep_widths": self.plan.zoo.deep_widths, "deep_strides": self.plan.zoo.deep_strides}
         return {"name": name} | {key: value for key, value in asdict(self.plan).items() if key in used} | shape
 
@@ -317,13 +356,13 @@ class Studio:
         for number, name in enumerate(self.own):
             if not self.shelf.has(name):
                 add_cost(cost, self._train(name, number, progress))
-        if self.plan.rich != IMAGENET_SOURCE:
+        if self.plan.rich in self.plan.zoo.members:
             add_cost(cost, open_zoo(self.plan.zoo, self.plan.number, self.device).train(progress, [self.plan.rich]))
         return cost
 
-    def _train(self, name: str, seed: int, progress: bool) -> engine.Cost:
-        plan = self.plan
-        images = self.images("synthetic", "train") if name == "synthetic" else self.images("target", "train")
+    def _train(self, name: str, number: int, progress: bool) -> engine.Cost:
+        plan, domain, seed = self.plan, name.removesuffix("-few"), FIRST_SEED + number
+        images = self.images(domain, "train")
         updates = plan.source_updates if name == "synthetic" else plan.target_updates
         if name == "target-few":
             images = self.labelled(max(plan.amounts), seed)
@@ -335,10 +374,8 @@ class Studio:
                 checkpoint=self.shelf.folder(name) / "training.pt", settings=ledger.config_hash(self.recipe(name)),
             )  # fmt: skip
         network.eval().requires_grad_(False)
-        domains = {"target": self.images("target", "test")}
-        if name == "synthetic":
-            domains["synthetic"] = self.images("synthetic", "test")
-        accuracies = {f"accuracy_{key}": engine.accuracy(network, test, 250) for key, test in domains.items()}
+        tests = {key: self.images(key, "test") for key in dict.fromkeys(("target", domain))}
+        accuracies = {f"accuracy_{key}": engine.accuracy(network, test, 250) for key, test in tests.items()}
         keep_network(
             self.shelf, name, network, history, recipe=self.recipe(name), **accuracies, images=len(images),
             precision=engine.precision(self.device).name, device=self.device.type,
@@ -354,16 +391,15 @@ class Studio:
 
     def _load(self, name: str) -> nn.Module:
         plan = self.plan
-        if name == "rich":
+        if name == "rich" and not self.from_domain:
             if plan.rich == IMAGENET_SOURCE:
                 from reuselib.experiments.classifiers import classifier
 
                 return classifier(plan.network, self.device)
             return open_zoo(plan.zoo, plan.number, self.device).network(plan.rich)
         weights = self.shelf.tensors(name, "weights.safetensors", self.recipe(name))
-        domain = "synthetic" if name == "synthetic" else "target"
         with engine.seeded(0):
-            network = build(plan, len(self.images(domain, "probes").classes))
+            network = build(plan, len(self.images(name.removesuffix("-few"), "probes").classes))
         network.load_state_dict(weights)
         return network
 

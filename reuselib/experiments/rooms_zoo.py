@@ -56,7 +56,7 @@ class ZooPlan:
         name: of its folder, before the seed.
         tasks: one network each; those that are no ``source_only`` are targets.
         residual: tasks that have a second network, with the residual encoder.
-        deep: tasks that have another network, of more layers, for the choice of a layer.
+        deep: tasks that have another network, of more layers, for plans of the choice of a layer that take one.
         deep_widths: channels of its convolutions.
         deep_strides: of its convolutions.
         images: to learn from.
@@ -77,7 +77,7 @@ class ZooPlan:
     name: str = "rooms"
     tasks: tuple[str, ...] = tuple(rooms.TASKS)
     residual: tuple[str, ...] = ("autoencoder", "edge2d", "depth", "normals", "semseg")
-    deep: tuple[str, ...] = ("semseg",)
+    deep: tuple[str, ...] = ()
     deep_widths: tuple[int, ...] = (24, 24, 32, 32, 48, 48, 64, 64)
     deep_strides: tuple[int, ...] = (2, 1, 1, 1, 2, 1, 1, 1)
     images: int = rooms.SPLITS["zoo"]
@@ -357,7 +357,7 @@ class Zoo:
                 engine.save_checkpoint(piece, {"losses": losses, "seconds": spent})
         self._keep_transfers({target: engine.load_checkpoint(piece) for target, piece in pieces.items()}, recipe)
         for piece in pieces.values():
-            piece.unlink()
+            piece.unlink(missing_ok=True)
         return total
 
     def _keep_transfers(self, done: Mapping[str, Mapping[str, Any]], recipe: Mapping[str, Any]) -> None:

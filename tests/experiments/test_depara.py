@@ -108,10 +108,12 @@ def test_the_choices_were_made_before_any_score() -> None:
 def test_the_plan_of_the_laptop_scale_has_labels_enough() -> None:
     plan = depara.LAYERS
     assert plan.images >= 10_000 and plan.images // 10 >= 1000 and plan.amounts == (10, 1)
-    assert plan.probes == 200 and plan.repeats >= 3 and plan.rich in plan.zoo.members
+    assert plan.probes == 200 and plan.repeats >= 3 and plan.rich == layer_choice.VARIED
     for alternative in ALTERNATIVES.values():
+        assert alternative.rich in (*alternative.zoo.members, layer_choice.VARIED, "fashion-varied")
         assert alternative.images // 10 >= 1000 and alternative.kept
-    assert len({plan.name for plan in ALTERNATIVES.values()}) == len(ALTERNATIVES)
+    shelves = {plan.name for plan in ALTERNATIVES.values()}
+    assert len({ledger.config_hash(plan) for plan in ALTERNATIVES.values()}) == len(ALTERNATIVES) >= len(shelves)
 
 
 def test_the_papers_preset_has_the_papers_settings() -> None:
@@ -248,7 +250,8 @@ def test_classifiers_are_compared_by_graphs_too(score: str, monkeypatch: pytest.
 
 # --- domains ----------------------------------------------------------------------------------------------------------
 
-DOMAINS = ["synthetic", "real", "fashion", "fashion-inverted", "fashion-rotated", "fashion-edges"]
+FASHION = [f"fashion{style}" for style in ("", "-inverted", "-rotated", "-edges", "-varied")]
+DOMAINS = ["synthetic", "real", "real-varied", *FASHION]
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -256,7 +259,7 @@ def test_domains_give_labelled_images(domain: str) -> None:
     splits = {split: layer_choice.domain_images(domain, split, 40, 32) for split in ("train", "test", "probes")}
     for images in splits.values():
         assert len(images) == 40 and images.shape == (3, 32, 32)
-        assert len(images.classes) == (4 if domain in rooms.DOMAINS else 10)
+        assert len(images.classes) == (10 if domain.startswith("fashion") else 4)
         assert images.mean == images.std == (0.5,) * 3
     own = {split: {bytes(image.numpy().tobytes()) for image in images.images} for split, images in splits.items()}
     assert not own["train"] & own["probes"] and not own["train"] & own["test"]
@@ -266,15 +269,28 @@ def test_domains_give_labelled_images(domain: str) -> None:
 
 
 def test_the_variants_of_fashion_show_other_garments_otherwise() -> None:
-    plain, inverted, rotated, edged = (
-        layer_choice.domain_images(name, "train", 30, 32).images for name in DOMAINS[2:]
+    plain, inverted, rotated, edged, varied = (
+        layer_choice.domain_images(name, "train", 30, 32).images for name in FASHION
     )
     assert torch.equal(255 - inverted, rotated.rot90(-1, (2, 3)))
     assert not torch.equal(255 - inverted, plain)
     assert torch.equal(edged, layer_choice.edges(255 - inverted))
+    assert torch.equal(varied[::6], inverted[::6]) and torch.equal(varied[1::6], rotated[1::6])
+    assert torch.equal(varied[4::6], edged[4::6]) and torch.equal(varied[3::6], rotated[3::6].rot90(2, (2, 3)))
+    assert torch.equal(varied[5::6, :, ::4, ::4], varied[5::6, :, 3::4, 3::4])
     flat = torch.zeros(1, 1, 5, 5, dtype=torch.uint8)
     flat[..., 3:] = 100
     assert layer_choice.edges(flat)[0, 0, 2].tolist() == [0, 0, 100, 100, 0]
+
+
+def test_varied_closeups_are_others_in_other_colours() -> None:
+    others = rooms.closeups("real", "train", 12, 1000).images
+    varied = layer_choice.domain_images("real-varied", "train", 12, 32)
+    assert torch.equal(varied.images[::6], 255 - others[::6])
+    assert torch.equal(varied.images[1::6], others[1::6].roll(1, 1))
+    assert torch.equal(varied.images[4::6, 0], varied.images[4::6, 2])
+    assert torch.equal(varied.labels, rooms.closeups("real", "train", 12, 1000).labels)
+    assert not torch.equal(others, rooms.closeups("real", "train", 12).images)
 
 
 def test_unknown_splits_are_refused() -> None:
@@ -522,3 +538,12 @@ def test_the_papers_cost_is_predicted() -> None:
     assert found["transfers"].operations > 0 and 1e9 < found["networks"].memory < 80e9
     laptop = layer_choice.predict(LayerPlan())
     assert laptop["transfers"].operations < 1e-2 * found["transfers"].operations
+
+
+def test_the_rich_source_may_learn_from_a_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = dataclasses.replace(depara.SMOKE_LAYERS, rich="real", rich_images=64, name="closeups-own")
+    studio = Studio(plan)
+    studio.train()
+    assert studio.from_domain and studio.own == ("synthetic", "target", "target-few", "rich")
+    assert not list(players.differences(players.state(studio.network("rich")), players.state(studio._load("rich"))))
+    assert len(studio.layers) == 5 and {"rich_on_rich", "rich_on_target"} <= studio.metrics().keys()
