@@ -20,7 +20,8 @@ PACKAGE = Path(__file__).resolve().parent
 CLONE = PACKAGE.parent
 REGISTRY = PACKAGE / "registry.txt"
 SHIPPED = (
-    "FashionMNIST/raw/*.gz", "papers/*.yaml", "zoo/*/weights.safetensors", "zoo/*/card.json", "zoo/*/log.csv",
+    "FashionMNIST/raw/*.gz", "papers/*.yaml", "papers/*.csv",
+    "zoo/*/weights.safetensors", "zoo/*/card.json", "zoo/*/log.csv",
 )  # fmt: skip
 
 

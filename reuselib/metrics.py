@@ -1,5 +1,7 @@
 """How good and how varied a set of images is, from the features of a network that had no part in making them.
 
+And how good a segmentation is, from the counts of its confusion matrix.
+
 All functions on sets of features take matrices (N, D), one row per image, and give a float. Feature space is not pixel
 space: name the network whenever you report one of these. NaN and infinity are refused as `NonFinite`.
 """
@@ -163,6 +165,61 @@ def effective_number(labels: Tensor, classes: int) -> float:
         raise ShapeMismatch(f"Labels must be (N,) with N of at least 1 and values below classes={classes}.")
     share = torch.bincount(labels, minlength=classes).double() / len(labels)
     return float(torch.special.entr(share).sum().exp())
+
+
+def confusion_matrix(predictions: Tensor, labels: Tensor, classes: int, ignore: int = 255) -> Tensor:
+    """Count pixels by their true and their predicted class; matrices of several batches may be added up.
+
+    Nothing is read off the device, so that a whole test set costs one wait.
+
+    Args:
+        predictions: int64 of any shape, from 0 to ``classes - 1``.
+        labels: int64 of the same shape; pixels with the label ``ignore`` are left out.
+        classes: how many there are, C.
+        ignore: the label of pixels that are not counted.
+
+    Returns:
+        int64 (C, C) on the device of the predictions: rows are true classes, columns predicted ones.
+
+    Raises:
+        ShapeMismatch: predictions and labels have different shapes.
+    """
+    if predictions.shape != labels.shape:
+        raise ShapeMismatch(
+            f"Every pixel needs one prediction and one label: {tuple(predictions.shape)} and {tuple(labels.shape)} "
+            "differ. Resize the predictions to the masks."
+        )
+    pair = torch.where(labels == ignore, classes**2, labels * classes + predictions).flatten()
+    counts = torch.zeros(classes**2 + 1, dtype=torch.int64, device=pair.device)
+    return counts.scatter_add_(0, pair, torch.ones_like(pair))[:-1].view(classes, classes)
+
+
+def intersection_over_union(confusion: Tensor) -> Tensor:
+    """``TP / (TP + FP + FN)`` of every class, NaN for a class that is neither there nor predicted.
+
+    Args:
+        confusion: (C, C) counts, true classes in rows.
+
+    Returns:
+        float64 (C,), on the device of the counts.
+    """
+    both = confusion.diagonal().double()
+    return both / (confusion.sum(0) + confusion.sum(1) - both)
+
+
+def mean_iou(confusion: Tensor) -> float:
+    """The mean intersection over union of the classes that are there or predicted, 0 to 1.
+
+    Args:
+        confusion: (C, C) counts, true classes in rows.
+
+    Raises:
+        ReuseError: no pixel was counted.
+    """
+    value = float(intersection_over_union(confusion).nanmean())
+    if value != value:
+        raise ReuseError("No pixel was counted: all labels are ignored, or there is no image.")
+    return value
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
-"""Training with labels, one for each image or several: the teachers of the zoo and the ceilings of the tables."""
+"""Training with labels, for each image one or several, or for each pixel one: teachers of the zoo and ceilings."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from reuselib import engine
-from reuselib.data import ImageSet, MultiLabelSet
-from reuselib.data.augment import crop_and_flip
+from reuselib import engine, metrics
+from reuselib.data import ImageSet, MultiLabelSet, SegmentationSet
+from reuselib.data.augment import crop_and_flip, window_and_flip
 from reuselib.data.image_set import Augment
 from reuselib.errors import DeviceError, ReuseError, ShapeMismatch
 
@@ -43,6 +44,7 @@ class Supervised(engine.Method):
     """
 
     fixed = ()
+    nesterov = True
 
     def __init__(
         self,
@@ -73,7 +75,7 @@ class Supervised(engine.Method):
         self.precision = engine.precision(self.device, precision)
         self.random = engine.generator(self.device, seed)
         self._check_fit()
-        make, options = (engine.adam, {}) if adam else (engine.sgd, {"nesterov": True})
+        make, options = (engine.adam, {}) if adam else (engine.sgd, {"nesterov": self.nesterov})
         self.optimizer = make(student.parameters(), self.device, lr=lr, weight_decay=weight_decay, **options)
         self.scheduler = LambdaLR(self.optimizer, schedule)
         student.train()
@@ -184,3 +186,95 @@ def task_accuracies(network: nn.Module, images: MultiLabelSet, batch: int = 1000
     if not asked or not all(asked.values()):
         raise ReuseError(f"There is nothing to ask: of {images} the network is asked {asked or 'no task'}.")
     return {task: float(torch.stack(hits).sum()) / asked[task] for task, hits in right.items()}
+
+
+def focal_loss(logits: Tensor, masks: Tensor, gamma: float = 2.0, ignore: int = 255) -> Tensor:
+    """``(1 - p)^gamma * -log p`` of every pixel, with p the probability of its class; 0 where that is ignored.
+
+    Args:
+        logits: (B, C, H, W).
+        masks: int64 (B, H, W).
+        gamma: how much less a pixel counts that is right already; 0 gives the cross-entropy.
+        ignore: the label of pixels that are not asked.
+
+    Returns:
+        (B, H, W); DFAD's code averages over all pixels, those that are ignored too.
+
+    Source: Lin et al. 2017; DFAD, official code, the teachers of CamVid and NYUv2, with gamma = 2.
+    """
+    loss = F.cross_entropy(logits.float(), masks, reduction="none", ignore_index=ignore)
+    # At 0 a power below 1 has no finite slope.
+    return (1 - torch.exp(-loss)).clamp(min=1e-12) ** gamma * loss
+
+
+class SegmentationTraining(Supervised):
+    """A network learns the class of every pixel by SGD with momentum 0.9 on the focal loss.
+
+    Args:
+        student: gives logits (B, C, H, W) of images of that size.
+        images: images with masks on the network's device.
+        window: height and width of the squares that are cut out of the images at random; the whole images if left out.
+        flip: whether to mirror half of the images.
+        focal: exponent gamma of :func:`focal_loss`; 0 gives the cross-entropy.
+        options: the options of :class:`Supervised`, but for ``crop``, which pads, and ``label_smoothing``.
+
+    Raises:
+        DeviceError: images and network are on different devices.
+        ShapeMismatch: the network has too few outputs, or gives no logits for every pixel.
+    """
+
+    nesterov = False
+    images: SegmentationSet  # type: ignore[assignment]
+
+    def __init__(
+        self, student: nn.Module, images: SegmentationSet, *,
+        window: int | None = None, flip: bool = False, focal: float = 0.0, **options: Any,
+    ) -> None:
+        self.focal = focal
+        augment = partial(window_and_flip, size=window, flip=flip) if window or flip else None
+        super().__init__(student, images, **{"augment": augment} | options)  # type: ignore[arg-type]
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        # One number for each image, as mixtures of two images weigh them.
+        return focal_loss(logits, labels, self.focal, self.images.ignore).mean((1, 2))
+
+    @torch.no_grad()
+    def _check_fit(self) -> None:
+        images = self.images
+        with engine.frozen(self.student):
+            outputs = self.student(images.normalised(images.images.images[:1]))
+        classes, size = len(images.classes), images.shape[1:]
+        if outputs.ndim != 4 or outputs.shape[1] < classes or outputs.shape[2:] != size:
+            raise ShapeMismatch(
+                f"The network gives {tuple(outputs.shape)} for an image of {size}. For {images.name} it must give "
+                f"logits of {classes} classes for every pixel: build a segmentation network with classes={classes}."
+            )
+
+
+@torch.no_grad()
+def segmentation_scores(network: nn.Module, images: SegmentationSet, batch: int | None = None) -> dict[str, float]:
+    """How well a network segments, in evaluation mode and float32.
+
+    Args:
+        network: gives logits (B, C, H, W); its modes and gradients come back as they were.
+        images: on the network's device.
+        batch: images at a time; as many as have a million pixels if left out.
+
+    Returns:
+        ``mean_iou``, the mean intersection over union of the classes that are there or predicted, and
+        ``pixel_accuracy``, the share of right pixels; both between 0 and 1, without ignored pixels.
+
+    Raises:
+        ShapeMismatch: the network has not as many outputs as there are classes, or gives maps of another size.
+        ReuseError: every pixel is ignored.
+    """
+    classes = len(images.classes)
+    confusion = torch.zeros(classes, classes, dtype=torch.int64, device=images.device)
+    with engine.frozen(network):
+        for x, masks in images.batches(batch):
+            logits = network(x)
+            if (outputs := logits.shape[1]) != classes:
+                raise ShapeMismatch(f"The network has {outputs} outputs for {classes} classes of {images.name}.")
+            confusion += metrics.confusion_matrix(logits.argmax(1), masks, classes, images.ignore)
+    right = confusion.diagonal().sum() / confusion.sum()
+    return {"mean_iou": metrics.mean_iou(confusion), "pixel_accuracy": float(right)}

@@ -22,9 +22,10 @@ import torch
 from torch import nn
 
 from reuselib import data, engine, home, models
-from reuselib.data import ImageSet
+from reuselib.data import ImageSet, SegmentationSet, segmentation
 from reuselib.errors import DamagedFile, MissingFile, ReuseError, unknown
-from reuselib.supervised import Supervised
+from reuselib.models.segmentation import Segmenter, take_torchvision_encoder
+from reuselib.supervised import SegmentationTraining, Supervised, segmentation_scores
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,20 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class SegmentationRecipe(Recipe):
+    """How a segmentation network of the zoo is trained; its accuracy is that of pixels.
+
+    The options are those of :class:`~reuselib.supervised.SegmentationTraining`, the dataset is one with masks (see
+    :func:`reuselib.data.segmentation.load`).
+
+    Attributes:
+        encoder: torchvision's name of the classifier whose ImageNet weights the encoder starts from, if any.
+    """
+
+    encoder: str | None = None
+
+
+@dataclass(frozen=True)
 class Published:
     """A network that torchvision publishes: fetched and converted instead of trained.
 
@@ -89,6 +104,15 @@ def _cifar_teacher(
         dataset, None, architecture, {}, updates * epochs, warmup=0 if decays else updates,
         decays=tuple(updates * epoch for epoch in decays) if decays else None,
         options={"batch": 128, "lr": lr, "weight_decay": 5e-4, "crop": 4, "flip": True},
+    )  # fmt: skip
+
+
+def _deeplab_teacher(dataset: str, images: int, lr: float) -> SegmentationRecipe:
+    """DFAD's recipe: 200 epochs of batches of 16, the rate to a tenth after 100, from ImageNet weights."""
+    updates = -(-images // 16)
+    return SegmentationRecipe(
+        dataset, None, "deeplabv3_resnet50", {}, 200 * updates, decays=(100 * updates,), encoder="resnet50",
+        options={"batch": 16, "lr": lr, "weight_decay": 5e-4, "window": 128, "flip": True, "focal": 2.0},
     )  # fmt: skip
 
 
@@ -159,6 +183,12 @@ RECIPES: dict[str, Recipe | Published] = {
         options={"batch": 128, "lr": 0.1, "weight_decay": 5e-4, "crop": 8, "flip": True},
     ),
     "imagenet-resnet34": Published("imagenet", None, "resnet34_imagenet", {}, "resnet34", "IMAGENET1K_V1"),
+    "rooms32-segmenter": SegmentationRecipe(
+        "rooms", None, "small_segmenter", {"width": 32}, 4000, warmup=200,
+        options={"batch": 64, "lr": 0.1, "weight_decay": 1e-3, "flip": True, "mixup": True, "noise": 0.5},
+    ),
+    "camvid-deeplabv3": _deeplab_teacher("camvid", images=367, lr=0.1),
+    "nyuv2-deeplabv3": _deeplab_teacher("nyuv2", images=795, lr=0.05),
 }  # fmt: skip
 
 
@@ -233,10 +263,20 @@ def load(name: str, device: str | torch.device | None = None) -> nn.Module:
     return engine.on_device(network, where).eval().requires_grad_(False)
 
 
-def images(name: str, split: str, device: str | torch.device | None = None) -> ImageSet:
-    """The images that a network was made for, in its size: ``"train"`` or ``"test"``."""
+def images(name: str, split: str, device: str | torch.device | None = None) -> Any:
+    """The images that a network was made for, in its size: ``"train"`` or ``"test"``.
+
+    Returns:
+        An ImageSet or, for a segmentation network, a SegmentationSet.
+    """
     facts = card(name)
-    return data.load(facts["dataset"], split, size=facts["size"]).to(engine.device(device))
+    return _load(facts["dataset"], split, facts["size"]).to(engine.device(device))
+
+
+def _load(dataset: str, split: str, size: int | None) -> ImageSet | SegmentationSet:
+    if dataset in segmentation.SETS:
+        return segmentation.load(dataset, split)
+    return data.load(dataset, split, size=size)
 
 
 def train(
@@ -268,32 +308,58 @@ def train(
     recipe, where = RECIPES[name], engine.device()
     if isinstance(recipe, Published):
         return _convert(name, recipe, progress)
-    training, test = (data.load(recipe.dataset, split, size=recipe.size).to(where) for split in ("train", "test"))
+    training, test = (_load(recipe.dataset, split, recipe.size).to(where) for split in ("train", "test"))
     arguments = {**recipe.arguments, "classes": len(training.classes), "channels": training.shape[0]}
     with engine.seeded(recipe.seed):
         network = engine.on_device(models.build(recipe.architecture, **arguments), where)
-    method = Supervised(network, training, schedule=recipe.schedule(), seed=recipe.seed, **recipe.options)
+    method = _method(name, recipe, network, training, progress)
     # As many updates as the recipe says, not a multiple of the round.
     method.steps_per_round = next(n for n in range(round_size, 0, -1) if recipe.iterations % n == 0)
     checkpoint = Path(checkpoint or folder(name) / "training.pt")
-    history = engine.run(
-        method, recipe.iterations // method.steps_per_round, checkpoint=checkpoint, progress=progress, title=name,
-        evaluate=lambda: {"test_accuracy": engine.accuracy(network, test)}, evaluate_every=5,
-        settings=json.dumps(asdict(recipe)),
-    )
+    with engine.seeded(recipe.seed):  # for dropout
+        history = engine.run(
+            method, recipe.iterations // method.steps_per_round, checkpoint=checkpoint, progress=progress, title=name,
+            evaluate=lambda: _scores(network, test), evaluate_every=5,
+            settings=json.dumps(asdict(recipe)),
+        )
     facts = _write(name, recipe, arguments, network, training, history)
     checkpoint.unlink()
     return facts
 
 
+def _method(
+    name: str, recipe: Recipe, network: nn.Module, training: ImageSet | SegmentationSet, progress: bool
+) -> Supervised:
+    options = {"schedule": recipe.schedule(), "seed": recipe.seed, **recipe.options}
+    if isinstance(training, ImageSet):
+        return Supervised(network, training, **options)
+    if isinstance(recipe, SegmentationRecipe) and recipe.encoder and isinstance(network, Segmenter):
+        from torchvision import models as torchvision
+
+        published = torchvision.get_model_weights(recipe.encoder)["IMAGENET1K_V1"]
+        take_torchvision_encoder(network, _fetch(name, published, progress))
+    return SegmentationTraining(network, training, **options)
+
+
+def _scores(network: nn.Module, test: ImageSet | SegmentationSet) -> dict[str, float]:
+    """The test accuracy; of a segmentation network that of pixels, and the mean intersection over union."""
+    if isinstance(test, ImageSet):
+        return {"test_accuracy": engine.accuracy(network, test)}
+    scores = segmentation_scores(network, test)
+    return {"test_accuracy": scores["pixel_accuracy"], "test_mean_iou": scores["mean_iou"]}
+
+
 def _write(
-    name: str, recipe: Recipe, arguments: dict[str, Any], network: nn.Module, training: ImageSet,
+    name: str, recipe: Recipe, arguments: dict[str, Any], network: nn.Module, training: ImageSet | SegmentationSet,
     history: engine.History,
 ) -> dict[str, Any]:
     home.write_atomic(folder(name) / "log.csv", _log(history).encode())
     space = {key: list(getattr(training, key)) for key in ("shape", "mean", "std", "classes")}
+    facts: dict[str, Any] = {"image": space.pop("shape"), **space}
+    if isinstance(training, SegmentationSet):
+        facts["test_mean_iou"] = round(history.last("test_mean_iou"), 4)
     accuracy, seconds = history.last("test_accuracy"), history.cost.wall_seconds
-    return _save(name, recipe, arguments, network, accuracy, seconds, image=space.pop("shape"), **space)
+    return _save(name, recipe, arguments, network, accuracy, seconds, **facts)
 
 
 def _convert(name: str, recipe: Published, progress: bool) -> dict[str, Any]:
@@ -371,7 +437,8 @@ def _save(
 
 def _log(history: engine.History) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["iteration", "loss", "test_accuracy"], extrasaction="ignore", lineterminator="\n")
+    columns = [name for name in ("iteration", "loss", "test_accuracy", "test_mean_iou") if history.curve(name)[0]]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: round(value, 5) for key, value in entry.items()} for entry in history.rounds)
     return text.getvalue()

@@ -32,11 +32,17 @@ from reuselib.amalgamation import (
     Teachers,
     make_encoders,
 )
-from reuselib.data import ImageSet, MultiLabelSet
+from reuselib.data import ImageSet, MultiLabelSet, SegmentationSet
 from reuselib.data.augment import crop_and_flip
 from reuselib.datafree import DAFL, DFAD, FAMILY, ZSKT, Distillation, Inversion, Studio, losses, sources
 from reuselib.gan import OneStageDFAD, OneStageGAN, TwoStageGAN
-from reuselib.supervised import MultiTaskSupervised, Supervised, task_accuracies
+from reuselib.supervised import (
+    MultiTaskSupervised,
+    SegmentationTraining,
+    Supervised,
+    segmentation_scores,
+    task_accuracies,
+)
 
 IMAGE = (1, 8, 8)
 CLASSES = 4
@@ -199,6 +205,26 @@ def _multi_task(cast: Cast, seed: int = 0, **more: Any) -> MultiTaskSupervised:
     return MultiTaskSupervised(pupil(cast, seed, TASKS), multi_label(cast), noise=0.1, seed=seed, **more)
 
 
+def masked(cast: Cast) -> SegmentationSet:
+    """The cast's images with a class for every pixel; a few pixels have none."""
+    masks = (cast.images.images[:, 0] // 64).long()
+    ignored = torch.arange(masks.shape[2], device=masks.device) % 5 == 0
+    return SegmentationSet(cast.images, masks.masked_fill(ignored, 255), tuple("abcd"))
+
+
+def segmenter(cast: Cast, seed: int, width: int = 2) -> models.Segmenter:
+    """A network that segments the cast's images; it drops out as the cast's student does."""
+    with engine.seeded(seed):
+        network = models.small_segmenter(width, CLASSES, channels=1)
+    network.decoder.append(nn.Dropout(cast.student.pool[-1].p))
+    return engine.on_device(network, cast.images.device)
+
+
+def _segmenting(build: Callable[..., engine.Method]) -> Callable[..., engine.Method]:
+    """A method whose teacher, always the same, and whose student segment."""
+    return lambda cast, seed=0, **more: build(cast, segmenter(cast, 97, 4), segmenter(cast, seed), seed=seed, **more)
+
+
 def _from_teachers(build: Callable[..., engine.Method]) -> Callable[..., engine.Method]:
     """A method that learns from several teachers."""
     return lambda cast, **more: build(
@@ -258,6 +284,15 @@ DISTILLING: dict[str, Callable[..., engine.Method]] = {
     "dafl": _adversarial(DAFL),
     "zskt": lambda cast, **more: _adversarial(ZSKT)(cast, **{"student_steps": 3} | more),
 }
+SEGMENTING: dict[str, Callable[..., engine.Method]] = {
+    "segmentation-kd": _segmenting(
+        lambda cast, *both, **more: Distillation(*both, sources.from_images(cast.images, crop_and_flip), **more)
+    ),
+    "segmentation-dfad": _segmenting(
+        lambda cast, *both, **more: DFAD(*both, cast.generator, generation=losses.negative_log, **more)
+    ),
+    "segmentation-dafl": _segmenting(lambda cast, *both, **more: DAFL(*both, cast.generator, layer="decoder", **more)),
+}
 GANS: dict[str, Callable[..., engine.Method]] = {
     "gan-one-stage": _gan(OneStageGAN),
     "gan-one-stage-least-squares": _gan(OneStageGAN, loss=gan.LEAST_SQUARES, ratio="autograd"),
@@ -285,9 +320,16 @@ STAGED: dict[str, Callable[..., engine.Method]] = {
     "amalgamation-closed-form": _from_teachers(_two_stages),
 }
 """Methods of several stages: what a step does depends on the iteration."""
-TAUGHT = DISTILLING | INVERTING | GRAFTING | AMALGAMATING | ADAPTIVE
+TAUGHT = DISTILLING | SEGMENTING | INVERTING | GRAFTING | AMALGAMATING | ADAPTIVE
 """The methods that have a teacher."""
-LABELLED: dict[str, Callable[..., engine.Method]] = {"supervised": _supervised, "supervised-multi-task": _multi_task}
+LABELLED: dict[str, Callable[..., engine.Method]] = {
+    "supervised": _supervised,
+    "supervised-multi-task": _multi_task,
+    "supervised-segmentation": lambda cast, seed=0, **more: SegmentationTraining(
+        segmenter(cast, seed), masked(cast),
+        **{"seed": seed, "window": 4, "flip": True, "focal": 2.0, "mixup": True, "noise": 0.1} | more,
+    ),
+}
 MAKERS = TAUGHT | GANS | LABELLED
 METHODS = list(MAKERS)
 """Every method of the library, but those of several stages, whose stages are methods of their own."""
@@ -328,6 +370,8 @@ def evaluation(method: engine.Method) -> Callable[[], dict[str, float]]:
         return lambda: {"mean": mean()}
     if isinstance(method, FeatureLearning | LayerLearning):
         return lambda: {"mean": torch.cat([p.detach().flatten() for p in network.parameters()]).mean().item()}
+    if isinstance(network, models.Segmenter):
+        return lambda: segmentation_scores(network, masked(cast()))
     if isinstance(network, models.MultiHead):
         return lambda: task_accuracies(network, multi_label(cast()))
     return lambda: {"accuracy": engine.accuracy(network, images)}

@@ -1,4 +1,4 @@
-"""Metrics on feature sets: closed forms, slow loops, hand-made cases, errors."""
+"""Metrics on feature sets and on masks: closed forms, slow loops, hand-made cases, errors."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import scipy.linalg
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import jaccard_score
 from torch import Tensor, nn
 
 from reuselib import metrics, models
@@ -248,6 +249,85 @@ def test_the_mode_comes_back_after_an_error() -> None:
 def test_a_network_without_features_is_refused(network: nn.Module) -> None:
     with pytest.raises(ReuseError, match=r"no method features\(images\)"):
         metrics.features_of(network, torch.randn(2, 3))
+
+
+# ---- masks
+
+
+def slow_confusion(predictions: list[int], labels: list[int], classes: int, ignore: int) -> list[list[int]]:
+    counts = [[0] * classes for _ in range(classes)]
+    for predicted, true in zip(predictions, labels, strict=True):
+        if true != ignore:
+            counts[true][predicted] += 1
+    return counts
+
+
+def slow_mean_iou(predictions: list[int], labels: list[int], classes: int, ignore: int) -> float:
+    values = []
+    for c in range(classes):
+        pixels = [(p == c, t == c) for p, t in zip(predictions, labels, strict=True) if t != ignore]
+        if union := sum(p or t for p, t in pixels):
+            values.append(sum(p and t for p, t in pixels) / union)
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("ignore", [255, 7])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_the_mean_iou_is_that_of_loops_and_of_scikit_learn(classes: int, ignore: int) -> None:
+    labels, predictions = torch.randint(classes, (2, 3, 6, 5))
+    labels[torch.rand(3, 6, 5) < 0.2] = ignore
+    pixels = predictions.flatten().tolist(), labels.flatten().tolist()
+    confusion = metrics.confusion_matrix(predictions, labels, classes, ignore)
+    assert confusion.dtype == torch.int64 and confusion.tolist() == slow_confusion(*pixels, classes, ignore)
+    assert metrics.mean_iou(confusion) == pytest.approx(slow_mean_iou(*pixels, classes, ignore))
+    counted = labels != ignore
+    expected = jaccard_score(labels[counted], predictions[counted], average=None, labels=list(range(classes)))
+    assert metrics.intersection_over_union(confusion).tolist() == pytest.approx(expected.tolist())
+
+
+def test_a_perfect_mask_has_one_and_a_wrong_one_none() -> None:
+    labels = torch.randint(4, (2, 8, 8))
+    assert metrics.mean_iou(metrics.confusion_matrix(labels, labels, 4)) == 1
+    assert metrics.mean_iou(metrics.confusion_matrix((labels + 1) % 4, labels, 4)) == 0
+
+
+def test_ignored_pixels_never_matter() -> None:
+    labels, predictions = torch.randint(3, (2, 4, 4, 4))
+    labels[:, :2] = 255
+    expected = metrics.confusion_matrix(predictions, labels, 3)
+    for value in range(3):
+        predictions[:, :2] = value
+        assert torch.equal(metrics.confusion_matrix(predictions, labels, 3), expected)
+
+
+def test_a_class_that_is_nowhere_is_left_out() -> None:
+    labels, predictions = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1])
+    confusion = metrics.confusion_matrix(predictions, labels, 4)
+    each = metrics.intersection_over_union(confusion)
+    assert each[:2].tolist() == pytest.approx([1 / 2, 2 / 3]) and each[2:].isnan().all()
+    assert metrics.mean_iou(confusion) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    wrong = metrics.confusion_matrix(torch.tensor([3, 0, 1, 1]), labels, 4)  # predicted, but not there: it counts
+    assert metrics.mean_iou(wrong) == pytest.approx((1 / 2 + 1 + 0) / 3)
+
+
+def test_confusion_matrices_add_up_over_batches() -> None:
+    labels, predictions = torch.randint(5, (2, 9, 4, 4))
+    parts = zip(predictions.split(4), labels.split(4), strict=True)
+    total = sum(metrics.confusion_matrix(*part, 5) for part in parts)
+    assert torch.equal(total, metrics.confusion_matrix(predictions, labels, 5))
+
+
+def test_counting_reads_nothing_off_the_device() -> None:
+    labels = torch.zeros(2, 4, 4, dtype=torch.int64, device="meta")
+    found = metrics.confusion_matrix(labels, labels, 3)
+    assert found.is_meta and found.shape == (3, 3)
+
+
+def test_masks_that_cannot_be_compared() -> None:
+    with pytest.raises(ShapeMismatch, match=r"\(2, 4\) and \(2, 5\)"):
+        metrics.confusion_matrix(torch.zeros(2, 4).long(), torch.zeros(2, 5).long(), 3)
+    with pytest.raises(ReuseError, match="No pixel was counted"):
+        metrics.mean_iou(metrics.confusion_matrix(torch.zeros(4).long(), torch.full((4,), 255), 3))
 
 
 # ---- errors

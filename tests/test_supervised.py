@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import players
@@ -11,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reuselib import engine, models
-from reuselib.data import ImageSet
-from reuselib.errors import DeviceError, ShapeMismatch
-from reuselib.supervised import Supervised
+from reuselib import engine, metrics, models
+from reuselib.data import ImageSet, SegmentationSet, segmentation
+from reuselib.errors import DeviceError, ReuseError, ShapeMismatch
+from reuselib.supervised import SegmentationTraining, Supervised, focal_loss, segmentation_scores
 
 CLASSES = players.CLASSES
 
@@ -127,3 +128,117 @@ def test_images_that_the_network_does_not_take_are_refused(network: models.Class
 def test_images_on_another_device_are_refused() -> None:
     with pytest.raises(DeviceError, match=r"Images are on meta, the network on cpu.*images.to"):
         Supervised(models.conv3(4, classes=CLASSES), separable().to("meta"))
+
+
+# --- segmentation
+
+
+def halves(count: int = 32) -> SegmentationSet:
+    """Images of which one half, at a random height, is bright; the row between the halves has no class."""
+    with engine.seeded(9):
+        edges, images = torch.randint(2, 7, (count,)), torch.randint(60, (count, 1, 8, 8), dtype=torch.uint8)
+    masks = (torch.arange(8).view(1, 8, 1) > edges.view(-1, 1, 1)).long().expand(count, 8, 8).clone()
+    images[masks.unsqueeze(1) == 1] += 150
+    masks[torch.arange(count), edges] = 255
+    return segmentation.from_masks("halves", images, masks, ("dark", "bright"), (0.3,), (0.3,))
+
+
+def segmenting(images: SegmentationSet | None = None, **options: Any) -> SegmentationTraining:
+    with engine.seeded(0):
+        network = models.small_segmenter(4, classes=2, channels=1)
+    return SegmentationTraining(network, images or halves(), **{"precision": "fp32", "batch": 16} | options)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_loss_by_loops(gamma: float) -> None:
+    logits, masks = 3 * torch.randn(2, 3, 4, 5), torch.randint(3, (2, 4, 5))
+    masks[0, 0] = 255
+    loss = focal_loss(logits, masks, gamma)
+    assert loss.shape == (2, 4, 5)
+    for b in range(2):
+        for h in range(4):
+            for w in range(5):
+                true = masks[b, h, w].item()
+                p = logits[b, :, h, w].softmax(0)[true].item() if true != 255 else 1.0
+                assert loss[b, h, w].item() == pytest.approx((1 - p) ** gamma * -math.log(p), rel=1e-3, abs=1e-6)
+    torch.testing.assert_close(focal_loss(logits, masks, 0), F.cross_entropy(logits, masks, reduction="none",
+                                                                             ignore_index=255))  # fmt: skip
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_loss_of_sure_and_of_ignored_pixels_has_a_finite_gradient(gamma: float) -> None:
+    logits = torch.tensor([[[[200.0, 0.0]], [[-200.0, 0.0]]]], requires_grad=True)
+    focal_loss(logits, torch.tensor([[[0, 255]]]), gamma).sum().backward()
+    assert logits.grad.isfinite().all() and logits.grad.abs().max() < 1e-6
+
+
+def test_a_plain_step_is_sgd_with_momentum_on_the_focal_loss_of_all_pixels() -> None:
+    method = segmenting(lr=0.1, weight_decay=0.01, seed=3, focal=2.0)
+    plain = copy.deepcopy(method.student)
+    optimizer = torch.optim.SGD(plain.parameters(), 0.1, momentum=0.9, weight_decay=0.01)
+    random = torch.Generator().manual_seed(3)
+    for _ in range(3):
+        reported = method.step()["loss"]
+        x, masks = method.images.sample(16, random)
+        cross = F.cross_entropy(plain(x), masks, reduction="none", ignore_index=255)
+        loss = ((1 - torch.exp(-cross)) ** 2 * cross).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        torch.testing.assert_close(reported, loss)
+    torch.testing.assert_close(method.student.state_dict(), plain.state_dict(), rtol=0, atol=1e-5)
+
+
+def test_windows_and_mixtures_go_with_their_masks() -> None:
+    method, seen = segmenting(window=4, flip=True, mixup=True, seed=1), []
+    method.student.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output.detach())))
+    loss = method.step()["loss"].item()
+    random = torch.Generator().manual_seed(1)
+    x, masks = method.images.sample(16, random, method.augment)
+    partner, weight = torch.randperm(16, generator=random), torch.rand(16, generator=random)
+    assert x.shape == (16, 1, 4, 4) and masks.shape == (16, 4, 4)
+    total = 0.0
+    for i in range(16):
+        torch.testing.assert_close(seen[0][0][i], weight[i] * x[i] + (1 - weight[i]) * x[partner[i]])
+        for share, mask in ((weight[i], masks[i]), (1 - weight[i], masks[partner[i]])):
+            each = F.cross_entropy(seen[0][1][i : i + 1], mask[None], reduction="none", ignore_index=255)
+            total += (share * each.mean()).item()
+    assert loss == pytest.approx(total / 16, rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_learns_to_segment(precision: str) -> None:
+    images = halves()
+    method = segmenting(images, lr=0.1, batch=32, precision=precision, flip=True, schedule=engine.cosine(60))
+    method.steps_per_round = 10
+    engine.run(method, 6, progress=False)
+    assert segmentation_scores(method.student, images)["mean_iou"] > 0.9
+
+
+def test_segmentation_scores_are_those_of_all_pixels_and_leave_the_network_as_it_was() -> None:
+    images, network = halves(), models.small_segmenter(4, classes=2, channels=1)
+    network.train()
+    with torch.no_grad(), engine.frozen(network):
+        decisions = network(images.normalised(images.images.images)).argmax(1)
+    counted = images.masks != 255
+    expected = (decisions == images.masks)[counted].float().mean().item()
+    for batch in (None, 5, 32):
+        scores = segmentation_scores(network, images, batch)
+        assert scores["pixel_accuracy"] == pytest.approx(expected)
+        assert scores["mean_iou"] == metrics.mean_iou(metrics.confusion_matrix(decisions, images.masks, 2))
+    assert all(module.training for module in network.modules())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_networks_that_do_not_segment_these_images() -> None:
+    with pytest.raises(ShapeMismatch, match="logits of 2 classes for every pixel"):
+        SegmentationTraining(models.conv3(4, classes=2), halves())
+    with pytest.raises(ShapeMismatch, match="classes=2"):
+        SegmentationTraining(models.small_segmenter(4, classes=1, channels=1), halves())
+    with pytest.raises(ShapeMismatch, match="3 outputs for 2 classes of halves"):
+        segmentation_scores(models.small_segmenter(4, classes=3, channels=1), halves())
+    images = halves()
+    nothing = segmentation.from_masks("none", images.images.images, torch.full_like(images.masks, 255), "ab",
+                                      (0.3,), (0.3,))  # fmt: skip
+    with pytest.raises(ReuseError, match="No pixel was counted"):
+        segmentation_scores(models.small_segmenter(4, classes=2, channels=1), nothing)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import random
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -16,6 +17,7 @@ import torch
 
 from reuselib import data, engine, home, models, zoo
 from reuselib.errors import DamagedFile, MissingFile, ReuseError, UnknownName
+from reuselib.supervised import segmentation_scores
 
 SHIPPED = sorted({path.split("/")[1] for path in home.registry() if path.startswith("zoo/")})
 CARD = {
@@ -36,6 +38,11 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def segments(name: str) -> bool:
+    """Whether a network decides for every pixel."""
+    return isinstance(zoo.RECIPES[name], zoo.SegmentationRecipe)
+
+
 def train_tiny() -> Path:
     zoo.train("tiny", progress=False, round_size=2)
     return zoo.folder("tiny")
@@ -52,20 +59,22 @@ def test_a_card_is_complete_and_matches_recipe_network_and_images(name: str) -> 
     card = zoo.card(name)
     assert {key: kind for key, kind in CARD.items() if not isinstance(card.get(key), kind)} == {}
     assert card["name"] == name
-    assert json.dumps(asdict(zoo.Recipe(**card["recipe"]))) == json.dumps(asdict(zoo.RECIPES[name]))
+    kind = type(zoo.RECIPES[name])
+    assert json.dumps(asdict(kind(**card["recipe"]))) == json.dumps(asdict(zoo.RECIPES[name]))
     assert home.sha256(zoo.folder(name) / "weights.safetensors") == card["sha256"]
     network, images = zoo.load(name, "cpu"), zoo.images(name, "test", "cpu")
     assert network.card == card and models.parameter_count(network) == card["parameters"]
     assert list(images.shape) == card["image"] and list(images.classes) == card["classes"]
     assert (list(images.mean), list(images.std)) == (card["mean"], card["std"])
-    assert network.head.out_features == len(card["classes"])
+    head = network.head
+    assert (head.out_channels if segments(name) else head.out_features) == len(card["classes"])
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_log_ends_with_the_cards_accuracy(name: str) -> None:
     with open(zoo.folder(name) / "log.csv", newline="") as file:
         lines = list(csv.DictReader(file))
-    assert list(lines[0]) == ["iteration", "loss", "test_accuracy"]
+    assert list(lines[0]) == ["iteration", "loss", "test_accuracy", *(["test_mean_iou"] if segments(name) else [])]
     assert int(lines[-1]["iteration"]) == zoo.RECIPES[name].iterations
     assert float(lines[-1]["test_accuracy"]) == pytest.approx(zoo.card(name)["test_accuracy"], abs=1e-4)
 
@@ -74,7 +83,8 @@ def test_a_log_ends_with_the_cards_accuracy(name: str) -> None:
 def test_the_measured_accuracy_is_the_cards(name: str) -> None:
     images = zoo.images(name, "test", "cpu")
     images = images.take(min(2000, len(images)), seed=0)
-    assert engine.accuracy(zoo.load(name, "cpu"), images) == pytest.approx(zoo.card(name)["test_accuracy"], abs=0.03)
+    score = engine.accuracy if not segments(name) else lambda *both: segmentation_scores(*both)["pixel_accuracy"]
+    assert score(zoo.load(name, "cpu"), images) == pytest.approx(zoo.card(name)["test_accuracy"], abs=0.03)
 
 
 def test_the_resnet_is_a_good_teacher() -> None:
@@ -101,7 +111,7 @@ def test_the_teachers_to_be_grafted_are_good_and_plain() -> None:
 @pytest.mark.parametrize("name", sorted(zoo.RECIPES))
 def test_a_recipe_builds_its_network(name: str) -> None:
     recipe = zoo.RECIPES[name]
-    assert recipe.dataset in data.SETS
+    assert recipe.dataset in (data.segmentation.SETS if segments(name) else data.SETS)
     with torch.device("meta"):
         network = models.build(recipe.architecture, **recipe.arguments)
         assert network(torch.randn(2, network.channels, recipe.size or 32, recipe.size or 32)).shape[0] == 2
@@ -117,6 +127,86 @@ def test_papers_teachers_see_200_epochs_and_three_decays(name: str) -> None:
     assert epochs == pytest.approx(200, rel=0.01)
     assert [round(200 * update / recipe.iterations) for update in recipe.decays] == [120, 150, 180]
     assert recipe.options["weight_decay"] == 5e-4 and recipe.schedule()(recipe.iterations) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(("dataset", "lr"), [("camvid", 0.1), ("nyuv2", 0.05)])
+def test_deeplab_teachers_have_the_papers_recipe(dataset: str, lr: float) -> None:
+    recipe, images = zoo.RECIPES[f"{dataset}-deeplabv3"], {"camvid": 367, "nyuv2": 795}[dataset]
+    assert recipe.iterations == 200 * math.ceil(images / 16) and recipe.decays == (recipe.iterations // 2,)
+    assert (recipe.architecture, recipe.encoder) == ("deeplabv3_resnet50", "resnet50")
+    expected = {"batch": 16, "lr": lr, "weight_decay": 5e-4, "window": 128, "flip": True, "focal": 2.0}
+    assert recipe.options == expected
+
+
+def quarters(split: str) -> data.SegmentationSet:
+    """Grey images of two tones and their masks; the split decides the seed."""
+    with engine.seeded(len(split)):
+        masks = torch.randint(2, (30, 2, 2)).repeat_interleave(4, 1).repeat_interleave(4, 2)
+        pixels = torch.randint(60, (30, 1, 8, 8)) + 150 * masks.unsqueeze(1)
+    return data.segmentation.from_masks("quarters", pixels.byte(), masks, ("dark", "bright"), (0.3,), (0.3,))
+
+
+@pytest.fixture
+def tiny_segmenter(room: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    recipe = zoo.SegmentationRecipe(
+        "quarters", None, "small_segmenter", {"width": 4}, 100, options={"batch": 16, "lr": 0.1, "flip": True}
+    )
+    monkeypatch.setitem(zoo.RECIPES, "tiny-segmenter", recipe)
+    monkeypatch.setitem(data.segmentation.SETS, "quarters", quarters)
+    return "tiny-segmenter"
+
+
+def test_a_segmentation_network_is_trained_and_loaded(tiny_segmenter: str) -> None:
+    facts = zoo.train(tiny_segmenter, progress=False, round_size=4)
+    assert facts == zoo.card(tiny_segmenter) and facts["recipe"]["encoder"] is None
+    assert {key: kind for key, kind in CARD.items() if not isinstance(facts.get(key), kind)} == {}
+    assert facts["image"] == [1, 8, 8] and facts["classes"] == ["dark", "bright"]
+    network, images = zoo.load(tiny_segmenter, "cpu"), zoo.images(tiny_segmenter, "test", "cpu")
+    assert not network.training and torch.equal(images.masks, quarters("test").masks)
+    scores = segmentation_scores(network, images)
+    assert scores["pixel_accuracy"] == pytest.approx(facts["test_accuracy"], abs=1e-4) and scores["mean_iou"] > 0.55
+    assert scores["mean_iou"] == pytest.approx(facts["test_mean_iou"], abs=1e-4)
+    with open(zoo.folder(tiny_segmenter) / "log.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == ["iteration", "loss", "test_accuracy", "test_mean_iou"]
+    assert float(lines[-1]["test_mean_iou"]) == pytest.approx(facts["test_mean_iou"], abs=1e-4)
+
+
+def test_a_seed_decides_a_network_with_dropout(
+    tiny_segmenter: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def with_dropout(**arguments: object) -> torch.nn.Module:
+        network = models.small_segmenter(**arguments)
+        network.decoder.append(torch.nn.Dropout(0.5))
+        return network
+
+    monkeypatch.setitem(models.MODELS, "small_segmenter", with_dropout)
+    hashes = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)  # the global state must not matter, nor change
+        before = torch.get_rng_state()
+        hashes.append(zoo.train(tiny_segmenter, progress=False)["sha256"])
+        assert torch.equal(torch.get_rng_state(), before)
+    assert hashes[0] == hashes[1]
+
+
+def test_a_deeplab_teacher_starts_from_imagenet(tiny_segmenter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision import models as torchvision
+
+    def in_colour(split: str) -> data.SegmentationSet:
+        few = quarters(split).subset(slice(2))
+        return replace(few, images=few.images.with_channels(3))
+
+    published = torchvision.resnet50()
+    state = published.state_dict()
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, path, *_, **__: torch.save(state, path))
+    monkeypatch.setitem(data.segmentation.SETS, "quarters", in_colour)
+    recipe = replace(zoo.RECIPES["camvid-deeplabv3"], dataset="quarters", iterations=1, options={"batch": 2, "lr": 0.0})
+    monkeypatch.setitem(zoo.RECIPES, tiny_segmenter, recipe)
+    zoo.train(tiny_segmenter, progress=False)
+    encoder = zoo.load(tiny_segmenter, "cpu").encoder
+    assert torch.equal(encoder.conv1.weight, published.conv1.weight)
+    assert torch.equal(encoder.layer4[2].conv3.weight, published.layer4[2].conv3.weight)
 
 
 @pytest.mark.parametrize(

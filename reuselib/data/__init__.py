@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from reuselib.data import augment, digits, multi_label, procedural, shapes, symbols, vision
+from reuselib.data import augment, digits, multi_label, procedural, segmentation, shapes, symbols, vision
 from reuselib.data.image_set import ImageSet
 from reuselib.data.multi_label import MultiLabelSet
+from reuselib.data.segmentation import SegmentationSet
 from reuselib.errors import unknown
 
 __all__ = [
-    "SETS", "ImageSet", "MultiLabelSet", "augment", "digits", "load", "load_few", "multi_label", "procedural", "shapes",
-    "symbols", "vision",
+    "SETS", "ImageSet", "MultiLabelSet", "SegmentationSet", "augment", "digits", "load", "load_few", "multi_label",
+    "procedural", "segmentation", "shapes", "symbols", "vision",
 ]  # fmt: skip
 
 PROCEDURAL_COUNT = {"train": 10_000, "test": 2_000}
@@ -49,6 +50,10 @@ def _symbols(split: str, size: int | None, channels: int | None, download: bool)
     return images if split == "train" else images.with_statistics_of(_symbols("train", size, channels, download))
 
 
+def _collage(split: str, size: int | None, channels: int | None, download: bool) -> ImageSet:
+    return segmentation.room_collage(split)
+
+
 def _of(values: dict[str, int], split: str) -> int:
     if split not in values:
         raise unknown("split", split, values)
@@ -68,6 +73,10 @@ SETS: dict[str, Callable[..., ImageSet]] = {
     "shapes": _shapes,
     "shape_cells": partial(_shapes, label="cell"),
     "symbols": _symbols,
+    "room_collage": _collage,
+    "cityscapes": _from_files(segmentation.cityscapes),
+    "sunrgbd": _from_files(segmentation.sunrgbd),
+    "voc2012": _from_files(segmentation.voc2012),
 }
 FEW: dict[str, Callable[[int, int], ImageSet]] = {"imagenet": vision.imagenet_few}
 """Sets whose training images are only read in part."""

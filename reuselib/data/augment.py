@@ -38,6 +38,36 @@ def crop_and_flip(images: Tensor, generator: torch.Generator | None, padding: in
     return padded[image, channel, rows.view(count, 1, height, 1), columns.view(count, 1, 1, width)]
 
 
+def window_and_flip(
+    images: Tensor, generator: torch.Generator | None, size: int | None = None, flip: bool = True
+) -> Tensor:
+    """Cut a square window out of each image at a random place and mirror half of the windows.
+
+    Nothing is padded, so that it also suits masks. The training augmentation of segmentation.
+
+    Args:
+        images: (B, C, H, W) of any type, H and W at least ``size``.
+        generator: On the device of the images.
+        size: Height and width of the windows; None keeps the whole images.
+        flip: Whether to mirror left and right with probability 1/2.
+
+    Returns:
+        The windows, (B, C, size, size), of the same type.
+    """
+    count, channels, height, width = images.shape
+    device, tall, wide = images.device, size or height, size or width
+    rows, columns = (torch.arange(side, device=device).expand(count, side) for side in (tall, wide))
+    if flip:
+        mirrored = torch.randint(2, (count, 1), generator=generator, device=device).bool()
+        columns = torch.where(mirrored, wide - 1 - columns, columns)
+    if size:
+        rows = rows + torch.randint(height - tall + 1, (count, 1), generator=generator, device=device)
+        columns = columns + torch.randint(width - wide + 1, (count, 1), generator=generator, device=device)
+    image = torch.arange(count, device=device).view(-1, 1, 1, 1)
+    channel = torch.arange(channels, device=device).view(1, -1, 1, 1)
+    return images[image, channel, rows.view(count, 1, tall, 1), columns.view(count, 1, 1, wide)]
+
+
 def resized_crop(
     images: Tensor, generator: torch.Generator | None, scale: tuple[float, float] = (0.25, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3), flip: bool = True,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -199,15 +200,18 @@ class DAFL(Adversarial):
     """Data-Free Learning: the generator pleases the teacher, the student listens on the same images.
 
     The generator wants sure (one-hot), balanced (entropy) and strongly activated outputs of the teacher; it never
-    looks at the student. Generator and student take one step each per batch.
+    looks at the student. Generator and student take one step each per batch. For segmentation the first two hold for
+    every pixel; the paper's own recipe for it is unknown.
 
     Args:
-        teacher: its last linear layer's input serves as features.
+        teacher: its last linear layer's input serves as features, unless ``layer`` names others.
         student: as in :class:`Distillation`.
         generator: as in :class:`Adversarial`.
         one_hot: weight of :func:`~reuselib.datafree.losses.one_hot_loss`.
         entropy: weight of :func:`~reuselib.datafree.losses.information_entropy_loss`.
         activation: weight of :func:`~reuselib.datafree.losses.activation_loss`.
+        layer: module of the teacher whose output serves as features, by its dotted name; for teachers that end in no
+            linear layer, ``"decoder"`` for a :class:`~reuselib.models.Segmenter`.
         options: the options of :class:`Adversarial`; ``discrepancy`` is the KL divergence unless given.
 
     Source: Chen et al. 2019 (DAFL).
@@ -215,13 +219,13 @@ class DAFL(Adversarial):
 
     def __init__(
         self, teacher: nn.Module, student: nn.Module, generator: Generator, *,
-        one_hot: float = 1.0, entropy: float = 5.0, activation: float = 0.1, student_steps: int = 1,
-        discrepancy: Discrepancy = losses.kl_divergence, **options: object,
+        one_hot: float = 1.0, entropy: float = 5.0, activation: float = 0.1, layer: str | None = None,
+        student_steps: int = 1, discrepancy: Discrepancy = losses.kl_divergence, **options: object,
     ) -> None:
         super().__init__(
             teacher, student, generator, student_steps=student_steps, discrepancy=discrepancy, **options  # type: ignore[arg-type]
         )
-        self.one_hot, self.entropy, self.activation = one_hot, entropy, activation
+        self.one_hot, self.entropy, self.activation, self.layer = one_hot, entropy, activation, layer
 
     def step(self) -> dict[str, Tensor]:
         """``student_steps`` times: one batch, one step of the generator, one of the student on the same batch.
@@ -236,18 +240,29 @@ class DAFL(Adversarial):
         return report
 
     def generation_loss(self, t: Tensor, features: Tensor) -> Tensor:
-        """The generator's loss from the teacher's logits (B, C) and features (B, D)."""
+        """The generator's loss from the teacher's logits (B, C), features (B, D), or maps (B, C, H, W) of both."""
+        t = losses.pixel_rows(t)
         return (
             self.one_hot * losses.one_hot_loss(t)
             + self.entropy * losses.information_entropy_loss(t)
             + self.activation * losses.activation_loss(features)
         )
 
+    @contextmanager
+    def _features(self) -> Iterator[Callable[[], Tensor]]:
+        """Watch the teacher; what is yielded gives the features of its last forward pass."""
+        if (layer := self.layer) is None:
+            with penultimate(self.teacher) as seen:
+                yield lambda: seen.value
+        else:
+            with tap(self.teacher, layer) as outputs:
+                yield lambda: outputs[layer]
+
     def _one_batch(self) -> dict[str, Tensor]:
-        with self.precision.autocast(), penultimate(self.teacher) as features:
+        with self.precision.autocast(), self._features() as features:
             images = self.source(self.batch, self.random)
             t = self.teacher(images)
-        generation = self.generation_loss(t, features.value)
+        generation = self.generation_loss(t, features())
         self.precision.minimise(generation, self.generator_optimizer)
         t = t.detach()
         with self.precision.autocast():

@@ -33,6 +33,7 @@ __all__ = [
     "negative",
     "negative_log",
     "one_hot_loss",
+    "pixel_rows",
     "total_variation",
 ]
 
@@ -66,6 +67,14 @@ def negative(discrepancy: Tensor) -> Tensor:
 def negative_log(discrepancy: Tensor) -> Tensor:
     """The generator's loss for segmentation, ``-log(D + 1)``: its gradient is that of ``-D`` divided by ``D + 1``."""
     return -torch.log1p(discrepancy)
+
+
+def pixel_rows(t: Tensor) -> Tensor:
+    """Make every pixel a case of its own: (B, C, H, W) → (B·H·W, C); logits (B, C) stay as they are.
+
+    With it the losses of classification, written for one decision for each image, hold for one for each pixel.
+    """
+    return t.movedim(1, -1).flatten(0, -2)
 
 
 def one_hot_loss(t: Tensor) -> Tensor:

@@ -11,14 +11,20 @@ import torch
 from torch import Tensor
 
 from reuselib.data import ImageSet
+from reuselib.data.image_set import Augment
 from reuselib.models import Generator
 
 Source = Callable[[int, torch.Generator | None], Tensor]
 
 
-def from_images(images: ImageSet) -> Source:
-    """Random images of a set, with replacement, their labels thrown away (KD-ORI, KD-REL, KD-UNR)."""
-    return lambda count, random: images.sample(count, random)[0]
+def from_images(images: ImageSet, augment: Augment | None = None) -> Source:
+    """Random images of a set, with replacement, their labels thrown away (KD-ORI, KD-REL, KD-UNR).
+
+    Args:
+        images: normalised as the teacher takes them.
+        augment: of the uint8 images, for example windows cut out of them.
+    """
+    return lambda count, random: images.sample(count, random, augment)[0]
 
 
 def gaussian_noise(image: tuple[int, int, int], where: torch.device) -> Source:

@@ -3,21 +3,25 @@
 from reuselib.errors import unknown
 from reuselib.experiments.amalgamation_adaptive import AdaptiveAmalgamation
 from reuselib.experiments.amalgamation_layerwise import LayerwiseChapter
+from reuselib.experiments.attribution_transferability import AttributionChapter
 from reuselib.experiments.base import Chapter, Run
 from reuselib.experiments.cmi import ContrastiveInversion
-from reuselib.experiments.dfad import DataFreeAdversarial
+from reuselib.experiments.depara import DeparaChapter
+from reuselib.experiments.dfad_segmentation import DataFreeDistillation
 from reuselib.experiments.netgraft import Grafting
 from reuselib.experiments.one_stage_gan import OneStage
 
 CHAPTERS: dict[str, type[Chapter]] = {
     chapter.name: chapter
     for chapter in (
-        DataFreeAdversarial,
+        DataFreeDistillation,
         ContrastiveInversion,
         OneStage,
         Grafting,
         LayerwiseChapter,
         AdaptiveAmalgamation,
+        AttributionChapter,
+        DeparaChapter,
     )
 }
 

@@ -172,22 +172,7 @@ class DataFreeAdversarial(Chapter):
 
     def perform(self, config: Config, seed: int, checkpoint: str | Path | None, progress: bool, title: str) -> Outcome:
         """Train and test one student."""
-        bench = Bench(config, seed)
-        history = engine.History()
-        if config.method not in ("teacher", "untrained"):
-            method = METHOD_MAKERS[config.method](bench)
-            method.steps_per_round = min(ROUND, config.iterations)
-            rounds = config.iterations // method.steps_per_round
-            history = engine.run(
-                method, rounds, checkpoint=checkpoint, evaluate=bench.evaluate,
-                evaluate_every=max(1, rounds // config.evaluations), progress=progress, title=title,
-                settings=f"{ledger.config_hash(config)} seed {seed}",
-            )  # fmt: skip
-        metrics = bench.metrics(history)
-        return Outcome(
-            metrics, history, bench.device, bench.precision, bench.kept,
-            curves=("accuracy", "imitation", "generation", "teacher_logits"), updates=config.student_steps,
-        )  # fmt: skip
+        return teach(Bench(config, seed), METHOD_MAKERS, checkpoint, progress, title)
 
 
 def build_players(config: Config) -> tuple[nn.Module, models.Generator]:
@@ -207,6 +192,9 @@ class Bench:
         seed: student and generator are built from it.
         device: chosen by the engine if left out.
     """
+
+    score = "accuracy"
+    """What a student is judged by."""
 
     def __init__(self, config: Config, seed: int, device: str | None = None) -> None:
         self.config, self.seed, self.device = config, seed, engine.device(device)
@@ -319,3 +307,32 @@ METHOD_MAKERS: dict[str, Callable[[Bench], engine.Method]] = {
     "dfad-log": lambda bench: bench.play(DFAD, generation=losses.negative_log),
     "supervised": lambda bench: bench.learn_labels(),
 }
+
+
+def teach(
+    bench: Any, makers: Mapping[str, Callable[[Any], engine.Method]], checkpoint: str | Path | None, progress: bool,
+    title: str,
+) -> Outcome:
+    """Train one student on a bench by the method of its row, and test it.
+
+    Args:
+        bench: a :class:`Bench`.
+        makers: name of a method → what makes it of the bench; what has no maker, as the teacher, is only tested.
+        checkpoint: file to resume from and to write to.
+        progress: whether to show a bar.
+        title: of the bar.
+    """
+    config, history = bench.config, engine.History()
+    if config.method in makers:
+        method = makers[config.method](bench)
+        method.steps_per_round = min(ROUND, config.iterations)
+        rounds = config.iterations // method.steps_per_round
+        history = engine.run(
+            method, rounds, checkpoint=checkpoint, evaluate=bench.evaluate,
+            evaluate_every=max(1, rounds // config.evaluations), progress=progress, title=title,
+            settings=f"{ledger.config_hash(config)} seed {bench.seed}",
+        )  # fmt: skip
+    return Outcome(
+        bench.metrics(history), history, bench.device, bench.precision, bench.kept,
+        curves=(bench.score, "imitation", "generation", "teacher_logits"), updates=config.student_steps,
+    )  # fmt: skip

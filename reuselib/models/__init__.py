@@ -10,6 +10,15 @@ from reuselib.models.alexnet import alexnet, take_torchvision_alexnet
 from reuselib.models.chain import Link, chain_of, works_in_place
 from reuselib.models.classifier import Classifier
 from reuselib.models.conv import conv3, conv4
+from reuselib.models.encoder_decoder import (
+    TaskNetwork,
+    dense_decoder,
+    readout,
+    residual_room_encoder,
+    room_encoder,
+    task_network,
+    vector_head,
+)
 from reuselib.models.gan import Discriminator, dcgan_discriminator, deconvolution_generator
 from reuselib.models.generators import (
     Generator,
@@ -34,6 +43,7 @@ from reuselib.models.resnet import (
     resnet34_imagenet,
     small_resnet,
 )
+from reuselib.models.segmentation import Segmenter, deeplabv3_mobilenet, deeplabv3_resnet50, small_segmenter
 from reuselib.models.taps import Penultimate, penultimate, tap
 from reuselib.models.vgg import plain_vgg, vgg11_bn, vgg16_plain, vgg16_plain_half
 from reuselib.models.wide_resnet import wrn16_1, wrn16_2, wrn40_1, wrn40_2
@@ -62,6 +72,15 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
         multi_head_conv,
         multi_head_residual,
         multi_head_resnet18,
+        room_encoder,
+        residual_room_encoder,
+        dense_decoder,
+        vector_head,
+        task_network,
+        readout,
+        small_segmenter,
+        deeplabv3_resnet50,
+        deeplabv3_mobilenet,
         upsampling_generator,
         dcgan_generator,
         inversion_generator,
@@ -78,6 +97,8 @@ __all__ = [
     "Link",
     "MultiHead",
     "Penultimate",
+    "Segmenter",
+    "TaskNetwork",
     "alexnet",
     "build",
     "chain_of",
@@ -86,6 +107,9 @@ __all__ = [
     "dcgan_discriminator",
     "dcgan_generator",
     "deconvolution_generator",
+    "deeplabv3_mobilenet",
+    "deeplabv3_resnet50",
+    "dense_decoder",
     "first_classes",
     "inversion_generator",
     "lenet5",
@@ -96,16 +120,22 @@ __all__ = [
     "parameter_count",
     "penultimate",
     "plain_vgg",
+    "readout",
     "reinitialise",
+    "residual_room_encoder",
     "resnet18_8x",
     "resnet18_imagenet",
     "resnet34_8x",
     "resnet34_imagenet",
+    "room_encoder",
     "small_resnet",
+    "small_segmenter",
     "take_torchvision_alexnet",
     "take_torchvision_resnet18",
     "tap",
+    "task_network",
     "upsampling_generator",
+    "vector_head",
     "vgg11_bn",
     "vgg16_plain",
     "vgg16_plain_half",

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reuselib.data.augment import crop_and_flip, resized_crop, roll_and_flip
+from reuselib.data.augment import crop_and_flip, resized_crop, roll_and_flip, window_and_flip
 
 
 def plain(images: Tensor, generator: torch.Generator, padding: int, flip: bool) -> Tensor:
@@ -51,6 +51,39 @@ def test_runs_on_meta() -> None:
     images = torch.empty(8, 3, 32, 32, dtype=torch.uint8, device="meta")
     result = crop_and_flip(images, torch.Generator())
     assert result.is_meta and result.shape == images.shape and result.dtype == torch.uint8
+
+
+# ---- windows
+
+
+@pytest.mark.parametrize("size", [None, 4, 7])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_windows_equal_the_plain_version(size: int | None, flip: bool, dtype: torch.dtype) -> None:
+    images, random = torch.randint(256, (50, 2, 9, 7)).to(dtype), torch.Generator().manual_seed(5)
+    fast = window_and_flip(images, torch.Generator().manual_seed(5), size, flip)
+    mirrored = torch.randint(2, (50, 1), generator=random) if flip else torch.zeros(50, 1)
+    tall, wide = size or 9, size or 7
+    down, right = torch.zeros(2, 50, 1, dtype=torch.int64)
+    if size:
+        down = torch.randint(9 - tall + 1, (50, 1), generator=random)
+        right = torch.randint(7 - wide + 1, (50, 1), generator=random)
+    assert fast.dtype == dtype and fast.shape == (50, 2, tall, wide)
+    for index, image in enumerate(images):
+        top, left = int(down[index]), int(right[index])
+        window = image[:, top : top + tall, left : left + wide]
+        assert torch.equal(fast[index], window.flip(2) if mirrored[index] else window)
+
+
+def test_every_window_occurs_and_nothing_is_padded() -> None:
+    image = torch.arange(1, 13).view(1, 1, 3, 4).expand(3000, 1, 3, 4)
+    windows = window_and_flip(image, torch.Generator().manual_seed(0), 2)
+    assert len(windows.flatten(1).unique(dim=0)) == 2 * 3 * 2 and windows.min() == 1
+
+
+def test_windows_on_meta() -> None:
+    images = torch.empty(8, 3, 32, 40, dtype=torch.uint8, device="meta")
+    assert window_and_flip(images, None, 16).shape == (8, 3, 16, 16)
 
 
 # ---- resized crops

@@ -134,6 +134,23 @@ def test_activation_loss_is_minus_the_mean_magnitude() -> None:
     assert losses.activation_loss(features).item() == pytest.approx(slow, rel=1e-5)
 
 
+def test_pixel_rows_are_the_pixels_one_after_the_other() -> None:
+    t, flat = torch.randn(2, 3, 4, 5), torch.randn(6, 3)
+    rows = losses.pixel_rows(t)
+    assert rows.shape == (40, 3) and torch.equal(losses.pixel_rows(flat), flat)
+    for b, h, w in ((0, 0, 0), (0, 2, 4), (1, 3, 1)):
+        assert torch.equal(rows[20 * b + 5 * h + w], t[b, :, h, w])
+
+
+@pytest.mark.parametrize("loss", DAFL_LOSSES[:2])
+def test_dafls_losses_of_maps_are_those_of_their_pixels(loss: Loss) -> None:
+    t = 3 * torch.randn(2, 3, 4, 5)
+    pixels = [t[b, :, h, w] for b in range(2) for h in range(4) for w in range(5)]
+    torch.testing.assert_close(loss(losses.pixel_rows(t)), loss(torch.stack(pixels)))
+    constant = t[:1, :, :1, :1].expand(2, 3, 4, 5)
+    torch.testing.assert_close(loss(losses.pixel_rows(constant)), loss(t[:1, :, 0, 0]))
+
+
 def test_attention_map_by_loops() -> None:
     activation = torch.randn(2, 3, 2, 4)
     maps = losses.attention_map(activation)

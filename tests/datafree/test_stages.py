@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import plain
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from reuselib import engine, models
+from reuselib.data.augment import window_and_flip
 from reuselib.datafree import DAFL, DFAD, ZSKT, Adversarial, Distillation, losses, sources
 from reuselib.errors import DeviceError, ShapeMismatch
 
@@ -187,6 +189,29 @@ def test_a_plain_version_gives_the_same_networks(name: str) -> None:
     # Adam blows up the rounding errors of biases before a batch norm: compare the images.
     noise = torch.randn(16, ours.generator.latent)
     torch.testing.assert_close(ours.generator(noise), theirs.generator(noise), rtol=0, atol=1e-3)
+
+
+def test_dafl_for_segmentation_takes_every_pixel_as_a_case_and_the_layer_that_is_named() -> None:
+    method = adversarial("segmentation-dafl")
+    t, features = torch.randn(2, 4, 8, 8), torch.randn(2, 3, 8, 8)
+    rows = t.permute(0, 2, 3, 1).reshape(-1, 4)
+    expected = losses.one_hot_loss(rows) + 5 * losses.information_entropy_loss(rows) - 0.1 * features.abs().mean()
+    torch.testing.assert_close(method.generation_loss(t, features), expected)
+    seen = []
+    method.generation_loss = lambda t, features: seen.append(features) or features.mean()
+    method.step()
+    assert seen[0].shape == (players.BATCH, 2, 8, 8)
+
+
+def test_windows_of_images_are_a_source() -> None:
+    cast = players.cast()
+    source = sources.from_images(cast.images, partial(window_and_flip, size=5))
+    images = source(4, torch.Generator().manual_seed(0))
+    plain, _ = cast.images.sample(4, torch.Generator().manual_seed(0))
+    assert images.shape == (4, 1, 5, 5)
+    for image, whole in zip(images, plain, strict=True):
+        windows = [whole[:, y : y + 5, x : x + 5] for y in range(4) for x in range(4)]
+        assert any(torch.equal(image, w) or torch.equal(image, w.flip(2)) for w in windows)
 
 
 def test_learning_rates_of_both_players_follow_the_schedule() -> None:
