@@ -19,7 +19,8 @@ import sys
 import tarfile
 import types
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -33,6 +34,7 @@ from torchvision import datasets
 from torchvision.datasets import caltech, utils
 
 from reuselib.data import vision
+from reuselib.data.attributes import BENCHMARKS
 
 Part = tuple[np.ndarray, np.ndarray]
 Contents = dict[str, Part]
@@ -467,6 +469,131 @@ def _save_tar(path: Path, members: dict[str, bytes]) -> str:
     return _md5(path.read_bytes())
 
 
+@dataclass
+class Benchmark:
+    """What was written of one of Xian's benchmarks: numbers as they are read, from 0."""
+
+    features: np.ndarray  # (N, 2048)
+    squares: np.ndarray  # (N, 3, 64, 64)
+    labels: np.ndarray
+    original_att: np.ndarray  # (classes, m)
+    att: np.ndarray
+    parts: dict[str, dict[str, np.ndarray]]  # split -> part -> positions
+    unseen: dict[str, list[int]]
+    names: tuple[str, ...]  # of the attributes
+
+
+def bring_benchmark(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path, per_class: int = 5) -> Benchmark:
+    """Put a tiny benchmark of Xian et al. where it must be brought, with its photographs, and REUSELIB_DATA there.
+
+    Six classes, two of them unseen, other ones in either split. Images come in no order of their classes, and the parts
+    in no order of the images.
+    """
+    monkeypatch.setenv("REUSELIB_DATA", str(folder / "data"))
+    draw, classes = np.random.default_rng(len(name)), GBU_CLASSES[name]
+    labels = draw.permutation(np.repeat(np.arange(6), per_class))
+    names = tuple(f"attribute_{letter}" for letter in "abcdefgh")
+    original = np.round(draw.uniform(0, 100 if name in ("AWA2", "CUB") else 1, (6, len(names))), 4)
+    original[1, 3] = -1 if name == "AWA2" else 0  # undefined
+    features, files, squares = draw.random((len(labels), 2048)), *_gbu_photographs(name, labels, names)
+    unseen = {"ps": [1, 4], "ss": [0, 5]}
+    parts = {split: _gbu_parts(draw, labels, hidden, split) for split, hidden in unseen.items()}
+    att = original / np.linalg.norm(original, axis=1, keepdims=True)
+    xlsa = vision._downloads() / "xlsa17" / "data" / name
+    xlsa.mkdir(parents=True)
+    kind = np.uint16 if name == "SUN" else np.uint8
+    listed = {"features": features.T, "image_files": _cells(files), "labels": kind(labels + 1).reshape(-1, 1)}
+    (xlsa / "res101.mat").write_bytes(_mat(listed))
+    for split, path in {"ps": xlsa, "ss": vision._downloads() / "standard_split" / name}.items():
+        path.mkdir(parents=True, exist_ok=True)
+        held = {f"{part}_loc": np.uint16(place + 1).reshape(-1, 1) for part, place in parts[split].items()}
+        # As in some of the published files: they hold test images of seen classes.
+        both = np.concatenate([parts[split]["trainval"], parts[split].get("test_seen", labels[:0])])
+        halves = enumerate(("train_loc", "val_loc"))
+        held |= {key: np.uint16(both[start::2] + 1).reshape(-1, 1) for start, key in halves}
+        held |= {"allclasses_names": _cells(classes), "att": att.T, "original_att": original.T}
+        (path / "att_splits.mat").write_bytes(_mat(held))
+    tested = (2 * per_class, 2 * per_class)
+    tiny = replace(BENCHMARKS[name], images=len(labels), classes=6, unseen=2, attributes=len(names), tested=tested)
+    monkeypatch.setitem(BENCHMARKS, name, tiny)
+    return Benchmark(features, squares, labels, original, att, parts, unseen, names)
+
+
+def _gbu_parts(draw: np.random.Generator, labels: np.ndarray, hidden: list[int], split: str) -> dict[str, np.ndarray]:
+    """The standard split holds out no images of seen classes."""
+    place = draw.permutation(len(labels))
+    out = np.isin(labels[place], hidden)
+    seen, count = place[~out], int(0.2 * (~out).sum())
+    if split == "ss":
+        return {"trainval": seen, "test_unseen": place[out]}
+    return {"trainval": seen[count:], "test_seen": seen[:count], "test_unseen": place[out]}
+
+
+def _cells(texts: Sequence[str]) -> np.ndarray:
+    cells = np.empty((len(texts), 1), dtype=object)
+    cells[:, 0] = texts
+    return cells
+
+
+def _gbu_photographs(name: str, labels: np.ndarray, names: tuple[str, ...]) -> tuple[list[str], np.ndarray]:
+    """Write photographs and the names of attributes; return how the photographs are listed, and what they are."""
+    downloads = vision._downloads()
+    contents, squares = _photographs(len(labels), (90, 72), "JPEG", 7, shorter=73)
+    classes = [GBU_CLASSES[name][label] for label in labels]
+    if name == "APY":
+        return _apy_photographs(downloads / "aPY", contents, classes, names)
+    prefix, folder, notes = {
+        "AWA2": ("/x/images/Animals_with_Attributes2//JPEGImages/", "Animals_with_Attributes2/JPEGImages",
+                 "Animals_with_Attributes2/predicates.txt"),
+        "CUB": ("/x/CUB_200_2011/CUB_200_2011/images/", "CUB_200_2011/images", "attributes.txt"),
+        "SUN": ("/x/data/SUN/images/", "SUN/images", "SUN/SUNAttributeDB/attributes.mat"),
+    }[name]  # fmt: skip
+    files = []
+    for number, (content, label) in enumerate(zip(contents, classes, strict=True)):
+        place = f"{label[0]}/{label}" if name == "SUN" else label
+        files.append(f"{place}/{label.split('.')[-1]}_{10001 + number}.jpg")
+        path = downloads / folder / files[-1]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    path = downloads / notes
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if name == "SUN":
+        path.write_bytes(_mat({"attributes": _cells(names)}))
+    else:
+        tab = "\t" if name == "AWA2" else " "
+        path.write_text("".join(f"{number:5d}{tab}{word}\n" for number, word in enumerate(names, 1)))
+    return [prefix + file for file in files], squares
+
+
+def _apy_photographs(
+    folder: Path, contents: list[bytes], classes: list[str], names: tuple[str, ...]
+) -> tuple[list[str], np.ndarray]:
+    """Every third object shares the photograph of the one before; the last third is Yahoo's. Boxes reach too far."""
+    lists: dict[str, str] = {"apascal_train.txt": "", "apascal_test.txt": "", "ayahoo_test.txt": ""}
+    files, squares = [], []
+    for number, label in enumerate(classes):
+        photograph = number - (number % 3 == 2)
+        yahoo = photograph >= 2 * len(classes) // 3
+        file = f"{label}_{photograph}.jpg" if yahoo else f"2008_{photograph:06d}.jpg"
+        file = files[-1].rsplit("/", 1)[1] if photograph < number else file
+        place = folder / ("ayahoo_test_images" if yahoo else "VOCdevkit/VOC2008/JPEGImages") / file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(contents[photograph])
+        box = (3 + number, 2, 70 + number, 40 + number)
+        with Image.open(place) as image:
+            edges = (box[0] - 1, box[1] - 1, min(box[2], image.width), min(box[3], image.height))
+            squares.append(_square(image.convert("RGB").crop(edges), 73, 64))
+        kind = "ayahoo_test.txt" if yahoo else list(lists)[number >= len(classes) // 3]
+        lists[kind] += f"{file} {label} {' '.join(map(str, box))} {' '.join('01'[n % 2] for n in range(len(names)))}\n"
+        prefix = "/x/data/aPY/ayahoo_test_images/" if yahoo else "/x/data/VOC2008//JPEGImages/"
+        files.append(prefix + file)
+    (folder / "attribute_data").mkdir()
+    for file, text in lists.items():
+        (folder / "attribute_data" / file).write_text(text)
+    (folder / "attribute_data" / "attribute_names.txt").write_text("\n".join(names) + "\n")
+    return files, np.stack(squares)
+
+
 CELEBA_ATTRIBUTES = tuple(f"Attribute_{number}" for number in range(39)) + ("Young",)
 FINE_GRAINED = {
     "stanford_dogs": ("n02105641-Old_English_sheepdog", "n02085620-Chihuahua", "n02086240-Shih-Tzu"),
@@ -474,6 +601,15 @@ FINE_GRAINED = {
     "stanford_cars": ("Volvo 240 Sedan 1993", "AM General Hummer SUV 2000", "Acura RL Sedan 2012"),
     "fgvc_aircraft": ("Boeing 717", "707-320", "A300B4"),
 }
+GBU_CLASSES = {
+    "AWA2": ("antelope", "grizzly+bear", "killer+whale", "beaver", "dalmatian", "persian+cat"),
+    "CUB": (
+        "001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross", "004.Groove_billed_Ani",
+        "005.Crested_Auklet", "006.Least_Auklet",
+    ),
+    "SUN": ("abbey", "access_road", "airlock", "airplane_cabin", "airport_terminal", "alley"),
+    "APY": ("aeroplane", "bicycle", "bird", "donkey", "monkey", "goat"),
+}  # fmt: skip
 ONE_CLASS: dict[str, Callable[[pytest.MonkeyPatch, Path, int], Contents]] = {
     "celeba": _publish_celeba,
     "lsun_church": _publish_lsun_church,

@@ -5,15 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from reuselib.data import augment, digits, multi_label, procedural, segmentation, shapes, symbols, vision
+from reuselib.data import (
+    attribute_world,
+    attributes,
+    augment,
+    digits,
+    multi_label,
+    procedural,
+    segmentation,
+    shapes,
+    symbols,
+    vision,
+)
+from reuselib.data.attribute_world import AttributeWorld, WorldPlan
+from reuselib.data.attributes import ZeroShotSet
 from reuselib.data.image_set import ImageSet
 from reuselib.data.multi_label import MultiLabelSet
 from reuselib.data.segmentation import SegmentationSet
 from reuselib.errors import unknown
 
 __all__ = [
-    "SETS", "ImageSet", "MultiLabelSet", "SegmentationSet", "augment", "digits", "load", "load_few", "multi_label",
-    "procedural", "segmentation", "shapes", "symbols", "vision",
+    "SETS", "AttributeWorld", "ImageSet", "MultiLabelSet", "SegmentationSet", "WorldPlan", "ZeroShotSet",
+    "attribute_world", "attributes", "augment", "digits", "load", "load_few", "multi_label", "procedural",
+    "segmentation", "shapes", "symbols", "vision",
 ]  # fmt: skip
 
 PROCEDURAL_COUNT = {"train": 10_000, "test": 2_000}

@@ -1,0 +1,23 @@
+"""Sets for zero-shot learning: classes that attributes describe, some of which have no training images.
+
+`gbu` and `gbu_images` read AwA, CUB, SUN and aPY in their published files, `digits` and `fashion` give attributes to
+images that are at hand, and `attribute_world` draws classes of its own. Each is a `ZeroShotSet`.
+"""
+
+from reuselib.data.attributes.gbu import BENCHMARKS, SPLIT_KINDS, Benchmark, gbu, gbu_images
+from reuselib.data.attributes.human import (
+    DIGIT_ATTRIBUTES,
+    DIGIT_NAMES,
+    FASHION_ATTRIBUTES,
+    FASHION_NAMES,
+    SEGMENTS,
+    digits,
+    fashion,
+    random_features,
+)
+from reuselib.data.attributes.zero_shot import PARTS, ZeroShotSet
+
+__all__ = [
+    "BENCHMARKS", "DIGIT_ATTRIBUTES", "DIGIT_NAMES", "FASHION_ATTRIBUTES", "FASHION_NAMES", "PARTS", "SEGMENTS",
+    "SPLIT_KINDS", "Benchmark", "ZeroShotSet", "digits", "fashion", "gbu", "gbu_images", "random_features",
+]  # fmt: skip

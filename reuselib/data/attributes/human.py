@@ -1,0 +1,155 @@
+"""Handwritten digits and clothes with attributes that a person would give them: real images, few classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from reuselib.data import vision
+from reuselib.data.attributes.zero_shot import ZeroShotSet, standardised
+from reuselib.data.digits import digits as load_digits
+from reuselib.data.image_set import ImageSet
+from reuselib.errors import ReuseError, unknown
+
+DIGIT_NAMES = (
+    "top", "up-left", "up-right", "middle", "low-left", "low-right", "bottom",
+    "upper loop", "lower loop", "one big loop", "diagonal stroke", "all straight",
+    "open up-left", "open up-right", "open low-left", "open low-right",
+)  # fmt: skip
+SEGMENTS = 7
+"""The first attributes of a digit: the bars of a seven-segment display, in reading order."""
+DIGIT_SEGMENTS = (
+    "1110111", "0010010", "1011101", "1011011", "0111010", "1101011", "0101111", "1010010", "1111111", "1111011",
+)  # fmt: skip
+DIGIT_TRAITS: tuple[tuple[str, ...], ...] = (
+    ("one big loop",),
+    ("all straight",),
+    ("diagonal stroke", "open up-left", "open low-right"),
+    ("open up-left", "open low-left"),
+    ("diagonal stroke", "all straight"),
+    ("open up-right", "open low-left"),
+    ("lower loop", "open up-right"),
+    ("diagonal stroke", "all straight", "open up-left"),
+    ("upper loop", "lower loop"),
+    ("upper loop", "open low-left"),
+)
+DIGIT_ATTRIBUTES = torch.tensor([
+    [float(bit) for bit in bars] + [float(name in traits) for name in DIGIT_NAMES[SEGMENTS:]]
+    for bars, traits in zip(DIGIT_SEGMENTS, DIGIT_TRAITS, strict=True)
+])  # fmt: skip
+"""(10, 16): what a person says of each digit."""
+UNSEEN_DIGITS = 3
+RANDOM_FEATURES = 64
+
+FASHION_NAMES = (
+    "covers torso", "covers legs", "short sleeve", "long sleeve", "sleeveless", "front opening", "collar", "two tubes",
+    "long vertical", "footwear", "open toe", "high shaft", "handle", "boxy",
+)  # fmt: skip
+FASHION_TRAITS: dict[str, tuple[str, ...]] = {
+    "T-shirt/top": ("covers torso", "short sleeve", "boxy"),
+    "Trouser": ("covers legs", "two tubes", "long vertical"),
+    "Pullover": ("covers torso", "long sleeve", "boxy"),
+    "Dress": ("covers torso", "covers legs", "sleeveless", "long vertical"),
+    "Coat": ("covers torso", "long sleeve", "front opening", "collar", "long vertical"),
+    "Sandal": ("footwear", "open toe"),
+    "Shirt": ("covers torso", "long sleeve", "front opening", "collar", "boxy"),
+    "Sneaker": ("footwear",),
+    "Bag": ("handle", "boxy"),
+    "Ankle boot": ("footwear", "high shaft"),
+}
+FASHION_ATTRIBUTES = torch.tensor(
+    [[float(name in traits) for name in FASHION_NAMES] for traits in FASHION_TRAITS.values()]
+)
+"""(10, 14): conventions about such garments, not what one photograph shows."""
+
+
+def digits(seed: int = 0) -> ZeroShotSet:
+    """Load the handwritten digits with 16 attributes, seven of them seen and three unseen.
+
+    Training images are those of the set "digits", test images of seen digits its test images; of unseen digits all
+    images are tested on. Features are `random_features`.
+
+    Args:
+        seed: Of the unseen digits: the first 120 seeds give the 120 choices of three, in random order.
+    """
+    parts = [load_digits("train"), load_digits("test")]
+    images = _joined("zero_shot_digits", parts)
+    choices = list(combinations(range(10), UNSEEN_DIGITS))
+    order = torch.randperm(len(choices), generator=torch.Generator().manual_seed(0))
+    unseen = torch.tensor(choices[order[seed % len(choices)]])
+    return _split(f"digits_{seed}", images, unseen, len(parts[0]), DIGIT_ATTRIBUTES, DIGIT_NAMES)
+
+
+def fashion(
+    unseen: Sequence[str] = ("Dress", "Shirt", "Ankle boot"), per_class: int = 200, size: int = 16, seed: int = 0
+) -> ZeroShotSet:
+    """Load Fashion-MNIST with 14 attributes, some of its classes unseen.
+
+    The training images of unseen classes are left out, and so are their attributes' only examples, where there are
+    some: a high shaft is had by ankle boots alone, bare shoulders by dresses. Features are `random_features`.
+
+    Args:
+        unseen: Names of classes.
+        per_class: Images of each class, drawn from the training and from the test images.
+        size: Height and width.
+        seed: Of the draw.
+
+    Raises:
+        UnknownName: If there is no such class.
+        ReuseError: If no class or every class is unseen, or a class has fewer images.
+    """
+    parts = [vision.fashion_mnist(split).resized(size).per_class(per_class, seed) for split in vision.SPLITS]
+    for name in unseen:
+        if name not in parts[0].classes:
+            raise unknown("class of Fashion-MNIST", name, parts[0].classes)
+    if not 0 < len(set(unseen)) < len(parts[0].classes):
+        raise ReuseError(f"{len(set(unseen))} of 10 classes cannot be unseen: leave some of each kind")
+    hidden = torch.tensor(sorted({parts[0].classes.index(name) for name in unseen}))
+    parts[0] = parts[0].subset(~torch.isin(parts[0].labels, hidden))
+    images = _joined("zero_shot_fashion", parts)
+    return _split("fashion", images, hidden, len(parts[0]), FASHION_ATTRIBUTES, FASHION_NAMES)
+
+
+def random_features(images: Tensor, train: Tensor, count: int = RANDOM_FEATURES, seed: int = 0) -> Tensor:
+    """Return standardised pixels, and random ReLU features of them: a network that learned nothing.
+
+    Args:
+        images: uint8, (N, C, H, W).
+        train: Positions of those whose mean and standard deviation are taken.
+        count: Random features.
+        seed: Of their weights, N(0, 1/d) where there are d pixels; they have no biases, lest one be always 0.
+
+    Returns:
+        float32, (N, C H W + count).
+    """
+    pixels = images.flatten(1).float() / 255
+    pixels = standardised(pixels, pixels[train])
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(pixels.shape[1], count, generator=generator) / pixels.shape[1] ** 0.5
+    return torch.cat([pixels, (pixels @ weight.to(images.device)).relu()], 1)
+
+
+def _joined(name: str, parts: Sequence[ImageSet]) -> ImageSet:
+    """Return several sets of the same classes as one, normalised as the first."""
+    pixels, labels = (torch.cat([getattr(part, field) for part in parts]) for field in ("images", "labels"))
+    return replace(parts[0], name=name, images=pixels, labels=labels)
+
+
+def _split(
+    name: str, images: ImageSet, unseen: Tensor, training: int, attributes: Tensor, names: tuple[str, ...]
+) -> ZeroShotSet:
+    """Split images, the first `training` of which are training images, by the unseen classes."""
+    unseen = unseen.sort().values
+    hidden = torch.isin(images.labels, unseen)
+    place = torch.arange(len(images))
+    train = place[~hidden & (place < training)]
+    return ZeroShotSet(
+        name=name, labels=images.labels, attributes=attributes,
+        seen=torch.tensor([label for label in range(len(images.classes)) if label not in unseen.tolist()]).long(),
+        unseen=unseen, train=train, test_seen=place[~hidden & (place >= training)], test_unseen=place[hidden],
+        classes=images.classes, attribute_names=names, features=random_features(images.images, train), images=images,
+    )  # fmt: skip

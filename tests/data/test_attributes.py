@@ -1,0 +1,430 @@
+"""Sets for zero-shot learning: the split and its checks, digits and clothes, the published benchmarks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import archives
+import numpy as np
+import pytest
+import torch
+from scipy.io import loadmat, savemat
+
+from reuselib import data
+from reuselib.data import ImageSet, ZeroShotSet, attributes, vision
+from reuselib.data.attributes import BENCHMARKS, DIGIT_ATTRIBUTES, DIGIT_NAMES, FASHION_ATTRIBUTES, FASHION_NAMES, PARTS
+from reuselib.data.attributes.gbu import _inside
+from reuselib.errors import DamagedFile, MissingFile, ReuseError, ShapeMismatch, UnknownName
+
+SETS = ("AWA2", "CUB", "SUN", "APY")
+
+
+def little(**changes: object) -> ZeroShotSet:
+    """Forty images, ten of each of four classes in turn; the last class is unseen, the third is left aside."""
+    labels = torch.arange(40) % 4
+    place = torch.arange(40)
+    pixels = place.byte().view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
+    features = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    features[:, 4] = 3.0
+    parts = {
+        "name": "little", "labels": labels, "attributes": torch.arange(12.0).view(4, 3) / 12,
+        "seen": torch.tensor([0, 1]), "unseen": torch.tensor([3]), "train": place[(labels < 2) & (place < 30)],
+        "test_seen": place[(labels < 2) & (place >= 30)], "test_unseen": place[labels == 3],
+        "classes": tuple("abcd"), "attribute_names": ("x", "y", "z"), "features": features,
+        "images": ImageSet("little", pixels, labels, tuple("abcd"), (0.5,), (0.5,)),
+    }  # fmt: skip
+    return ZeroShotSet(**(parts | changes))
+
+
+# ---- the set
+
+
+def test_parts_are_those_of_the_split() -> None:
+    found = little()
+    held = "40 features of 5 and images of (1, 2, 2), 2 seen and 1 unseen classes, 3 attributes, cpu"
+    assert repr(found) == f"ZeroShotSet('little', {held})"
+    for name in PARTS:
+        features, labels = found.part(name)
+        images = found.part_images(name)
+        index = getattr(found, name)
+        assert torch.equal(features, found.features[index]) and torch.equal(labels, found.labels[index])
+        assert torch.equal(images.images[:, 0, 0, 0].long(), index) and torch.equal(images.labels, labels)
+    assert set(found.part("train")[1].tolist()) == {0, 1} and set(found.part("test_unseen")[1].tolist()) == {3}
+
+
+def test_standardised_by_training_images_alone() -> None:
+    found = little().standardised()
+    train, _ = found.part("train")
+    assert torch.allclose(train[:, :4].mean(0), torch.zeros(4), atol=1e-6)
+    assert torch.allclose(train[:, :4].std(0, correction=0), torch.ones(4), atol=1e-6)
+    assert (found.features[:, 4] == 0).all(), "what never varies becomes 0, not NaN"
+    changed = little().features.clone()
+    changed[little().test_unseen] = 100.0
+    again = little(features=changed).standardised()
+    for name in ("train", "test_seen"):
+        assert torch.equal(again.part(name)[0], found.part(name)[0])
+
+
+def test_some_attributes_and_other_features() -> None:
+    found = little().only([2, 0])
+    assert found.attribute_names == ("z", "x") and torch.equal(found.attributes, little().attributes[:, [2, 0]])
+    assert little().with_features(torch.zeros(40, 7)).part("train")[0].shape[1] == 7
+    bare = little(features=None)
+    with pytest.raises(ReuseError, match="little has images but no features.*with_features"):
+        bare.part("train")
+    with pytest.raises(ReuseError, match="no features"):
+        bare.standardised()
+    with pytest.raises(ReuseError, match="little has features but no images"):
+        little(images=None).part_images("train")
+    for call in (bare.part, bare.part_images):
+        with pytest.raises(UnknownName, match="part 'tain'. Did you mean 'train'"):
+            call("tain")
+
+
+def test_held_out_classes_play_the_unseen_ones() -> None:
+    found = attributes.digits(0)
+    for share, count in ((0.25, 2), (0.01, 1), (0.99, 6)):
+        held = found.hold_out(share, seed=3)
+        assert len(held.unseen) == count and len(held.seen) == 7 - count
+        assert sorted([*held.seen.tolist(), *held.unseen.tolist()]) == found.seen.tolist()
+        used = torch.cat([held.train, held.test_seen, held.test_unseen])
+        assert torch.equal(used.sort().values, found.train), "all training images, and nothing else"
+        assert len(held.test_seen) == round(0.2 * (len(held.train) + len(held.test_seen)))
+        assert held.features is found.features and held.attributes is found.attributes
+    again, other = found.hold_out(0.25, seed=3), found.hold_out(0.25, seed=4)
+    assert torch.equal(again.train, found.hold_out(0.25, 3).train) and not torch.equal(again.train, other.train)
+    assert len(found.hold_out(0.25, 3, test=0).test_seen) == 0
+    with pytest.raises(ReuseError, match="cannot hold out a share of 1.0 of 7 seen classes"):
+        found.hold_out(1.0, 0)
+
+
+def test_it_moves_to_another_device() -> None:
+    there = little().to("meta")
+    assert there.device.type == "meta" and there.features.is_meta and there.images.images.is_meta
+    assert there.part("train")[0].shape == (16, 5) and there.standardised().features.is_meta
+    assert there.with_features(torch.zeros(40, 2, device="meta")).part("test_seen")[1].is_meta
+
+
+MISFITS = {
+    "one row a class": {"attributes": torch.zeros(3, 4)},
+    "attributes must be float": {"attributes": torch.zeros(4, 3).long()},
+    "seen must be int64": {"seen": torch.tensor([0.0, 1.0])},
+    "train must be int64 with one dimension": {"train": torch.zeros(2, 2).long()},
+    "features must be .40, d.": {"features": torch.zeros(39, 2)},
+    "40 labels need as many images": {"images": little().images.subset(slice(39))},
+    "train is on meta": {"train": torch.zeros(2, device="meta").long()},
+}
+NO_SPLITS = {
+    "seen of little must hold 0 to 3": {"seen": torch.tensor([0, 4])},
+    "test_unseen of little must hold 0 to 39, not -1": {"test_unseen": torch.tensor([3, -1])},
+    "train of little holds a number twice": {"train": torch.tensor([0, 0])},
+    "unseen of little is empty": {"unseen": torch.zeros(0).long()},
+    "seen and unseen of little have 1 in common": {"seen": torch.tensor([0, 1, 3])},
+    "train and test_seen of little have 1 in common": {"test_seen": torch.tensor([0, 33])},
+    "1 images in train of little are of classes that are not seen": {"train": torch.tensor([0, 1, 3])},
+    "1 images in test_unseen of little are of classes that are not unseen": {"test_unseen": torch.tensor([3, 2])},
+}
+
+
+@pytest.mark.parametrize(("message", "changes"), MISFITS.items())
+def test_parts_that_do_not_fit(message: str, changes: dict) -> None:
+    with pytest.raises(ShapeMismatch, match=message):
+        little(**changes)
+
+
+@pytest.mark.parametrize(("message", "changes"), NO_SPLITS.items())
+def test_what_is_no_split(message: str, changes: dict) -> None:
+    with pytest.raises(ReuseError, match=message):
+        little(**changes)
+    little(test_seen=torch.zeros(0).long())
+
+
+# ---- digits
+
+
+def test_digits_have_the_attributes_of_the_description() -> None:
+    """Written down a second time: bars first, then the nine traits as words."""
+    bars = "1110111 0010010 1011101 1011011 0111010 1101011 0101111 1010010 1111111 1111011".split()
+    traits = {
+        "upper loop": [8, 9], "lower loop": [6, 8], "one big loop": [0], "diagonal stroke": [2, 4, 7],
+        "all straight": [1, 4, 7], "open up-left": [2, 3, 7], "open up-right": [5, 6], "open low-left": [3, 5, 9],
+        "open low-right": [2],
+    }  # fmt: skip
+    assert DIGIT_ATTRIBUTES.shape == (10, 16) and len(set(DIGIT_NAMES)) == 16
+    assert DIGIT_NAMES[7:] == tuple(traits)
+    for digit in range(10):
+        row = [float(bit) for bit in bars[digit]] + [float(digit in digits) for digits in traits.values()]
+        assert DIGIT_ATTRIBUTES[digit].tolist() == row, digit
+    for columns in (slice(16), slice(attributes.SEGMENTS)):
+        assert len(DIGIT_ATTRIBUTES[:, columns].unique(dim=0)) == 10, "no two digits are described alike"
+
+
+def test_digits_are_split_without_overlap() -> None:
+    found = attributes.digits(4)
+    assert len(found) == 1797 and found.images.shape == (1, 8, 8) and found.features.shape == (1797, 64 + 64)
+    assert (len(found.seen), len(found.unseen)) == (7, 3)
+    parts = torch.cat([found.train, found.test_seen, found.test_unseen])
+    unseen_training = torch.isin(found.labels, found.unseen).sum()
+    assert len(parts.unique()) == len(parts) == 1797 and len(found.test_unseen) == unseen_training
+    train, test = data.load("digits"), data.load("digits", "test")
+    kept = ~torch.isin(train.labels, found.unseen)
+    assert torch.equal(found.part_images("train").images, train.images[kept])
+    assert torch.equal(found.part_images("test_seen").images, test.images[~torch.isin(test.labels, found.unseen)])
+    again = attributes.digits(4)
+    assert torch.equal(again.features, found.features) and torch.equal(again.unseen, found.unseen)
+
+
+def test_the_first_120_seeds_are_all_choices_of_three_digits() -> None:
+    chosen = [tuple(attributes.digits(seed).unseen.tolist()) for seed in range(12)]
+    assert len(set(chosen)) == 12 and set(chosen) < set(combinations(range(10), 3))
+    assert tuple(attributes.digits(120).unseen.tolist()) == chosen[0]
+    assert len({digit for three in chosen for digit in three}) == 10
+
+
+def test_random_features_are_standardised_pixels_and_relus() -> None:
+    found = attributes.digits(0)
+    train, _ = found.part("train")
+    spread = train[:, :64].std(0, correction=0)
+    assert torch.allclose(spread[spread > 0], torch.ones(1), atol=1e-4) and train[:, :64].mean(0).abs().max() < 1e-5
+    assert (found.features[:, 64:] >= 0).all() and (train[:, 64:] > 0).float().mean(0).min() > 0.01
+    other = attributes.random_features(found.images.images, found.train, 64, seed=1)
+    assert torch.equal(other[:, :64], found.features[:, :64]) and not torch.equal(other, found.features)
+
+
+# ---- clothes
+
+
+def test_clothes_have_fourteen_attributes_and_no_two_are_described_alike() -> None:
+    assert FASHION_ATTRIBUTES.shape == (10, 14) and len(FASHION_NAMES) == 14
+    assert len(FASHION_ATTRIBUTES.unique(dim=0)) == 10 and (FASHION_ATTRIBUTES.sum(0) >= 1).all()
+    rows = dict(zip(data.load("fashion_mnist", "test").classes, FASHION_ATTRIBUTES, strict=True))
+    own = {"Trouser": "two tubes", "Sandal": "open toe", "Bag": "handle", "Ankle boot": "high shaft"}
+    for name, word in own.items():
+        column = FASHION_ATTRIBUTES[:, FASHION_NAMES.index(word)]
+        assert rows[name][FASHION_NAMES.index(word)] == 1 and column.sum() == 1
+    shoes = {name for name, row in rows.items() if row[FASHION_NAMES.index("footwear")]}
+    assert shoes == {"Sandal", "Sneaker", "Ankle boot"}
+
+
+def test_fashion_is_split_by_class_and_by_training_and_test_images() -> None:
+    found = attributes.fashion(per_class=20)
+    assert [found.classes[label] for label in found.unseen] == ["Dress", "Shirt", "Ankle boot"]
+    assert (len(found.train), len(found.test_seen), len(found.test_unseen)) == (140, 140, 60)
+    assert found.images.shape == (1, 16, 16) and found.features.shape == (340, 256 + 64)
+    train = data.load("fashion_mnist", "train", size=16).per_class(20, 0)
+    kept = ~torch.isin(train.labels, found.unseen)
+    assert torch.equal(found.part_images("train").images, train.images[kept])
+    with pytest.raises(UnknownName, match="class of Fashion-MNIST 'dress'. Did you mean 'Dress'"):
+        attributes.fashion(("dress",), 2)
+    for wrong in ((), train.classes):
+        with pytest.raises(ReuseError, match=f"{len(wrong)} of 10 classes cannot be unseen"):
+            attributes.fashion(wrong, 2)
+
+
+def test_loading_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    attributes.digits(1).hold_out(0.3, 0)
+    attributes.fashion(per_class=2)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# ---- the published benchmarks
+
+
+@pytest.mark.parametrize("split", ["ps", "ss"])
+@pytest.mark.parametrize("name", SETS)
+def test_features_in_their_true_layout(
+    name: str, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = archives.bring_benchmark(name, monkeypatch, tmp_path)
+    found = attributes.gbu(name, split)
+    assert found.name == f"{name.lower()}_{split}" and found.features.dtype == torch.float32
+    assert torch.equal(found.features, torch.from_numpy(written.features).float()) and found.features.is_contiguous()
+    assert found.labels.tolist() == written.labels.tolist() and found.classes == archives.GBU_CLASSES[name]
+    assert torch.equal(found.attributes, torch.from_numpy(written.original_att).float())
+    assert found.attribute_names == written.names and found.unseen.tolist() == written.unseen[split]
+    assert found.seen.tolist() == [label for label in range(6) if label not in written.unseen[split]]
+    for part, place in {"train": "trainval", "test_seen": "test_seen", "test_unseen": "test_unseen"}.items():
+        expected = written.parts[split].get(place, np.zeros(0, int))
+        assert getattr(found, part).tolist() == expected.tolist(), part
+    assert len(found.test_seen) == (4 if split == "ps" else 0)
+    unit = attributes.gbu(name, split, "att")
+    assert torch.allclose(unit.attributes.norm(dim=1), torch.ones(6)) and len(unit.hold_out(0.25, 0).unseen) == 1
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_photographs_in_their_true_layout(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = archives.bring_benchmark(name, monkeypatch, tmp_path)
+    found, features = attributes.gbu_images(name, "ps", size=64, shorter=73), attributes.gbu(name, "ps")
+    assert torch.equal(found.images.images, torch.from_numpy(written.squares)) and found.features is None
+    assert torch.equal(found.images.labels, features.labels) and (found.images.mean, found.images.std) == (
+        vision.IMAGENET_STATISTICS
+    )
+    for part in PARTS:
+        assert torch.equal(getattr(found, part), getattr(features, part))
+    assert attributes.gbu_images(name, "ss").images.shape == (3, 224, 224)
+
+
+def test_published_numbers_fit_together() -> None:
+    """Images of the parts as in the table of Xian et al.: training, test of seen and unseen, in either split."""
+    table = {
+        "AWA1": ((24_295, 6_180), (19_832, 4_958, 5_685)), "AWA2": ((30_337, 6_985), (23_527, 5_882, 7_913)),
+        "CUB": ((8_855, 2_933), (7_057, 1_764, 2_967)), "SUN": ((12_900, 1_440), (10_320, 2_580, 1_440)),
+        "APY": ((12_695, 2_644), (5_932, 1_483, 7_924)),
+    }  # fmt: skip
+    assert set(table) == set(BENCHMARKS)
+    for name, parts in table.items():
+        for numbers, tested in zip(parts, BENCHMARKS[name].tested, strict=True):
+            assert sum(numbers) == BENCHMARKS[name].images and numbers[-1] == tested, name
+    counts = {name: (each.classes - each.unseen, each.unseen, each.attributes) for name, each in BENCHMARKS.items()}
+    assert counts == {
+        "AWA1": (40, 10, 85), "AWA2": (40, 10, 85), "CUB": (150, 50, 312), "SUN": (645, 72, 102), "APY": (20, 12, 64),
+    }  # fmt: skip
+
+
+def test_attributes_are_numbered_where_their_names_are_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archives.bring_benchmark("AWA2", monkeypatch, tmp_path)
+    path = tmp_path / "data/downloads/Animals_with_Attributes2/predicates.txt"
+    path.write_text("1\tblack\n")
+    with pytest.raises(DamagedFile, match="predicates.txt is damaged: expected 8 names of attributes, found 1.*AwA2-"):
+        attributes.gbu("AWA2")
+    path.unlink()
+    assert attributes.gbu("AWA2").attribute_names[7] == "attribute 8"
+
+
+XLSA, STANDARD = "downloads/xlsa17/data/CUB", "downloads/standard_split/CUB/att_splits.mat"
+
+
+@pytest.mark.parametrize("split", ["ps", "ss"])
+def test_missing_files_say_where_to_get_them(split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.bring_benchmark("CUB", monkeypatch, tmp_path)
+    both = " and standard_split.zip" if split == "ss" else ""
+    fix = rf"Fix: bring xlsa17\.zip{both} of datasets\.d2\..* to .*downloads"
+    wanted = [f"{XLSA}/res101.mat", f"{XLSA}/att_splits.mat", *([STANDARD] if split == "ss" else [])]
+    for file in reversed(wanted):
+        path = tmp_path / "data" / file
+        path.unlink()
+        with pytest.raises(MissingFile, match=f"{re.escape(str(path))} is missing. {fix}"):
+            attributes.gbu("CUB", split)
+
+
+def change(path: Path, **variables: np.ndarray | None) -> None:
+    """Write a MATLAB file again with other variables; one that is None is left out."""
+    held = {name: value for name, value in loadmat(path).items() if not name.startswith("__")} | variables
+    savemat(path, {name: value for name, value in held.items() if value is not None})
+
+
+DAMAGES = {
+    "it holds no features": ("res101.mat", {"features": None}),
+    r"features must be \(2048, 30\), not \(30, 2048\)": ("res101.mat", {"features": np.zeros((30, 2048))}),
+    r"features must be .* not all of them finite": ("res101.mat", {"features": np.full((2048, 30), np.nan)}),
+    "expected 30 images, found 29": ("res101.mat", {"labels": np.ones((29, 1))}),
+    "labels must be 1 to 6, not 0 to 1": ("res101.mat", {"labels": np.repeat([[0], [1]], 15, 0)}),
+    "expected 6 classes, found 1": ("att_splits.mat", {"allclasses_names": np.array([["abbey"]], object)}),
+    r"original_att must be \(8, 6\), not \(6, 8\)": ("att_splits.mat", {"original_att": np.zeros((6, 8))}),
+    "it holds no test_seen_loc": ("att_splits.mat", {"test_seen_loc": None}),
+    "trainval_loc must be 1 to 30, not 0 to 9": ("att_splits.mat", {"trainval_loc": np.arange(10)}),
+    "expected 2 unseen classes, found": ("att_splits.mat", {"test_unseen_loc": np.arange(1, 31)}),
+    "expected 30 images in its parts, found 14": ("att_splits.mat", {"trainval_loc": np.zeros((0, 1))}),
+}
+
+
+@pytest.mark.parametrize(("message", "damage"), DAMAGES.items())
+def test_damaged_files_are_refused(
+    message: str, damage: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archives.bring_benchmark("CUB", monkeypatch, tmp_path)
+    file, variables = damage
+    change(tmp_path / "data" / XLSA / file, **variables)
+    with pytest.raises(DamagedFile, match=rf"{file} is damaged: {message}.*Fix: bring xlsa17\.zip"):
+        attributes.gbu("CUB")
+
+
+def test_a_split_that_mixes_its_parts_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = archives.bring_benchmark("CUB", monkeypatch, tmp_path)
+    path = tmp_path / "data" / XLSA / "att_splits.mat"
+    parts = written.parts["ps"]
+    train = parts["trainval"].copy()
+    train[0] = parts["test_seen"][0]
+    change(path, trainval_loc=train.reshape(-1, 1) + 1)
+    with pytest.raises(DamagedFile, match="train and test_seen of cub_ps have 1 in common"):
+        attributes.gbu("CUB")
+    train[0] = parts["test_unseen"][0]
+    change(path, trainval_loc=train.reshape(-1, 1) + 1)
+    with pytest.raises(DamagedFile, match="1 images in train of cub_ps are of classes that are not seen"):
+        attributes.gbu("CUB")
+
+
+@pytest.mark.parametrize("file", ["res101.mat", "att_splits.mat"])
+def test_files_that_are_cut_off(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.bring_benchmark("SUN", monkeypatch, tmp_path)
+    path = tmp_path / "data/downloads/xlsa17/data/SUN" / file
+    whole = path.read_bytes()
+    for size in (0, 100, 150, len(whole) // 2):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DamagedFile, match=rf"{file} is damaged: it (cannot be read|holds no).*Fix: bring xlsa17"):
+            attributes.gbu("SUN")
+
+
+def test_photographs_missing_or_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.bring_benchmark("SUN", monkeypatch, tmp_path)
+    photograph = sorted((tmp_path / "data/downloads/SUN/images").rglob("*.jpg"))[4]
+    photograph.write_bytes(photograph.read_bytes()[:60])
+    with pytest.raises(DamagedFile, match=f"{photograph.name} is damaged: it cannot be decoded.*SUNAttributeDB_Images"):
+        attributes.gbu_images("SUN", size=8, shorter=8)
+    photograph.unlink()
+    with pytest.raises(MissingFile, match=f"{photograph.name} is missing. Fix: bring SUNAttributeDB_Images.tar.gz"):
+        attributes.gbu_images("SUN", size=8, shorter=8)
+    path = tmp_path / "data/downloads/xlsa17/data/SUN/res101.mat"
+    files = loadmat(path)["image_files"]
+    change(path, image_files=files[:-1])
+    with pytest.raises(DamagedFile, match="expected 30 names of photographs, found 29"):
+        attributes.gbu_images("SUN")
+    files[0, 0] = np.array(["elsewhere.jpg"])
+    change(path, image_files=files)
+    with pytest.raises(DamagedFile, match="'elsewhere.jpg' is none of its photographs"):
+        attributes.gbu_images("SUN")
+
+
+def test_objects_of_apy_are_cut_out_of_their_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.bring_benchmark("APY", monkeypatch, tmp_path)
+    path = tmp_path / "data/downloads/aPY/attribute_data/apascal_test.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-1]))
+    name = lines[-1].split()[0]
+    with pytest.raises(DamagedFile, match=f"do not agree on the objects in {name}.*Fix: bring attribute_data.tar.gz"):
+        attributes.gbu_images("APY", size=8, shorter=8)
+    path.write_text("\n".join([*lines[:-1], lines[-1].replace(lines[-1].split()[1], "centaur", 1)]))
+    with pytest.raises(DamagedFile, match="do not agree on the objects in"):
+        attributes.gbu_images("APY", size=8, shorter=8)
+    path.unlink()
+    with pytest.raises(MissingFile, match="apascal_test.txt is missing. Fix: bring attribute_data.tar.gz"):
+        attributes.gbu_images("APY", size=8, shorter=8)
+
+
+def test_boxes_stay_inside_and_hold_a_pixel() -> None:
+    assert _inside((1, 1, 40, 30), (40, 30)) == (0, 0, 40, 30)
+    assert _inside((3, 2, 90, 90), (40, 30)) == (2, 1, 40, 30)
+    assert _inside((5, 6, 5, 6), (40, 30)) == (4, 5, 5, 6)
+    assert _inside((9, 9, 2, 2), (40, 30)) == (8, 8, 9, 9) and _inside((99, 0, 99, 5), (40, 30)) == (39, 0, 40, 5)
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(UnknownName, match="unknown benchmark 'AWA'. Did you mean 'AWA"):
+        attributes.gbu("AWA")
+    with pytest.raises(UnknownName, match="unknown split 'sp'"):
+        attributes.gbu("CUB", "sp")
+    with pytest.raises(UnknownName, match="matrix of attributes 'original'. Did you mean 'original_att'"):
+        attributes.gbu("CUB", "ps", "original")
+    with pytest.raises(UnknownName, match="benchmark with photographs 'AWA1'.*Known: APY, AWA2, CUB, SUN"):
+        attributes.gbu_images("AWA1")
+
+
+def test_replace_checks_again() -> None:
+    with pytest.raises(ReuseError, match="in common"):
+        replace(little(), unseen=torch.tensor([0]))
