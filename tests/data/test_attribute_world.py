@@ -389,15 +389,15 @@ def distance_by_hand(shape: int, u: float, v: float, radius: float) -> float:
     """Return the distance of a point from the lines that bound a shape, by its corners and circles."""
     if shape in (0, 5):
         from_middle = math.sqrt(u * u + v * v)
-        return from_middle - radius if shape == 0 else max(from_middle - radius, 0.5 * radius - from_middle)
-    half, long, narrow = 0.85 * radius, 1.05 * radius, 0.35 * radius
+        return from_middle - radius if shape == 0 else max(from_middle - 1.02 * radius, 0.62 * radius - from_middle)
+    half, long, narrow = 0.9 * radius, 1.15 * radius, 0.28 * radius
     if shape == 4:
         return min(convex(box(long, narrow), u, v), convex(box(narrow, long), u, v))
-    height = 2 * 0.62 * radius  # from the middle to a corner: twice the way to a side
+    height = 2 * 0.66 * radius  # from the middle to a corner: twice the way to a side
     corners = {
         1: box(half, half),
         2: [(height * math.sin(a), -height * math.cos(a)) for a in (0, 2 * math.pi / 3, 4 * math.pi / 3)],
-        3: [(0, -1.2 * radius), (0.7 * radius, 0), (0, 1.2 * radius), (-0.7 * radius, 0)],
+        3: [(0, -1.3 * radius), (0.6 * radius, 0), (0, 1.3 * radius), (-0.6 * radius, 0)],
     }[shape]
     return convex(corners, u, v)
 

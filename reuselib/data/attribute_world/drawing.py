@@ -28,6 +28,9 @@ NOISY, SPREAD = 0.3, 0.25  # of the noisy background: middle, and how far it rea
 RADII = (5.0, 8.5)
 PAIR, PLACES = 0.75, (9.0, 23.0)  # two objects: their radius, of one's, and how far right they are
 SHADE, PERIOD = 0.35, 4  # brightness of the dark cells of a texture, and how long two cells are
+# Of the shapes, in radii: half a square; from a triangle's middle to a side; half a diamond, across and along; half a
+# cross, and half its arms' width; the middle of a ring, and half its thickness.
+SQUARE, TRIANGLE, DIAMOND, CROSS, RING = 0.9, 0.66, (0.6, 1.3), (1.15, 0.28), (0.82, 0.2)
 OUTLINE, FRAME = 1.8, 2
 OUTLINES = (0.0, 1.0, 0.0)  # grey levels, of none, white and black
 FRAMES = ((0.0, 0.0, 0.0), (1.0, 0.55, 0.1), (0.0, 0.35, 0.1))  # of none, orange and green
@@ -179,28 +182,29 @@ def _disc(across: Tensor, down: Tensor, radius: Tensor) -> Tensor:
 
 
 def _square(across: Tensor, down: Tensor, radius: Tensor) -> Tensor:
-    return torch.maximum(across, down.abs()) - 0.85 * radius
+    return torch.maximum(across, down.abs()) - SQUARE * radius
 
 
 def _triangle(across: Tensor, down: Tensor, radius: Tensor) -> Tensor:
     """Return the distance to an equilateral triangle with its tip up, whose middle is the origin."""
-    return torch.maximum(down, math.sqrt(0.75) * across - down / 2) - 0.62 * radius
+    return torch.maximum(down, math.sqrt(0.75) * across - down / 2) - TRIANGLE * radius
 
 
 def _diamond(across: Tensor, down: Tensor, radius: Tensor) -> Tensor:
     """Return the distance to a rhombus, higher than wide: a turned square is no diamond."""
-    wide, high = 0.7, 1.2
+    wide, high = DIAMOND
     return (high * across + wide * down.abs() - wide * high * radius) / math.hypot(wide, high)
 
 
 def _cross(across: Tensor, down: Tensor, radius: Tensor) -> Tensor:
-    along = down.abs()
-    lengthwise = torch.maximum(across - 1.05 * radius, along - 0.35 * radius)
-    return torch.minimum(lengthwise, torch.maximum(across - 0.35 * radius, along - 1.05 * radius))
+    along, long, narrow = down.abs(), CROSS[0] * radius, CROSS[1] * radius
+    return torch.minimum(
+        torch.maximum(across - long, along - narrow), torch.maximum(across - narrow, along - long)
+    )
 
 
 def _ring(across: Tensor, down: Tensor, radius: Tensor) -> Tensor:
-    return (torch.hypot(across, down) - 0.75 * radius).abs() - 0.25 * radius
+    return (torch.hypot(across, down) - RING[0] * radius).abs() - RING[1] * radius
 
 
 SHAPES: tuple[Callable[[Tensor, Tensor, Tensor], Tensor], ...] = (_disc, _square, _triangle, _diamond, _cross, _ring)
