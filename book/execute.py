@@ -23,7 +23,7 @@ PARAMETERS = ("scale", "seed", "recompute")
 
 
 def chosen(names: list[str]) -> list[Path]:
-    """Return the notebooks of those names, or all, in the book's order."""
+    """Return the notebooks of those names, or all, sorted by name."""
     every = {path.stem: path for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
     if not every:
         sys.exit(f"There is no notebook in {NOTEBOOKS}.")

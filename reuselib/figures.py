@@ -19,8 +19,12 @@ import matplotlib
 import numpy
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
+from matplotlib.patheffects import withStroke
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import LogFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
@@ -84,7 +88,7 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
         figure.savefig(file, format="png", dpi=dpi)
     with Image.open(file) as drawn:
         full = drawn.convert("RGB")
-    few = full.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few = full.quantize(256, Image.Quantize.MEDIANCUT, kmeans=4, dither=Image.Dither.NONE)
     error = numpy.abs(numpy.asarray(full, dtype=int) - numpy.asarray(few.convert("RGB"), dtype=int)).mean()
     small = BytesIO()
     (few if error <= 1 else full).save(small, format="PNG", optimize=True)
@@ -279,6 +283,41 @@ def _canvas(
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure, axes
+
+
+@_styled
+def mask_grid(rows: Mapping[str, Any], classes: Sequence[str], colours: Sequence[Any] = PALETTE) -> Figure:
+    """Draw images and masks of classes in labelled rows, with one legend of the classes.
+
+    Args:
+        rows: label to images (N, C, H, W) with C of 1 or 3, black at 0 and white at 1, clipped; or to masks
+            (N, H, W) of classes from 0. Pixels that have none of the classes stay empty.
+        classes: their names.
+        colours: of the classes, as matplotlib takes them.
+
+    Raises:
+        ShapeMismatch: there are too few colours, or images and masks are of several sizes.
+    """
+    if len(colours) < len(classes):
+        raise ShapeMismatch(f"{len(colours)} colours for {len(classes)} classes. Give one for each.")
+    table = numpy.array([to_rgb(colour) for colour in colours[: len(classes)]])
+    stacks = _stacks([_coloured(_array(each), table) for each in rows.values()], list(rows))
+    figure, axes = _canvas(stacks, list(rows), None, None, None)
+    figure.set_figheight(figure.get_figheight() + 0.25)
+    figure.set_layout_engine("constrained", w_pad=0.12)  # else the longest label begins at the very edge
+    axes.imshow(_mosaic(stacks, max(map(len, stacks))), interpolation="nearest")
+    handles = [Patch(facecolor=colour, edgecolor=FAINT, linewidth=0.5) for colour in table]
+    figure.legend(handles, classes, loc="outside lower left", ncols=len(classes), handlelength=1, columnspacing=1.2)
+    return figure
+
+
+def _coloured(stack: numpy.ndarray, table: numpy.ndarray) -> numpy.ndarray:
+    """Give images in colour (N, 3, H, W) of images in [0, 1], or of masks (N, H, W), NaN where there is no class."""
+    if stack.ndim == 4:
+        return numpy.clip(numpy.broadcast_to(stack, (len(stack), 3, *stack.shape[2:])), 0, 1)
+    known = (stack >= 0) & (stack < len(table))
+    colours = numpy.where(known[..., None], table[numpy.where(known, stack, 0).astype(int)], numpy.nan)
+    return numpy.moveaxis(colours, -1, 1)
 
 
 @_styled
@@ -577,6 +616,7 @@ def dots_with_seeds(
     xlabel: str,
     references: Mapping[str, Mapping[str, float]] | None = None,
     across: int = 2,
+    errors: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Figure:
     """Draw a dot for every seed and a stroke at their mean, a line for each label; one panel per group.
 
@@ -588,6 +628,7 @@ def dots_with_seeds(
         xlabel: what the values are.
         references: title of the panel to label to value of dashed vertical lines, such as a ceiling.
         across: panels in a row.
+        errors: title of the panel to label to the standard error of the mean, drawn as a line to both sides.
 
     Raises:
         ShapeMismatch: the panels differ in their labels.
@@ -603,6 +644,9 @@ def dots_with_seeds(
             axes.plot(seeds, numpy.full(len(seeds), position), "o", color=PALETTE[0], alpha=0.55, markersize=4.5)
             if seeds.size:
                 axes.plot(seeds.mean(), position, "|", color=INK, markersize=12, markeredgewidth=2)
+            if seeds.size and errors:
+                reach = errors[title][labels[position]]
+                axes.plot([seeds.mean() - reach, seeds.mean() + reach], [position] * 2, color=INK, linewidth=1)
             _write_right(axes, f"{seeds.mean():.3f}".replace("-", "−") if seeds.size else "not run", position)
         lines_across = (references or {}).get(title, {})
         for label, value in lines_across.items():
@@ -617,7 +661,7 @@ def dots_with_seeds(
     for axes in grid.ravel()[len(panels) :]:
         axes.set_visible(False)
     grid[0, 0].set_yticks(range(len(labels)), labels)
-    note = f"{xlabel}. Dots: seeds. Strokes and numbers: means."
+    note = f"{xlabel}. Dots: seeds. Strokes and numbers: means." + (" Lines: ± a standard error." if errors else "")
     figure.supxlabel(note, x=0.01, ha="left", fontsize=7.5, color=FAINT)
     return figure
 
@@ -849,3 +893,269 @@ def dumbbells(
     axes.grid(axis="x")
     _common_legend(figure, "large marks: means; dots: seeds")
     return figure
+
+
+@_styled
+def matrices(
+    tables: Mapping[str, Any],
+    columns: Sequence[str],
+    rows: Sequence[str] | None = None,
+    cuts: Sequence[int] = (),
+    across: int = 2,
+    scale: str | tuple[float, float] = "each",
+    values: str = "",
+) -> Figure:
+    """Draw matrices as heat maps whose rows and columns are in one order, with lines between groups of columns.
+
+    Args:
+        tables: title to values (R, C); NaN, such as what was not measured, is left white.
+        columns: names of the C columns.
+        rows: names of the R rows; those of the columns if left out.
+        cuts: columns where a new group begins; rows of the same names are cut too.
+        across: matrices in a row.
+        scale: "each": every matrix has its own colours, from its least to its greatest value. "shared": all have those
+            of all values. A pair (low, high): colours go from there to there.
+        values: what the values are, beside the colour bar.
+
+    Raises:
+        ShapeMismatch: a matrix has another shape.
+        UnknownName: the scale has no such name.
+    """
+    if isinstance(scale, str) and scale not in ("each", "shared"):
+        raise unknown("scale", scale, ["each", "shared"])
+    rows = columns if rows is None else rows
+    arrays = {title: _array(table) for title, table in tables.items()}
+    for title, table in arrays.items():
+        if table.shape != (len(rows), len(columns)):
+            raise ShapeMismatch(f"{title!r} has shape {table.shape} for {len(rows)} rows and {len(columns)} columns.")
+    every = numpy.concatenate([each.ravel() for each in arrays.values()])
+    common = _range(every) if isinstance(scale, str) else scale
+    down = -(-len(arrays) // across)
+    side = (WIDTH - 1.3 - 0.6 * (across if scale == "each" else 1)) / across
+    figure = Figure(figsize=(WIDTH, 0.9 + down * (0.3 + side * len(rows) / len(columns))))
+    grid = figure.subplots(down, across, squeeze=False)
+    size = min(7.5, 72 * side / len(columns))  # of the labels: a row's height in points, at the most
+    starts = [row for row, name in enumerate(rows) if name in [columns[cut] for cut in cuts]]
+    for number, (axes, (title, table)) in enumerate(zip(grid.ravel(), arrays.items(), strict=False)):
+        low, high = _range(table) if scale == "each" else common
+        shown = axes.imshow(table, cmap=VALUES, vmin=low, vmax=high, interpolation="nearest")
+        axes.set_title(title)
+        first, last = number % across == 0, number + across >= len(arrays)
+        axes.set_yticks(range(len(rows)), rows if first else [""] * len(rows), fontsize=size)
+        axes.set_xticks(range(len(columns)), columns if last else [""] * len(columns), rotation=90, fontsize=size)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        for draw, places in ((axes.axvline, cuts), (axes.axhline, starts)):
+            for place in places:
+                draw(place - 0.5, color="white", linewidth=1.5)
+        if scale == "each":
+            figure.colorbar(shown, ax=axes, label=values if number % across == across - 1 else "", shrink=0.7)
+    for axes in grid.ravel()[len(arrays) :]:
+        axes.set_axis_off()
+    if scale != "each":
+        figure.colorbar(shown, ax=grid, label=values, shrink=0.6)
+    return figure
+
+
+@_styled
+def dendrogram(
+    trees: Mapping[str, Any], groups: Mapping[str, str] | None = None, xlabel: str = "distance", clusters: int = 0
+) -> Figure:
+    """Draw trees of names side by side: leaves at the left, marked by their group, and where they merge.
+
+    Args:
+        trees: title to a tree: whatever has ``names`` and ``links``, a linkage matrix (N - 1, 4) as SciPy makes it.
+        groups: name to its group, which gives the leaf a colour and a mark.
+        xlabel: what the height of a merge is.
+        clusters: where a dotted line cuts each tree into so many clusters; none if 0.
+
+    Raises:
+        ShapeMismatch: the links of a tree do not join as many names as it has.
+    """
+    deep = max(len(tree.names) for tree in trees.values())
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.19 * deep))
+    known = list(dict.fromkeys((groups or {}).values()))
+    for axes, (title, tree) in zip(figure.subplots(1, len(trees), squeeze=False)[0], trees.items(), strict=True):
+        links, names = _array(tree.links), list(tree.names)
+        if links.shape != (len(names) - 1, 4):
+            raise ShapeMismatch(f"{title!r} has links of shape {links.shape} for {len(names)} names.")
+        order = _leaves(links)
+        places = {leaf: (0.0, float(place)) for place, leaf in enumerate(order)}
+        for number, (one, other, height, _) in enumerate(links.tolist(), len(names)):
+            (x, y), (u, v) = places[int(one)], places[int(other)]
+            axes.plot([x, height, height, u], [y, y, v, v], color=INK, linewidth=1.2)
+            places[number] = (height, (y + v) / 2)
+        for group in known:
+            mine = [place for place, leaf in enumerate(order) if (groups or {}).get(names[leaf]) == group]
+            look = {"marker": "o^sDvP"[known.index(group) % 6], "color": PALETTE[known.index(group) % 7]}
+            axes.plot([0] * len(mine), mine, linestyle="", markersize=5, label=group, clip_on=False, zorder=3, **look)
+        if 1 < clusters < len(names):
+            between = numpy.sort(links[:, 2])[-clusters:][:2].mean()  # the last merge that is done, the first undone
+            axes.axvline(between, color=FAINT, linestyle=":", linewidth=1.2)
+        axes.set(title=title, xlabel=xlabel, ylim=(len(names) - 0.5, -0.5))
+        axes.set_xlim(0, 1.04 * max(links[:, 2].max(), 1e-9))
+        axes.set_yticks(range(len(names)), [names[leaf] for leaf in order], fontsize=8)
+        axes.tick_params(axis="y", length=0, pad=6)
+        axes.spines["left"].set_visible(False)
+    if known:
+        _common_legend(figure, "dotted: the cut into clusters" if clusters else "")
+    return figure
+
+
+def _leaves(links: numpy.ndarray) -> list[int]:
+    """The leaves of a linkage matrix from top to bottom, without crossing lines."""
+    count, order, stack = len(links) + 1, [], [2 * len(links)]
+    while stack:
+        node = stack.pop()
+        if node < count:
+            order.append(node)
+        else:
+            stack += [int(links[node - count, 1]), int(links[node - count, 0])]
+    return order
+
+
+@_styled
+def image_graphs(images: Any, graphs: Mapping[str, tuple[Any, Any]], across: int = 2) -> Figure:
+    """Draw complete graphs of the same images side by side: their maps are nodes, wide dark lines join alike images.
+
+    Args:
+        images: (n, C, H, W) with C of 1 or 3, drawn outside of their nodes, each stretched to its own range.
+        graphs: title to the maps (n, h, w), in cividis with zero in the middle and the largest 2 % clipped, and the
+            values of the edges (n (n - 1) / 2,), the pairs (0, 1), (0, 2), … in order; only their order is drawn.
+        across: graphs in a row.
+
+    Raises:
+        ShapeMismatch: there is not one map for each image and one edge for each pair.
+    """
+    pictures = _array(images)
+    count, pairs = len(pictures), numpy.triu_indices(len(pictures), 1)
+    angles = numpy.pi * (0.5 - 2 * (numpy.arange(count) + 0.5) / count)
+    places = numpy.stack([numpy.cos(angles), numpy.sin(angles)], 1)
+    down = -(-len(graphs) // across)
+    figure = Figure(figsize=(WIDTH, down * WIDTH / across))
+    grid = figure.subplots(down, across, squeeze=False)
+    side = min(0.52, 3.1 / count) * 72 * WIDTH / across / 3.5  # of a node, in points; a graph is 3.5 units wide
+    for axes, (title, (maps, edges)) in zip(grid.ravel(), graphs.items(), strict=False):
+        nodes, values = _array(maps), _array(edges)
+        if len(nodes) != count or values.shape != pairs[0].shape:
+            raise ShapeMismatch(f"{title!r} has {len(nodes)} maps and {len(values)} edges for {count} images.")
+        shares = values.argsort(kind="stable").argsort() / max(len(values) - 1, 1)
+        for p, q, share in sorted(zip(*pairs, shares, strict=True), key=lambda edge: edge[2]):
+            look = {"color": matplotlib.colormaps["Blues"](0.15 + 0.8 * share), "linewidth": 0.3 + 4.5 * share**2}
+            axes.plot(*places[[p, q]].T, solid_capstyle="round", zorder=share, **look)
+        for place, node, picture in zip(places, nodes, pictures, strict=True):
+            top = max(float(numpy.quantile(numpy.abs(node), 0.98)), 1e-12)
+            drawn = matplotlib.colormaps[VALUES](numpy.clip((node / top + 1) / 2, 0, 1))
+            _put(axes, drawn, place, side, INK)
+            (stack,), _, _, _ = _scaled([picture[None]], "each")
+            _put(axes, stack[0].transpose(1, 2, 0), 1.52 * place, 0.8 * side, "white")
+        axes.set(title=title, xlim=(-1.8, 1.8), ylim=(-1.7, 1.7), aspect="equal")
+        axes.set_axis_off()
+    for axes in grid.ravel()[len(graphs) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def _put(axes: Axes, picture: numpy.ndarray, place: numpy.ndarray, side: float, edge: str) -> None:
+    """Draw a picture of so many points a side around a place, in a frame."""
+    box = OffsetImage(picture, zoom=side / len(picture), cmap="gray", interpolation="nearest")
+    frame = {"edgecolor": edge, "linewidth": 0.8, "facecolor": "white"}
+    axes.add_artist(AnnotationBbox(box, tuple(place), pad=0.02, bboxprops=frame, zorder=3))
+
+
+@_styled
+def image_sheet(
+    columns: Sequence[Mapping[str, Mapping[str, Any]]],
+    texts: Mapping[str, Sequence[str]] | None = None,
+    lines: Mapping[str, Any] | None = None,
+    arrows: Mapping[str, Any] | None = None,
+    size: float = 7,
+) -> Figure:
+    """Draw labelled rows of images in titled groups, with texts below images and lines or arrows on them.
+
+    Args:
+        columns: side by side; of each, title of the group to label of the row to images (K, C, H, W) with C of 1 or 3,
+            black at 0 and white at 1, clipped. All images have one height and width. An empty title is left out.
+        texts: label of the row to the text below each image, of any number of lines.
+        lines: label of the row to (K, G, L, 2, 2): on each image G groups of L lines from one point (x, y) to another,
+            in pixels from the upper left corner, each group in a colour of its own. What leaves the image is cut off.
+        arrows: the same, with heads.
+        size: of the texts, in points.
+
+    Raises:
+        ShapeMismatch: images are of several sizes, or a row has another number of texts, lines or arrows.
+    """
+    marks = [marked or {} for marked in (texts, lines, arrows)]
+    stacks = [{title: _in_colour(rows) for title, rows in groups.items()} for groups in columns]
+    every = [row for groups in stacks for rows in groups.values() for row in rows.items()]
+    for label, stack in every:
+        if stack.shape[1:] != every[0][1].shape[1:] or any(len(m[label]) != len(stack) for m in marks if label in m):
+            raise ShapeMismatch(f"row {label!r} has images {stack.shape}, or other numbers of texts, lines or arrows.")
+    height, width = every[0][1].shape[2:]
+    across = width * (1.06 * max(len(stack) for _, stack in every) - 0.06)
+    labels = [line for label, _ in every for line in label.split("\n")]
+    margin = 0.15 + max(TextPath((0, 0), f"{line}.", size=9).get_extents().width for line in labels) / 72  # in inches
+    pixel = (WIDTH / len(columns) - margin) / across
+    deepest = {label: 1 + max(text.count("\n") for text in each) for label, each in marks[0].items()}
+    room = {label: 0.018 * size / pixel * count for label, count in deepest.items()}
+    sheets = [_placed_rows(groups, height, room, 0.24 / pixel) for groups in stacks]
+    deep = max(end for _, _, end in sheets)
+    figure = Figure(figsize=(WIDTH, deep * pixel))
+    figure.set_layout_engine("none")  # every place is known
+    for column, (titles, rows, _) in enumerate(sheets):
+        left = column / len(columns) + (margin - 0.03) / WIDTH
+        axes = figure.add_axes((left, 0, across * pixel / WIDTH, 1), xlim=(0, across), ylim=(deep, 0), xticks=[])
+        axes.set_yticks([top + height / 2 for _, _, top in rows], [label for label, _, _ in rows])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        for title, place in titles:
+            axes.text(0, place, title, fontsize=10, va="bottom", weight="bold")
+        for label, stack, top in rows:
+            for number, picture in enumerate(stack):
+                each = [m[label][number] if label in m else () for m in marks]
+                _draw_marked(axes, picture, (1.06 * width * number, top), size, min(1.4, 1.2 * pixel * width), *each)
+    return figure
+
+
+def _in_colour(rows: Mapping[str, Any]) -> dict[str, numpy.ndarray]:
+    """Give images (K, C, H, W) of each row with three channels, between 0 and 1."""
+    stacks = {label: _array(images) for label, images in rows.items()}
+    return {
+        label: numpy.clip(numpy.broadcast_to(each, (len(each), 3, *each.shape[2:])), 0, 1)
+        for label, each in stacks.items()
+    }
+
+
+def _placed_rows(
+    groups: Mapping[str, Mapping[str, numpy.ndarray]], height: int, room: Mapping[str, float], title: float
+) -> tuple[list[tuple[str, float]], list[tuple[str, numpy.ndarray, float]], float]:
+    """Give the lower edge of each title, the upper edge of each row with what is in it, and where the last one ends."""
+    titles, rows, end = [], [], 0.0
+    for name, group in groups.items():
+        end += title if name else 0.0
+        titles += [(name, end - 0.2 * title)] if name else []
+        for label, stack in group.items():
+            rows.append((label, stack, end))
+            end += 1.06 * height + room.get(label, 0.0)
+        end += 0.2 * title
+    return titles, rows, end - 0.2 * title
+
+
+def _draw_marked(
+    axes: Axes, picture: numpy.ndarray, corner: tuple[float, float], size: float, wide: float, text: Any, lines: Any,
+    arrows: Any,
+) -> None:
+    """Draw one image with its upper left corner at a place, the text below it, and lines and arrows so wide on it."""
+    (left, top), (_, height, width) = corner, picture.shape
+    extent = (left, left + width, top + height, top)
+    axes.imshow(picture.transpose(1, 2, 0), extent=extent, interpolation="nearest", aspect="auto", zorder=0)
+    if text:
+        axes.text(left + width / 2, top + 1.03 * height, text, fontsize=size, ha="center", va="top")
+    for groups, style in ((lines, "-"), (arrows, "-|>")):
+        for colour, group in zip(PALETTE, _array(groups), strict=False):
+            for ends in group + corner:
+                drawn = FancyArrowPatch(*ends, arrowstyle=style, color=colour, shrinkA=0, shrinkB=0)
+                drawn.set(linewidth=wide, mutation_scale=5 * wide)
+                drawn.set_path_effects([withStroke(linewidth=2 * wide, foreground="white")])
+                axes.add_patch(drawn)
+                drawn.set_clip_path(Rectangle((left, top), width, height, transform=axes.transData))

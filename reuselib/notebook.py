@@ -17,7 +17,7 @@ from typing import Any
 from reuselib import __version__, home
 from reuselib.errors import ReuseError
 
-LIGHT = ("click", "jsonschema", "pooch", "pyyaml", "safetensors", "tqdm")
+LIGHT = ("captum", "click", "jsonschema", "pooch", "pyyaml", "safetensors", "tqdm")
 CLONE = "/content/reusing-trained-networks"
 
 # The first cell of every notebook, word for word; a test compares them.

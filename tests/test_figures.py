@@ -2,6 +2,7 @@
 
 import io
 import sys
+from types import SimpleNamespace
 
 import matplotlib.colors
 import numpy
@@ -15,6 +16,9 @@ from reuselib.errors import ReuseError, ShapeMismatch, UnknownName
 
 STEPS = numpy.arange(0, 100, 10)
 CLASSES = [f"class {index}" for index in range(10)]
+TREE = SimpleNamespace(  # d joins b, then a joins c, then both pairs join
+    names=("a", "b", "c", "d"), links=numpy.array([[3, 1, 0.1, 2], [0, 2, 0.4, 2], [4, 5, 1.0, 4]])
+)
 
 
 def lines() -> dict:
@@ -34,6 +38,11 @@ DRAWN = {
     "image_grid in colour": lambda: figures.image_grid(torch.rand(8, 3, 32, 32), rows=["a"], scale="each"),
     "image_grid of values": lambda: figures.image_grid(
         torch.randn(6, 1, 8, 8), rows=["a", "b"], values="gradient"
+    ),
+    "mask_grid": lambda: figures.mask_grid({"room": torch.rand(4, 3, 32, 32), "mask": torch.ones(4, 32, 32)}, "abc"),
+    "image_sheet": lambda: figures.image_sheet(
+        [{"A": {"a": torch.rand(3, 1, 8, 8)}, "": {"b": torch.rand(2, 3, 8, 8)}}, {"C": {"c": torch.ones(1, 1, 8, 8)}}],
+        texts={"b": ["1", "2\n3"]}, arrows={"a": 8 * torch.rand(3, 2, 1, 2, 2)},
     ),
     "curves": lambda: figures.curves(
         lines(), "iteration", "accuracy", drops=[50, 80], references={"teacher": 0.9}
@@ -59,6 +68,16 @@ DRAWN = {
     ),
     "captioned_images": lambda: figures.captioned_images(
         torch.rand(5, 1, 16, 16), ["one\ntwo"] * 5, across=3, rows=["first", "second"], groups=[0, 1, 0, 1, 0]
+    ),
+    "matrices": lambda: figures.matrices(
+        {"a": torch.eye(10), "b": torch.randn(10, 10)}, CLASSES, cuts=[5], values="affinity"
+    ),
+    "matrices on one scale": lambda: figures.matrices(
+        {"a": torch.full((3, 10), torch.nan), "b": torch.rand(3, 10)}, CLASSES, CLASSES[4:7], [5], 1, "shared"
+    ),
+    "dendrogram": lambda: figures.dendrogram({"a": TREE, "b": TREE}, dict.fromkeys(TREE.names, "2D"), "distance", 2),
+    "image_graphs": lambda: figures.image_graphs(
+        torch.rand(6, 3, 16, 16), {name: (torch.randn(6, 8, 8), torch.rand(15)) for name in "abc"}
     ),
     "image_map": lambda: figures.image_map(
         torch.randn(60, 2), torch.rand(60, 1, 16, 16), {"a": torch.arange(60) % 2}, ["s1", "s2"], "x", "y"
@@ -193,6 +212,52 @@ def test_image_grid_refuses_what_does_not_fit(images, rows, columns, message: st
 def test_image_grid_refuses_an_unknown_scale() -> None:
     with pytest.raises(UnknownName, match="each"):
         figures.image_grid(torch.rand(1, 1, 4, 4), rows=["a"], scale="eahc")
+
+
+def test_mask_grid_gives_each_class_its_colour_and_names_it() -> None:
+    mask = torch.tensor([[[0, 1], [2, 255]]])
+    drawn = figures.mask_grid({"image": torch.tensor([[[[2.0, 0.0], [0.5, -1.0]]]]), "mask": mask}, ["a", "b", "c"])
+    pixels = drawn.axes[0].images[0].get_array()
+    assert pixels.shape == (2 + 1 + 2, 2, 4)
+    assert pixels[:2, :, 0].tolist() == [[1, 0], [0.5, 0]]
+    colours = [matplotlib.colors.to_rgb(colour) for colour in figures.PALETTE[:3]]
+    found = pixels[3:, :, :3].reshape(4, 3)[:3]
+    assert numpy.allclose(found, colours) and pixels[4, 1, 3] == 0
+    legend = drawn.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c"]
+    assert [patch.get_facecolor()[:3] for patch in legend.get_patches()] == colours
+
+
+def test_mask_grid_refuses_too_few_colours_and_several_sizes() -> None:
+    with pytest.raises(ShapeMismatch, match="1 colours for 2 classes"):
+        figures.mask_grid({"mask": torch.zeros(1, 2, 2)}, ["a", "b"], ["red"])
+    with pytest.raises(ShapeMismatch, match="of one shape"):
+        figures.mask_grid({"image": torch.zeros(1, 3, 4, 4), "mask": torch.zeros(1, 2, 2)}, ["a"])
+
+
+def test_image_sheet_draws_images_texts_and_strokes_where_they_belong() -> None:
+    first, other = torch.rand(2, 1, 8, 8), torch.rand(3, 3, 8, 8)
+    ends = [[[1.0, 2.0], [5.0, 20.0]], [[0.0, 0.0], [3.0, 3.0]], [[1.0, 1.0], [2.0, 2.0]]]
+    strokes = torch.tensor(ends).view(3, 1, 1, 2, 2)
+    columns = [{"left": {"a": first}}, {"right": {"b": other, "a": first}}]
+    figure = figures.image_sheet(columns, texts={"b": ["x", "y", "z"]}, lines={"b": strokes})
+    left, right = figure.axes
+    assert [label.get_text() for label in right.get_yticklabels()] == ["b", "a"]
+    assert [text.get_text() for text in right.texts] == ["right", "x", "y", "z"] and len(left.images) == 2
+    assert numpy.allclose(right.images[2].get_array(), other[2].permute(1, 2, 0))
+    assert numpy.allclose(left.images[1].get_array(), first[1].expand(3, -1, -1).permute(1, 2, 0))
+    extent = right.images[1].get_extent()
+    assert extent[:2] == pytest.approx((8.48, 16.48)) and right.get_xlim()[1] == pytest.approx(24.96)
+    (found,) = [patch for patch in right.patches if numpy.allclose(patch._posA_posB[0], (8.48, extent[3]))]
+    assert numpy.allclose(found._posA_posB[1], (11.48, extent[3] + 3))
+    assert right.images[3].get_extent()[3] > extent[2], "the text has room below its row"
+    cut = right.patches[1].get_clip_box().transformed(right.transData.inverted())
+    assert sorted(cut.intervalx) == pytest.approx(extent[:2]) and len(right.patches) == 3
+    for wrong in ({"texts": {"a": ["x"]}}, {"arrows": {"b": strokes[:2]}}):
+        with pytest.raises(ShapeMismatch, match="other numbers of texts, lines or arrows"):
+            figures.image_sheet(columns, **wrong)
+    with pytest.raises(ShapeMismatch, match="row 'b' has images"):
+        figures.image_sheet([{"": {"a": first, "b": other[..., :4]}}])
 
 
 def test_curves_average_seeds_and_draw_bands_drops_and_references() -> None:
@@ -344,6 +409,62 @@ def test_scatter_draws_a_sample_and_measures_all() -> None:
     assert "mean |difference| 0.5" in figure.axes[0].get_title(loc="left")
     with pytest.raises(ShapeMismatch, match="'a'"):
         figures.scatter({"a": (x, x[:1])}, "teacher", "student")
+
+
+def test_matrices_keep_one_order_and_scale() -> None:
+    tables = {"a": torch.rand(3, 10), "b": 5 * torch.rand(3, 10)}
+    figure = figures.matrices(tables, CLASSES, CLASSES[4:7], cuts=[5], scale=(0, 2), values="S")
+    one, other, bar = figure.axes
+    assert [label.get_text() for label in one.get_yticklabels()] == CLASSES[4:7]
+    assert [label.get_text() for label in other.get_xticklabels()] == CLASSES
+    assert not any(label.get_text() for label in other.get_yticklabels())
+    assert {axes.images[0].get_clim() for axes in (one, other)} == {(0, 2)} and bar.get_ylabel() == "S"
+    assert [line.get_xdata()[0] for line in one.lines] == [4.5, 0] and one.lines[1].get_ydata()[0] == 0.5
+    assert len(figures.matrices(tables, CLASSES, CLASSES[4:7]).axes) == 4  # each with its own bar
+    shared = figures.matrices(tables, CLASSES, CLASSES[4:7], scale="shared").axes[:2]
+    assert len({axes.images[0].get_clim() for axes in shared}) == 1
+    with pytest.raises(ShapeMismatch, match="'a' has shape"):
+        figures.matrices(tables, CLASSES)
+    with pytest.raises(UnknownName, match="shared"):
+        figures.matrices(tables, CLASSES, CLASSES[4:7], scale="shred")
+
+
+def test_dendrogram_orders_leaves_and_cuts_where_it_says() -> None:
+    figure = figures.dendrogram({"t": TREE}, {"a": "2D", "b": "3D", "c": "2D", "d": "3D"}, clusters=2)
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["d", "b", "a", "c"]
+    merges = [line for line in axes.lines if len(line.get_xdata()) == 4]
+    assert [line.get_xdata()[1] for line in merges] == [0.1, 0.4, 1.0]
+    assert merges[2].get_ydata().tolist() == [0.5, 0.5, 2.5, 2.5]
+    assert axes.lines[-1].get_xdata()[0] == pytest.approx(0.7)
+    marks = {line.get_label(): line.get_ydata().tolist() for line in axes.lines if line.get_marker() in ("o", "^")}
+    assert marks == {"2D": [2, 3], "3D": [0, 1]}
+    assert not figures.dendrogram({"t": TREE}).legends
+    with pytest.raises(ShapeMismatch, match="'t' has links"):
+        figures.dendrogram({"t": SimpleNamespace(names=("a",), links=TREE.links)})
+
+
+def test_graphs_of_images_draw_the_order_of_their_edges() -> None:
+    images, maps = torch.rand(4, 1, 8, 8), torch.randn(4, 8, 8)
+    edges = torch.tensor([0.1, 0.9, 0.2, 0.3, -0.5, 0.95])  # (0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)
+    figure = figures.image_graphs(images, {"a": (maps, edges), "b": (maps, edges.exp())})
+    one, other = figure.axes
+    widths = [line.get_linewidth() for line in one.lines]
+    assert len(widths) == 6 and widths == sorted(widths) == [line.get_linewidth() for line in other.lines]
+    ends = numpy.stack([one.lines[-1].get_xdata(), one.lines[-1].get_ydata()], 1)
+    nodes = [box.xy for box in one.artists][::2]
+    assert numpy.allclose(ends, [nodes[2], nodes[3]]) and len(one.artists) == 8
+    with pytest.raises(ShapeMismatch, match="'a' has 4 maps and 5 edges for 4 images"):
+        figures.image_graphs(images, {"a": (maps, edges[1:])})
+
+
+def test_dots_reach_as_far_as_their_errors() -> None:
+    seeds = {"a": {"one": [0.4, 0.6], "not run": []}}
+    axes = figures.dots_with_seeds(seeds, "P", errors={"a": {"one": 0.2}}).axes[0]
+    assert any(numpy.allclose(line.get_xdata(), [0.3, 0.7]) for line in axes.lines if len(line.get_xdata()) == 2)
+    assert axes.get_xlim()[0] < 0.3 and axes.get_xlim()[1] > 0.7
+    plain = figures.dots_with_seeds(seeds, "P")
+    assert "standard error" not in plain.get_supxlabel()
 
 
 def test_clouds_draw_every_point_over_one_background() -> None:

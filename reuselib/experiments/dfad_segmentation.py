@@ -52,7 +52,7 @@ ROOMS = SegmentationConfig(
     "rooms", "dfad", teacher="rooms32-segmenter", image=(3, 32, 32), classes=7,
     student="small_segmenter", student_arguments={"width": 16},
     generator="dcgan_generator", generator_arguments={"latent": 64, "width": 16},
-    related="room_collage", unrelated="fashion_mnist", iterations=1500, batch=64, lr=0.05,
+    related="room_collage", unrelated="fashion_mnist", iterations=600, batch=64, lr=0.2,
 )  # fmt: skip
 CAMVID = SegmentationConfig(
     "camvid", "dfad", teacher="camvid-deeplabv3", image=(3, 128, 128), classes=11,
@@ -73,11 +73,20 @@ TASKS: dict[str, tuple[SegmentationConfig, ...]] = {
 }
 
 
+TUNED: dict[tuple[str, str], dict[str, Any]] = {
+    ("rooms", "kd-real"): {"lr": 0.4}, ("rooms", "kd-related"): {"lr": 0.4}, ("rooms", "kd-unrelated"): {"lr": 0.4},
+    ("rooms", "dafl"): {"lr": 0.1},
+}  # fmt: skip
+"""Learning rates other than the task's, which is DFAD's. Chosen among 0.1, 0.2 and 0.4 (related and unrelated images
+0.2 and 0.4, DAFL 0.1 and 0.2) by the mean intersection over union after 300 iterations, with seed 100 and on 512 rooms
+that no network learns from and no test has. The student with masks was as good with 0.2 as with 0.4."""
+
+
 def _row(task: SegmentationConfig, method: str) -> SegmentationConfig:
     """A method's configuration: every method gets the same number of student updates."""
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = dict(TUNED.get((task.task, method), {}))
     if method == "supervised":
-        changes = {"student_steps": 1, "iterations": task.iterations * task.student_steps}
+        changes |= {"student_steps": 1, "iterations": task.iterations * task.student_steps}
     return replace(task, method=method, **changes)
 
 

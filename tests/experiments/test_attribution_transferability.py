@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tables
 import torch
 from torch import Tensor, nn
 
@@ -96,26 +97,10 @@ def test_the_choices_were_made_before_any_score() -> None:
     assert (config.zoo.gate, config.zoo.top, config.zoo.kept, config.number) == (0.9, 4, True, 1)
 
 
-def named(scale: str) -> dict[str, set[str]]:
-    """Every record that a table or a claim names at a scale, with the metrics that it must have."""
-    paper, found = ledger.published(NAME), {}
-    for table in paper.tables:
-        for column in table.columns:
-            if scale in column.scales:
-                for row in table.rows:
-                    found.setdefault(column.record.replace("{row}", row.id), set()).add(column.metric)
-    for claim in paper.claims:
-        for condition in claim.conditions:
-            for side in (condition.left, condition.right):
-                if isinstance(side, str) and condition.scale == scale:
-                    found.setdefault(side, set()).add(condition.metric)
-    return found
-
-
 def test_the_tables_and_claims_speak_of_rows_that_exist() -> None:
     laptop, smoke = (set(experiments.chapter(NAME, scale).rows) for scale in ("laptop", "smoke"))
-    assert set(named("laptop")) == laptop
-    assert set(named("smoke")) <= smoke
+    assert set(tables.named(NAME, "laptop")) == laptop
+    assert set(tables.named(NAME, "smoke")) <= smoke
 
 
 def test_names_of_rows() -> None:
@@ -136,7 +121,7 @@ def test_a_row_runs_and_gives_a_valid_record(row: str, zoo: Any) -> None:
     record, config = run.record, SMOKE.config(row)
     assert (record.chapter, record.scale, record.row, record.seed) == (NAME, "smoke", row, 3)
     assert all(math.isfinite(value) for value in record.metrics.values())
-    wanted = named("laptop")[row] - {"transfers"} - (TREES if config.part in CONTROLS else set())
+    wanted = tables.named(NAME, "laptop")[row] - {"transfers"} - (TREES if config.part in CONTROLS else set())
     if config.part not in ("training", "transfers"):
         assert wanted <= record.metrics.keys()
         assert run.score.hits.shape == (5, 5) and [k for k, _ in record.curves["precision"]] == [1, 2, 3, 4, 5]

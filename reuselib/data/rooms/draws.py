@@ -44,7 +44,7 @@ class Draws:
         self.keys, self.used = keys, 0
 
     def uniform(self, low: float = 0.0, high: float = 1.0, *shape: int) -> Tensor:
-        """Draw float64 (N, *shape), uniform on [low, high)."""
+        """Draw float64 ``(N, *shape)``, uniform on [low, high)."""
         count = math.prod(shape)
         numbers = torch.arange(self.used, self.used + count, device=self.keys.device)
         self.used += count
@@ -52,11 +52,11 @@ class Draws:
         return low + (high - low) * (_shifted(words, 11).double() * 2**-53).reshape(-1, *shape)
 
     def integer(self, count: int, *shape: int) -> Tensor:
-        """Draw int64 (N, *shape), each of 0 to count - 1 equally likely."""
+        """Draw int64 ``(N, *shape)``, each of 0 to count - 1 equally likely."""
         return self.uniform(0, count, *shape).long()
 
     def weighted(self, weights: Tensor, *shape: int) -> Tensor:
-        """Draw int64 (N, *shape) by the weights of each thing, (N, classes), which sum to 1."""
+        """Draw int64 ``(N, *shape)`` by the weights of each thing, (N, classes), which sum to 1."""
         ends = weights.cumsum(1)[:, :-1].reshape(len(weights), *[1] * len(shape), -1)
         return (self.uniform(0, 1, *shape).unsqueeze(-1) >= ends).sum(-1)
 

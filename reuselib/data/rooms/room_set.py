@@ -104,7 +104,7 @@ class RoomSet:
         """Return the labels of a task for all rooms.
 
         Returns:
-            float32 (N, *shape) of the task; where its loss is "ce", int64 (N,) or (N, 32, 32).
+            float32 ``(N, *shape)`` of the task; where its loss is "ce", int64 (N,) or (N, 32, 32).
 
         Raises:
             UnknownName: If there is no such task.

@@ -76,7 +76,7 @@ def losses(name: str, answers: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         name: Of the task.
-        answers: What a network gives, (B, *task.shape).
+        answers: What a network gives, ``(B, *task.shape)``.
         labels: As `RoomSet.labels` gives them: like `answers`, but int64 without the first dimension of the shape where
             the loss is "ce".
 
