@@ -10,6 +10,7 @@ from reuselib.experiments.depara import DeparaChapter
 from reuselib.experiments.dfad_segmentation import DataFreeDistillation
 from reuselib.experiments.netgraft import Grafting
 from reuselib.experiments.one_stage_gan import OneStage
+from reuselib.experiments.qfsl import QFSLChapter
 
 CHAPTERS: dict[str, type[Chapter]] = {
     chapter.name: chapter
@@ -22,6 +23,7 @@ CHAPTERS: dict[str, type[Chapter]] = {
         AdaptiveAmalgamation,
         AttributionChapter,
         DeparaChapter,
+        QFSLChapter,
     )
 }
 

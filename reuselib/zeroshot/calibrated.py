@@ -51,6 +51,11 @@ class Curve:
         where = int(self.harmonic.argmax())
         return float(self.shifts[where]), float(self.harmonic[where])
 
+    def harmonic_at(self, shifts: Tensor) -> Tensor:
+        """H at any constants, float64 like ``shifts``; where an answer is about to change, it may be either's."""
+        ends = (self.shifts[1:] + self.shifts[:-1]) / 2
+        return self.harmonic[torch.searchsorted(ends, shifts.double())]
+
     @property
     def area(self) -> float:
         """AUSUC, the area under MCA_t over MCA_s: from 0 to 1, whatever the constant."""

@@ -10,6 +10,7 @@ or is our choice.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -373,6 +374,7 @@ class QFSLClassifier(SeenClassifier):
             ``"unseen_pseudo_labels"`` are controls.
         steps: updates of the warm start, over the softmax of ``softmax``; 0 for none.
         unlabelled_steps: updates with unlabelled features.
+        start: a classifier fitted on the same features, whose network takes the place of the warm start.
     """
 
     transductive: ClassVar[bool] = True
@@ -380,11 +382,15 @@ class QFSLClassifier(SeenClassifier):
     weight: float = 1.0
     term: str = "bias"
     unlabelled_steps: int = 400
+    start: SeenClassifier | None = None
 
     def _learn(self, problem: Problem) -> None:
         if self.term not in losses.TERMS:
             raise unknown("term", self.term, losses.TERMS)
-        super()._learn(problem)
+        if self.start is None:
+            super()._learn(problem)
+        else:
+            self.network_ = copy.deepcopy(self.start.network_)
         assert problem.unlabelled is not None
         where = problem.features.device
         extra = FeatureSet(problem.unlabelled, torch.zeros(len(problem.unlabelled), dtype=torch.int64, device=where))
