@@ -11,6 +11,7 @@ from reuselib.experiments.dfad_segmentation import DataFreeDistillation
 from reuselib.experiments.netgraft import Grafting
 from reuselib.experiments.one_stage_gan import OneStage
 from reuselib.experiments.qfsl import QFSLChapter
+from reuselib.experiments.selective_zsc import SelectiveChapter
 
 CHAPTERS: dict[str, type[Chapter]] = {
     chapter.name: chapter
@@ -24,6 +25,7 @@ CHAPTERS: dict[str, type[Chapter]] = {
         AttributionChapter,
         DeparaChapter,
         QFSLChapter,
+        SelectiveChapter,
     )
 }
 

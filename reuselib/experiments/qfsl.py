@@ -398,8 +398,11 @@ class QFSLChapter(Chapter):
         """The rows of a scale."""
         if scale in ("smoke", "laptop"):
             small = scale == "smoke"
-            world = {"plan": SMALL_PLAN if small else QFSL_PLAN, "backbone": BackbonePlan(epochs=1 if small else 10)}
-            real = {"splits": 1 if small else SPLITS} | ({**SMOKE} if small else {"folds": 3})
+            world: dict[str, Any] = {
+                "plan": SMALL_PLAN if small else QFSL_PLAN,
+                "backbone": BackbonePlan(epochs=1 if small else 10),
+            }
+            real: dict[str, Any] = {"splits": 1 if small else SPLITS} | ({**SMOKE} if small else {"folds": 3})
             methods = METHODS + CONDITIONS + END_TO_END
             return {
                 **rows("world", "world", methods, **world, **(SMOKE if small else {})),

@@ -121,7 +121,7 @@ def test_names_of_rows() -> None:
 def test_unknown_chapters_and_scales_get_the_nearest() -> None:
     names = [
         "01_dfad", "02_cmi", "03_one_stage_gan", "04_netgraft", "05_amalgamation_layerwise", "06_amalgamation_adaptive",
-        "07_attribution_transferability", "08_depara", "09_qfsl",
+        "07_attribution_transferability", "08_depara", "09_qfsl", "10_selective_zsc",
     ]  # fmt: skip
     assert experiments.chapters() == names == ledger.chapters()
     with pytest.raises(UnknownName, match="chapter '01_dfat'. Did you mean '01_dfad'"):
