@@ -345,7 +345,8 @@ class Bench:
             self.network: AugmentedClassifier = self._taken(self._network(config.heads, seed))
         if config.prototypes == "second":
             self.second: AugmentedClassifier = self._taken(self._network(config.heads, seed + SECOND))
-        self.weight, self.kappa = config.weight, None
+        self.weight = config.weight
+        self.kappa: float | None = None  # the network's own
 
     def _network(self, heads: Heads, seed: int) -> Fitted:
         return network(heads, self.config.source, seed, self.seed, self.split, self.where)
@@ -437,8 +438,10 @@ class Bench:
     def moved(self, prototypes: Tensor, residual: Tensor) -> Tensor:
         """Prototypes moved to unlabelled images."""
         config, defined = self.config, self.network.evidence(self.images, self.unseen).defined
-        settings = {"confidence": config.confidence, "weight": config.weight}
-        return bootstrapped(defined, residual, prototypes, rounds=config.rounds, share=config.share, **settings)
+        return bootstrapped(
+            defined, residual, prototypes, rounds=config.rounds, share=config.share, confidence=config.confidence,
+            weight=config.weight,
+        )  # fmt: skip
 
 
 def measures(verdict: Verdict, places: Tensor) -> tuple[dict[str, float], RiskCoverage]:
@@ -482,7 +485,8 @@ class SelectiveChapter(Chapter):
 
     def perform(self, config: Config, seed: int, checkpoint: str | Path | None, progress: bool, title: str) -> Outcome:
         """Fit, answer and judge; ``checkpoint`` is not used, a fit takes seconds."""
-        history, kept, found, risks = engine.History(), {}, [], []
+        history, found, risks = engine.History(), [], []
+        kept: dict[str, Any] = {}
         with engine.threads():
             where = engine.device()
             for split in range(config.source.splits):

@@ -31,11 +31,13 @@ class Curve:
 
     Attributes:
         shifts: float64 (K,), ascending: the midpoints between the constants at which an answer changes.
+        changes: those constants, float64 (K - 1,), ascending.
         seen: MCA_s at each, float64 (K,), never rising.
         unseen: MCA_t at each, float64 (K,), never falling.
     """
 
     shifts: Tensor
+    changes: Tensor
     seen: Tensor
     unseen: Tensor
 
@@ -52,9 +54,8 @@ class Curve:
         return float(self.shifts[where]), float(self.harmonic[where])
 
     def harmonic_at(self, shifts: Tensor) -> Tensor:
-        """H at any constants, float64 like ``shifts``; where an answer is about to change, it may be either's."""
-        ends = (self.shifts[1:] + self.shifts[:-1]) / 2
-        return self.harmonic[torch.searchsorted(ends, shifts.double())]
+        """H at any constants, float64 like ``shifts``."""
+        return self.harmonic[torch.searchsorted(self.changes, shifts.double())]
 
     @property
     def area(self) -> float:
@@ -91,7 +92,7 @@ def curve(
     shifts = torch.cat([ends[:1] - 1, (ends[1:] + ends[:-1]) / 2, ends[-1:] + 1])
     (seen_gaps, seen_right), (unseen_gaps, unseen_right) = sides
     left = _below(seen_gaps, seen_right, shifts)
-    return Curve(shifts, seen_right.sum() - left, _below(unseen_gaps, unseen_right, shifts))
+    return Curve(shifts, ends, seen_right.sum() - left, _below(unseen_gaps, unseen_right, shifts))
 
 
 def _class_weights(labels: Tensor) -> Tensor:

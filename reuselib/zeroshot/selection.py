@@ -99,8 +99,8 @@ def choose_shift(
         scores = [as_tensor(fitted.decision_function(part[0])).cpu() for part in (fold.seen, fold.unseen)]
         kinds = torch.from_numpy(fitted.seen_), torch.from_numpy(fitted.unseen_)
         curves.append(curve(scores[0], fold.seen[1], scores[1], fold.unseen[1], *kinds))
-    shifts = torch.cat([each.shifts for each in curves]).unique()
-    middles = (shifts[1:] + shifts[:-1]) / 2
+    changes = torch.cat([each.changes for each in curves]).unique()
+    middles = torch.cat([changes[:1] - 1, (changes[1:] + changes[:-1]) / 2, changes[-1:] + 1])
     found = torch.stack([each.harmonic_at(middles) for each in curves]).mean(0)
     return float(middles[found.argmax()])
 

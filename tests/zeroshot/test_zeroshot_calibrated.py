@@ -12,6 +12,7 @@ from reuselib import zeroshot
 from reuselib.errors import ReuseError, UnknownName
 from reuselib.zeroshot import CalibratedStacking, calibrated, curve, metrics, report, select
 from reuselib.zeroshot.estimator import Predictor
+from reuselib.zeroshot.selection import choose_shift
 
 TOY = zeroshot_toys.toy(noise=1.0, images=12)
 SEEN, UNSEEN = TOY.seen, TOY.unseen
@@ -167,3 +168,31 @@ def test_bad_choices_are_refused() -> None:
         select(*arguments, measure="harmony")
     with pytest.raises(ReuseError, match="6 classes cannot be cut into 7 folds"):
         select(*arguments, folds=7)
+
+
+def test_h_at_any_constant_is_what_that_constant_gives() -> None:
+    found = curve(*scores(), SEEN, UNSEEN)
+    shifts = torch.linspace(float(found.shifts[0]) - 2, float(found.shifts[-1]) + 2, 41, dtype=torch.float64)
+    expected = torch.tensor([at(float(shift))["harmonic"] for shift in shifts], dtype=torch.float64)
+    torch.testing.assert_close(found.harmonic_at(shifts), expected)
+
+
+def test_the_chosen_constant_is_the_best_of_those_that_select_would_try() -> None:
+    estimator = zeroshot.ESZSL(gamma=1.0)
+    given = TOY.train, TOY.train_labels, TOY.attributes
+    shift = choose_shift(estimator, *given, folds=3, seed=1)
+    tried = [*torch.linspace(-2, 2, 41).tolist(), shift]
+    stacking = CalibratedStacking(estimator=estimator)
+    found = select(stacking, {"shift": tried}, *given, folds=3, measure="harmonic", seed=1)
+    values = [value for _, value in found.tried]
+    assert values[-1] == pytest.approx(max(values))
+
+
+def test_the_choice_of_the_constant_reads_no_unseen_class() -> None:
+    changed = TOY.attributes.clone()
+    changed[UNSEEN] = torch.rand_like(changed[UNSEEN])
+    shifts = [
+        choose_shift(zeroshot.ESZSL(gamma=1.0), TOY.train, TOY.train_labels, table, folds=3)
+        for table in (TOY.attributes, changed)
+    ]
+    assert shifts[0] == shifts[1]
