@@ -21,6 +21,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 from matplotlib.patheffects import withStroke
@@ -611,12 +612,51 @@ def clouds(
 
 
 @_styled
+def planes(
+    panels: Mapping[str, Mapping[str, Any]], looks: Mapping[str, tuple[str, int, float]], xlabel: str = "",
+    ylabel: str = "", across: int = 2, ticks: bool = True,
+) -> Figure:  # fmt: skip
+    """Draw points and lines in the plane, panels on one scale with one legend.
+
+    Args:
+        panels: title of the panel to label to points (N, 2), drawn in this order.
+        looks: label to mark or dash of Matplotlib, place in the palette, and size of the marks. A label that begins
+            with an underscore is grey, and not in the legend.
+        xlabel: what the first coordinate is.
+        ylabel: what the second coordinate is.
+        across: panels in a row.
+        ticks: False where the coordinates mean nothing.
+
+    Raises:
+        ShapeMismatch: the points are not (N, 2).
+    """
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(WIDTH, 0.9 + down * min(3.4, 0.98 * WIDTH / across)))
+    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    for axes, (title, contents) in zip(grid.ravel(), panels.items(), strict=False):
+        axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+        for label, each in contents.items():
+            points, (mark, place, size) = _array(each), looks[label]
+            if points.ndim != 2 or points.shape[1] != 2:
+                raise ShapeMismatch(f"{label!r} has points of shape {points.shape}. Give (N, 2).")
+            colour = FAINT if label.startswith("_") else PALETTE[place]
+            edge = INK if mark in ("s", "^", "D") else colour
+            style: dict[str, Any] = {"color": colour, "markersize": size, "markeredgecolor": edge, "alpha": 0.8}
+            axes.plot(*points.T, mark, label=label, linewidth=0.8 if label.startswith("_") else 1.8, **style)
+        if not ticks:
+            axes.set(xticks=[], yticks=[])
+    _common_legend(figure, "")
+    return figure
+
+
+@_styled
 def dots_with_seeds(
     panels: Mapping[str, Mapping[str, Sequence[float]]],
     xlabel: str,
     references: Mapping[str, Mapping[str, float]] | None = None,
     across: int = 2,
     errors: Mapping[str, Mapping[str, float]] | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> Figure:
     """Draw a dot for every seed and a stroke at their mean, a line for each label; one panel per group.
 
@@ -629,11 +669,15 @@ def dots_with_seeds(
         references: title of the panel to label to value of dashed vertical lines, such as a ceiling.
         across: panels in a row.
         errors: title of the panel to label to the standard error of the mean, drawn as a line to both sides.
+        kinds: label to what kind of line it is: each kind has its own colour and mark, and a place in a legend.
 
     Raises:
         ShapeMismatch: the panels differ in their labels.
     """
     labels = list(next(iter(panels.values())))
+    names = list(dict.fromkeys((kinds or {}).values()))
+    looks: dict[str, Any] = {name: {"marker": "oDs^"[k % 4], "color": PALETTE[k % 7]} for k, name in enumerate(names)}
+    plain: dict[str, Any] = {"marker": "o", "color": PALETTE[0]}
     down = -(-len(panels) // across)
     figure = Figure(figsize=(WIDTH, 0.35 + down * (0.55 + 0.24 * len(labels))))
     grid = figure.subplots(down, across, sharey=True, squeeze=False)
@@ -641,7 +685,8 @@ def dots_with_seeds(
         if list(lines) != labels:
             raise ShapeMismatch(f"panel {title!r} has the lines {list(lines)}, the first one {labels}.")
         for position, seeds in enumerate(map(_array, lines.values())):
-            axes.plot(seeds, numpy.full(len(seeds), position), "o", color=PALETTE[0], alpha=0.55, markersize=4.5)
+            look = looks[kinds[labels[position]]] if kinds else plain
+            axes.plot(seeds, numpy.full(len(seeds), position), linestyle="none", alpha=0.55, markersize=4.5, **look)
             if seeds.size:
                 axes.plot(seeds.mean(), position, "|", color=INK, markersize=12, markeredgewidth=2)
             if seeds.size and errors:
@@ -662,6 +707,9 @@ def dots_with_seeds(
         axes.set_visible(False)
     grid[0, 0].set_yticks(range(len(labels)), labels)
     note = f"{xlabel}. Dots: seeds. Strokes and numbers: means." + (" Lines: ± a standard error." if errors else "")
+    if names:
+        handles = [Line2D([], [], linestyle="none", **looks[name]) for name in names]
+        figure.legend(handles, names, loc="outside upper left", ncols=len(names))
     figure.supxlabel(note, x=0.01, ha="left", fontsize=7.5, color=FAINT)
     return figure
 
@@ -863,6 +911,49 @@ def confusions(
         axes.set_axis_off()
     if shown is not None:
         figure.colorbar(shown, ax=grid, label="share of the class", shrink=0.6)
+    return figure
+
+
+@_styled
+def class_bars(
+    panels: Mapping[str, Any], classes: Sequence[str], groups: Sequence[int], names: Sequence[str], ylabel: str,
+    means: bool = False,
+) -> Figure:  # fmt: skip
+    """Draw one bar for each class in the colour of its group; panels below each other, on one scale.
+
+    Args:
+        panels: title to the value of each class, (C,); NaN leaves a gap.
+        classes: names of the C classes.
+        groups: of each class, from 0; classes of one group stand together.
+        names: of the groups.
+        ylabel: what the values are.
+        means: whether a dashed line gives the mean of each group, NaN left out.
+
+    Raises:
+        ShapeMismatch: a panel has another number of classes.
+    """
+    figure = Figure(figsize=(WIDTH, 1.1 + 1.25 * len(panels)))
+    column = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    kinds = _array(groups).astype(int)
+    order = numpy.argsort(kinds, kind="stable")
+    places = numpy.arange(len(classes)) + kinds[order]  # a gap before each new group
+    for axes, (title, each) in zip(column, panels.items(), strict=True):
+        values = _array(each)
+        if not values.shape == kinds.shape == (len(classes),):
+            raise ShapeMismatch(f"{title!r} has values of shape {values.shape} for {len(classes)} classes.")
+        for group, name in enumerate(names):
+            if not (own := kinds[order] == group).any():
+                continue
+            heights = values[order][own]
+            axes.bar(places[own], heights, color=PALETTE[group], label=name)
+            if means and len(found := heights[~numpy.isnan(heights)]):
+                ends = [places[own][0] - 0.4, places[own][-1] + 0.4]
+                axes.plot(ends, [found.mean()] * 2, "--", color=INK, linewidth=1)
+        axes.set_title(title)
+        axes.grid(axis="y")
+    column[-1].set_xticks(places, [classes[k] for k in order], rotation=90 if len(classes) > 12 else 35, fontsize=7)
+    figure.supylabel(ylabel, fontsize=9)
+    _common_legend(figure, "dashed: mean of the group" if means else "")
     return figure
 
 

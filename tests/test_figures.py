@@ -66,6 +66,16 @@ DRAWN = {
     "dots_with_seeds": lambda: figures.dots_with_seeds(
         {"a": {"one": [0.9, 0.8], "not run": []}, "b": {"one": [0.1], "not run": []}}, "accuracy", {"a": {"top": 1.0}}
     ),
+    "dots_with_seeds of kinds": lambda: figures.dots_with_seeds(
+        {"a": {"one": [0.9, 0.8], "two": [0.7]}}, "accuracy", across=1, kinds={"one": "first", "two": "second"}
+    ),
+    "planes": lambda: figures.planes(
+        {"a": {"one": torch.rand(5, 2), "_line": torch.rand(3, 2)}, "b": {"one": torch.rand(0, 2)}},
+        {"one": ("x", 1, 4), "_line": (":", 0, 1)}, "x", "y",
+    ),
+    "class_bars": lambda: figures.class_bars(
+        {"a": torch.rand(10), "b": torch.rand(10)}, CLASSES, [0, 1] * 5, ["seen", "unseen"], "accuracy", means=True
+    ),
     "captioned_images": lambda: figures.captioned_images(
         torch.rand(5, 1, 16, 16), ["one\ntwo"] * 5, across=3, rows=["first", "second"], groups=[0, 1, 0, 1, 0]
     ),
@@ -321,6 +331,40 @@ def test_dots_show_every_seed_and_the_mean() -> None:
     assert [label.get_text() for label in first.get_yticklabels()] == ["one", "none"] and not empty.get_visible()
     with pytest.raises(ShapeMismatch, match="the first one"):
         figures.dots_with_seeds({"a": {"one": []}, "b": {"two": []}}, "accuracy")
+
+
+def test_dots_of_two_kinds_have_two_looks_and_a_legend() -> None:
+    kinds = {"one": "inductive", "two": "transductive", "none": "inductive"}
+    figure = figures.dots_with_seeds({"a": {"one": [0.2], "two": [0.4], "none": []}}, "H", across=1, kinds=kinds)
+    one, _, two, _, none = figure.axes[0].lines
+    assert one.get_color() == none.get_color() != two.get_color() and one.get_marker() != two.get_marker()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["inductive", "transductive"]
+
+
+def test_planes_have_one_look_for_a_label() -> None:
+    looks = {"code": ("s", 0, 6.0), "_equal": (":", 0, 1.0)}
+    points = {"code": torch.rand(4, 2), "_equal": torch.rand(2, 2)}
+    figure = figures.planes({"before": points, "after": {"code": torch.rand(3, 2)}}, looks, ticks=False)
+    first, second = figure.axes
+    assert first.lines[0].get_color() == second.lines[0].get_color() == figures.PALETTE[0]
+    assert first.lines[1].get_color() == figures.FAINT and len(first.get_xticks()) == 0
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["code"]
+    with pytest.raises(ShapeMismatch, match="'code' has points"):
+        figures.planes({"a": {"code": torch.rand(3, 3)}}, looks)
+
+
+def test_class_bars_put_groups_together() -> None:
+    names = ["seen", "unseen"]
+    values = [0.1, 0.9, float("nan"), 0.7]
+    figure = figures.class_bars({"a": values, "b": [1, 1, 1, 1]}, list("pqrs"), [1, 0, 1, 0], names, "share", True)
+    first, second = figure.axes
+    assert [label.get_text() for label in second.get_xticklabels()] == ["q", "s", "p", "r"]
+    assert [bar.get_height() for bar in first.patches][:3] == [0.9, 0.7, 0.1] and len(first.patches) == 4
+    assert [line.get_ydata()[0] for line in first.lines] == [pytest.approx(0.8), pytest.approx(0.1)]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == names
+    with pytest.raises(ShapeMismatch, match="4 classes"):
+        figures.class_bars({"a": [1, 2]}, list("pqrs"), [0, 0, 1, 1], names, "share")
 
 
 def test_panels_share_looks_and_one_legend() -> None:

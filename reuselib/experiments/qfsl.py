@@ -33,7 +33,7 @@ from reuselib.experiments.zero_shot_tasks import (
     WorldTask,
     benchmark,
     features_of,
-    real_tasks,
+    real_sets,
     world_task,
 )
 from reuselib.zeroshot import Predictor, SeenTraining, ZeroShotNetwork, metrics
@@ -450,8 +450,8 @@ def tasks(config: Config, seed: int) -> list[tuple[ZeroShotSet, WorldTask | None
         world = world_task(seed, config.plan, config.backbone)
         return [(world.data, world)]
     if config.task in ("digits", "fashion"):
-        where = engine.device()
-        return [(data.to(where), None) for data in real_tasks(config.task, seed, config.splits)]
+        found = real_sets(config.task, seed, config.splits, str(engine.device()))
+        return [(data, None) for data in found]
     data = benchmark(config.task)
     if config.method in END_TO_END:
         photographs = attributes.gbu_images(config.task.upper()).images

@@ -27,7 +27,7 @@ from reuselib.data.attribute_world import REGIMES, SELECTIVE_PLAN, WorldPlan
 from reuselib.errors import ReuseError
 from reuselib.experiments.base import Chapter, Outcome
 from reuselib.experiments.zero_shot_methods import build, options
-from reuselib.experiments.zero_shot_tasks import REAL, SPLITS, BackbonePlan, benchmark, real_tasks, world_task
+from reuselib.experiments.zero_shot_tasks import REAL, SPLITS, BackbonePlan, benchmark, real_sets, world_task
 from reuselib.zeroshot import Predictor, metrics
 from reuselib.zeroshot.confidence import Evidence
 from reuselib.zeroshot.risk import SCORE_CONFIDENCES, RiskCoverage, aurcc, risk_coverage
@@ -240,13 +240,8 @@ def opened(source: Source, seed: int, split: int, where: str) -> ZeroShotSet:
             raise ReuseError("The source 'world' needs plan= and backbone=: take one of a preset of chapter 10.")
         return world_task(seed, source.plan, source.backbone, where).data
     if source.name in REAL:
-        return _real(source.name, seed, source.splits, where)[split]
+        return real_sets(source.name, seed, source.splits, where)[split]
     return benchmark(source.name)
-
-
-@functools.lru_cache(maxsize=4)
-def _real(name: str, seed: int, splits: int, where: str) -> tuple[ZeroShotSet, ...]:
-    return tuple(data.to(where) for data in real_tasks(name, seed, splits))
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,7 +290,7 @@ def _add(total: engine.Cost, part: engine.Cost) -> None:
 
 def forget() -> None:
     """Drop what was read and fitted in this process."""
-    for cached in (_real, network, baseline, benchmark):
+    for cached in (real_sets, network, baseline, benchmark):
         cached.cache_clear()
 
 

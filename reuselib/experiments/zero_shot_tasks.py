@@ -144,6 +144,12 @@ def real_tasks(task: str, seed: int, splits: int = SPLITS) -> Iterator[ZeroShotS
         yield found
 
 
+@functools.lru_cache(maxsize=4)
+def real_sets(task: str, seed: int, splits: int, where: str) -> tuple[ZeroShotSet, ...]:
+    """The same on a device, made once in a process."""
+    return tuple(found.to(where) for found in real_tasks(task, seed, splits))
+
+
 @functools.lru_cache(maxsize=1)
 def benchmark(name: str, split: str = "ps") -> ZeroShotSet:
     """One of the published benchmarks with its ResNet-101 features, on the engine's device; read once in a process."""
