@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from reuselib import engine, gan, grafting, models
+from reuselib import engine, gan, grafting, models, zeroshot
 from reuselib.amalgamation import (
     AmalgamationKD,
     ClassSets,
@@ -225,6 +225,32 @@ def _segmenting(build: Callable[..., engine.Method]) -> Callable[..., engine.Met
     return lambda cast, seed=0, **more: build(cast, segmenter(cast, 97, 4), segmenter(cast, seed), seed=seed, **more)
 
 
+UNSEEN, ATTRIBUTES = 2, 5
+
+
+def _zero_shot(build: Callable[..., engine.Method], network: type = zeroshot.ZeroShotNetwork) -> Callable[..., Any]:
+    """A method that learns the cast's classes by their codes, always the same; two more classes are not seen."""
+
+    def made(cast: Cast, seed: int = 0, **more: Any) -> engine.Method:
+        seen, features = torch.arange(CLASSES), cast.student.head.in_features
+        backbone = nn.Sequential(cast.student.blocks, cast.student.pool)
+        with engine.seeded(96):
+            codes = zeroshot.class_codes(torch.rand(CLASSES + UNSEEN, ATTRIBUTES), seen)
+        with engine.seeded(seed):
+            if issubclass(network, zeroshot.AugmentedNetwork):
+                student = network(codes, seen, features, width=3, backbone=backbone)
+            else:
+                known = {"seen": seen} if issubclass(network, zeroshot.CodewordNetwork) else {}
+                student = network(codes, **known, bridge=zeroshot.bridge(features, ATTRIBUTES), backbone=backbone)
+        return build(engine.on_device(student, cast.images.device), cast.images, seed=seed, **more)
+
+    return made
+
+
+def _quasi_fully(student: zeroshot.ZeroShotNetwork, images: ImageSet, **more: Any) -> zeroshot.QFSL:
+    return zeroshot.QFSL(student, images, images.subset(slice(20, None)), range(CLASSES), **more)
+
+
 def _from_teachers(build: Callable[..., engine.Method]) -> Callable[..., engine.Method]:
     """A method that learns from several teachers."""
     return lambda cast, **more: build(
@@ -330,7 +356,16 @@ LABELLED: dict[str, Callable[..., engine.Method]] = {
         **{"seed": seed, "window": 4, "flip": True, "focal": 2.0, "mixup": True, "noise": 0.1} | more,
     ),
 }
-MAKERS = TAUGHT | GANS | LABELLED
+ZERO_SHOT: dict[str, Callable[..., engine.Method]] = {
+    "zero-shot-seen": _zero_shot(partial(zeroshot.SeenTraining, seen=range(CLASSES))),
+    "zero-shot-qfsl": _zero_shot(_quasi_fully),
+    "zero-shot-qfsl-entropy": _zero_shot(partial(_quasi_fully, joint=False, term=zeroshot.entropy)),
+    "zero-shot-codewords": _zero_shot(zeroshot.SCoReTraining, zeroshot.CodewordNetwork),
+    "zero-shot-augmented": _zero_shot(
+        partial(zeroshot.AugmentedTraining, task="decorrelated", backbone_lr=0.1), zeroshot.AugmentedNetwork
+    ),
+}
+MAKERS = TAUGHT | GANS | LABELLED | ZERO_SHOT
 METHODS = list(MAKERS)
 """Every method of the library, but those of several stages, whose stages are methods of their own."""
 

@@ -80,8 +80,18 @@ def on_device(network: Network, where: torch.device) -> Network:
 
 
 def sgd(parameters: Iterable[Tensor], where: torch.device, **options: Any) -> torch.optim.SGD:
-    """``torch.optim.SGD`` with momentum 0.9 unless told otherwise, fused where the device can."""
-    return torch.optim.SGD(parameters, **{"momentum": 0.9, "fused": where.type in ("cpu", "cuda"), **options})
+    """``torch.optim.SGD`` with momentum 0.9 unless told otherwise, fused where the device can.
+
+    Fused, the momentum of every parameter is there from the start, as zeros, and the first update is torch's own.
+    """
+    optimizer = torch.optim.SGD(parameters, **{"momentum": 0.9, "fused": where.type in ("cpu", "cuda"), **options})
+    for group in optimizer.param_groups:
+        # Torch makes the memory in the first step and, where the gradient scaler skips that step, never writes to it.
+        # With dampening the first update from zeros would be another one.
+        if group["fused"] and group["momentum"] and not group["dampening"]:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+    return optimizer
 
 
 def adam(parameters: Iterable[Tensor], where: torch.device, **options: Any) -> torch.optim.Adam:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reuselib import engine, grafting
+from reuselib import engine, grafting, zeroshot
 from reuselib.grafting.layerwise import Layerwise
 
 SYNCING = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal", "_unique2")
@@ -79,7 +79,7 @@ def test_building_a_method_leaves_the_teacher_untouched(name: str) -> None:
 def places(method: engine.Method) -> dict[str, tuple[Any, str]]:
     """Where a step can break: each update, and each network's forward pass, or its layers' where those are called."""
     result: dict[str, tuple[Any, str]] = {name: (network, "forward") for name, network in method.networks().items()}
-    if isinstance(method, grafting.FewShot):
+    if isinstance(method, grafting.FewShot | zeroshot.SeenTraining):
         result = {
             f"{name}.{path}": (module, "forward") for name, network in method.networks().items()
             for path, module in network.named_modules() if not list(module.children())

@@ -80,6 +80,9 @@ PER_STEP = {
     "amalgamation-joint": {"teachers": (1, 0), "student": (1, 1)},
     "amalgamation-one-stage": {"teachers": (1, 0), "student": (1, 1), "blocks": (1, 0)},
     "component-one-step": {"student": (1, 1), "sources": (1, 0)},
+    "zero-shot-seen": {"student": (1, 1)},
+    "zero-shot-qfsl": {"student": (1, 1)},
+    "zero-shot-qfsl-entropy": {"student": (2, 2)},
 }
 
 

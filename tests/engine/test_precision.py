@@ -118,6 +118,26 @@ def test_the_scaler_skips_an_overflow_and_then_scales_less() -> None:
     assert not torch.equal(network.weight, before["weight"])
 
 
+@pytest.mark.parametrize("clip", [None, 0.1])
+@pytest.mark.parametrize("options", [{}, {"nesterov": True}, {"weight_decay": 0.1}, {"momentum": 0.0}])
+def test_a_first_step_that_overflows_leaves_no_trace(options: dict[str, float], clip: float | None) -> None:
+    networks = [torch.nn.Linear(300, 200) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    x = torch.randn(5, 300)
+    for network, overflows in zip(networks, (True, False), strict=True):
+        # Memory that torch does not fill must not pass for zeros.
+        dirt = [torch.full_like(parameter, 1e30) for parameter in network.parameters()]
+        precision = engine.precision(CPU, "fp16")
+        optimizer = engine.sgd(network.parameters(), CPU, lr=0.1, **options)
+        del dirt
+        if overflows:
+            precision.minimise(network(x).square().mean() * torch.tensor(float("inf")), optimizer, clip)
+        for _ in range(3):
+            precision.minimise(network(x).square().mean(), optimizer, clip)
+        assert all(parameter.isfinite().all() for parameter in network.parameters())
+    torch.testing.assert_close(networks[0].state_dict(), networks[1].state_dict())
+
+
 def test_the_scalers_state_is_kept() -> None:
     network, x = problem()
     precision, optimizer = engine.precision(CPU, "fp16"), engine.sgd(network.parameters(), CPU, lr=0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import players
 import pytest
@@ -65,6 +66,42 @@ def test_optimizers_are_torchs_with_the_papers_momentum() -> None:
     assert engine.sgd(parameters, CPU, lr=0.1, momentum=0.5).defaults["momentum"] == 0.5
     assert adam.defaults["betas"] == (0.9, 0.999)
     assert not engine.adam(parameters, torch.device("meta"), lr=0.1).defaults["fused"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"nesterov": True}, {"weight_decay": 0.1}, {"nesterov": True, "weight_decay": 0.1, "maximize": True},
+     {"momentum": 0.0}, {"dampening": 0.3}, {"fused": False}],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_sgd_is_torchs_bit_for_bit(options: dict[str, Any], kind: torch.dtype) -> None:
+    networks = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(36, 2)) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    ours, plain = (engine.on_device(network.to(kind), CPU) for network in networks)
+    optimizers = (
+        engine.sgd(ours.parameters(), CPU, lr=0.1, **options),
+        torch.optim.SGD(plain.parameters(), lr=0.1, **{"momentum": 0.9, "fused": True} | options),
+    )
+    for _ in range(5):
+        x = torch.randn(6, 3, 5, 5, dtype=kind)
+        for network, optimizer in zip((ours, plain), optimizers, strict=True):
+            optimizer.zero_grad()
+            network(x).square().mean().backward()
+            optimizer.step()
+        assert not list(players.differences(players.state(ours), players.state(plain)))
+        assert not list(players.differences(*(players.state(optimizer)["state"] for optimizer in optimizers)))
+
+
+def test_sgd_remembers_from_the_start_where_it_is_fused() -> None:
+    weights = [nn.Parameter(torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last)), nn.Parameter(torch.ones(2))]
+    groups = [{"params": weights[:1]}, {"params": weights[1:], "momentum": 0.0}]
+    memory = engine.sgd(groups, CPU, lr=0.1).state
+    assert list(memory) == weights[:1]
+    buffer = memory[weights[0]]["momentum_buffer"]
+    assert not buffer.any() and not buffer.requires_grad and buffer.stride() == weights[0].stride()
+    for options in ({"dampening": 0.3}, {"fused": False}, {"momentum": 0.0}):
+        assert not engine.sgd(weights, CPU, lr=0.1, **options).state
+    assert not engine.sgd([nn.Parameter(torch.ones(2, device="meta"))], torch.device("meta"), lr=0.1).state
 
 
 def test_constant_and_step_decay() -> None:
