@@ -270,7 +270,7 @@ class Bench:
         for learn, test in (halves, halves[::-1]):
             inputs = torch.cat([x, self.unseen[0][learn]])
             labels = torch.cat([y, self.unseen[1][learn]])
-            fitted = LogisticRegression(C=0.1, max_iter=300).fit(
+            fitted = LogisticRegression(C=0.1, max_iter=10_000).fit(
                 ((inputs - mean) / scale).cpu().numpy(), labels.cpu().numpy()
             )
             seen += self._linear(fitted, (self.seen[0] - mean) / scale) / 2
