@@ -18,6 +18,7 @@ from reuselib.errors import ReuseError
 from reuselib.zeroshot import metrics
 from reuselib.zeroshot.codes import Classes
 from reuselib.zeroshot.estimator import Predictor
+from reuselib.zeroshot.risk import class_weights
 
 
 def calibrated(scores: Tensor, seen: Tensor, shift: float) -> Tensor:
@@ -87,18 +88,17 @@ def curve(
         scores, labels = scores.detach().cpu().double(), labels.cpu()
         gaps = scores[:, seen.cpu()].amax(1) - scores[:, unseen.cpu()].amax(1)
         right = (metrics.predict_among(scores, own.cpu()) == labels).double()
-        sides.append((gaps, right * _class_weights(labels)))
+        sides.append((gaps, right * class_weights(labels)))
     ends = torch.cat([gaps for gaps, _ in sides]).unique()
-    shifts = torch.cat([ends[:1] - 1, (ends[1:] + ends[:-1]) / 2, ends[-1:] + 1])
+    shifts = between(ends)
     (seen_gaps, seen_right), (unseen_gaps, unseen_right) = sides
     left = _below(seen_gaps, seen_right, shifts)
     return Curve(shifts, ends, seen_right.sum() - left, _below(unseen_gaps, unseen_right, shifts))
 
 
-def _class_weights(labels: Tensor) -> Tensor:
-    """What each image adds to a mean class accuracy if it is right, float64 (n,): they add up to 1."""
-    _, place, counts = labels.unique(return_inverse=True, return_counts=True)
-    return 1 / (counts[place].double() * len(counts))
+def between(ends: Tensor) -> Tensor:
+    """Constants below, between and above all of those where an answer changes, (K,) to (K + 1,); ascending both."""
+    return torch.cat([ends[:1] - 1, (ends[1:] + ends[:-1]) / 2, ends[-1:] + 1])
 
 
 def _below(gaps: Tensor, values: Tensor, shifts: Tensor) -> Tensor:

@@ -13,12 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from reuselib import engine
 from reuselib.errors import ReuseError
 from reuselib.zeroshot import losses
-from reuselib.zeroshot.estimator import Problem, ZeroShotClassifier
-from reuselib.zeroshot.qfsl import SeenTraining
-from reuselib.zeroshot.samples import FeatureSet, train
+from reuselib.zeroshot.estimator import Problem
+from reuselib.zeroshot.qfsl import SeenTraining, TrainedClassifier
+from reuselib.zeroshot.samples import FeatureSet
 
 
 class Compatibility(nn.Module):
@@ -86,33 +85,18 @@ def distance_loss(s: Tensor, y: Tensor) -> Tensor:
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class _Trained(ZeroShotClassifier):
+class _Trained(TrainedClassifier):
     """A network that learns from the seen classes by one loss."""
 
-    steps: int = 1500
     lr: float = 1e-3
     weight_decay: float = 0.0
-    batch: int = 32
-    seed: int = 0
 
-    def _learn(self, problem: Problem) -> None:
-        with engine.seeded(self.seed):
-            self.network_ = self._network(problem).to(problem.features.device)
-        method = SeenTraining(
-            self.network_, FeatureSet(problem.features, problem.labels), problem.seen, loss=self._loss(), lr=self.lr,
-            weight_decay=self.weight_decay, batch=self.batch, seed=self.seed, precision="fp32",
-        )  # fmt: skip
-        train(method, self.steps)
-        self.network_.eval()
-
-    def _network(self, problem: Problem) -> nn.Module:
-        raise NotImplementedError
+    def _method(self, problem: Problem) -> SeenTraining:
+        images = FeatureSet(problem.features, problem.labels)
+        return SeenTraining(self.network_, images, problem.seen, loss=self._loss(), **self._options())
 
     def _loss(self) -> losses.Loss:
         raise NotImplementedError
-
-    def _scores(self, features: Tensor) -> Tensor:
-        return self.network_(features)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -316,7 +316,46 @@ class QFSL(SeenTraining):
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class SeenClassifier(ZeroShotClassifier):
+class TrainedClassifier(ZeroShotClassifier):
+    """A classifier of given features that is a network; subclasses say which, and the method by which it learns.
+
+    Attributes:
+        steps: updates.
+        lr: learning rate.
+        weight_decay: L2 penalty.
+        batch: images per update.
+        seed: of initial weights and batches.
+        network_: the network.
+    """
+
+    steps: int = 1500
+    lr: float = 1e-2
+    weight_decay: float = 5e-4
+    batch: int = 32
+    seed: int = 0
+
+    def _learn(self, problem: Problem) -> None:
+        with engine.seeded(self.seed):
+            self.network_ = self._network(problem).to(problem.features.device)
+            train(self._method(problem), self.steps)
+        self.network_.eval()
+
+    def _network(self, problem: Problem) -> nn.Module:
+        raise NotImplementedError
+
+    def _method(self, problem: Problem) -> SeenTraining:
+        raise NotImplementedError
+
+    def _options(self) -> dict[str, Any]:
+        names = ("lr", "weight_decay", "batch", "seed")
+        return {name: getattr(self, name) for name in names} | {"precision": "fp32"}
+
+    def _scores(self, features: Tensor) -> Tensor:
+        return self.network_(features)
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class SeenClassifier(TrainedClassifier):
     """QFSL-minus on given features: a bridge learns from the seen classes alone, see :class:`SeenTraining`.
 
     Attributes:
@@ -333,18 +372,7 @@ class SeenClassifier(ZeroShotClassifier):
 
     softmax: str = "seen"
     hidden: Sequence[int] = ()
-    steps: int = 1500
-    lr: float = 1e-2
-    weight_decay: float = 5e-4
-    batch: int = 32
     dropout: float = 0.0
-    seed: int = 0
-
-    def _learn(self, problem: Problem) -> None:
-        with engine.seeded(self.seed):
-            self.network_ = self._network(problem).to(problem.features.device)
-            train(self._method(problem), self.steps)
-        self.network_.eval()
 
     def _bridge(self, problem: Problem) -> nn.Module:
         return bridge(problem.features.shape[1], *self.hidden, problem.codes.shape[1], dropout=self.dropout)
@@ -355,13 +383,6 @@ class SeenClassifier(ZeroShotClassifier):
     def _method(self, problem: Problem) -> SeenTraining:
         images = FeatureSet(problem.features, problem.labels)
         return SeenTraining(self.network_, images, problem.seen, softmax=self.softmax, **self._options())
-
-    def _options(self) -> dict[str, Any]:
-        names = ("lr", "weight_decay", "batch", "seed")
-        return {name: getattr(self, name) for name in names} | {"precision": "fp32"}
-
-    def _scores(self, features: Tensor) -> Tensor:
-        return self.network_(features)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from reuselib.errors import unknown
 from reuselib.zeroshot import metrics
-from reuselib.zeroshot.calibrated import curve
+from reuselib.zeroshot.calibrated import between, curve
 from reuselib.zeroshot.codes import class_folds
 from reuselib.zeroshot.estimator import Predictor, seen_classes
 from reuselib.zeroshot.samples import as_labels, as_matrix, as_tensor
@@ -100,7 +100,7 @@ def choose_shift(
         kinds = torch.from_numpy(fitted.seen_), torch.from_numpy(fitted.unseen_)
         curves.append(curve(scores[0], fold.seen[1], scores[1], fold.unseen[1], *kinds))
     changes = torch.cat([each.changes for each in curves]).unique()
-    middles = torch.cat([changes[:1] - 1, (changes[1:] + changes[:-1]) / 2, changes[-1:] + 1])
+    middles = between(changes)
     found = torch.stack([each.harmonic_at(middles) for each in curves]).mean(0)
     return float(middles[found.argmax()])
 

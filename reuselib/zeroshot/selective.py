@@ -27,8 +27,8 @@ from reuselib.zeroshot.codes import Classes
 from reuselib.zeroshot.confidence import CONFIDENCES, Evidence
 from reuselib.zeroshot.estimator import CHUNK, Problem, ZeroShotClassifier
 from reuselib.zeroshot.risk import aurcc, risk_coverage
-from reuselib.zeroshot.samples import FeatureSet, as_labels, as_matrix, as_tensor, like, train
-from reuselib.zeroshot.selection import class_folds
+from reuselib.zeroshot.samples import FeatureSet, as_matrix, as_tensor, like, train
+from reuselib.zeroshot.selection import Fold, class_wise
 
 # --- prototypes of unseen classes -------------------------------------------------------------------------------------
 
@@ -354,17 +354,12 @@ def choose(
         seed: of the folds.
 
     Raises:
-        ReuseError: the classifier is transductive, or there are too few seen classes.
+        ReuseError: the classifier is transductive, there are too few seen classes, or no class is unseen.
     """
     if classifier.transductive:
         raise ReuseError("choose() is for inductive classifiers: choose for an AugmentedClassifier, then take over.")
-    x = as_matrix(features, "features")
-    y, table = as_labels(labels, len(x)), as_tensor(attributes)
-    seen = y.unique()
-    parts = []
-    for held_out in class_folds(seen, folds, seed):
-        away = torch.isin(y, held_out)
-        parts.append(_held_out_evidence(classifier, x, y, table, seen, away, kappas))
+    cut = class_wise(features, labels, attributes, folds, holdout=0, seed=seed)
+    parts = [_held_out_evidence(classifier, fold, kappas) for fold in cut]
     grid = [(kappa, weight) for kappa in kappas for weight in weights]
     kind, found = classifier.kind, {}
     for kappa, weight in grid:
@@ -378,14 +373,12 @@ def choose(
 
 
 def _held_out_evidence(
-    classifier: AugmentedClassifier, x: Tensor, y: Tensor, attributes: Tensor, seen: Tensor, away: Tensor,
-    kappas: Sequence[float],
-) -> tuple[dict[float, Evidence], Tensor]:  # fmt: skip
+    classifier: AugmentedClassifier, fold: Fold, kappas: Sequence[float]
+) -> tuple[dict[float, Evidence], Tensor]:
     """For each κ what is said of the images of held-out classes, candidates among themselves; and what is wrong."""
-    places = torch.searchsorted(seen, y)
-    candidates = places[away].unique()
-    fitted = clone(classifier).fit(x[(~away).to(x.device)], places[~away], attributes[seen.to(attributes.device)])
-    inputs = x[away.to(x.device)]
+    inputs, labels = fold.unseen
+    candidates = labels.unique()
+    fitted = clone(classifier).fit(*fold.train, fold.attributes)
     found = {kappa: fitted.evidence(inputs, candidates, fitted.prototypes(candidates, kappa)) for kappa in kappas}
-    wrong = candidates[found[kappas[0]].prediction] != places[away]
+    wrong = candidates[found[kappas[0]].prediction] != labels
     return found, wrong

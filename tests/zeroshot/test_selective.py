@@ -20,6 +20,7 @@ from reuselib import engine
 from reuselib.errors import DeviceError, ReuseError, ShapeMismatch, UnknownName
 from reuselib.zeroshot import augmented, confidence, selective
 from reuselib.zeroshot.augmented import TASKS, AugmentedNetwork, AugmentedTraining, decorrelation, residual_loss
+from reuselib.zeroshot.codes import class_folds
 from reuselib.zeroshot.confidence import CONFIDENCES, Evidence
 from reuselib.zeroshot.risk import aurcc, risk_coverage, softmax_confidence
 from reuselib.zeroshot.samples import FeatureSet
@@ -652,7 +653,7 @@ def test_the_choice_is_the_plain_one_fold_by_fold() -> None:
     (features, labels), _, attributes = halves()
     found = choose(AugmentedClassifier(**SHORT), features, labels, attributes, weights=(2.0,), kappas=(0.3,), risk=0.5)
     areas, trust, wrong = [], [], []
-    for held_out in selective.class_folds(torch.arange(SEEN), 4):
+    for held_out in class_folds(torch.arange(SEEN), 4):
         away = torch.isin(labels, held_out)
         fold = AugmentedClassifier(**SHORT, kappa=0.3, weight=2.0)
         fold.fit(features[~away], labels[~away], attributes[:SEEN], seen=labels[~away].unique())

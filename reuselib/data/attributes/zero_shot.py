@@ -118,11 +118,9 @@ class ZeroShotSet:
             UnknownName: If there is no such part.
             ReuseError: If there are no features.
         """
-        if name not in PARTS:
-            raise unknown("part", name, PARTS)
+        index = self._index(name)
         if self.features is None:
             raise ReuseError(f"{self.name} has images but no features: give it those of a network, with_features(...)")
-        index = getattr(self, name)
         return self.features[index], self.labels[index]
 
     def part_images(self, name: str) -> ImageSet:
@@ -132,11 +130,15 @@ class ZeroShotSet:
             UnknownName: If there is no such part.
             ReuseError: If there are no images.
         """
-        if name not in PARTS:
-            raise unknown("part", name, PARTS)
+        index = self._index(name)
         if self.images is None:
             raise ReuseError(f"{self.name} has features but no images")
-        return self.images.subset(getattr(self, name))
+        return self.images.subset(index)
+
+    def _index(self, part: str) -> Tensor:
+        if part not in PARTS:
+            raise unknown("part", part, PARTS)
+        return getattr(self, part)
 
     def with_features(self, features: Tensor) -> ZeroShotSet:
         """Return the set with other features, (N, d), of all its images in their order."""
