@@ -96,7 +96,7 @@ class _Trained(TrainedClassifier):
         return SeenTraining(self.network_, images, problem.seen, loss=self._loss(), **self._options())
 
     def _loss(self) -> losses.Loss:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no loss: use one of its subclasses.")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

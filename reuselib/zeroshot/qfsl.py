@@ -341,10 +341,10 @@ class TrainedClassifier(ZeroShotClassifier):
         self.network_.eval()
 
     def _network(self, problem: Problem) -> nn.Module:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no network: use one of its subclasses.")
 
     def _method(self, problem: Problem) -> SeenTraining:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not learn: use one of its subclasses.")
 
     def _options(self) -> dict[str, Any]:
         names = ("lr", "weight_decay", "batch", "seed")
