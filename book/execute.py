@@ -38,9 +38,7 @@ def defaults(path: Path) -> dict[str, str]:
     found = {name: entry["default"] for name, entry in papermill.inspect_notebook(str(path)).items()}
     missing = [name for name in PARAMETERS if name not in found]
     if missing:
-        sys.exit(
-            f"{path.name} has no parameter {', '.join(missing)}. Fix: set it in the cell tagged 'parameters'."
-        )
+        sys.exit(f"{path.name} has no parameter {', '.join(missing)}. Fix: set it in the cell tagged 'parameters'.")
     return found
 
 
@@ -84,12 +82,8 @@ def execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:
 
 def main() -> None:
     """Run the chapters that the command line names."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "names", nargs="*", metavar="chapter", help="such as 01_dfad; all of them when left out"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="chapter", help="such as 01_dfad; all of them when left out")
     parser.add_argument("--scale", default="laptop", choices=["smoke", "laptop", "colab", "paper"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--to", type=Path, help="folder for the results instead of the place named above")
@@ -98,9 +92,7 @@ def main() -> None:
     for number, path in enumerate(notebooks, start=1):
         parameters = changes(path, {"scale": options.scale, "seed": options.seed})
         folder = options.to or (ROOT / "_build" / options.scale if parameters else NOTEBOOKS)
-        print(
-            f"[{number}/{len(notebooks)}] {path.stem}, {options.scale} scale, seed {options.seed}", flush=True
-        )
+        print(f"[{number}/{len(notebooks)}] {path.stem}, {options.scale} scale, seed {options.seed}", flush=True)
         began = time.monotonic()
         try:
             execute(path, folder.resolve() / path.name, parameters)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from reuselib import ledger
+from reuselib import report as ledger
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- chapters: made by book/report.py -->", "<!-- end of chapters -->"
@@ -42,9 +42,7 @@ def chapter_table(page: Path) -> str:
             if (ROOT / notebook).is_file():
                 title = f"[{title}]({relative(notebook, page)})"
                 status = f"![{ledger.badge(chapter['name'])}]({relative(badge_file(chapter['name']), page)})"
-            paper = (
-                f"{chapter['venue']}, [arXiv:{chapter['arxiv']}](https://arxiv.org/abs/{chapter['arxiv']})"
-            )
+            paper = f"{chapter['venue']}, [arXiv:{chapter['arxiv']}](https://arxiv.org/abs/{chapter['arxiv']})"
             lines.append(f"| {part['part'] if position == 0 else ''} | {title} | {paper} | {status} |")
     return "\n".join(lines)
 
@@ -74,12 +72,8 @@ def stale(page: Path, text: str) -> bool:
 
 def main() -> None:
     """Write the generated files, or with --check only compare them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing, exit 1 when a file is out of step"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 when a file is out of step")
     check = parser.parse_args().check
     changed = {page: text for page, text in pages().items() if stale(page, text)}
     if check and changed:

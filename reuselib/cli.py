@@ -12,7 +12,8 @@ from pathlib import Path
 
 import click
 
-from reuselib import __version__, home, ledger
+from reuselib import __version__, home
+from reuselib import report as ledger
 from reuselib.errors import ReuseError
 
 scale_option = click.option("--scale", type=click.Choice(ledger.SCALES), default="laptop", show_default=True)
@@ -50,9 +51,9 @@ def list_chapters() -> None:
 @click.option("--again", is_flag=True, help="Run finished records again.")
 def run(chapter: str, scale: str, seeds: str, rows: str, again: bool) -> None:
     """Run rows of a CHAPTER and record them; skip finished ones and resume those that were cut off."""
-    from reuselib import experiments
+    from reuselib import chapters
 
-    experiment = experiments.chapter(chapter, scale)
+    experiment = chapters.chapter(chapter, scale)
     wanted = [experiment.row(row) for row in rows.split(",") if row] or experiment.rows
     for seed in list(parse_seeds(seeds)):
         for row in wanted:
@@ -115,8 +116,8 @@ def zoo() -> None:
 @zoo.command("list")
 def zoo_list() -> None:
     """List the networks."""
-    from reuselib import zoo as networks
     from reuselib.errors import MissingFile
+    from reuselib.nets import zoo as networks
 
     for name in networks.names():
         try:
@@ -132,7 +133,7 @@ def zoo_list() -> None:
 @click.argument("name")
 def zoo_show(name: str) -> None:
     """Print the card of a network."""
-    from reuselib import zoo as networks
+    from reuselib.nets import zoo as networks
 
     click.echo(json.dumps(networks.card(name), indent=2))
 
@@ -141,8 +142,8 @@ def zoo_show(name: str) -> None:
 @click.argument("names", nargs=-1)
 def zoo_verify(names: tuple[str, ...]) -> None:
     """Check networks against their cards; all that are there if none is named."""
-    from reuselib import zoo as networks
     from reuselib.errors import MissingFile
+    from reuselib.nets import zoo as networks
 
     for name in names or networks.names():
         try:
@@ -156,7 +157,7 @@ def zoo_verify(names: tuple[str, ...]) -> None:
 @click.argument("name")
 def zoo_train(name: str) -> None:
     """Train a network by its recipe; goes on where it was cut off."""
-    from reuselib import zoo as networks
+    from reuselib.nets import zoo as networks
 
     facts = networks.train(name)
     click.echo(f"{name}: test accuracy {facts['test_accuracy']:.2%} after {facts['seconds']:.0f} s")

@@ -9,33 +9,36 @@ from importlib import metadata
 
 import torch
 
-from reuselib import data, engine, home, ledger, zoo
+from reuselib import data, home, report, run
 from reuselib.errors import MissingFile, ReuseError
+from reuselib.nets import zoo
 
 Finding = tuple[bool, str]
 
 
 def findings() -> Iterator[Finding]:
     """Yield (whether it is as it should be, one line of text)."""
-    yield True, f"Python {platform.python_version()}, " + ", ".join(
-        f"{name} {metadata.version(name)}" for name in ("torch", "torchvision", "numpy")
+    yield (
+        True,
+        f"Python {platform.python_version()}, "
+        + ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "torchvision", "numpy")),
     )
     yield from _device()
     yield True, f"data room: {home.root()}"
     yield from _image_sets()
     yield from _networks()
-    for name in ledger.chapters():
+    for name in report.chapters():
         yield _records(name)
 
 
 def _device() -> Iterator[Finding]:
     try:
-        where = engine.device()
-        precision = engine.precision(where).name
+        where = run.device()
+        precision = run.precision(where).name
     except ReuseError as error:
         yield False, str(error)
         return
-    with engine.threads() as threads:
+    with run.threads() as threads:
         yield True, f"device: {where}, {precision}, {threads} of {os.cpu_count()} CPU threads"
     if where.type == "cuda":
         memory = torch.cuda.get_device_properties(where).total_memory / 2**30
@@ -66,7 +69,7 @@ def _networks() -> Iterator[Finding]:
 
 def _records(chapter: str) -> Finding:
     try:
-        found = ledger.records(chapter)
+        found = report.records(chapter)
     except ReuseError as error:
         return False, str(error)
     stale = sum(record.stale for record in found)

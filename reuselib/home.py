@@ -20,9 +20,13 @@ PACKAGE = Path(__file__).resolve().parent
 CLONE = PACKAGE.parent
 REGISTRY = PACKAGE / "registry.txt"
 SHIPPED = (
-    "FashionMNIST/raw/*.gz", "papers/*.yaml", "papers/*.csv",
-    "zoo/*/weights.safetensors", "zoo/*/card.json", "zoo/*/log.csv",
-)  # fmt: skip
+    "FashionMNIST/raw/*.gz",
+    "papers/*.yaml",
+    "papers/*.csv",
+    "zoo/*/weights.safetensors",
+    "zoo/*/card.json",
+    "zoo/*/log.csv",
+)
 
 
 def in_clone() -> bool:

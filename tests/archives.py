@@ -40,15 +40,15 @@ Part = tuple[np.ndarray, np.ndarray]
 Contents = dict[str, Part]
 # In the order of their numbers, which is not that of their ids.
 IMAGENET_CLASSES = {
-    "n02084071": "dog, domestic dog, Canis familiaris", "n01440764": "tench, Tinca tinca",
-    "n03126707": "crane", "n02012849": "crane",
-}  # fmt: skip
+    "n02084071": "dog, domestic dog, Canis familiaris",
+    "n01440764": "tench, Tinca tinca",
+    "n03126707": "crane",
+    "n02012849": "crane",
+}
 CALTECH_CATEGORIES = {"airplanes": 14, "ant": 5, "wild_cat": 3}
 
 
-def publish(
-    name: str, monkeypatch: pytest.MonkeyPatch, folder: Path, train: int = 40, test: int = 20
-) -> Contents:
+def publish(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path, train: int = 40, test: int = 20) -> Contents:
     """Make the archive of one set below `folder` and let torchvision's class find it there.
 
     Args:
@@ -118,10 +118,7 @@ def _publish_mnist(monkeypatch: pytest.MonkeyPatch, server: Path, contents: Cont
         header = struct.pack(">IIII", 0x00000803, len(images), *images.shape[2:])
         for name, content in (
             (f"{stem}-images-idx3-ubyte.gz", header + images.tobytes()),
-            (
-                f"{stem}-labels-idx1-ubyte.gz",
-                struct.pack(">II", 0x00000801, len(labels)) + bytes(labels.tolist()),
-            ),
+            (f"{stem}-labels-idx1-ubyte.gz", struct.pack(">II", 0x00000801, len(labels)) + bytes(labels.tolist())),
         ):
             packed = gzip.compress(content)
             (server / name).write_bytes(packed)
@@ -154,9 +151,7 @@ def _publish_stl10(monkeypatch: pytest.MonkeyPatch, server: Path, contents: Cont
     monkeypatch.setattr(datasets.STL10, "test_list", [digests[name] for name in ("test_X.bin", "test_y.bin")])
 
 
-def _serve_tar(
-    monkeypatch: pytest.MonkeyPatch, server: Path, source: type, members: dict[str, bytes]
-) -> None:
+def _serve_tar(monkeypatch: pytest.MonkeyPatch, server: Path, source: type, members: dict[str, bytes]) -> None:
     packed = _tar(members, "w:gz")
     path = server / source.filename
     path.write_bytes(packed)
@@ -349,9 +344,7 @@ def _bring_ffhq(monkeypatch: pytest.MonkeyPatch, server: Path, count: int) -> Co
     return {"train": (squares, np.zeros(count, np.int64))}
 
 
-def _publish_celeba_attributes(
-    monkeypatch: pytest.MonkeyPatch, server: Path, counts: dict[str, int]
-) -> Contents:
+def _publish_celeba_attributes(monkeypatch: pytest.MonkeyPatch, server: Path, counts: dict[str, int]) -> Contents:
     """The faces of the splits lie in turn in the archive, as they do not in the published one."""
     parts = [part for part, count in counts.items() for _ in range(count)]
     np.random.default_rng(1).shuffle(parts)
@@ -378,9 +371,7 @@ def _publish_celeba_attributes(
     return {part: (squares[mask], (signs[mask] + 1) // 2) for part, mask in chosen.items()}
 
 
-def _publish_fine_grained(
-    name: str, monkeypatch: pytest.MonkeyPatch, server: Path, counts: dict[str, int]
-) -> Contents:
+def _publish_fine_grained(name: str, monkeypatch: pytest.MonkeyPatch, server: Path, counts: dict[str, int]) -> Contents:
     """Classes are listed in another order than that of their names."""
     classes, contents, listed = FINE_GRAINED[name], {}, {}
     order = sorted(classes)
@@ -543,11 +534,14 @@ def _gbu_photographs(name: str, labels: np.ndarray, names: tuple[str, ...]) -> t
     if name == "APY":
         return _apy_photographs(downloads / "aPY", contents, classes, names)
     prefix, folder, notes = {
-        "AWA2": ("/x/images/Animals_with_Attributes2//JPEGImages/", "Animals_with_Attributes2/JPEGImages",
-                 "Animals_with_Attributes2/predicates.txt"),
+        "AWA2": (
+            "/x/images/Animals_with_Attributes2//JPEGImages/",
+            "Animals_with_Attributes2/JPEGImages",
+            "Animals_with_Attributes2/predicates.txt",
+        ),
         "CUB": ("/x/CUB_200_2011/CUB_200_2011/images/", "CUB_200_2011/images", "attributes.txt"),
         "SUN": ("/x/data/SUN/images/", "SUN/images", "SUN/SUNAttributeDB/attributes.mat"),
-    }[name]  # fmt: skip
+    }[name]
     files = []
     for number, (content, label) in enumerate(zip(contents, classes, strict=True)):
         place = f"{label[0]}/{label}" if name == "SUN" else label
@@ -604,12 +598,16 @@ FINE_GRAINED = {
 GBU_CLASSES = {
     "AWA2": ("antelope", "grizzly+bear", "killer+whale", "beaver", "dalmatian", "persian+cat"),
     "CUB": (
-        "001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross", "004.Groove_billed_Ani",
-        "005.Crested_Auklet", "006.Least_Auklet",
+        "001.Black_footed_Albatross",
+        "002.Laysan_Albatross",
+        "003.Sooty_Albatross",
+        "004.Groove_billed_Ani",
+        "005.Crested_Auklet",
+        "006.Least_Auklet",
     ),
     "SUN": ("abbey", "access_road", "airlock", "airplane_cabin", "airport_terminal", "alley"),
     "APY": ("aeroplane", "bicycle", "bird", "donkey", "monkey", "goat"),
-}  # fmt: skip
+}
 ONE_CLASS: dict[str, Callable[[pytest.MonkeyPatch, Path, int], Contents]] = {
     "celeba": _publish_celeba,
     "lsun_church": _publish_lsun_church,

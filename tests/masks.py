@@ -1,7 +1,7 @@
 """Tiny segmentation sets in their true layout, put where they must be brought (VOC 2012: where torchvision fetches it).
 
-    contents = masks.bring("camvid", monkeypatch, tmp_path)     # and REUSELIB_DATA is tmp_path / "data"
-    images = segmentation.load("camvid", "train")
+contents = masks.bring("camvid", monkeypatch, tmp_path)     # and REUSELIB_DATA is tmp_path / "data"
+images = segmentation.load("camvid", "train")
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tiny networks, and every method of the library on them, for the tests of the engine and of the methods.
 
-    method = players.make("dfad")                      # ready for method.step()
-    method = players.make("zskt", where="meta")        # the same, all tensors on the meta device
+method = players.make("dfad")                      # ready for method.step()
+method = players.make("zskt", where="meta")        # the same, all tensors on the meta device
 """
 
 from __future__ import annotations
@@ -15,34 +15,32 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from reuselib import engine, gan, grafting, models, zeroshot
-from reuselib.amalgamation import (
+from reuselib import netgraft, nets, one_stage_gan, qfsl, run, selective
+from reuselib.adaptive import ComponentLearning, Ensemble, Lesson, TargetLearning
+from reuselib.cmi import FAMILY, Inversion, Studio
+from reuselib.data import ImageSet, MultiLabelSet, SegmentationSet
+from reuselib.data.augment import crop_and_flip
+from reuselib.dfad import DAFL, DFAD, ZSKT, Distillation, losses, sources
+from reuselib.layerwise import (
     AmalgamationKD,
     ClassSets,
-    ComponentLearning,
-    Ensemble,
     FeatureLearning,
     JointLearning,
     LayerLearning,
     LayerwiseAmalgamation,
-    Lesson,
     OneStageAmalgamation,
     Stage,
-    TargetLearning,
     Teachers,
     make_encoders,
 )
-from reuselib.data import ImageSet, MultiLabelSet, SegmentationSet
-from reuselib.data.augment import crop_and_flip
-from reuselib.datafree import DAFL, DFAD, FAMILY, ZSKT, Distillation, Inversion, Studio, losses, sources
-from reuselib.gan import OneStageDFAD, OneStageGAN, TwoStageGAN
-from reuselib.supervised import (
+from reuselib.nets.supervised import (
     MultiTaskSupervised,
     SegmentationTraining,
     Supervised,
     segmentation_scores,
     task_accuracies,
 )
+from reuselib.one_stage_gan import OneStageDFAD, OneStageGAN, TwoStageGAN
 
 IMAGE = (1, 8, 8)
 CLASSES = 4
@@ -59,8 +57,8 @@ class Cast:
 
     teacher: nn.Module
     student: nn.Module
-    generator: models.Generator
-    discriminator: models.Discriminator
+    generator: nets.Generator
+    discriminator: nets.Discriminator
     plain: nn.Module
     teachers: list[nn.Module]
     images: ImageSet
@@ -68,29 +66,29 @@ class Cast:
 
 def cast(where: str = "cpu", seed: int = 0, batch_norm: bool = True, dropout: float = 0.0) -> Cast:
     device = torch.device(where)
-    with engine.seeded(99):
-        teacher = models.conv3(width=4, classes=CLASSES, batch_norm=batch_norm)
+    with run.seeded(99):
+        teacher = nets.conv3(width=4, classes=CLASSES, batch_norm=batch_norm)
         pixels = torch.randint(256, (40, *IMAGE), dtype=torch.uint8)
         labels = torch.randint(CLASSES, (40,))
-        teachers = [models.conv3(width=width, classes=len(known)) for width, known in zip((4, 5), KNOWN, strict=True)]
-    with engine.seeded(seed):
-        student = models.conv3(width=2, classes=CLASSES, batch_norm=batch_norm)
-        generator = models.upsampling_generator(image=IMAGE, latent=5, width=4)
-        discriminator = models.dcgan_discriminator(image=IMAGE, width=4, groups=4)
-        plain = models.conv3(width=6, classes=CLASSES)
+        teachers = [nets.conv3(width=width, classes=len(known)) for width, known in zip((4, 5), KNOWN, strict=True)]
+    with run.seeded(seed):
+        student = nets.conv3(width=2, classes=CLASSES, batch_norm=batch_norm)
+        generator = nets.upsampling_generator(image=IMAGE, latent=5, width=4)
+        discriminator = nets.dcgan_discriminator(image=IMAGE, width=4, groups=4)
+        plain = nets.conv3(width=6, classes=CLASSES)
     for network in (student, plain):
         network.pool.append(nn.Dropout(dropout))
     images = ImageSet("tiny", pixels, labels, tuple("abcd"), (0.5,), (0.25,)).to(device)
     networks = (teacher, student, generator, discriminator, plain)
-    moved = [engine.on_device(network, device) for network in teachers]
-    return Cast(*(engine.on_device(network, device) for network in networks), moved, images)
+    moved = [run.on_device(network, device) for network in teachers]
+    return Cast(*(run.on_device(network, device) for network in networks), moved, images)
 
 
-def _adversarial(method: type, **options: Any) -> Callable[..., engine.Method]:
+def _adversarial(method: type, **options: Any) -> Callable[..., run.Method]:
     return lambda cast, **more: method(cast.teacher, cast.student, cast.generator, **options | more)
 
 
-def _distilled(source: Callable[[Cast], sources.Source]) -> Callable[..., engine.Method]:
+def _distilled(source: Callable[[Cast], sources.Source]) -> Callable[..., run.Method]:
     return lambda cast, **more: Distillation(cast.teacher, cast.student, source(cast), **more)
 
 
@@ -107,9 +105,9 @@ def _inverting(name: str, learns: bool = True, **changes: Any) -> Callable[..., 
     return build
 
 
-def _gan(scheme: type, **options: Any) -> Callable[..., engine.Method]:
+def _gan(scheme: type, **options: Any) -> Callable[..., run.Method]:
     return lambda cast, **more: scheme(
-        cast.generator, cast.discriminator, gan.in_tanh_range(cast.images), **options | more
+        cast.generator, cast.discriminator, one_stage_gan.in_tanh_range(cast.images), **options | more
     )
 
 
@@ -118,25 +116,25 @@ def _supervised(cast: Cast, **options: Any) -> Supervised:
     return Supervised(cast.student, cast.images, **augmentation, **options)
 
 
-def _few(method: type, shared: bool = False, plain: bool = False, **options: Any) -> Callable[..., grafting.FewShot]:
+def _few(method: type, shared: bool = False, plain: bool = False, **options: Any) -> Callable[..., netgraft.FewShot]:
     """A method that distils with a few images: the student has the teacher's first block, or layers with biases."""
 
-    def build(cast: Cast, **more: Any) -> grafting.FewShot:
-        with engine.seeded(0):
+    def build(cast: Cast, **more: Any) -> netgraft.FewShot:
+        with run.seeded(0):
             if shared:
-                cast.student.blocks[0] = models.conv3(width=4, batch_norm=True).blocks[0]
+                cast.student.blocks[0] = nets.conv3(width=4, batch_norm=True).blocks[0]
                 cast.student.blocks[1][0] = nn.Conv2d(4, 4, 3, padding=1, bias=False)
             if plain:
-                cast.student = models.conv3(width=2, classes=CLASSES)
-        cast.student = engine.on_device(cast.student, cast.images.device)
+                cast.student = nets.conv3(width=2, classes=CLASSES)
+        cast.student = run.on_device(cast.student, cast.images.device)
         return method(cast.teacher, cast.student, cast.images, **options | {"shared": int(shared)} | more)
 
     return build
 
 
-def grafts(steps: int, shared: int = 0) -> list[grafting.Graft]:
+def grafts(steps: int, shared: int = 0) -> list[netgraft.Graft]:
     """Both stages for the four blocks of the cast."""
-    stages = (grafting.block_grafting, grafting.network_grafting)
+    stages = (netgraft.block_grafting, netgraft.network_grafting)
     return [graft for stage in stages for graft in stage(4, steps, 1e-3, 2e-3, shared=shared)]
 
 
@@ -151,33 +149,33 @@ def multi_label(cast: Cast) -> MultiLabelSet:
     return MultiLabelSet(cast.images, torch.stack([count % 3, count % 4 % 3 - 1], 1), names)
 
 
-def pool(cast: Cast) -> dict[str, models.MultiHead]:
+def pool(cast: Cast) -> dict[str, nets.MultiHead]:
     """Three sources of two architectures: two know task a, two know task b. Always the same."""
-    with engine.seeded(98):
+    with run.seeded(98):
         sources = {
-            "s1": models.multi_head_conv({"a": 3, "c": 2}, widths=(4, 6)),
-            "s2": models.multi_head_residual(TASKS, widths=(5, 4)),
-            "s3": models.multi_head_conv({"b": 2}, widths=(4, 6), depth=2),
+            "s1": nets.multi_head_conv({"a": 3, "c": 2}, widths=(4, 6)),
+            "s2": nets.multi_head_residual(TASKS, widths=(5, 4)),
+            "s3": nets.multi_head_conv({"b": 2}, widths=(4, 6), depth=2),
         }
-    return {name: engine.on_device(source, cast.images.device) for name, source in sources.items()}
+    return {name: run.on_device(source, cast.images.device) for name, source in sources.items()}
 
 
-def pupil(cast: Cast, seed: int, tasks: dict[str, int]) -> models.MultiHead:
+def pupil(cast: Cast, seed: int, tasks: dict[str, int]) -> nets.MultiHead:
     """A network with heads that learns; it drops out as the cast's student does."""
-    with engine.seeded(seed):
-        network = models.multi_head_conv(tasks, widths=(3, 5))
+    with run.seeded(seed):
+        network = nets.multi_head_conv(tasks, widths=(3, 5))
     network.pool.append(nn.Dropout(cast.student.pool[-1].p))
-    return engine.on_device(network, cast.images.device)
+    return run.on_device(network, cast.images.device)
 
 
-def lessons(cast: Cast, sources: dict[str, models.MultiHead], task: str) -> list[Lesson]:
+def lessons(cast: Cast, sources: dict[str, nets.MultiHead], task: str) -> list[Lesson]:
     """The two sources of a task, on two parts of the images, one of them small."""
     parts = torch.arange(len(cast.images), device=cast.images.device).split([32, 8])
     chosen = [source for source in sources.values() if task in source.tasks]
     return [Lesson(source, task, part) for source, part in zip(chosen, parts, strict=True)]
 
 
-def _component(tasks: tuple[str, ...] = ("a",), **changes: Any) -> Callable[..., engine.Method]:
+def _component(tasks: tuple[str, ...] = ("a",), **changes: Any) -> Callable[..., run.Method]:
     def build(cast: Cast, seed: int = 0, **more: Any) -> ComponentLearning:
         sources, student = pool(cast), pupil(cast, seed, {task: TASKS[task] for task in tasks})
         taught = [lesson for task in tasks for lesson in lessons(cast, sources, task)]
@@ -193,7 +191,7 @@ def _averaged(cast: Cast, seed: int = 0, **more: Any) -> ComponentLearning:
     return ComponentLearning(student, [Lesson(ensemble, "b")], cast.images, features=0.0, seed=seed, **more)
 
 
-def _target(**changes: Any) -> Callable[..., engine.Method]:
+def _target(**changes: Any) -> Callable[..., run.Method]:
     def build(cast: Cast, seed: int = 0, **more: Any) -> TargetLearning:
         components = {task: source for task, source in zip(TASKS, pool(cast).values(), strict=False)}
         return TargetLearning(pupil(cast, seed, TASKS), components, cast.images, seed=seed, **changes | more)
@@ -212,15 +210,15 @@ def masked(cast: Cast) -> SegmentationSet:
     return SegmentationSet(cast.images, masks.masked_fill(ignored, 255), tuple("abcd"))
 
 
-def segmenter(cast: Cast, seed: int, width: int = 2) -> models.Segmenter:
+def segmenter(cast: Cast, seed: int, width: int = 2) -> nets.Segmenter:
     """A network that segments the cast's images; it drops out as the cast's student does."""
-    with engine.seeded(seed):
-        network = models.small_segmenter(width, CLASSES, channels=1)
+    with run.seeded(seed):
+        network = nets.small_segmenter(width, CLASSES, channels=1)
     network.decoder.append(nn.Dropout(cast.student.pool[-1].p))
-    return engine.on_device(network, cast.images.device)
+    return run.on_device(network, cast.images.device)
 
 
-def _segmenting(build: Callable[..., engine.Method]) -> Callable[..., engine.Method]:
+def _segmenting(build: Callable[..., run.Method]) -> Callable[..., run.Method]:
     """A method whose teacher, always the same, and whose student segment."""
     return lambda cast, seed=0, **more: build(cast, segmenter(cast, 97, 4), segmenter(cast, seed), seed=seed, **more)
 
@@ -228,30 +226,30 @@ def _segmenting(build: Callable[..., engine.Method]) -> Callable[..., engine.Met
 UNSEEN, ATTRIBUTES = 2, 5
 
 
-def _zero_shot(build: Callable[..., engine.Method], network: type = zeroshot.ZeroShotNetwork) -> Callable[..., Any]:
+def _zero_shot(build: Callable[..., run.Method], network: type = qfsl.ZeroShotNetwork) -> Callable[..., Any]:
     """A method that learns the cast's classes by their codes, always the same; two more classes are not seen."""
 
-    def made(cast: Cast, seed: int = 0, **more: Any) -> engine.Method:
+    def made(cast: Cast, seed: int = 0, **more: Any) -> run.Method:
         seen, features = torch.arange(CLASSES), cast.student.head.in_features
         backbone = nn.Sequential(cast.student.blocks, cast.student.pool)
-        with engine.seeded(96):
-            codes = zeroshot.class_codes(torch.rand(CLASSES + UNSEEN, ATTRIBUTES), seen)
-        with engine.seeded(seed):
-            if issubclass(network, zeroshot.AugmentedNetwork):
+        with run.seeded(96):
+            codes = qfsl.class_codes(torch.rand(CLASSES + UNSEEN, ATTRIBUTES), seen)
+        with run.seeded(seed):
+            if issubclass(network, selective.AugmentedNetwork):
                 student = network(codes, seen, features, width=3, backbone=backbone)
             else:
-                known = {"seen": seen} if issubclass(network, zeroshot.CodewordNetwork) else {}
-                student = network(codes, **known, bridge=zeroshot.bridge(features, ATTRIBUTES), backbone=backbone)
-        return build(engine.on_device(student, cast.images.device), cast.images, seed=seed, **more)
+                known = {"seen": seen} if issubclass(network, qfsl.CodewordNetwork) else {}
+                student = network(codes, **known, bridge=qfsl.bridge(features, ATTRIBUTES), backbone=backbone)
+        return build(run.on_device(student, cast.images.device), cast.images, seed=seed, **more)
 
     return made
 
 
-def _quasi_fully(student: zeroshot.ZeroShotNetwork, images: ImageSet, **more: Any) -> zeroshot.QFSL:
-    return zeroshot.QFSL(student, images, images.subset(slice(20, None)), range(CLASSES), **more)
+def _quasi_fully(student: qfsl.ZeroShotNetwork, images: ImageSet, **more: Any) -> qfsl.QFSL:
+    return qfsl.QFSL(student, images, images.subset(slice(20, None)), range(CLASSES), **more)
 
 
-def _from_teachers(build: Callable[..., engine.Method]) -> Callable[..., engine.Method]:
+def _from_teachers(build: Callable[..., run.Method]) -> Callable[..., run.Method]:
     """A method that learns from several teachers."""
     return lambda cast, **more: build(
         cast, Teachers(cast.teachers, ClassSets(KNOWN)), **{"noise": 0.1, "stage": Stage(8, 1e-2)} | more
@@ -277,7 +275,7 @@ def _two_stages(cast: Cast, teachers: Teachers, **more: Any) -> LayerwiseAmalgam
     return _three_stages(cast, teachers, encoding=None, layers=Stage(4, 1e-2), joint=Stage(4, 1e-2), **more)
 
 
-AMALGAMATING: dict[str, Callable[..., engine.Method]] = {
+AMALGAMATING: dict[str, Callable[..., run.Method]] = {
     "amalgamation-features": _from_teachers(_features),
     "amalgamation-layers": _from_teachers(_layers),
     "amalgamation-layers-nofam": _from_teachers(lambda *cast, **more: _layers(*cast, fam=False, **more)),
@@ -291,7 +289,7 @@ AMALGAMATING: dict[str, Callable[..., engine.Method]] = {
         lambda cast, teachers, **more: OneStageAmalgamation(teachers, cast.plain, cast.images, **more)
     ),
 }
-ADAPTIVE: dict[str, Callable[..., engine.Method]] = {
+ADAPTIVE: dict[str, Callable[..., run.Method]] = {
     "component": _component(),
     "component-logits": _component(features=0.0, widths=None),
     "component-one-step": _component(("a", "b")),
@@ -299,7 +297,7 @@ ADAPTIVE: dict[str, Callable[..., engine.Method]] = {
     "target": _target(),
     "target-logits": _target(features=0.0),
 }
-DISTILLING: dict[str, Callable[..., engine.Method]] = {
+DISTILLING: dict[str, Callable[..., run.Method]] = {
     "kd-images": _distilled(lambda cast: sources.from_images(cast.images)),
     "kd-noise": _distilled(lambda cast: sources.gaussian_noise(IMAGE, cast.images.device)),
     "kd-generator": _distilled(lambda cast: sources.from_generator(cast.generator)),
@@ -310,7 +308,7 @@ DISTILLING: dict[str, Callable[..., engine.Method]] = {
     "dafl": _adversarial(DAFL),
     "zskt": lambda cast, **more: _adversarial(ZSKT)(cast, **{"student_steps": 3} | more),
 }
-SEGMENTING: dict[str, Callable[..., engine.Method]] = {
+SEGMENTING: dict[str, Callable[..., run.Method]] = {
     "segmentation-kd": _segmenting(
         lambda cast, *both, **more: Distillation(*both, sources.from_images(cast.images, crop_and_flip), **more)
     ),
@@ -319,50 +317,51 @@ SEGMENTING: dict[str, Callable[..., engine.Method]] = {
     ),
     "segmentation-dafl": _segmenting(lambda cast, *both, **more: DAFL(*both, cast.generator, layer="decoder", **more)),
 }
-GANS: dict[str, Callable[..., engine.Method]] = {
+GANS: dict[str, Callable[..., run.Method]] = {
     "gan-one-stage": _gan(OneStageGAN),
-    "gan-one-stage-least-squares": _gan(OneStageGAN, loss=gan.LEAST_SQUARES, ratio="autograd"),
-    "gan-one-stage-wasserstein": _gan(OneStageGAN, loss=gan.WASSERSTEIN, clip=0.01),
-    **{f"gan-two-stage-{variant}": _gan(TwoStageGAN, variant=variant) for variant in gan.VARIANTS},
+    "gan-one-stage-least-squares": _gan(OneStageGAN, loss=one_stage_gan.LEAST_SQUARES, ratio="autograd"),
+    "gan-one-stage-wasserstein": _gan(OneStageGAN, loss=one_stage_gan.WASSERSTEIN, clip=0.01),
+    **{f"gan-two-stage-{variant}": _gan(TwoStageGAN, variant=variant) for variant in one_stage_gan.VARIANTS},
 }
-INVERTING: dict[str, Callable[..., engine.Method]] = {
+INVERTING: dict[str, Callable[..., run.Method]] = {
     **{f"inversion-{name}": _inverting(name) for name in FAMILY},
     "inversion-adversary": lambda cast, **more: _inverting("cmi")(cast, **{"student_steps": 0} | more),
     "inversion-alone": _inverting("cmi", learns=False, adversarial=0.0),
 }
-GRAFTING: dict[str, Callable[..., engine.Method]] = {
-    "netgraft": _few(grafting.NetGraft, plan=grafts(5)),
-    "netgraft-shared": _few(grafting.NetGraft, plan=grafts(1, shared=1), shared=True, draw="epochs"),
-    "netgraft-features": _few(grafting.NetGraft, plan=grafts(1), local=True, bias=True, augment=crop_and_flip),
-    "few-kd": _few(grafting.KnowledgeDistillation, augment=partial(crop_and_flip, padding=1, flip=False)),
-    "few-kd-shared": _few(grafting.KnowledgeDistillation, shared=True, draw="epochs"),
-    "fitnet": _few(grafting.FitNet, hint_steps=3),
-    "fitnet-shared": _few(grafting.FitNet, hint_steps=3, shared=True),
-    "fskd": _few(grafting.FSKD, plain=True),
-    "cross-distillation": _few(grafting.CrossDistillation, plain=True, steps=3),
+GRAFTING: dict[str, Callable[..., run.Method]] = {
+    "netgraft": _few(netgraft.NetGraft, plan=grafts(5)),
+    "netgraft-shared": _few(netgraft.NetGraft, plan=grafts(1, shared=1), shared=True, draw="epochs"),
+    "netgraft-features": _few(netgraft.NetGraft, plan=grafts(1), local=True, bias=True, augment=crop_and_flip),
+    "few-kd": _few(netgraft.KnowledgeDistillation, augment=partial(crop_and_flip, padding=1, flip=False)),
+    "few-kd-shared": _few(netgraft.KnowledgeDistillation, shared=True, draw="epochs"),
+    "fitnet": _few(netgraft.FitNet, hint_steps=3),
+    "fitnet-shared": _few(netgraft.FitNet, hint_steps=3, shared=True),
+    "fskd": _few(netgraft.FSKD, plain=True),
+    "cross-distillation": _few(netgraft.CrossDistillation, plain=True, steps=3),
 }
-STAGED: dict[str, Callable[..., engine.Method]] = {
+STAGED: dict[str, Callable[..., run.Method]] = {
     "amalgamation": _from_teachers(_three_stages),
     "amalgamation-closed-form": _from_teachers(_two_stages),
 }
 """Methods of several stages: what a step does depends on the iteration."""
 TAUGHT = DISTILLING | SEGMENTING | INVERTING | GRAFTING | AMALGAMATING | ADAPTIVE
 """The methods that have a teacher."""
-LABELLED: dict[str, Callable[..., engine.Method]] = {
+LABELLED: dict[str, Callable[..., run.Method]] = {
     "supervised": _supervised,
     "supervised-multi-task": _multi_task,
     "supervised-segmentation": lambda cast, seed=0, **more: SegmentationTraining(
-        segmenter(cast, seed), masked(cast),
+        segmenter(cast, seed),
+        masked(cast),
         **{"seed": seed, "window": 4, "flip": True, "focal": 2.0, "mixup": True, "noise": 0.1} | more,
     ),
 }
-ZERO_SHOT: dict[str, Callable[..., engine.Method]] = {
-    "zero-shot-seen": _zero_shot(partial(zeroshot.SeenTraining, seen=range(CLASSES))),
+ZERO_SHOT: dict[str, Callable[..., run.Method]] = {
+    "zero-shot-seen": _zero_shot(partial(qfsl.SeenTraining, seen=range(CLASSES))),
     "zero-shot-qfsl": _zero_shot(_quasi_fully),
-    "zero-shot-qfsl-entropy": _zero_shot(partial(_quasi_fully, joint=False, term=zeroshot.entropy)),
-    "zero-shot-codewords": _zero_shot(zeroshot.SCoReTraining, zeroshot.CodewordNetwork),
+    "zero-shot-qfsl-entropy": _zero_shot(partial(_quasi_fully, joint=False, term=qfsl.entropy)),
+    "zero-shot-codewords": _zero_shot(qfsl.SCoReTraining, qfsl.CodewordNetwork),
     "zero-shot-augmented": _zero_shot(
-        partial(zeroshot.AugmentedTraining, task="decorrelated", backbone_lr=0.1), zeroshot.AugmentedNetwork
+        partial(selective.AugmentedTraining, task="decorrelated", backbone_lr=0.1), selective.AugmentedNetwork
     ),
 }
 MAKERS = TAUGHT | GANS | LABELLED | ZERO_SHOT
@@ -370,7 +369,7 @@ METHODS = list(MAKERS)
 """Every method of the library, but those of several stages, whose stages are methods of their own."""
 
 
-def make(name: str, where: str = "cpu", seed: int = 0, dropout: float = 0.0, **options: Any) -> engine.Method:
+def make(name: str, where: str = "cpu", seed: int = 0, dropout: float = 0.0, **options: Any) -> run.Method:
     """Make a method on a tiny cast; fp32 unless told otherwise, two steps a round."""
     options = {"batch": BATCH, "seed": seed, "precision": "fp32"} | options
     method = (MAKERS | STAGED)[name](cast(where, seed, dropout=dropout), **options)
@@ -378,7 +377,7 @@ def make(name: str, where: str = "cpu", seed: int = 0, dropout: float = 0.0, **o
     return method
 
 
-def learner(method: engine.Method) -> nn.Module:
+def learner(method: run.Method) -> nn.Module:
     """The network that a method is there for: its student or, where no student learns, its generator or encoders."""
     student = getattr(method, "student", None)
     if isinstance(method, FeatureLearning | LayerLearning):
@@ -387,29 +386,29 @@ def learner(method: engine.Method) -> nn.Module:
     return method.generator if student is None or only_watches else student
 
 
-def copied(method: engine.Method) -> list[nn.Module]:
+def copied(method: run.Method) -> list[nn.Module]:
     """The student's blocks that are copies of the teacher's and never learn."""
-    return grafting.blocks_of(method.student)[: method.shared] if getattr(method, "shared", 0) else []
+    return netgraft.blocks_of(method.student)[: method.shared] if getattr(method, "shared", 0) else []
 
 
-def evaluation(method: engine.Method) -> Callable[[], dict[str, float]]:
+def evaluation(method: run.Method) -> Callable[[], dict[str, float]]:
     """What an engine's run may measure on the way: the student's accuracy, or a mean of what there is."""
     network, images = learner(method), cast().images
 
     @torch.no_grad()
     def mean() -> float:
-        with engine.frozen(network):
+        with run.frozen(network):
             return network(torch.ones(2, network.latent)).mean().item()
 
-    if isinstance(network, models.Generator):
+    if isinstance(network, nets.Generator):
         return lambda: {"mean": mean()}
     if isinstance(method, FeatureLearning | LayerLearning):
         return lambda: {"mean": torch.cat([p.detach().flatten() for p in network.parameters()]).mean().item()}
-    if isinstance(network, models.Segmenter):
+    if isinstance(network, nets.Segmenter):
         return lambda: segmentation_scores(network, masked(cast()))
-    if isinstance(network, models.MultiHead):
+    if isinstance(network, nets.MultiHead):
         return lambda: task_accuracies(network, multi_label(cast()))
-    return lambda: {"accuracy": engine.accuracy(network, images)}
+    return lambda: {"accuracy": run.accuracy(network, images)}
 
 
 def dtypes(output: Any) -> set[torch.dtype]:
@@ -417,7 +416,7 @@ def dtypes(output: Any) -> set[torch.dtype]:
     return {value.dtype for value in tree_leaves(output)}
 
 
-def kept(method: engine.Method) -> list[nn.Module]:
+def kept(method: run.Method) -> list[nn.Module]:
     """The networks that a method must leave as they are: its teacher, its teachers, its sources."""
     return [network for name, network in method.networks().items() if name in method.fixed]
 
@@ -434,7 +433,7 @@ def state(value: Any) -> Any:
         return {key: state(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [state(item) for item in value]
-    if isinstance(value, engine.Method):
+    if isinstance(value, run.Method):
         return {"iteration": value.iteration} | {key: state(item) for key, item in vars(value).items()}
     return value if isinstance(value, int | float | str | bool | None) else None
 

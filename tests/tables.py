@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from reuselib import ledger
+from reuselib import report
 
 
 def named(chapter: str, scale: str) -> dict[str, set[str]]:
     """Every record that a table or a claim names at a scale, with the metrics that it must have."""
-    paper, found = ledger.published(chapter), {}
+    paper, found = report.published(chapter), {}
     for table in paper.tables:
         for column in table.columns:
             if scale in column.scales:

@@ -23,13 +23,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-]
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 QUIET += ["--disable-component-update", "--disable-sync"]
 
 
@@ -50,9 +44,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("jupyter-book is not installed")
     out = tmp_path_factory.mktemp("book")
     options = ["--path-output", str(out), "-W", "-n", "--keep-going", "--quiet"]
-    done = subprocess.run(
-        [str(command), "build", str(ROOT), *options], capture_output=True, text=True, timeout=900
-    )
+    done = subprocess.run([str(command), "build", str(ROOT), *options], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     return out / "_build" / "html"
 
@@ -138,9 +130,7 @@ def test_every_page_of_the_contents_is_built(html: Path) -> None:
 
 
 def test_no_page_loads_from_another_place(html: Path) -> None:
-    loads = re.compile(
-        r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//|<link\b[^>]*>""", re.I
-    )
+    loads = re.compile(r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//|<link\b[^>]*>""", re.I)
     fetched = re.compile(r"""rel=["'](?:stylesheet|preload|icon|shortcut icon|preconnect|prefetch)["']""")
     for name in pages():
         for tag in loads.findall((html / f"{name}.html").read_text("utf-8")):
@@ -169,9 +159,7 @@ def test_math_is_rendered(visit: Callable[[str], Visit]) -> None:
     assert len(with_math) >= 2, "the notation and the chapters have formulas"
     for page in with_math:
         page.wait_for_selector("mjx-container", state="attached", timeout=30_000)
-        rendered = page.eval_on_selector_all(
-            ".math", "all => all.map(each => !!each.querySelector('mjx-container'))"
-        )
+        rendered = page.eval_on_selector_all(".math", "all => all.map(each => !!each.querySelector('mjx-container'))")
         assert all(rendered), page.url
         assert page.locator("mjx-merror, [data-mjx-error]").count() == 0, page.url
 

@@ -17,7 +17,8 @@ import players
 import pytest
 from click.testing import CliRunner, Result
 
-from reuselib import cli, experiments, home, ledger, zoo
+from reuselib import chapters, cli, home, report
+from reuselib.nets import zoo
 
 ROW = ["--scale", "smoke", "--rows", "digits-random", "--seeds", "0"]
 
@@ -61,7 +62,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
 
 
 def test_the_chapters_are_listed() -> None:
-    assert [line.split()[0] for line in call("list").splitlines()] == ledger.chapters()
+    assert [line.split()[0] for line in call("list").splitlines()] == report.chapters()
 
 
 def records(room: Path) -> list[str]:
@@ -70,60 +71,56 @@ def records(room: Path) -> list[str]:
 
 def test_rows_are_run_once_unless_told_otherwise(room: Path) -> None:
     rows = ["--scale", "smoke", "--rows", "digits-untrained,digits-teacher", "--seeds", "0,2"]
-    assert call("run", "01_dfad", *rows).count(": accuracy 0.") == 4
-    expected = [
-        f"01_dfad/smoke/digits-{row}/seed{seed}.json" for row in ("teacher", "untrained") for seed in (0, 2)
-    ]
+    assert call("run", "dfad", *rows).count(": accuracy 0.") == 4
+    expected = [f"dfad/smoke/digits-{row}/seed{seed}.json" for row in ("teacher", "untrained") for seed in (0, 2)]
     assert records(room) == expected
     times = {path: (room / "results" / path).stat().st_mtime_ns for path in expected}
-    assert call("run", "01_dfad", *rows).count("recorded already") == 4
+    assert call("run", "dfad", *rows).count("recorded already") == 4
     assert times == {path: (room / "results" / path).stat().st_mtime_ns for path in expected}
-    assert "recorded already" not in call("run", "01_dfad", *rows, "--again")
+    assert "recorded already" not in call("run", "dfad", *rows, "--again")
     assert all((room / "results" / path).stat().st_mtime_ns > times[path] for path in expected)
 
 
 def test_a_record_of_another_configuration_is_run_again(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = ["--scale", "smoke", "--rows", "digits-untrained", "--seeds", "0"]
-    call("run", "01_dfad", *rows)
-    presets = experiments.CHAPTERS["01_dfad"].presets
+    call("run", "dfad", *rows)
+    presets = chapters.CHAPTERS["dfad"].presets
     changed = {row: replace(config, limit=77) for row, config in presets("smoke").items()}
-    monkeypatch.setattr(experiments.CHAPTERS["01_dfad"], "presets", staticmethod(lambda _: changed))
-    assert "recorded already" not in call("run", "01_dfad", *rows)
-    assert ledger.records("01_dfad")[0].config["limit"] == 77
+    monkeypatch.setattr(chapters.CHAPTERS["dfad"], "presets", staticmethod(lambda _: changed))
+    assert "recorded already" not in call("run", "dfad", *rows)
+    assert report.records("dfad")[0].config["limit"] == 77
 
 
 def test_a_killed_run_is_resumed_and_gives_the_same_record(room: Path, tmp_path: Path) -> None:
-    expected = experiments.chapter("01_dfad", "smoke").run("digits-random", 0, progress=False).record
-    command = [sys.executable, "-c", "from reuselib.cli import main; main()", "run", "01_dfad", *ROW]
+    expected = chapters.chapter("dfad", "smoke").run("digits-random", 0, progress=False).record
+    command = [sys.executable, "-c", "from reuselib.cli import main; main()", "run", "dfad", *ROW]
     with open(tmp_path / "output", "w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        checkpoint = cli.checkpoint_path("01_dfad", "smoke", "digits-random", 0)
+        checkpoint = cli.checkpoint_path("dfad", "smoke", "digits-random", 0)
         while not checkpoint.exists() and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, (tmp_path / "output").read_text()
-    assert [path for path in records(room) if not path.endswith(".part")] == [
-        "01_dfad/smoke/digits-random/seed0.pt"
-    ]
-    assert "digits-random seed 0: accuracy" in call("resume", "01_dfad", "--scale", "smoke")
-    found = ledger.find("01_dfad", "smoke", "digits-random", 0, expected.config_hash)
+    assert [path for path in records(room) if not path.endswith(".part")] == ["dfad/smoke/digits-random/seed0.pt"]
+    assert "digits-random seed 0: accuracy" in call("resume", "dfad", "--scale", "smoke")
+    found = report.find("dfad", "smoke", "digits-random", 0, expected.config_hash)
     assert found and (found.metrics, found.curves) == (expected.metrics, expected.curves)
     assert found.passes == expected.passes and not checkpoint.exists()
-    assert call("resume", "01_dfad", "--scale", "smoke") == "Nothing was cut off.\n"
+    assert call("resume", "dfad", "--scale", "smoke") == "Nothing was cut off.\n"
 
 
 def test_a_checkpoint_that_outlived_its_record_is_cleared_away(room: Path) -> None:
     rows = ["--scale", "smoke", "--rows", "digits-untrained", "--seeds", "0"]
-    call("run", "01_dfad", *rows)
-    cli.checkpoint_path("01_dfad", "smoke", "digits-untrained", 0).write_bytes(b"left behind")
-    assert "recorded already" in call("resume", "01_dfad", "--scale", "smoke")
-    assert records(room) == ["01_dfad/smoke/digits-untrained/seed0.json"]
+    call("run", "dfad", *rows)
+    cli.checkpoint_path("dfad", "smoke", "digits-untrained", 0).write_bytes(b"left behind")
+    assert "recorded already" in call("resume", "dfad", "--scale", "smoke")
+    assert records(room) == ["dfad/smoke/digits-untrained/seed0.json"]
 
 
 def test_a_damaged_checkpoint_is_named() -> None:
-    checkpoint = cli.checkpoint_path("01_dfad", "smoke", "digits-random", 0)
+    checkpoint = cli.checkpoint_path("dfad", "smoke", "digits-random", 0)
     home.write_atomic(checkpoint, b"half a checkpoint")
-    output = call("run", "01_dfad", *ROW, code=1)
+    output = call("run", "dfad", *ROW, code=1)
     assert "seed0.pt is damaged" in output and "delete it" in output
 
 
@@ -136,46 +133,46 @@ def test_seeds_are_read(text: str, seeds: list[int]) -> None:
 
 @pytest.mark.parametrize("text", ["", "a", "1,", "-1", "1-b", "2-1", "1-2-3", "0,x", "1.5", "²"])
 def test_what_is_no_list_of_seeds_is_refused_before_anything_runs(room: Path, text: str) -> None:
-    output = call("run", "01_dfad", "--scale", "smoke", "--rows", "digits-untrained", f"--seeds={text}", code=2)
+    output = call("run", "dfad", "--scale", "smoke", "--rows", "digits-untrained", f"--seeds={text}", code=2)
     assert f"{text!r} is not a list of seeds. Write 0-2 or 0,3,5." in output and records(room) == []
 
 
 @pytest.mark.parametrize("command", ["run", "table", "verdicts"])
 def test_an_unknown_chapter_gets_the_nearest(command: str) -> None:
     output = call(command, "01_dfat", code=1)
-    assert output.startswith("Error: ") and "Did you mean '01_dfad'?" in output
+    assert output.startswith("Error: ") and "Did you mean 'dfad'?" in output
 
 
 @pytest.mark.parametrize("command", ["run", "resume", "table", "verdicts"])
 def test_an_unknown_scale_gets_the_list(command: str) -> None:
-    output = call(command, "01_dfad", "--scale", "labtop", code=2)
+    output = call(command, "dfad", "--scale", "labtop", code=2)
     assert "'labtop' is not one of" in output and "'laptop'" in output
 
 
 def test_an_unknown_row_gets_the_nearest_before_anything_runs(room: Path) -> None:
     rows = ["--scale", "smoke", "--rows", "digits-untrained,digits-dfat"]
-    output = call("run", "01_dfad", *rows, code=1)
+    output = call("run", "dfad", *rows, code=1)
     assert "Did you mean 'digits-dfad'?" in output and records(room) == []
 
 
 def test_unknown_commands_and_options_are_refused() -> None:
     assert "No such command 'trian'" in call("trian", code=2)
-    assert "No such option" in call("run", "01_dfad", "--seed", "0", code=2)
+    assert "No such option" in call("run", "dfad", "--seed", "0", code=2)
 
 
 def test_table_verdicts_and_report_print(room: Path) -> None:
-    call("run", "01_dfad", "--scale", "smoke", "--rows", "digits-untrained", "--seeds", "0")
-    table = call("table", "01_dfad", "--scale", "smoke")
+    call("run", "dfad", "--scale", "smoke", "--rows", "digits-untrained", "--seeds", "0")
+    table = call("table", "dfad", "--scale", "smoke")
     assert "DFAD" in table and "0.983 ± 0.002" in table
-    assert "not run" in call("verdicts", "01_dfad") and "not run" in call("verdicts")
+    assert "not run" in call("verdicts", "dfad") and "not run" in call("verdicts")
     assert call("report").lstrip().startswith("#")
 
 
 def test_an_old_record_is_named(room: Path) -> None:
-    call("run", "01_dfad", "--scale", "smoke", "--rows", "digits-untrained", "--seeds", "0")
-    path = room / "results" / "01_dfad" / "smoke" / "digits-untrained" / "seed0.json"
+    call("run", "dfad", "--scale", "smoke", "--rows", "digits-untrained", "--seeds", "0")
+    path = room / "results" / "dfad" / "smoke" / "digits-untrained" / "seed0.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 0}))
-    assert "has record schema 0" in call("table", "01_dfad", "--scale", "smoke", code=1)
+    assert "has record schema 0" in call("table", "dfad", "--scale", "smoke", code=1)
 
 
 def test_zoo_list_show_and_verify() -> None:
@@ -217,8 +214,8 @@ def test_zoo_train(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_error_in_the_middle_of_a_run_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REUSELIB_DEVICE", "gpu")
-    assert "Error: 'gpu' is not a device" in call("run", "01_dfad", *ROW, code=1)
+    assert "Error: 'gpu' is not a device" in call("run", "dfad", *ROW, code=1)
     monkeypatch.delenv("REUSELIB_DEVICE")
-    monkeypatch.setattr(experiments.Chapter, "run", players.rigged(experiments.Chapter.run, at=0))
-    result = CliRunner().invoke(cli.main, ["run", "01_dfad", *ROW])
+    monkeypatch.setattr(chapters.Chapter, "run", players.rigged(chapters.Chapter.run, at=0))
+    result = CliRunner().invoke(cli.main, ["run", "dfad", *ROW])
     assert isinstance(result.exception, players.Explosion)  # what is no error of ours is not hidden

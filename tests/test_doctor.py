@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from reuselib import cli, home, ledger, zoo
+from reuselib import cli, home, report
+from reuselib.nets import zoo
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_a_healthy_installation(room: Path) -> None:
         assert any(line.startswith(f"network: {name},") for line in good)
     assert "network: cifar10-resnet34, not trained here: reuselib zoo train cifar10-resnet34" in good
     assert "network: digits8-conv3, weights verified" in good
-    assert all(any(line.startswith(f"{chapter}: ") for line in good) for chapter in ledger.chapters())
+    assert all(any(line.startswith(f"{chapter}: ") for line in good) for chapter in report.chapters())
 
 
 def test_damaged_images_and_networks_are_found(room: Path) -> None:
@@ -86,10 +87,10 @@ def test_a_device_or_precision_that_is_not_there_is_found(
 
 
 def test_stale_and_damaged_records_are_found(room: Path) -> None:
-    arguments = ["run", "01_dfad", "--scale", "smoke", "--rows", "digits-untrained", "--seeds", "0"]
+    arguments = ["run", "dfad", "--scale", "smoke", "--rows", "digits-untrained", "--seeds", "0"]
     assert CliRunner().invoke(cli.main, arguments).exit_code == 0
     assert "01_dfad: 1 records" in doctor(0)[0]
-    path = room / "results" / "01_dfad" / "smoke" / "digits-untrained" / "seed0.json"
+    path = room / "results" / "dfad" / "smoke" / "digits-untrained" / "seed0.json"
     record = path.read_text()
     content = json.loads(record)
     path.write_text(json.dumps(content | {"version": content["version"] + 1}))

@@ -50,7 +50,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 def test_root_is_the_clone_or_what_the_user_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REUSELIB_DATA", raising=False)
     assert home.root() == home.CLONE / "data"
-    assert home.path("results", "01_dfad") == home.CLONE / "data" / "results" / "01_dfad"
+    assert home.path("results", "dfad") == home.CLONE / "data" / "results" / "dfad"
     monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
     assert home.root() == tmp_path
 
@@ -77,9 +77,7 @@ def test_verify_names_path_hashes_and_fix(tmp_path: Path) -> None:
     assert home.verify(file, home.sha256(file), "fetch it") == file
 
 
-def test_a_shipped_file_is_the_clones_wherever_results_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shipped_file_is_the_clones_wherever_results_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
     assert home.shipped(SHIPPED) == home.CLONE / "data" / SHIPPED
     (tmp_path / "papers").mkdir()
@@ -136,9 +134,7 @@ def test_write_atomic_makes_folders_and_replaces(tmp_path: Path) -> None:
     assert os.listdir(file.parent) == ["b.json"]
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "b.json"
     home.write_atomic(file, b"old")
 

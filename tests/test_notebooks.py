@@ -11,7 +11,7 @@ import nbformat
 import pytest
 import yaml
 
-from reuselib.notebook import SETUP_CELL
+from reuselib.report.notebook import SETUP_CELL
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -48,7 +48,7 @@ def test_the_book_lists_every_notebook_in_order() -> None:
     chapters = [name for name in listed if name not in PAGES]
     assert sorted(listed) == [path.stem for path in NOTEBOOKS] and chapters == sorted(chapters)
     assert listed[0] == "00_quickstart"
-    assert listed.index("rooms_gallery") + 1 == listed.index("07_attribution_transferability")
+    assert listed.index("rooms_gallery") + 1 == listed.index("attribution")
 
 
 def test_every_chapter_is_one_of_the_ten() -> None:
@@ -85,9 +85,7 @@ def test_starts_with_the_setup_cell(notebook: Notebook) -> None:
 def test_nbval_compares_a_third(notebook: Notebook) -> None:
     tagged = [cell for cell in notebook.code if not UNCOMPARED & set(cell.metadata.get("tags", []))]
     compared = [cell for cell in tagged if not re.search(r"#\s*NBVAL_(IGNORE|SKIP)", cell.source)]
-    assert len(compared) >= len(notebook.code) / 3, (
-        f"{len(compared)} of {len(notebook.code)} cells are compared"
-    )
+    assert len(compared) >= len(notebook.code) / 3, f"{len(compared)} of {len(notebook.code)} cells are compared"
     assert any(cell.outputs for cell in compared), "what is compared prints nothing"
 
 
@@ -100,9 +98,7 @@ def test_every_image_has_alt_text(notebook: Notebook) -> None:
         for kind in output.get("data", {}):
             if kind.startswith("image/"):
                 alt = output.metadata.get(kind, {}).get("alt", "")
-                assert len(alt.split()) >= 4, (
-                    f"an image says of itself only {alt!r}: use reuselib.figures.show"
-                )
+                assert len(alt.split()) >= 4, f"an image says of itself only {alt!r}: use reuselib.report.figures.show"
         for tag in re.findall(r"<img\b[^>]*>", "".join(output.get("data", {}).get("text/html", ""))):
             assert re.search(r'\balt="[^"]{12,}"', tag), tag[:120]
     for cell in notebook.text:
@@ -156,9 +152,7 @@ def small_notebook(path: Path, parameters: str, body: str) -> bytes:
     return path.read_bytes()
 
 
-def test_execute_refuses_a_notebook_without_the_parameters(
-    execute: tuple, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_execute_refuses_a_notebook_without_the_parameters(execute: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     module, folder = execute
     small_notebook(folder / "01_a.ipynb", 'scale = "laptop"', "1")
     monkeypatch.setattr(sys, "argv", ["execute.py"])
@@ -187,9 +181,5 @@ def test_execute_replaces_only_what_ended_well(execute: tuple, monkeypatch: pyte
     module.main()
     done = nbformat.read(path, as_version=4)
     assert done.cells[1].outputs[0].text == "laptop\n"
-    assert (
-        len(done.cells) == 2
-        and "papermill" not in done.metadata
-        and "papermill" not in done.cells[0].metadata
-    )
+    assert len(done.cells) == 2 and "papermill" not in done.metadata and "papermill" not in done.cells[0].metadata
     assert [entry.name for entry in folder.iterdir()] == ["01_a.ipynb"]

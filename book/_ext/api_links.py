@@ -25,9 +25,7 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.
     if not homes:
         return text if exists(target) else None
     node["reftarget"] = min(homes, key=len)
-    return python.resolve_xref(
-        env, node["refdoc"], app.builder, node["reftype"], node["reftarget"], node, text
-    )
+    return python.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], node["reftarget"], node, text)
 
 
 def exists(target: str) -> bool:

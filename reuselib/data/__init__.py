@@ -5,30 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from reuselib.data import (
-    attribute_world,
-    attributes,
-    augment,
-    digits,
-    multi_label,
-    procedural,
-    segmentation,
-    shapes,
-    symbols,
-    vision,
-)
-from reuselib.data.attribute_world import AttributeWorld, WorldPlan
+from reuselib.data import attributes, augment, digits, multi_label, procedural, segmentation, vision
 from reuselib.data.attributes import ZeroShotSet
 from reuselib.data.image_set import ImageSet
 from reuselib.data.multi_label import MultiLabelSet
 from reuselib.data.segmentation import SegmentationSet
 from reuselib.errors import unknown
+from reuselib.worlds import attributes as attribute_world
+from reuselib.worlds import shapes, symbols
+from reuselib.worlds.attributes import AttributeWorld, WorldPlan
 
 __all__ = [
-    "SETS", "AttributeWorld", "ImageSet", "MultiLabelSet", "SegmentationSet", "WorldPlan", "ZeroShotSet",
-    "attribute_world", "attributes", "augment", "digits", "load", "load_few", "multi_label", "procedural",
-    "segmentation", "shapes", "symbols", "vision",
-]  # fmt: skip
+    "SETS",
+    "AttributeWorld",
+    "ImageSet",
+    "MultiLabelSet",
+    "SegmentationSet",
+    "WorldPlan",
+    "ZeroShotSet",
+    "attribute_world",
+    "attributes",
+    "augment",
+    "digits",
+    "load",
+    "load_few",
+    "multi_label",
+    "procedural",
+    "segmentation",
+    "shapes",
+    "symbols",
+    "vision",
+]
 
 PROCEDURAL_COUNT = {"train": 10_000, "test": 2_000}
 SHAPES_COUNT = {"train": 4_000, "test": 1_000}
@@ -97,11 +104,7 @@ FEW: dict[str, Callable[[int, int], ImageSet]] = {"imagenet": vision.imagenet_fe
 
 
 def load(
-    name: str,
-    split: str = "train",
-    size: int | None = None,
-    channels: int | None = None,
-    download: bool = False,
+    name: str, split: str = "train", size: int | None = None, channels: int | None = None, download: bool = False
 ) -> ImageSet:
     """Load an image set by name.
 
@@ -123,12 +126,7 @@ def load(
 
 
 def load_few(
-    name: str,
-    per_class: int,
-    seed: int,
-    size: int | None = None,
-    channels: int | None = None,
-    download: bool = False,
+    name: str, per_class: int, seed: int, size: int | None = None, channels: int | None = None, download: bool = False
 ) -> ImageSet:
     """Load a few training images of each class, as `ImageSet.per_class` draws them.
 

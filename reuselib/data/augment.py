@@ -69,9 +69,12 @@ def window_and_flip(
 
 
 def resized_crop(
-    images: Tensor, generator: torch.Generator | None, scale: tuple[float, float] = (0.25, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3), flip: bool = True,
-) -> Tensor:  # fmt: skip
+    images: Tensor,
+    generator: torch.Generator | None,
+    scale: tuple[float, float] = (0.25, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    flip: bool = True,
+) -> Tensor:
     """Cut a random box out of each image and stretch it, bilinearly, to the whole; mirror half of them.
 
     The boxes have real-valued corners. A box that would stick out is narrowed to the image.

@@ -189,9 +189,7 @@ class ImageSet:
         if (self.shape[0], channels) == (1, 3):
             return replace(self, images=self.images.repeat(1, 3, 1, 1), mean=self.mean * 3, std=self.std * 3)
         if (self.shape[0], channels) != (3, 1):
-            raise ShapeMismatch(
-                f"cannot turn {self.shape[0]} channels into {channels}, only 1 into 3 or back"
-            )
+            raise ShapeMismatch(f"cannot turn {self.shape[0]} channels into {channels}, only 1 into 3 or back")
         weights = torch.tensor(GREY_WEIGHTS, device=self.device).view(1, 3, 1, 1)
         grey = [(chunk * weights).sum(1, keepdim=True).round().byte() for chunk in self.images.split(4096)]
         mean, std = statistics(torch.cat(grey))

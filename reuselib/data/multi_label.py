@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from reuselib.data import shapes, vision
+from reuselib.data import vision
 from reuselib.data.image_set import Augment, ImageSet
 from reuselib.errors import ReuseError, ShapeMismatch, unknown
+from reuselib.worlds import shapes
 
 SHAPE_COUNT = {"train": 6_000, "test": 2_000}
 SHAPE_SEED = {"train": 2, "test": 3}  # other images than those of the set "shapes"
@@ -198,10 +199,14 @@ def fashion_attributes(split: str = "train", size: int | None = None) -> MultiLa
     """
     images = vision.fashion_mnist(split)
     images = images if size is None else images.resized(size)
-    return from_classes(images, FASHION_TASKS, {
-        task: [[name[0] for name in FASHION_TASKS[task]].index(letter) for letter in letters]
-        for task, letters in FASHION_TABLE.items()
-    })  # fmt: skip
+    return from_classes(
+        images,
+        FASHION_TASKS,
+        {
+            task: [[name[0] for name in FASHION_TASKS[task]].index(letter) for letter in letters]
+            for task, letters in FASHION_TABLE.items()
+        },
+    )
 
 
 def from_classes(

@@ -27,12 +27,33 @@ IGNORE = 255
 SHORTER = 256
 """The shorter side of every photograph, as in DFAD's code."""
 CAMVID_CLASSES = (
-    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
-)  # fmt: skip
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "sign",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
+)
 NYUV2_CLASSES = (
-    "bed", "books", "ceiling", "chair", "floor", "furniture", "objects", "picture", "sofa", "table", "tv", "wall",
+    "bed",
+    "books",
+    "ceiling",
+    "chair",
+    "floor",
+    "furniture",
+    "objects",
+    "picture",
+    "sofa",
+    "table",
+    "tv",
+    "wall",
     "window",
-)  # fmt: skip
+)
 CAMVID_IMAGES = {"train": 367, "test": 233}
 NYUV2_IMAGES = {"train": 795, "test": 654}
 CITYSCAPES_IMAGES = 2_975
@@ -166,8 +187,13 @@ class SegmentationSet:
 
 
 def from_masks(
-    name: str, images: Tensor, masks: Tensor, classes: Sequence[str],
-    mean: tuple[float, ...] = (0.5,) * 3, std: tuple[float, ...] = (0.5,) * 3, ignore: int = IGNORE,
+    name: str,
+    images: Tensor,
+    masks: Tensor,
+    classes: Sequence[str],
+    mean: tuple[float, ...] = (0.5,) * 3,
+    std: tuple[float, ...] = (0.5,) * 3,
+    ignore: int = IGNORE,
 ) -> SegmentationSet:
     """Make a set of any images and masks.
 
@@ -196,7 +222,7 @@ def rooms(split: str = "train") -> SegmentationSet:
     Raises:
         UnknownName: If the split is neither.
     """
-    from reuselib.data import rooms as world
+    from reuselib.worlds import rooms as world
 
     if split not in ROOM_SPLITS:
         raise unknown("split of rooms", split, ROOM_SPLITS)
@@ -339,7 +365,7 @@ def voc2012(split: str = "train", download: bool = False) -> ImageSet:
 
 def room_collage(split: str = "train") -> ImageSet:
     """Draw images of flat rectangles that have no depth, 32x32, from the room world: related to rooms, but none."""
-    from reuselib.data import rooms as world
+    from reuselib.worlds import rooms as world
 
     vision._check_split(split)
     return world.collage(4_000, seed=vision.SPLITS.index(split))

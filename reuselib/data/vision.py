@@ -58,9 +58,11 @@ TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FINE_SIZE, FINE_SIDE = 224, 256  # the square that is cut out of an image, and the shorter side of that image
 FINE_IMAGES = {  # in the order of SPLITS
-    "stanford_dogs": (12_000, 8_580), "cub200": (5_994, 5_794), "stanford_cars": (8_144, 8_041),
+    "stanford_dogs": (12_000, 8_580),
+    "cub200": (5_994, 5_794),
+    "stanford_cars": (8_144, 8_041),
     "fgvc_aircraft": (6_667, 3_333),
-}  # fmt: skip
+}
 DOGS_URL = "http://vision.stanford.edu/aditya86/ImageNetDogs"
 DOGS_MD5 = {"images.tar": "1bb1f2a596ae7057f99d7d75860002ef", "lists.tar": "edbb9f16854ec66506b5f09b583e0656"}
 CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
@@ -493,9 +495,7 @@ def celeba_attributes(split: str = "train", size: int | None = None, download: b
     return MultiLabelSet(faces, targets, dict.fromkeys(heads.split(), ("no", "yes")))
 
 
-def _fine_grained(
-    name: str, folder: Path, listed: dict[str, list[tuple[str, str]]], split: str, fix: str
-) -> ImageSet:
+def _fine_grained(name: str, folder: Path, listed: dict[str, list[tuple[str, str]]], split: str, fix: str) -> ImageSet:
     """Read one split of photographs that are listed with the names of their classes, which become sorted."""
     for part, count in zip(SPLITS, FINE_IMAGES[name], strict=True):
         _count(folder, len(listed[part]), count, fix)
@@ -625,12 +625,7 @@ def _command(name: str) -> str:
 
 
 def _open(
-    name: str,
-    source: Callable[..., Any],
-    files: list[tuple[Path, str]],
-    root: Path,
-    download: bool,
-    **options: Any,
+    name: str, source: Callable[..., Any], files: list[tuple[Path, str]], root: Path, download: bool, **options: Any
 ) -> Any:
     """Open a torchvision data set below `root`, having said which file is missing or damaged."""
     if download:
@@ -717,9 +712,7 @@ def _is_content(path: Path, archive: Path) -> bool:
     return struct.pack("<II", zlib.crc32(content), len(content)) == expected
 
 
-def _read_mnist(
-    source: type[datasets.MNIST], raw: Path, name: str, split: str, normalisation: Statistics
-) -> ImageSet:
+def _read_mnist(source: type[datasets.MNIST], raw: Path, name: str, split: str, normalisation: Statistics) -> ImageSet:
     """Read idx files with torchvision's class `source`; `raw` ends in <class name>/raw."""
     old = raw.parent / "processed"
     if old.exists():
@@ -730,6 +723,20 @@ def _read_mnist(
 
 
 LOADERS = (
-    fashion_mnist, mnist, svhn, stl10, cifar10, cifar100, caltech101, tiny_imagenet, imagenet, celeba, lsun_church,
-    ffhq, stanford_dogs, cub200, stanford_cars, fgvc_aircraft,
-)  # fmt: skip
+    fashion_mnist,
+    mnist,
+    svhn,
+    stl10,
+    cifar10,
+    cifar100,
+    caltech101,
+    tiny_imagenet,
+    imagenet,
+    celeba,
+    lsun_church,
+    ffhq,
+    stanford_dogs,
+    cub200,
+    stanford_cars,
+    fgvc_aircraft,
+)

@@ -30,12 +30,19 @@ def little(**changes: object) -> ZeroShotSet:
     features = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
     features[:, 4] = 3.0
     parts = {
-        "name": "little", "labels": labels, "attributes": torch.arange(12.0).view(4, 3) / 12,
-        "seen": torch.tensor([0, 1]), "unseen": torch.tensor([3]), "train": place[(labels < 2) & (place < 30)],
-        "test_seen": place[(labels < 2) & (place >= 30)], "test_unseen": place[labels == 3],
-        "classes": tuple("abcd"), "attribute_names": ("x", "y", "z"), "features": features,
+        "name": "little",
+        "labels": labels,
+        "attributes": torch.arange(12.0).view(4, 3) / 12,
+        "seen": torch.tensor([0, 1]),
+        "unseen": torch.tensor([3]),
+        "train": place[(labels < 2) & (place < 30)],
+        "test_seen": place[(labels < 2) & (place >= 30)],
+        "test_unseen": place[labels == 3],
+        "classes": tuple("abcd"),
+        "attribute_names": ("x", "y", "z"),
+        "features": features,
         "images": ImageSet("little", pixels, labels, tuple("abcd"), (0.5,), (0.5,)),
-    }  # fmt: skip
+    }
     return ZeroShotSet(**(parts | changes))
 
 
@@ -149,10 +156,16 @@ def test_digits_have_the_attributes_of_the_description() -> None:
     """Written down a second time: bars first, then the nine traits as words."""
     bars = "1110111 0010010 1011101 1011011 0111010 1101011 0101111 1010010 1111111 1111011".split()
     traits = {
-        "upper loop": [8, 9], "lower loop": [6, 8], "one big loop": [0], "diagonal stroke": [2, 4, 7],
-        "all straight": [1, 4, 7], "open up-left": [2, 3, 7], "open up-right": [5, 6], "open low-left": [3, 5, 9],
+        "upper loop": [8, 9],
+        "lower loop": [6, 8],
+        "one big loop": [0],
+        "diagonal stroke": [2, 4, 7],
+        "all straight": [1, 4, 7],
+        "open up-left": [2, 3, 7],
+        "open up-right": [5, 6],
+        "open low-left": [3, 5, 9],
         "open low-right": [2],
-    }  # fmt: skip
+    }
     assert DIGIT_ATTRIBUTES.shape == (10, 16) and len(set(DIGIT_NAMES)) == 16
     assert DIGIT_NAMES[7:] == tuple(traits)
     for digit in range(10):
@@ -236,9 +249,7 @@ def test_loading_leaves_the_global_generator_alone() -> None:
 
 @pytest.mark.parametrize("split", ["ps", "ss"])
 @pytest.mark.parametrize("name", SETS)
-def test_features_in_their_true_layout(
-    name: str, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_features_in_their_true_layout(name: str, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = archives.bring_benchmark(name, monkeypatch, tmp_path)
     found = attributes.gbu(name, split)
     assert found.name == f"{name.lower()}_{split}" and found.features.dtype == torch.float32
@@ -271,18 +282,24 @@ def test_photographs_in_their_true_layout(name: str, tmp_path: Path, monkeypatch
 def test_published_numbers_fit_together() -> None:
     """Images of the parts as in the table of Xian et al.: training, test of seen and unseen, in either split."""
     table = {
-        "AWA1": ((24_295, 6_180), (19_832, 4_958, 5_685)), "AWA2": ((30_337, 6_985), (23_527, 5_882, 7_913)),
-        "CUB": ((8_855, 2_933), (7_057, 1_764, 2_967)), "SUN": ((12_900, 1_440), (10_320, 2_580, 1_440)),
+        "AWA1": ((24_295, 6_180), (19_832, 4_958, 5_685)),
+        "AWA2": ((30_337, 6_985), (23_527, 5_882, 7_913)),
+        "CUB": ((8_855, 2_933), (7_057, 1_764, 2_967)),
+        "SUN": ((12_900, 1_440), (10_320, 2_580, 1_440)),
         "APY": ((12_695, 2_644), (5_932, 1_483, 7_924)),
-    }  # fmt: skip
+    }
     assert set(table) == set(BENCHMARKS)
     for name, parts in table.items():
         for numbers, tested in zip(parts, BENCHMARKS[name].tested, strict=True):
             assert sum(numbers) == BENCHMARKS[name].images and numbers[-1] == tested, name
     counts = {name: (each.classes - each.unseen, each.unseen, each.attributes) for name, each in BENCHMARKS.items()}
     assert counts == {
-        "AWA1": (40, 10, 85), "AWA2": (40, 10, 85), "CUB": (150, 50, 312), "SUN": (645, 72, 102), "APY": (20, 12, 64),
-    }  # fmt: skip
+        "AWA1": (40, 10, 85),
+        "AWA2": (40, 10, 85),
+        "CUB": (150, 50, 312),
+        "SUN": (645, 72, 102),
+        "APY": (20, 12, 64),
+    }
 
 
 def test_attributes_are_numbered_where_their_names_are_not_there(

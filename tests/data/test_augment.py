@@ -172,9 +172,11 @@ def test_rolling_moves_the_whole_batch_around_the_edges(flip: bool) -> None:
         found = roll_and_flip(images, torch.Generator().manual_seed(seed), 2, flip)
         matches = [
             (down, right, mirrored)
-            for down in range(-2, 3) for right in range(-2, 3) for mirrored in {False, flip}
+            for down in range(-2, 3)
+            for right in range(-2, 3)
+            for mirrored in {False, flip}
             if torch.equal(found, rolled(images, down, right, mirrored))
-        ]  # fmt: skip
+        ]
         assert len(matches) == 1
         seen.add(matches[0])
     assert {down for down, _, _ in seen} == {right for _, right, _ in seen} == set(range(-2, 3))

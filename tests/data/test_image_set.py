@@ -15,9 +15,7 @@ def numbered(count: int = 23, shape: tuple[int, int, int] = (1, 8, 8)) -> ImageS
     labels = torch.arange(count)
     images = labels.byte().view(-1, 1, 1, 1).expand(-1, *shape).contiguous()
     channels = shape[0]
-    return ImageSet(
-        "numbered", images, labels, tuple(map(str, range(count))), (0.0,) * channels, (1.0,) * channels
-    )
+    return ImageSet("numbered", images, labels, tuple(map(str, range(count))), (0.0,) * channels, (1.0,) * channels)
 
 
 def seed(value: int = 0) -> torch.Generator:
@@ -151,8 +149,14 @@ def test_load_few_names_the_nearest_set() -> None:
 
 
 def test_normalised_by_hand() -> None:
-    images = ImageSet("tiny", torch.tensor([0, 51, 255, 102], dtype=torch.uint8).view(1, 2, 1, 2),
-                      torch.zeros(1, dtype=torch.int64), ("a",), (0.5, 0.2), (0.25, 0.5))  # fmt: skip
+    images = ImageSet(
+        "tiny",
+        torch.tensor([0, 51, 255, 102], dtype=torch.uint8).view(1, 2, 1, 2),
+        torch.zeros(1, dtype=torch.int64),
+        ("a",),
+        (0.5, 0.2),
+        (0.25, 0.5),
+    )
     expected = torch.tensor([-2.0, -1.2, 1.6, 0.4]).view(1, 2, 1, 2)
     torch.testing.assert_close(images.normalised(images.images), expected)
 

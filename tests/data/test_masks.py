@@ -13,7 +13,7 @@ import scipy.io
 import torch
 from PIL import Image
 
-from reuselib import data, engine
+from reuselib import data, run
 from reuselib.data import ImageSet, SegmentationSet, segmentation, vision
 from reuselib.data.augment import window_and_flip
 from reuselib.errors import DamagedFile, MissingFile, ReuseError, ShapeMismatch, UnknownName
@@ -79,7 +79,7 @@ def test_photographs_without_masks(
 
 
 def test_rooms_are_those_of_the_room_world(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = pytest.importorskip("reuselib.data.rooms")
+    world = pytest.importorskip("reuselib.worlds.rooms")
     draw = world.rooms
     monkeypatch.setattr(world, "rooms", lambda split: draw(split, count=8))
     found = {split: segmentation.load("rooms", split) for split in ("train", "test")}
@@ -94,7 +94,7 @@ def test_rooms_are_those_of_the_room_world(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_collage_of_the_room_world_is_an_image_set() -> None:
-    pytest.importorskip("reuselib.data.rooms")
+    pytest.importorskip("reuselib.worlds.rooms")
     images = data.load("room_collage", size=32, channels=3)
     assert images.shape == (3, 32, 32) and len(images) == 4000
 
@@ -269,5 +269,5 @@ def test_parts_that_do_not_fit() -> None:
 def test_it_moves_to_another_device() -> None:
     there = numbered().to("meta")
     assert there.device.type == "meta" and there.images.images.is_meta and there.masks.is_meta
-    x, y = there.sample(4, engine.generator(there.device, 0), partial(window_and_flip, size=3))
+    x, y = there.sample(4, run.generator(there.device, 0), partial(window_and_flip, size=3))
     assert x.is_meta and x.shape == (4, 1, 3, 3) and y.shape == (4, 3, 3)

@@ -7,12 +7,12 @@ import re
 import pytest
 import torch
 
-from reuselib import data, engine
+from reuselib import data, run
 from reuselib.data import ImageSet, MultiLabelSet, multi_label
 from reuselib.data.augment import crop_and_flip
 from reuselib.data.multi_label import FASHION_TABLE, FASHION_TASKS, SHAPE_TASKS, fashion_attributes, shape_attributes
-from reuselib.data.shapes import CELLS
 from reuselib.errors import ReuseError, ShapeMismatch, UnknownName
+from reuselib.worlds.shapes import CELLS
 
 TASKS = {"a": ("x", "y", "z"), "b": ("no", "yes")}
 
@@ -189,5 +189,5 @@ def test_parts_that_do_not_fit() -> None:
 def test_it_moves_to_another_device() -> None:
     there = numbered().to("meta")
     assert there.device.type == "meta" and there.images.images.is_meta and there.targets.is_meta
-    x, y = there.sample(4, engine.generator(there.device, 0))
+    x, y = there.sample(4, run.generator(there.device, 0))
     assert x.is_meta and y.shape == (4, 2)

@@ -375,9 +375,11 @@ def test_fine_grained_sets_in_their_true_layout(name: str, tmp_path: Path, monke
 
 
 LISTS = {
-    "stanford_dogs": "test_list.mat", "cub200": "images.txt", "stanford_cars": "cars_train_annos.mat",
+    "stanford_dogs": "test_list.mat",
+    "cub200": "images.txt",
+    "stanford_cars": "cars_train_annos.mat",
     "fgvc_aircraft": "images_variant_test.txt",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("name", "file"), LISTS.items())
@@ -481,9 +483,11 @@ def test_no_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 ARCHIVES = {
-    "cifar10": datasets.CIFAR10.filename, "stanford_dogs": "images.tar", "cub200": "CUB_200_2011.tgz",
+    "cifar10": datasets.CIFAR10.filename,
+    "stanford_dogs": "images.tar",
+    "cub200": "CUB_200_2011.tgz",
     "fgvc_aircraft": "fgvc-aircraft-2013b.tar.gz",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("name", "file"), ARCHIVES.items())

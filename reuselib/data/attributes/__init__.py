@@ -18,6 +18,19 @@ from reuselib.data.attributes.human import (
 from reuselib.data.attributes.zero_shot import PARTS, ZeroShotSet
 
 __all__ = [
-    "BENCHMARKS", "DIGIT_ATTRIBUTES", "DIGIT_NAMES", "FASHION_ATTRIBUTES", "FASHION_NAMES", "PARTS", "SEGMENTS",
-    "SPLIT_KINDS", "Benchmark", "ZeroShotSet", "digits", "fashion", "gbu", "gbu_images", "random_features",
-]  # fmt: skip
+    "BENCHMARKS",
+    "DIGIT_ATTRIBUTES",
+    "DIGIT_NAMES",
+    "FASHION_ATTRIBUTES",
+    "FASHION_NAMES",
+    "PARTS",
+    "SEGMENTS",
+    "SPLIT_KINDS",
+    "Benchmark",
+    "ZeroShotSet",
+    "digits",
+    "fashion",
+    "gbu",
+    "gbu_images",
+    "random_features",
+]

@@ -52,26 +52,48 @@ class Benchmark:
 BENCHMARKS: dict[str, Benchmark] = {
     "AWA1": Benchmark(30_475, 50, 10, 85, (6_180, 5_685), {}, "Animals_with_Attributes2/predicates.txt", ""),
     "AWA2": Benchmark(
-        37_322, 50, 10, 85, (6_985, 7_913), {"JPEGImages/": "Animals_with_Attributes2/JPEGImages"},
-        "Animals_with_Attributes2/predicates.txt", "AwA2-data.zip of cvml.ista.ac.at/AwA2, unpacked",
+        37_322,
+        50,
+        10,
+        85,
+        (6_985, 7_913),
+        {"JPEGImages/": "Animals_with_Attributes2/JPEGImages"},
+        "Animals_with_Attributes2/predicates.txt",
+        "AwA2-data.zip of cvml.ista.ac.at/AwA2, unpacked",
     ),
     "CUB": Benchmark(
-        11_788, 200, 50, 312, (2_933, 2_967), {"images/": "CUB_200_2011/images"}, "attributes.txt",
+        11_788,
+        200,
+        50,
+        312,
+        (2_933, 2_967),
+        {"images/": "CUB_200_2011/images"},
+        "attributes.txt",
         "CUB_200_2011.tgz of data.caltech.edu/records/65de6-vp158, unpacked",
     ),
     "SUN": Benchmark(
-        14_340, 717, 72, 102, (1_440, 1_440), {"images/": "SUN/images"}, "SUN/SUNAttributeDB/attributes.mat",
+        14_340,
+        717,
+        72,
+        102,
+        (1_440, 1_440),
+        {"images/": "SUN/images"},
+        "SUN/SUNAttributeDB/attributes.mat",
         "SUNAttributeDB_Images.tar.gz and SUNAttributeDB.tar.gz of cs.brown.edu/~gmpatter/sunattributes.html, unpacked "
         "into a folder SUN",
     ),
     "APY": Benchmark(
-        15_339, 32, 12, 64, (2_644, 7_924),
+        15_339,
+        32,
+        12,
+        64,
+        (2_644, 7_924),
         {"JPEGImages/": "aPY/VOCdevkit/VOC2008/JPEGImages", "ayahoo_test_images/": "aPY/ayahoo_test_images"},
         "aPY/attribute_data/attribute_names.txt",
         "attribute_data.tar.gz and ayahoo_test_images.tar.gz of vision.cs.uiuc.edu/attributes, and "
         "VOCtrainval_14-Jul-2008.tar of host.robots.ox.ac.uk/pascal/VOC/voc2008, unpacked into a folder aPY",
     ),
-}  # fmt: skip
+}
 """AwA with either images, CUB, SUN and aPY, as Xian et al. count them."""
 SPLIT_KINDS = ("ss", "ps")
 FEATURES = 2048
@@ -151,8 +173,10 @@ class _Source:
 
     def __init__(self, name: str, split: str, matrix: str) -> None:
         for kind, value, options in (
-            ("benchmark", name, BENCHMARKS), ("split", split, SPLIT_KINDS), ("matrix of attributes", matrix, MATRICES)
-        ):  # fmt: skip
+            ("benchmark", name, BENCHMARKS),
+            ("split", split, SPLIT_KINDS),
+            ("matrix of attributes", matrix, MATRICES),
+        ):
             if value not in options:
                 raise unknown(kind, value, options)
         self.name, self.split, self.matrix, self.benchmark = name, split, matrix, BENCHMARKS[name]
@@ -193,12 +217,17 @@ class _Source:
         seen, names = np.setdiff1d(np.arange(len(classes)), unseen), self.attribute_names()
         try:
             return ZeroShotSet(
-                name=f"{self.name.lower()}_{self.split}", labels=torch.from_numpy(labels),
+                name=f"{self.name.lower()}_{self.split}",
+                labels=torch.from_numpy(labels),
                 attributes=torch.from_numpy(np.ascontiguousarray(matrix.T, dtype=np.float32)),
-                seen=torch.from_numpy(seen), unseen=torch.from_numpy(unseen), train=torch.from_numpy(train),
-                test_seen=torch.from_numpy(test_seen), test_unseen=torch.from_numpy(test_unseen),
-                classes=classes, attribute_names=names,
-            )  # fmt: skip
+                seen=torch.from_numpy(seen),
+                unseen=torch.from_numpy(unseen),
+                train=torch.from_numpy(train),
+                test_seen=torch.from_numpy(test_seen),
+                test_unseen=torch.from_numpy(test_unseen),
+                classes=classes,
+                attribute_names=names,
+            )
         except ReuseError as error:
             raise DamagedFile(self.divided, str(error), self.fix) from error
 
@@ -300,9 +329,7 @@ def _boxes(paths: Sequence[Path], labels: np.ndarray, fix: str) -> list[Box | No
     return boxes
 
 
-def _squares(
-    paths: Sequence[Path], boxes: Sequence[Box | None], size: int, shorter: int, fix: str
-) -> Tensor:
+def _squares(paths: Sequence[Path], boxes: Sequence[Box | None], size: int, shorter: int, fix: str) -> Tensor:
     """Read photographs, or boxes cut out of them: shorter side `shorter`, centre crop, uint8 (N, 3, size, size)."""
     images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
 
@@ -328,4 +355,3 @@ def _inside(box: Box, size: tuple[int, int]) -> Box:
     left, upper = (min(max(low - 1, 0), end - 1) for low, end in zip((left, upper), size, strict=True))
     right, lower = (min(high, end) for high, end in zip((right, lower), size, strict=True))
     return left, upper, max(right, left + 1), max(lower, upper + 1)
-

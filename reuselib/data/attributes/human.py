@@ -16,15 +16,37 @@ from reuselib.data.image_set import ImageSet
 from reuselib.errors import ReuseError, unknown
 
 DIGIT_NAMES = (
-    "top", "up-left", "up-right", "middle", "low-left", "low-right", "bottom",
-    "upper loop", "lower loop", "one big loop", "diagonal stroke", "all straight",
-    "open up-left", "open up-right", "open low-left", "open low-right",
-)  # fmt: skip
+    "top",
+    "up-left",
+    "up-right",
+    "middle",
+    "low-left",
+    "low-right",
+    "bottom",
+    "upper loop",
+    "lower loop",
+    "one big loop",
+    "diagonal stroke",
+    "all straight",
+    "open up-left",
+    "open up-right",
+    "open low-left",
+    "open low-right",
+)
 SEGMENTS = 7
 """The first attributes of a digit: the bars of a seven-segment display, in reading order."""
 DIGIT_SEGMENTS = (
-    "1110111", "0010010", "1011101", "1011011", "0111010", "1101011", "0101111", "1010010", "1111111", "1111011",
-)  # fmt: skip
+    "1110111",
+    "0010010",
+    "1011101",
+    "1011011",
+    "0111010",
+    "1101011",
+    "0101111",
+    "1010010",
+    "1111111",
+    "1111011",
+)
 DIGIT_TRAITS: tuple[tuple[str, ...], ...] = (
     ("one big loop",),
     ("all straight",),
@@ -37,18 +59,32 @@ DIGIT_TRAITS: tuple[tuple[str, ...], ...] = (
     ("upper loop", "lower loop"),
     ("upper loop", "open low-left"),
 )
-DIGIT_ATTRIBUTES = torch.tensor([
-    [float(bit) for bit in bars] + [float(name in traits) for name in DIGIT_NAMES[SEGMENTS:]]
-    for bars, traits in zip(DIGIT_SEGMENTS, DIGIT_TRAITS, strict=True)
-])  # fmt: skip
+DIGIT_ATTRIBUTES = torch.tensor(
+    [
+        [float(bit) for bit in bars] + [float(name in traits) for name in DIGIT_NAMES[SEGMENTS:]]
+        for bars, traits in zip(DIGIT_SEGMENTS, DIGIT_TRAITS, strict=True)
+    ]
+)
 """(10, 16): what a person says of each digit."""
 UNSEEN_DIGITS = 3
 RANDOM_FEATURES = 64
 
 FASHION_NAMES = (
-    "covers torso", "covers legs", "short sleeve", "long sleeve", "sleeveless", "front opening", "collar", "two tubes",
-    "long vertical", "footwear", "open toe", "high shaft", "handle", "boxy",
-)  # fmt: skip
+    "covers torso",
+    "covers legs",
+    "short sleeve",
+    "long sleeve",
+    "sleeveless",
+    "front opening",
+    "collar",
+    "two tubes",
+    "long vertical",
+    "footwear",
+    "open toe",
+    "high shaft",
+    "handle",
+    "boxy",
+)
 FASHION_TRAITS: dict[str, tuple[str, ...]] = {
     "T-shirt/top": ("covers torso", "short sleeve", "boxy"),
     "Trouser": ("covers legs", "two tubes", "long vertical"),
@@ -148,8 +184,16 @@ def _split(
     place = torch.arange(len(images))
     train = place[~hidden & (place < training)]
     return ZeroShotSet(
-        name=name, labels=images.labels, attributes=attributes,
+        name=name,
+        labels=images.labels,
+        attributes=attributes,
         seen=torch.tensor([label for label in range(len(images.classes)) if label not in unseen.tolist()]).long(),
-        unseen=unseen, train=train, test_seen=place[~hidden & (place >= training)], test_unseen=place[hidden],
-        classes=images.classes, attribute_names=names, features=random_features(images.images, train), images=images,
-    )  # fmt: skip
+        unseen=unseen,
+        train=train,
+        test_seen=place[~hidden & (place >= training)],
+        test_unseen=place[hidden],
+        classes=images.classes,
+        attribute_names=names,
+        features=random_features(images.images, train),
+        images=images,
+    )

@@ -189,9 +189,14 @@ class ZeroShotSet:
         tested = round(test * len(rest))
         kept = torch.ones_like(self.seen, dtype=torch.bool).index_fill(0, held, False)
         return replace(
-            self, name=f"{self.name}_held_out_{seed}", seen=self.seen[kept], unseen=self.seen[held],
-            train=rest[tested:].sort().values, test_seen=rest[:tested].sort().values, test_unseen=self.train[out],
-        )  # fmt: skip
+            self,
+            name=f"{self.name}_held_out_{seed}",
+            seen=self.seen[kept],
+            unseen=self.seen[held],
+            train=rest[tested:].sort().values,
+            test_seen=rest[:tested].sort().values,
+            test_unseen=self.train[out],
+        )
 
 
 def _form(tensor: Tensor) -> str:

@@ -1,0 +1,204 @@
+"""The pool as a menu: choose tasks, and get one network that does them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from reuselib import run
+from reuselib.adaptive import selection
+from reuselib.adaptive.method import ComponentLearning, Lesson, TargetLearning
+from reuselib.data import ImageSet
+from reuselib.errors import ReuseError, unknown
+
+Builder = Callable[[dict[str, int]], nn.Module]
+"""Task → number of classes, to a network with a head for each."""
+
+TARGET = "target"
+"""The name of stage 2 in reports."""
+
+
+class InTurn(run.Method):
+    """Several methods, one after the other, as one: the engine reports, checkpoints and resumes them as a whole.
+
+    A later method may use the networks of an earlier one, which are trained by then.
+
+    Args:
+        methods: by the name that their reports get.
+        updates: of each.
+        given: networks that none of them trains; a checkpoint made with others is refused.
+        round_size: updates between two reports, at most; no round belongs to two methods.
+    """
+
+    fixed = ("given",)
+
+    def __init__(
+        self,
+        methods: Mapping[str, run.Method],
+        updates: Mapping[str, int],
+        given: Iterable[nn.Module] = (),
+        round_size: int = 50,
+    ) -> None:
+        self.names, self.methods, self.given = list(methods), list(methods.values()), nn.ModuleList(given)
+        self.updates = [updates[name] for name in self.names]
+        self.steps_per_round = next(
+            n for n in range(round_size, 0, -1) if all(count % n == 0 for count in self.updates)
+        )
+
+    @property
+    def round_count(self) -> int:
+        """Rounds that all updates take."""
+        return sum(self.updates) // self.steps_per_round
+
+    def step(self) -> dict[str, Tensor]:
+        """One update of the method whose turn it is; its report, each name after the method's and a slash."""
+        number, done = 0, self.iteration
+        while number < len(self.updates) - 1 and done >= self.updates[number]:
+            done -= self.updates[number]
+            number += 1
+        return {f"{self.names[number]}/{name}": value for name, value in self.methods[number].step().items()}
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks of all methods, each name after the method's and a slash."""
+        return {
+            f"{name}/{key}": network
+            for name, method in zip(self.names, self.methods, strict=True)
+            for key, network in method.networks().items()
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Who teaches a task, and which images.
+
+    Attributes:
+        task: its name.
+        names: of the sources that have a head for it, in the pool's order.
+        sources: those networks.
+        index: int64 (N,), for each image the position of its source among them.
+    """
+
+    task: str
+    names: list[str]
+    sources: list[nn.Module]
+    index: Tensor
+
+    @property
+    def classes(self) -> int:
+        """How many classes the task has."""
+        return self.sources[0].tasks[self.task]  # type: ignore[index, return-value]
+
+    def lessons(self) -> list[Lesson]:
+        """The lessons of stage 1: each source on the images assigned to it."""
+        parts = selection.subsets(self.index, len(self.sources))
+        return [Lesson(source, self.task, part) for source, part in zip(self.sources, parts, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Custom:
+    """A network made to order.
+
+    Attributes:
+        student: the target network, with a head for each chosen task.
+        components: task → its component network.
+        choices: task → who taught it.
+        history: of both stages; the reports of stage 1 begin with the task's name, those of stage 2 with "target".
+    """
+
+    student: nn.Module
+    components: dict[str, nn.Module]
+    choices: dict[str, Choice]
+    history: run.History
+
+
+def menu(pool: Mapping[str, nn.Module]) -> dict[str, list[str]]:
+    """What a pool of sources can teach: task → the names of the sources that have a head for it.
+
+    Args:
+        pool: sources by name, each with ``tasks`` as :class:`~reuselib.nets.MultiHead` has them.
+    """
+    found: dict[str, list[str]] = {}
+    for name, source in pool.items():
+        for task in source.tasks:  # type: ignore[union-attr]
+            found.setdefault(task, []).append(name)
+    return found
+
+
+def choose(pool: Mapping[str, nn.Module], task: str, images: ImageSet) -> Choice:
+    """Select a source for every image by the smallest entropy of its softmax.
+
+    Args:
+        pool: sources by name.
+        task: one of their heads.
+        images: unlabelled, on the sources' device.
+
+    Raises:
+        UnknownName: no source has such a head; the message lists the menu.
+        ShapeMismatch: the sources differ in that head's number of classes.
+    """
+    offered = menu(pool)
+    if task not in offered:
+        raise unknown("task of the pool", task, offered)
+    sources = [pool[name] for name in offered[task]]
+    logits = selection.predictions(sources, task, images)
+    return Choice(task, offered[task], sources, selection.select(selection.entropy(logits)))
+
+
+def customise(
+    pool: Mapping[str, nn.Module],
+    tasks: Sequence[str],
+    images: ImageSet,
+    *,
+    component: Builder,
+    target: Builder,
+    widths: Sequence[int],
+    updates: tuple[int, int] = (300, 300),
+    component_options: Mapping[str, Any] | None = None,
+    target_options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> Custom:
+    """Make one network for the chosen tasks from a pool of sources and unlabelled images, in two stages.
+
+    Args:
+        pool: sources by name; they are left as they were.
+        tasks: chosen from :func:`menu`, each once; none may be called "target".
+        images: unlabelled, on the sources' device.
+        component: builds a component network, from a dict with its one task.
+        target: builds the target network, from a dict with all tasks.
+        widths: channels of stage 1's common space, one for each block.
+        updates: of each component network, and of the target network.
+        component_options: of :class:`~reuselib.adaptive.method.ComponentLearning`.
+        target_options: of :class:`~reuselib.adaptive.method.TargetLearning`.
+        seed: of the initial weights and of the images drawn.
+        checkpoint: file to write to and to resume from.
+        progress: whether to show a bar.
+
+    Raises:
+        ReuseError: no task is chosen, or one twice; see also the methods of both stages.
+        UnknownName: no source teaches a task; the message lists the menu.
+
+    Source: Shen et al. 2019 (ICCV).
+    """
+    if not tasks or len({*tasks, TARGET}) <= len(tasks):
+        raise ReuseError(f"Choose each task once, at least one of {', '.join(menu(pool))}; not {list(tasks)}.")
+    choices = {task: choose(pool, task, images) for task in tasks}
+    classes = {task: choice.classes for task, choice in choices.items()}
+    with run.seeded(seed):
+        components = {task: run.on_device(component({task: classes[task]}), images.device) for task in tasks}
+        student = run.on_device(target(classes), images.device)
+    methods: dict[str, run.Method] = {
+        task: ComponentLearning(
+            components[task], choice.lessons(), images, widths=widths, seed=seed, **(component_options or {})
+        )
+        for task, choice in choices.items()
+    }
+    methods[TARGET] = TargetLearning(student, components, images, seed=seed, **(target_options or {}))
+    stages = InTurn(methods, {task: updates[0] for task in tasks} | {TARGET: updates[1]}, pool.values())
+    history = run.run(stages, stages.round_count, checkpoint=checkpoint, progress=progress, title="customise")
+    return Custom(student, components, choices, history)

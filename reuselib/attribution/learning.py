@@ -1,0 +1,196 @@
+"""Learning the tasks of the rooms: a network from images, a readout from the representations of a frozen encoder."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from reuselib import run
+from reuselib.errors import DeviceError
+from reuselib.worlds import rooms
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What a network learns from, compact: classes and yes or no in one byte, numbers in float16 (error 5e-4 at 1).
+
+    Attributes:
+        task: name of the task.
+        rows: uint8 images (N, 3, 32, 32), or float representations (N, C, h, w).
+        labels: of the task, as `compact` gives them.
+    """
+
+    task: str
+    rows: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.rows)
+
+    def answers(self, index: Tensor | slice) -> Tensor:
+        """The labels of some rows, as `rooms.losses` takes them."""
+        found = self.labels[index]
+        return found.long() if rooms.task(self.task).loss == "ce" else found.float()
+
+
+def compact(task: str, labels: Tensor) -> Tensor:
+    """Labels in as few bytes as they need: uint8 for classes and yes or no, float16 for numbers."""
+    return labels.to(torch.uint8 if rooms.task(task).loss in ("ce", "bce") else torch.float16)
+
+
+def normalised(images: Tensor) -> Tensor:
+    """uint8 images in [-1, 1], float32."""
+    return images / 127.5 - 1
+
+
+def one_cycle(updates: int, rise: float = 0.3, start: float = 25.0, end: float = 1e4) -> run.Schedule:
+    """Half a cosine up from 1/start to 1 over a share of the updates, then half a cosine down to 1/(start end).
+
+    Source: Smith & Topin 2018, in PyTorch's form and with its defaults, but momentum stays as it is.
+    """
+    summit = max(0.0, rise * updates - 1)
+
+    def factor(iteration: int) -> float:
+        low, share = 1 / start, iteration / summit if summit else 1.0
+        if iteration >= summit:
+            low, share = 1 / (start * end), max(0.0, updates - 1 - iteration) / max(1.0, updates - 1 - summit)
+        return low + (1 - low) * (1 - math.cos(math.pi * share)) / 2
+
+    return factor
+
+
+class TaskLearning(run.Method):
+    """A network learns one task of the rooms, by Adam on a one-cycle rate.
+
+    Args:
+        student: gives answers of the task.
+        lesson: images and labels on the network's device.
+        updates: in all, for the rate's course.
+        batch: images per update, drawn with replacement.
+        lr: highest learning rate.
+        weight_decay: L2 penalty.
+        seed: of the batches and of the noise on images that are to be denoised.
+        precision: chosen by the engine if left out.
+
+    Raises:
+        DeviceError: lesson and network are on different devices.
+    """
+
+    fixed = ()
+
+    def __init__(
+        self,
+        student: nn.Module,
+        lesson: Lesson,
+        *,
+        updates: int,
+        batch: int = 64,
+        lr: float = 2e-3,
+        weight_decay: float = 2e-6,
+        seed: int = 0,
+        precision: str | None = None,
+    ) -> None:
+        self.device = next(student.parameters()).device
+        if lesson.rows.device != self.device:
+            raise DeviceError(f"The lesson is on {lesson.rows.device}, the network on {self.device}: use one device.")
+        self.student, self.lesson, self.batch = run.on_device(student, self.device), lesson, batch
+        self.precision = run.precision(self.device, precision)
+        self.random = run.generator(self.device, seed)
+        self.optimizer = run.adam(student.parameters(), self.device, lr=lr, weight_decay=weight_decay)
+        self.scheduler = LambdaLR(self.optimizer, one_cycle(updates))
+        student.train()
+
+    def inputs(self, rows: Tensor) -> Tensor:
+        """What the network is given."""
+        return rooms.inputs(self.lesson.task, normalised(rows), self.random)
+
+    def step(self) -> dict[str, Tensor]:
+        """One update on a random batch; returns ``loss``."""
+        index = torch.randint(len(self.lesson), (self.batch,), generator=self.random, device=self.device)
+        with self.precision.autocast():
+            answers = self.student(self.inputs(self.lesson.rows[index]))
+        loss = rooms.losses(self.lesson.task, answers.float(), self.lesson.answers(index)).mean()
+        self.precision.minimise(loss, self.optimizer)
+        self.scheduler.step()
+        return {"loss": loss}
+
+
+class Transfer(TaskLearning):
+    """A readout learns a task from the representations of a frozen encoder, which are worked out once before.
+
+    Args:
+        student: the readout.
+        lesson: its rows are representations.
+        options: those of :class:`TaskLearning`.
+
+    Source: after Zamir et al. 2018 (Taskonomy).
+    """
+
+    def inputs(self, rows: Tensor) -> Tensor:
+        """The representations as they are."""
+        return rows
+
+
+@torch.no_grad()
+def image_losses(network: nn.Module, inputs: Tensor, task: str, labels: Tensor, batch: int = 256) -> Tensor:
+    """The loss of a network on each image, float32 (N,) on the CPU, in evaluation mode and float32.
+
+    Args:
+        network: left as it was.
+        inputs: what it is given, (N, ...), on its device.
+        task: that it answers.
+        labels: exact ones, as `RoomSet.labels` gives them.
+        batch: images at a time.
+    """
+    with run.frozen(network):
+        pairs = zip(inputs.split(batch), labels.split(batch), strict=True)
+        return torch.cat([rooms.losses(task, network(x).float(), y) for x, y in pairs]).cpu()
+
+
+def blind_answer(task: str, labels: Tensor) -> Tensor:
+    """The answer that is best if it is the same for every image, pixel by pixel: the shape of the task.
+
+    It is the median for an absolute error, the mean for a squared one, and for cross-entropies the logarithm of the
+    shares (of the odds, for yes or no), where nothing is rarer than one image in 10,000.
+
+    Args:
+        task: name of the task.
+        labels: (N, ...), of training images; may be compact.
+    """
+    asked = rooms.task(task)
+    if asked.loss == "ce":
+        shares = torch.stack([(labels == number).float().mean(0) for number in range(asked.shape[0])])
+        return shares.clamp(min=1e-4).log()
+    if asked.loss == "bce":
+        return labels.float().mean(0).clamp(1e-4, 1 - 1e-4).logit()
+    return labels.float().median(0).values if asked.loss == "l1" else labels.float().mean(0)
+
+
+def blind_loss(task: str, training: Tensor, test: Tensor) -> float:
+    """The mean loss on test labels of the best constant answer to training labels."""
+    answer = blind_answer(task, training)
+    return float(rooms.losses(task, answer.expand(len(test), *answer.shape), test).mean())
+
+
+def rounds(updates: int, most: int = 100) -> int:
+    """The longest round of at most so many updates that divides a run."""
+    return next(length for length in range(most, 0, -1) if updates % length == 0)
+
+
+def seconds(cost: run.Cost, where: torch.device) -> float:
+    """Seconds of work: of the processor on a CPU, which others may share, and on the clock elsewhere."""
+    return cost.cpu_seconds if where.type == "cpu" else cost.wall_seconds
+
+
+def add_cost(total: run.Cost, more: run.Cost) -> None:
+    """Add a cost to another."""
+    total.wall_seconds += more.wall_seconds
+    total.cpu_seconds += more.cpu_seconds
+    total.peak_memory_mb = max(total.peak_memory_mb, more.peak_memory_mb)
+    for name, count in more.passes.items():
+        total.passes[name] = total.passes.get(name, 0) + count

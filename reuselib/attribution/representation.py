@@ -1,0 +1,226 @@
+"""What a network makes of images before it answers: the representation that is explained and compared."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from reuselib import run
+from reuselib.data import ImageSet
+from reuselib.errors import DeviceError, ReuseError, ShapeMismatch, unknown
+
+Represent = str | Callable[[nn.Module, Tensor], Tensor] | None
+"""Where a representation is found: a module's dotted name, a function of network and images, or by itself."""
+
+Images = Tensor | ImageSet
+"""Probe images: float (n, C, H, W) as the networks take them, or an image set, which is normalised on the way."""
+
+
+def represent(network: nn.Module, images: Tensor, where: Represent = None) -> Tensor:
+    """Give the representation of images, with its graph.
+
+    Left to itself the function takes, in this order: what the network's own method ``represent(images)`` gives; what
+    comes before the logits in a network with timm's ``forward_features`` and ``forward_head``; the input of the last
+    layer with weights that runs, if that is linear or a convolution (the classifier); the network's output, if that
+    layer is a norm (a network without a classifier).
+
+    Args:
+        network: any network; hooks that this needs are gone on return, also after an exception.
+        images: as the network takes them, on its device.
+        where: the dotted name of a module whose output is the representation (``""`` is the network itself), or a
+            function of network and images.
+
+    Returns:
+        (n, ...), floating point.
+
+    Raises:
+        UnknownName: the network has no such module.
+        ShapeMismatch: the network does not take such images.
+        DeviceError: the device ran out of memory.
+        ReuseError: what was found is not one tensor with a row for each image.
+    """
+    with telling(network, images):
+        found = _find(network, images, where)
+    if not isinstance(found, Tensor) or not found.is_floating_point() or found.shape[:1] != images.shape[:1]:
+        form = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ReuseError(
+            f"The representation of {type(network).__name__} should be one float tensor with {len(images)} rows, not "
+            f"{form}. Name the module to read (represent='encoder'), or give a function of network and images."
+        )
+    return found
+
+
+@contextmanager
+def telling(network: nn.Module, images: Tensor) -> Iterator[None]:
+    """Turn what PyTorch raises in a forward pass into errors that name the fix.
+
+    Raises:
+        ShapeMismatch: the network does not take such images.
+        DeviceError: the device ran out of memory.
+    """
+    try:
+        with enough_memory(images):
+            yield
+    except (RuntimeError, AssertionError) as error:
+        if isinstance(error, ReuseError):
+            raise
+        raise ShapeMismatch(
+            f"{type(network).__name__} does not take images of shape {tuple(images.shape)} and type {images.dtype} "
+            f"({error}). Give images that it was made for, or the way to make them so (prepare=...)."
+        ) from error
+
+
+@contextmanager
+def enough_memory(images: Tensor) -> Iterator[None]:
+    """Turn a lack of memory into a DeviceError that names a smaller batch."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"The device ran out of memory on {len(images)} images. Try batch={max(1, len(images) // 2)}."
+        ) from error
+
+
+def _find(network: nn.Module, images: Tensor, where: Represent) -> Any:
+    if isinstance(where, str):
+        with watched(network, where) as seen:
+            network(images)
+        if where not in seen:
+            raise ReuseError(f"{where!r} of {type(network).__name__} does not run on these images. Name another one.")
+        return seen[where]
+    if where is not None:
+        return where(network, images)
+    own: Any = getattr(network, "represent", None)
+    if _is_function(own):
+        return own(images)
+    trunk: Any = getattr(network, "forward_features", None)
+    head: Any = getattr(network, "forward_head", None)
+    if _is_function(trunk) and _is_function(head) and "pre_logits" in inspect.signature(head).parameters:
+        return head(trunk(images), pre_logits=True)
+    return _before_classifier(network, images)
+
+
+def _is_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, nn.Module)
+
+
+def _before_classifier(network: nn.Module, images: Tensor) -> Any:
+    """The input of the last layer with weights, or the output of a network that ends in a norm."""
+    last: list[Any] = []
+
+    def note(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        # A layer that works in place must not alter what is remembered.
+        last[:] = [module, (inputs[0] if inputs else next(iter(named.values()))).clone()]
+
+    with ExitStack() as hooks:
+        for module in network.modules():
+            if any(True for _ in module.parameters(recurse=False)):
+                hooks.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
+        output = network(images)
+    return last[1] if last and isinstance(last[0], nn.Linear | _ConvNd) else output
+
+
+@contextmanager
+def watched(network: nn.Module, *names: str) -> Iterator[dict[str, Any]]:
+    """Record copies of what some modules put out; unlike `models.tap`, safe before layers that work in place.
+
+    Args:
+        network: any network.
+        names: dotted module names; ``""`` is the network itself.
+
+    Yields:
+        A dict from name to the module's last output, empty until a forward pass; graphs are kept.
+
+    Raises:
+        UnknownName: the network has no such module.
+    """
+    modules = dict(network.named_modules())
+    for name in names:
+        if name not in modules:
+            raise unknown("module", name, [path for path in modules if path])
+    outputs: dict[str, Any] = {}
+
+    def recorder(name: str) -> Callable[..., None]:
+        def record(_: nn.Module, __: Any, output: Any) -> None:
+            outputs[name] = output.clone() if isinstance(output, Tensor) else output
+
+        return record
+
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.callback(modules[name].register_forward_hook(recorder(name)).remove)
+        yield outputs
+
+
+def check_apart(network: nn.Module, images: Tensor) -> None:
+    """Raise ReuseError where a batch norm without running statistics would mix the images of a batch."""
+    if len(images) > 1 and any(
+        isinstance(module, _BatchNorm) and module.running_mean is None for module in network.modules()
+    ):
+        raise ReuseError(
+            f"{type(network).__name__} has batch norms without running statistics, which mix the images of a batch: "
+            "their maps would depend on each other. Give one image at a time (batch=1)."
+        )
+
+
+def rows_of(images: Images, part: slice, network: nn.Module | None = None) -> Tensor:
+    """Some of the probe images, normalised, on the network's device and in its floating point type.
+
+    Raises:
+        ShapeMismatch: the images are not float (n, C, H, W) and no image set either.
+    """
+    if isinstance(images, ImageSet):
+        rows = images.normalised(images.images[part])
+    elif isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point():
+        rows = images[part]
+    else:
+        form = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise ShapeMismatch(
+            f"Probe images must be float (n, C, H, W), normalised as the networks take them, or an ImageSet, not {form}"
+        )
+    first = next((p for p in network.parameters() if p.is_floating_point()), None) if network is not None else None
+    return rows if first is None else rows.to(first.device, first.dtype)
+
+
+def batches_of(images: Images, batch: int, network: nn.Module) -> Iterator[Tensor]:
+    """The probe images in order, a batch at a time, as :func:`rows_of` gives them.
+
+    Raises:
+        ReuseError: there is no image, or the batch is not at least one.
+        ShapeMismatch: as in :func:`rows_of`.
+    """
+    if batch < 1 or not len(images):
+        raise ReuseError(f"{len(images)} probe images in batches of {batch}: both must be at least 1.")
+    for start in range(0, len(images), batch):
+        yield rows_of(images, slice(start, start + batch), network)
+
+
+def features(
+    network: nn.Module, images: Images, *, where: Represent = None, pooled: bool = False, batch: int = 256
+) -> Tensor:
+    """The representations of probe images, as a matrix.
+
+    Args:
+        network: as in :func:`represent`; it is left as it was.
+        images: the probes.
+        where: as in :func:`represent`.
+        pooled: whether maps (n, C, h, w) are averaged over their places.
+        batch: images at a time.
+
+    Returns:
+        (n, U) on the network's device.
+    """
+    parts = []
+    with run.frozen(network), torch.no_grad():
+        for rows in batches_of(images, batch, network):
+            check_apart(network, rows)
+            found = represent(network, rows, where)
+            parts.append(found.flatten(2).mean(2) if pooled and found.ndim > 2 else found.reshape(len(rows), -1))
+    return torch.cat(parts)

@@ -1,0 +1,387 @@
+"""Distillation without the data: one loop, and the methods that differ in its source and its losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from reuselib import run
+from reuselib.dfad import losses
+from reuselib.dfad.sources import Source, from_generator
+from reuselib.errors import DeviceError, ShapeMismatch
+from reuselib.nets import Generator, penultimate, tap
+
+Discrepancy = Callable[[Tensor, Tensor], Tensor]
+
+
+def _device_of(**networks: nn.Module) -> torch.device:
+    devices = {name: next(network.parameters()).device for name, network in networks.items()}
+    if len(set(devices.values())) > 1:
+        raise DeviceError(f"The networks are on different devices: {devices}. Move them with engine.on_device.")
+    return next(iter(devices.values()))
+
+
+class Distillation(run.Method):
+    """A student imitates a teacher's logits on unlabelled images from any source.
+
+    With images of the teacher's own data set this is the paper's KD-ORI, with others KD-REL and KD-UNR, with
+    :func:`~reuselib.dfad.sources.gaussian_noise` RANDOM. The adversarial methods below add a generator.
+
+    Args:
+        teacher: gives logits; is left as it was, bit for bit.
+        student: learns; same number of classes.
+        source: gives normalised images.
+        discrepancy: the loss between teacher's and student's logits.
+        batch: images per update.
+        student_steps: student updates per iteration (5 in DFAD).
+        lr: learning rate of SGD with momentum 0.9.
+        weight_decay: of the student.
+        schedule: iteration → factor on every learning rate.
+        seed: of the images drawn.
+        precision: ``"bf16"``, ``"fp16"``, ``"fp32"``; chosen by the engine if left out.
+
+    Raises:
+        DeviceError: the networks are on different devices.
+        ShapeMismatch: teacher and student differ in classes, or do not take these images.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        source: Source,
+        *,
+        discrepancy: Discrepancy = losses.mean_absolute_error,
+        batch: int = 128,
+        student_steps: int = 5,
+        lr: float = 0.05,
+        weight_decay: float = 5e-4,
+        schedule: run.Schedule = run.constant,
+        seed: int = 0,
+        precision: str | None = None,
+    ) -> None:
+        self.device = _device_of(teacher=teacher, student=student)
+        self.teacher, self.student = teacher, run.on_device(student, self.device)
+        self.source, self.discrepancy = source, discrepancy
+        self.batch, self.student_steps = batch, student_steps
+        self.precision = run.precision(self.device, precision)
+        self.random = run.generator(self.device, seed)
+        self._check_fit()
+        self.student_optimizer = self._make_student_optimizer(lr, weight_decay)
+        self.schedulers = [LambdaLR(self.student_optimizer, schedule)]
+        student.train()
+
+    def _make_student_optimizer(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+        return run.sgd(self.student.parameters(), self.device, lr=lr, weight_decay=weight_decay)
+
+    def step(self) -> dict[str, Tensor]:
+        """One iteration: ``student_steps`` updates of the student, each on fresh images.
+
+        Returns:
+            ``imitation``: mean loss of the student; ``teacher_logits``: mean absolute logit of the teacher.
+        """
+        report = self.imitation_stage()
+        self.advance_schedules()
+        return report
+
+    def imitation_stage(self, steps: int | None = None) -> dict[str, Tensor]:
+        """Minimise ``D(T, S)`` over the student, on images and teacher's logits without gradient.
+
+        Args:
+            steps: updates of the student; ``student_steps`` if left out.
+        """
+        steps = self.student_steps if steps is None else steps
+        total = scale = torch.zeros((), device=self.device)
+        for _ in range(steps):
+            with run.frozen(self.teacher), torch.no_grad(), self.precision.autocast():
+                images = self.source(self.batch, self.random)
+                t = self.teacher(images)
+            with self.precision.autocast():
+                s = self.student(images)
+            loss = self.discrepancy(t, s)
+            self.precision.minimise(loss, self.student_optimizer)
+            total = total + loss.detach() / steps
+            scale = scale + t.float().abs().mean() / steps
+        return {"imitation": total, "teacher_logits": scale}
+
+    def advance_schedules(self) -> None:
+        """Move every learning rate to the next iteration."""
+        for scheduler in self.schedulers:
+            scheduler.step()
+
+    @torch.no_grad()
+    def _check_fit(self) -> None:
+        networks = [value for value in vars(self).values() if isinstance(value, nn.Module)]
+        with run.frozen(*networks):
+            probe_random = run.generator(self.device, 0)
+            images = self.source(2, probe_random)
+            try:
+                losses.check_same_shape(self.teacher(images), self.student(images))
+            except RuntimeError as error:
+                raise ShapeMismatch(
+                    f"Images of shape {tuple(images.shape)} do not fit the teacher or the student ({error}). "
+                    "Give the source or the generator the image shape that both networks take."
+                ) from error
+
+
+class Adversarial(Distillation):
+    """Distillation with a generator that is trained too; subclasses say how.
+
+    Args:
+        teacher: as in :class:`Distillation`.
+        student: as in :class:`Distillation`.
+        generator: makes images (B, C, H, W), already normalised, from noise (B, latent).
+        generator_lr: learning rate of Adam.
+        options: the options of :class:`Distillation`.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        generator: Generator,
+        *,
+        generator_lr: float = 1e-3,
+        schedule: run.Schedule = run.constant,
+        **options: object,
+    ) -> None:
+        where = _device_of(teacher=teacher, student=student, generator=generator)
+        self.generator = run.on_device(generator, where)
+        super().__init__(teacher, student, from_generator(generator), schedule=schedule, **options)  # type: ignore[arg-type]
+        self.generator_optimizer = run.adam(generator.parameters(), self.device, lr=generator_lr)
+        self.schedulers.append(LambdaLR(self.generator_optimizer, schedule))
+        generator.train()
+
+
+class DFAD(Adversarial):
+    """Data-Free Adversarial Distillation: the student lowers the discrepancy, the generator raises it.
+
+    Both stages keep the student in training mode, as the paper's code does, so that its batch norm sees the fakes.
+
+    Args:
+        teacher: as in :class:`Distillation`.
+        student: as in :class:`Distillation`.
+        generator: makes images in the teacher's normalised input space.
+        generation: the generator's loss as a function of the discrepancy: ``losses.negative`` for classification,
+            ``losses.negative_log`` for segmentation.
+        options: the options of :class:`Adversarial`.
+
+    Source: Fang et al. 2019, imitation and generation stages.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        generator: Generator,
+        *,
+        generation: Callable[[Tensor], Tensor] = losses.negative,
+        **options: object,
+    ) -> None:
+        super().__init__(teacher, student, generator, **options)  # type: ignore[arg-type]
+        self.generation = generation
+
+    def step(self) -> dict[str, Tensor]:
+        """One iteration: ``student_steps`` imitation updates, then one generation update.
+
+        Returns:
+            ``imitation``, ``teacher_logits`` and ``generation``, the generator's loss.
+        """
+        report = self.imitation_stage()
+        report["generation"] = self.generation_stage()
+        self.advance_schedules()
+        return report
+
+    def generation_stage(self) -> Tensor:
+        """Maximise ``D(T, S)`` over the generator, through both networks."""
+        with run.frozen(self.teacher), run.frozen(self.student, evaluate=False):
+            with self.precision.autocast():
+                images = self.source(self.batch, self.random)
+                t, s = self.teacher(images), self.student(images)
+            loss = self.generation(self.discrepancy(t, s))
+            self.precision.minimise(loss, self.generator_optimizer)
+        return loss
+
+
+class DAFL(Adversarial):
+    """Data-Free Learning: the generator pleases the teacher, the student listens on the same images.
+
+    The generator wants sure (one-hot), balanced (entropy) and strongly activated outputs of the teacher; it never
+    looks at the student. Generator and student take one step each per batch. For segmentation the first two hold for
+    every pixel; the paper's own recipe for it is unknown.
+
+    Args:
+        teacher: its last linear layer's input serves as features, unless ``layer`` names others.
+        student: as in :class:`Distillation`.
+        generator: as in :class:`Adversarial`.
+        one_hot: weight of :func:`~reuselib.dfad.losses.one_hot_loss`.
+        entropy: weight of :func:`~reuselib.dfad.losses.information_entropy_loss`.
+        activation: weight of :func:`~reuselib.dfad.losses.activation_loss`.
+        layer: module of the teacher whose output serves as features, by its dotted name; for teachers that end in no
+            linear layer, ``"decoder"`` for a :class:`~reuselib.nets.Segmenter`.
+        options: the options of :class:`Adversarial`; ``discrepancy`` is the KL divergence unless given.
+
+    Source: Chen et al. 2019 (DAFL).
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        generator: Generator,
+        *,
+        one_hot: float = 1.0,
+        entropy: float = 5.0,
+        activation: float = 0.1,
+        layer: str | None = None,
+        student_steps: int = 1,
+        discrepancy: Discrepancy = losses.kl_divergence,
+        **options: object,
+    ) -> None:
+        super().__init__(
+            teacher,
+            student,
+            generator,
+            student_steps=student_steps,
+            discrepancy=discrepancy,
+            **options,  # type: ignore[arg-type]
+        )
+        self.one_hot, self.entropy, self.activation, self.layer = one_hot, entropy, activation, layer
+
+    def step(self) -> dict[str, Tensor]:
+        """``student_steps`` times: one batch, one step of the generator, one of the student on the same batch.
+
+        Returns:
+            ``imitation``, ``teacher_logits`` and ``generation`` of the last batch.
+        """
+        with run.frozen(self.teacher):
+            for _ in range(self.student_steps):
+                report = self._one_batch()
+        self.advance_schedules()
+        return report
+
+    def generation_loss(self, t: Tensor, features: Tensor) -> Tensor:
+        """The generator's loss from the teacher's logits (B, C), features (B, D), or maps (B, C, H, W) of both."""
+        t = losses.pixel_rows(t)
+        return (
+            self.one_hot * losses.one_hot_loss(t)
+            + self.entropy * losses.information_entropy_loss(t)
+            + self.activation * losses.activation_loss(features)
+        )
+
+    @contextmanager
+    def _features(self) -> Iterator[Callable[[], Tensor]]:
+        """Watch the teacher; what is yielded gives the features of its last forward pass."""
+        if (layer := self.layer) is None:
+            with penultimate(self.teacher) as seen:
+                yield lambda: seen.value
+        else:
+            with tap(self.teacher, layer) as outputs:
+                yield lambda: outputs[layer]
+
+    def _one_batch(self) -> dict[str, Tensor]:
+        with self.precision.autocast(), self._features() as features:
+            images = self.source(self.batch, self.random)
+            t = self.teacher(images)
+        generation = self.generation_loss(t, features())
+        self.precision.minimise(generation, self.generator_optimizer)
+        t = t.detach()
+        with self.precision.autocast():
+            s = self.student(images.detach())
+        imitation = self.discrepancy(t, s)
+        self.precision.minimise(imitation, self.student_optimizer)
+        return {"imitation": imitation, "teacher_logits": t.float().abs().mean(), "generation": generation}
+
+
+class ZSKT(Adversarial):
+    """Zero-shot Knowledge Transfer: the same game with KL, one batch of noise for both players, and attention.
+
+    One step of the generator, then ``student_steps`` steps of the student on the images it just made. Both players
+    use Adam, gradients are clipped at norm 5.
+
+    Args:
+        teacher: as in :class:`Distillation`.
+        student: as in :class:`Distillation`.
+        generator: in the paper without tanh and with a learned last batch norm.
+        layers: modules whose attention maps are compared, the same dotted names in both networks; all ``blocks`` if
+            both networks have as many, none otherwise.
+        attention: weight β of the attention transfer.
+        clip: largest gradient norm.
+        options: the options of :class:`Adversarial`.
+
+    Source: Micaelli & Storkey 2019 (ZSKT), through the comparison of Fang et al. 2019.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        generator: Generator,
+        *,
+        layers: tuple[str, ...] | None = None,
+        attention: float = 250.0,
+        clip: float = 5.0,
+        student_steps: int = 10,
+        lr: float = 2e-3,
+        weight_decay: float = 0.0,
+        **options: object,
+    ) -> None:
+        super().__init__(
+            teacher,
+            student,
+            generator,
+            student_steps=student_steps,
+            lr=lr,
+            weight_decay=weight_decay,
+            **options,  # type: ignore[arg-type]
+        )
+        self.layers = _shared_blocks(teacher, student) if layers is None else layers
+        self.attention, self.clip = attention, clip
+
+    def _make_student_optimizer(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+        return run.adam(self.student.parameters(), self.device, lr=lr, weight_decay=weight_decay)
+
+    def step(self) -> dict[str, Tensor]:
+        """One generator update, then ``student_steps`` student updates on the same images.
+
+        Returns:
+            ``imitation`` (last update), ``teacher_logits`` and ``generation``.
+        """
+        with run.frozen(self.teacher):
+            with self.precision.autocast(), tap(self.teacher, *self.layers) as seen:
+                images = self.source(self.batch, self.random)
+                t = self.teacher(images)
+            teacher_activations = [seen[name].detach() for name in self.layers]
+            with run.frozen(self.student, evaluate=False):
+                with self.precision.autocast():
+                    s = self.student(images)
+                generation = -self._kl(t, s)
+                self.precision.minimise(generation, self.generator_optimizer, self.clip)
+            images, t = images.detach(), t.detach()
+            for _ in range(self.student_steps):
+                imitation = self._imitate(images, t, teacher_activations)
+        self.advance_schedules()
+        return {"imitation": imitation, "teacher_logits": t.float().abs().mean(), "generation": generation}
+
+    def _kl(self, t: Tensor, s: Tensor) -> Tensor:
+        # The paper's code averages over classes too.
+        return losses.kl_divergence(t, s) / t.shape[1]
+
+    def _imitate(self, images: Tensor, t: Tensor, teacher_activations: list[Tensor]) -> Tensor:
+        with self.precision.autocast(), tap(self.student, *self.layers) as seen:
+            s = self.student(images)
+        loss = self._kl(t, s)
+        if self.layers:
+            activations = [seen[name] for name in self.layers]
+            loss = loss + self.attention * losses.attention_transfer(teacher_activations, activations)
+        self.precision.minimise(loss, self.student_optimizer, self.clip)
+        return loss
+
+
+def _shared_blocks(teacher: nn.Module, student: nn.Module) -> tuple[str, ...]:
+    counts = [len(getattr(network, "blocks", ())) for network in (teacher, student)]
+    return tuple(f"blocks.{i}" for i in range(counts[0])) if counts[0] == counts[1] else ()

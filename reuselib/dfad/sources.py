@@ -1,0 +1,38 @@
+"""Where a student's training images come from: a data set, noise, or a generator.
+
+A source is called with a count and a random generator and gives normalised images (count, C, H, W) on its device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from reuselib.data import ImageSet
+from reuselib.data.image_set import Augment
+from reuselib.nets import Generator
+
+Source = Callable[[int, torch.Generator | None], Tensor]
+
+
+def from_images(images: ImageSet, augment: Augment | None = None) -> Source:
+    """Random images of a set, with replacement, their labels thrown away (KD-ORI, KD-REL, KD-UNR).
+
+    Args:
+        images: normalised as the teacher takes them.
+        augment: of the uint8 images, for example windows cut out of them.
+    """
+    return lambda count, random: images.sample(count, random, augment)[0]
+
+
+def gaussian_noise(image: tuple[int, int, int], where: torch.device) -> Source:
+    """Independent N(0, 1) pixels in normalised space (RANDOM)."""
+    return lambda count, random: torch.randn(count, *image, device=where, generator=random)
+
+
+def from_generator(generator: Generator) -> Source:
+    """What a generator makes of N(0, 1) noise, in the mode it is in; gradients flow unless switched off."""
+    where = next(generator.parameters()).device
+    return lambda count, random: generator(torch.randn(count, generator.latent, device=where, generator=random))

@@ -1,0 +1,281 @@
+"""Feature amalgamation: the features of several teachers compressed into one code, layer by layer.
+
+An auto-encoder is one affine map there and one back, so that its optimum is known in closed form: the principal
+components of the teachers' concatenated channels, every pixel of every image counting as one vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reuselib.data import ImageSet
+from reuselib.errors import ReuseError
+from reuselib.layerwise.learning import Teachers
+from reuselib.run.method import Network
+
+Pair = tuple[Tensor, Tensor]
+"""What an auto-encoder was given, and what it gives back."""
+
+
+# --- equations -------------------------------------------------------------------------------------------------------
+
+
+def reconstruction_loss(features: Tensor, reconstruction: Tensor) -> Tensor:
+    """``L_fa = mean((F' - F)²)`` over all elements of the concatenated features, in float32.
+
+    Args:
+        features: F, (N, C, H, W) or (N, C).
+        reconstruction: F', of the same shape.
+
+    Source: Shen et al. 2019 (AAAI), feature amalgamation; v0.1 of the official code.
+    """
+    return F.mse_loss(reconstruction.float(), features.float())
+
+
+def unexplained_variance(target: Tensor, output: Tensor) -> Tensor:
+    """The squared error over the variance of the target: 0 if all is explained, 1 for the mean of every channel.
+
+    Args:
+        target: (N, C, H, W) or (N, C).
+        output: of the same shape.
+    """
+    wanted = rows(target)
+    # The mean square less the square of the mean: one pass, where subtracting the mean first would make a copy.
+    spread = wanted.square().mean() - wanted.mean(0).square().mean()
+    return reconstruction_loss(target, output) / spread.clamp_min(torch.finfo(spread.dtype).tiny)
+
+
+def principal_components(covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The directions of largest variance.
+
+    The least ``L_fa`` of an auto-encoder with a code of this length is the sum of the other eigenvalues over C.
+
+    Args:
+        covariance: (C, C).
+        count: how many.
+
+    Returns:
+        All eigenvalues (C,), largest first, and the components (count, C), orthonormal rows; rows of zeros where
+        more are asked for than there are.
+    """
+    values, vectors = torch.linalg.eigh(covariance)
+    components = vectors.flip(1).T[:count]
+    return values.flip(0), F.pad(components, (0, 0, 0, count - len(components)))
+
+
+def rows(features: Tensor) -> Tensor:
+    """Maps (N, C, H, W) or vectors (N, C) as one vector for each pixel, (M, C), in single precision at least."""
+    return features.to(torch.promote_types(features.dtype, torch.float32)).movedim(1, -1).flatten(0, -2)
+
+
+# --- networks --------------------------------------------------------------------------------------------------------
+
+
+def initialise(network: Network) -> Network:
+    """Draw every convolution and linear layer anew: weights uniform with variance 1 / fan-in, biases zero.
+
+    Returns:
+        The network.
+
+    Source: v0.1 of the official code, for all that is new: auto-encoders, adaptation layers and the student.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            bound = (3 / module.weight[0].numel()) ** 0.5
+            nn.init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
+
+
+def affine(inputs: int, outputs: int, spatial: bool) -> nn.Conv2d | nn.Linear:
+    """An affine map of channels: a 1x1 convolution for maps, a linear layer for vectors; newly initialised."""
+    return initialise(nn.Conv2d(inputs, outputs, 1) if spatial else nn.Linear(inputs, outputs))
+
+
+class AutoEncoder(nn.Module):
+    """One affine map to a code and one back, without a nonlinearity.
+
+    Args:
+        inputs: C, channels of the features.
+        hidden: channels of the code.
+        spatial: whether the features are maps.
+    """
+
+    def __init__(self, inputs: int, hidden: int, spatial: bool) -> None:
+        super().__init__()
+        self.encoder, self.decoder = affine(inputs, hidden, spatial), affine(hidden, inputs, spatial)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the code and the reconstruction."""
+        code = self.encoder(features)
+        return code, self.decoder(code)
+
+    @torch.no_grad()
+    def solve(self, mean: Tensor, covariance: Tensor) -> None:
+        """Take the optimum for features of this mean (C,) and covariance (C, C): their principal components."""
+        hidden = self.encoder.weight.shape[0]
+        _, components = principal_components(covariance, hidden)
+        pairs = ((self.encoder, components, -components @ mean), (self.decoder, components.T, mean))
+        for layer, weight, bias in pairs:
+            layer.weight.copy_(weight.reshape(layer.weight.shape))
+            layer.bias.copy_(bias)  # type: ignore[union-attr]
+
+
+class Amalgam(nn.Module):
+    """The features of all teachers at one layer in one code: at once, or one teacher after the other.
+
+    Args:
+        widths: channels of each teacher's features.
+        hidden: channels of the code, in every step.
+        spatial: whether the features are maps.
+        entering: the teachers that each auto-encoder takes in beside the code of the one before; see
+            :func:`direct` and :func:`incremental`.
+    """
+
+    def __init__(self, widths: Sequence[int], hidden: int, spatial: bool, entering: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self.widths, self.hidden = tuple(widths), hidden
+        self.entering = tuple(tuple(teachers) for teachers in entering)
+        inputs = [sum(self._sizes(step)) for step in range(len(self.entering))]
+        self.steps = nn.ModuleList(AutoEncoder(each, hidden, spatial) for each in inputs)
+
+    def forward(self, features: Sequence[Tensor], reconstruct: bool = False) -> tuple[Tensor, list[Pair]]:
+        """Give the code and, if ``reconstruct``, each auto-encoder's input and output.
+
+        Args:
+            features: of each teacher, (N, C_t, H, W) or (N, C_t).
+            reconstruct: whether the decoders run too. Each auto-encoder is independent: the code that one takes over
+                from the one before carries no gradient.
+        """
+        code, pairs = features[0], []  # the first step has no code to take over
+        for step, autoencoder in enumerate(self.autoencoders):
+            given = self.given(features, step, code.detach())
+            if reconstruct:
+                code, returned = autoencoder(given)
+                pairs.append((given, returned))
+            else:
+                code = autoencoder.encoder(given)
+        return code, pairs
+
+    @property
+    def autoencoders(self) -> list[AutoEncoder]:
+        """One for each step."""
+        return cast(list[AutoEncoder], list(self.steps))
+
+    def given(self, features: Sequence[Tensor], step: int, code: Tensor) -> Tensor:
+        """What an auto-encoder takes in: the code of the one before, if any, and its teachers' features."""
+        entering = [features[teacher] for teacher in self.entering[step]]
+        return torch.cat([code, *entering] if step else entering, 1)
+
+    def decode(self, code: Tensor) -> list[Tensor]:
+        """Give each teacher's features back, the auto-encoders run from the last to the first."""
+        found: dict[int, Tensor] = {}
+        for step, autoencoder in reversed(list(enumerate(self.autoencoders))):
+            parts = list(autoencoder.decoder(code).split(self._sizes(step), 1))
+            code = parts.pop(0) if step else code
+            found |= zip(self.entering[step], parts, strict=True)
+        return [found[teacher] for teacher in range(len(self.widths))]
+
+    def _sizes(self, step: int) -> list[int]:
+        before = [self.hidden] if step else []
+        return before + [self.widths[teacher] for teacher in self.entering[step]]
+
+
+def direct(teachers: int) -> tuple[tuple[int, ...], ...]:
+    """All teachers into one auto-encoder (DFA)."""
+    return (tuple(range(teachers)),)
+
+
+def incremental(order: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Two teachers first, then the result with the next one, and so on, in this order (IFA).
+
+    A teacher can be added later without touching the earlier auto-encoders. One or two teachers: as :func:`direct`.
+    """
+    return (tuple(sorted(order[:2])), *((teacher,) for teacher in order[2:]))
+
+
+class Encoders(nn.Module):
+    """The amalgams of all layers but the last.
+
+    Attributes:
+        layers: for each of these layers, its name in each teacher.
+        amalgams: one for each.
+    """
+
+    def __init__(self, layers: Sequence[Sequence[str]], amalgams: Sequence[Amalgam]) -> None:
+        super().__init__()
+        self.layers = [tuple(names) for names in layers]
+        self.amalgams = nn.ModuleList(amalgams)
+
+    def forward(
+        self, features: Sequence[Sequence[Tensor]], reconstruct: bool = False
+    ) -> tuple[list[Tensor], list[list[Pair]]]:
+        """Give the codes and the pairs of all layers, from the features of each layer of each teacher."""
+        results = [amalgam(each, reconstruct) for amalgam, each in zip(self.amalgams, features, strict=True)]
+        return [code for code, _ in results], [pairs for _, pairs in results]
+
+    def decode(self, codes: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Give the features of each layer of each teacher back."""
+        return [amalgam.decode(code) for amalgam, code in zip(self.amalgams, codes, strict=True)]  # type: ignore[operator]
+
+
+# --- the closed form -------------------------------------------------------------------------------------------------
+
+
+class Moments:
+    """Mean and covariance of vectors that come batch by batch, summed in double precision."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums: Tensor | None = None
+        self.products: Tensor | None = None
+
+    def add(self, features: Tensor) -> None:
+        """Count in maps (N, C, H, W), each pixel a vector, or vectors (N, C)."""
+        vectors = rows(features)
+        vectors = (vectors.cpu() if vectors.is_mps else vectors).double()  # Apple's GPUs have no double precision
+        sums, products = vectors.sum(0), vectors.T @ vectors
+        self.count += len(vectors)
+        self.sums = sums if self.sums is None else self.sums + sums
+        self.products = products if self.products is None else self.products + products
+
+    def solution(self) -> tuple[Tensor, Tensor]:
+        """Mean (C,) and biased covariance (C, C), in double precision.
+
+        Raises:
+            ReuseError: nothing has been counted.
+        """
+        if self.sums is None or self.products is None:
+            raise ReuseError("No features have been seen. Give at least one image.")
+        mean = self.sums / self.count
+        return mean, self.products / self.count - mean.outer(mean)
+
+
+@torch.no_grad()
+def solve(encoders: Encoders, teachers: Teachers, images: ImageSet, batch: int = 250) -> None:
+    """Set all encoders to their optimum on these images, in closed form: principal components instead of training.
+
+    Args:
+        encoders: of the teachers' layers; changed in place.
+        teachers: left as they were.
+        images: unlabelled, on the device of the networks.
+        batch: images at a time.
+    """
+    amalgams = cast(list[Amalgam], list(encoders.amalgams))
+    for step in range(max((len(amalgam.steps) for amalgam in amalgams), default=0)):
+        moments = [Moments() for _ in amalgams]
+        for x, _ in images.batches(batch):
+            features, _ = teachers(x, encoders.layers)
+            for amalgam, each, moment in zip(amalgams, features, moments, strict=True):
+                code = each[0]
+                for before, autoencoder in enumerate(amalgam.autoencoders[:step]):
+                    code = autoencoder.encoder(amalgam.given(each, before, code))
+                moment.add(amalgam.given(each, step, code))
+        for amalgam, moment in zip(amalgams, moments, strict=True):
+            amalgam.autoencoders[step].solve(*moment.solution())

@@ -1,0 +1,203 @@
+"""Progressive network grafting: the student's blocks learn inside the teacher, first one by one, then together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reuselib import run
+from reuselib.data import ImageSet
+from reuselib.errors import ReuseError
+from reuselib.netgraft import losses
+from reuselib.netgraft.few_shot import FewShot, for_each, turn_of
+from reuselib.netgraft.fold import fold
+from reuselib.netgraft.hybrid import Hybrid, make_scions
+
+
+@dataclass(frozen=True)
+class Graft:
+    """One grafting: which scions stand in the teacher and learn, for how long, how fast.
+
+    Attributes:
+        blocks: indices of the blocks, from 0.
+        steps: updates.
+        lr: Adam's learning rate.
+        adapter_lr: that of the adapters; the same if left out.
+    """
+
+    blocks: tuple[int, ...]
+    steps: int
+    lr: float
+    adapter_lr: float | None = None
+
+
+def block_grafting(
+    count: int,
+    steps: int | Sequence[int],
+    lr: float | Sequence[float],
+    adapter_lr: float | Sequence[float] | None = None,
+    shared: int = 0,
+) -> list[Graft]:
+    """Stage 1: each scion alone in the teacher. The scions do not meet, so their order does not matter.
+
+    Args:
+        count: blocks of the network.
+        steps: updates of each graft, one number for all or one for each of the ``count - shared`` grafts.
+        lr: learning rate, likewise.
+        adapter_lr: that of the adapters, likewise; the same as ``lr`` if left out.
+        shared: how many of the first blocks are not grafted.
+
+    Raises:
+        ReuseError: there is another number of steps or rates than of grafts.
+
+    Source: Shen et al. 2021 (NetGraft), block grafting.
+    """
+    return _grafts([(index,) for index in range(shared, count)], steps, lr, adapter_lr)
+
+
+def network_grafting(
+    count: int,
+    steps: int | Sequence[int],
+    lr: float | Sequence[float],
+    adapter_lr: float | Sequence[float] | None = None,
+    shared: int = 0,
+) -> list[Graft]:
+    """Stage 2: the first two scions together, then the first three, … until no block of the teacher is left.
+
+    Args:
+        count: as in :func:`block_grafting`.
+        steps: likewise, but there are ``count - shared - 1`` grafts.
+        lr: likewise.
+        adapter_lr: likewise.
+        shared: likewise.
+
+    Raises:
+        ReuseError: there is another number of steps or rates than of grafts.
+
+    Source: Shen et al. 2021 (NetGraft), network grafting.
+    """
+    return _grafts([tuple(range(shared, end)) for end in range(shared + 2, count + 1)], steps, lr, adapter_lr)
+
+
+def _grafts(
+    blocks: list[tuple[int, ...]],
+    steps: int | Sequence[int],
+    lr: float | Sequence[float],
+    adapter_lr: float | Sequence[float] | None,
+) -> list[Graft]:
+    each = [for_each(len(blocks), value) for value in (steps, lr, adapter_lr)]
+    return [Graft(*parts) for parts in zip(blocks, *each, strict=True)]
+
+
+class NetGraft(FewShot):
+    """Progressive network grafting: scions learn inside the teacher, so that the whole makes the teacher's logits.
+
+    The plan says which scions learn when: ``[*block_grafting(...), *network_grafting(...)]`` is the paper's. The
+    teacher's blocks run in evaluation mode, the scions in training mode. :meth:`folded` gives the plain student.
+
+    Args:
+        teacher: what :func:`~reuselib.netgraft.blocks_of` takes apart.
+        student: likewise; as many blocks, with maps of the same sizes between them.
+        images: as in :class:`FewShot`.
+        plan: the grafts, in order. Each gets an Adam of its own.
+        loss: of the teacher's output and the hybrid's. :func:`~reuselib.netgraft.normalised_logits_distance` if left
+            out, with ``local`` :func:`~reuselib.netgraft.feature_distance`.
+        local: compare the maps behind the last scion instead of the logits.
+        bias: whether the adapters have biases; see :func:`~reuselib.netgraft.fold`.
+        options: the options of :class:`FewShot`. A shared block has no scion.
+
+    Attributes:
+        scions: of blocks ``shared``, ``shared + 1``, …; they hold the student's own blocks.
+        count: blocks of the network, shared ones included.
+        total: updates of the whole plan.
+
+    Raises:
+        ReuseError: the plan names no blocks, or blocks that are not there; and the errors of :class:`FewShot`.
+        ShapeMismatch: the networks do not fit; see :func:`~reuselib.netgraft.make_scions`.
+
+    Source: Shen et al. 2021 (NetGraft).
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        images: ImageSet,
+        plan: Iterable[Graft],
+        *,
+        loss: losses.Loss | None = None,
+        local: bool = False,
+        bias: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(teacher, student, images, **options)
+        self.plan, self.local = tuple(plan), local
+        self.loss = loss or (losses.feature_distance if local else losses.normalised_logits_distance)
+        with run.seeded(self.seed):
+            self.scions = make_scions(teacher, student, self.probe(), shared=self.shared, bias=bias)
+        self.count = self.shared + len(self.scions)
+        self.total = sum(graft.steps for graft in self.plan)
+        _check_plan(self.plan, self.shared, self.count)
+        self.optimizers = [self._make_optimizer(graft) for graft in self.plan]
+
+    def _make_optimizer(self, graft: Graft) -> torch.optim.Optimizer:
+        scions = [self.scions[index - self.shared] for index in graft.blocks]
+        blocks = [parameter for scion in scions for parameter in scion.block.parameters()]
+        groups: list[dict[str, Any]] = [{"params": blocks}]
+        if adapters := [parameter for scion in scions for parameter in scion.adapters()]:
+            groups.append({"params": adapters, "lr": graft.lr if graft.adapter_lr is None else graft.adapter_lr})
+        return run.adam(groups, self.device, lr=graft.lr)  # type: ignore[arg-type]
+
+    def step(self) -> dict[str, Tensor]:
+        """One update of the graft whose turn it is.
+
+        Returns:
+            ``loss``, as it was before the update.
+        """
+        turn = self.turn(self.iteration)
+        hybrid = self.hybrid(self.plan[turn].blocks)
+        until = hybrid.last + 1 if self.local else None
+        with run.frozen(self.teacher):
+            with self.precision.autocast():
+                with torch.no_grad():
+                    maps = hybrid.prefix(self.draw())
+                    target = hybrid.target(maps, until)
+                output = hybrid.rest(maps, until)
+            loss = self.loss(target, output)
+            self.precision.minimise(loss, self.optimizers[turn])
+        return {"loss": loss.detach()}
+
+    def turn(self, iteration: int) -> int:
+        """The place in the plan of the graft that is updated in an iteration.
+
+        Raises:
+            ReuseError: the plan ends before.
+        """
+        return turn_of(iteration, [graft.steps for graft in self.plan])
+
+    def graft_of(self, iteration: int) -> Graft:
+        """The graft that is updated in an iteration."""
+        return self.plan[self.turn(iteration)]
+
+    def hybrid(self, blocks: Iterable[int]) -> Hybrid:
+        """The teacher with these scions in it, as they are now."""
+        return Hybrid(self.teacher, {index: self.scions[index - self.shared] for index in blocks})
+
+    def folded(self) -> nn.Module:
+        """The plain student, a copy, with the adapters folded into its layers."""
+        return fold(self.student, self.scions, self.shared)
+
+
+def _check_plan(plan: Sequence[Graft], shared: int, count: int) -> None:
+    for graft in plan:
+        if not graft.blocks or graft.steps < 0:
+            raise ReuseError(f"{graft} grafts nothing. Name at least one block, and 0 updates or more.")
+        if odd := [index for index in graft.blocks if not shared <= index < count]:
+            raise ReuseError(
+                f"There is no scion of block {odd[0]}: blocks {shared} to {count - 1} can be grafted. Make the plan "
+                f"with count={count}, shared={shared}."
+            )

@@ -1,0 +1,260 @@
+"""Networks with one trunk and a head for each task, whose blocks can be watched before their ReLU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from reuselib.errors import ReuseError, ShapeMismatch, unknown
+from reuselib.nets.resnet import BasicBlock
+from reuselib.nets.taps import tap
+
+RESNET18_WIDTHS = (64, 64, 128, 256, 512)
+
+
+class MultiHead(nn.Module):
+    """Stages that give maps before their activation, one pool, and a linear head for each task.
+
+    Attributes:
+        stages: first to last; the output of each is a map (B, width, H, W) before its activation.
+        activations: one for each stage, applied to its output before the next stage sees it.
+        pool: turns the last activated maps into one feature vector (B, D) per image.
+        heads: task → linear map from the D features to the logits of that task.
+        widths: channels of the stages' outputs.
+        channels: channels of the images that the network takes.
+    """
+
+    def __init__(
+        self,
+        stages: Iterable[nn.Module],
+        widths: Sequence[int],
+        tasks: Mapping[str, int],
+        *,
+        activations: Sequence[nn.Module] | None = None,
+        pool: nn.Module | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            stages: first to last; the first layer with weights is a convolution.
+            widths: channels of their outputs, as many as there are stages.
+            tasks: name of a task → its number of classes; at least one.
+            activations: as many as there are stages; ReLUs if left out.
+            pool: maps (B, widths[-1], h, w) to (B, widths[-1]); the average over all places if left out.
+
+        Raises:
+            ReuseError: there is no task, or a name cannot be that of a head.
+        """
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.widths = tuple(widths)
+        self.activations = nn.ModuleList(activations or [nn.ReLU() for _ in self.widths])
+        if not len(self.stages) == len(self.widths) == len(self.activations):
+            raise ReuseError(f"{len(self.stages)} stages need as many widths and activations.")
+        self.pool = pool or nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.heads = _heads(self.widths[-1], tasks)
+        self.channels = next(m.in_channels for m in self.stages.modules() if isinstance(m, nn.Conv2d))
+
+    @property
+    def tasks(self) -> dict[str, int]:
+        """Task → number of classes."""
+        return {task: head.out_features for task, head in self.heads.items()}  # type: ignore[misc]
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Give the logits (B, classes) of each task, of images (B, channels, H, W)."""
+        if images.ndim != 4 or images.shape[1] != self.channels:
+            raise ShapeMismatch(
+                f"this network takes images of shape (batch, {self.channels}, any, any), not {tuple(images.shape)}. "
+                f"Load the images with channels={self.channels}."
+            )
+        maps = images
+        for stage, activation in zip(self.stages, self.activations, strict=True):
+            maps = activation(stage(maps))
+        features = self.pool(maps)
+        return {task: head(features) for task, head in self.heads.items()}
+
+    def both(self, images: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Give the maps of every stage before its activation, first to last, and the logits: one forward pass."""
+        names = [f"stages.{index}" for index in range(len(self.stages))]
+        with tap(self, *names) as seen:
+            logits = self(images)
+        return [seen[name] for name in names], logits
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Give the maps (B, width, H, W) of every stage before its activation, first to last."""
+        return self.both(images)[0]
+
+
+def _heads(features: int, tasks: Mapping[str, int]) -> nn.ModuleDict:
+    if not tasks:
+        raise ReuseError("a network needs at least one task. Give tasks={'name': classes}.")
+    heads = nn.ModuleDict()
+    for task, classes in tasks.items():
+        try:
+            heads[task] = nn.Linear(features, classes)
+        except KeyError as error:
+            raise ReuseError(f"{task!r} cannot be the name of a task ({error.args[0]}). Choose another.") from error
+    return heads
+
+
+def first_classes(network: MultiHead, task: str, count: int, name: str) -> MultiHead:
+    """Keep the first classes of one head, under a new name, and drop all other heads.
+
+    A source that was trained with one softmax over main and auxiliary classes becomes a teacher of the main ones.
+
+    Args:
+        network: is left as it is; the new network shares its stages and holds a copy of the head's rows.
+        task: the head to cut.
+        count: classes to keep, the first ones.
+        name: of the new head.
+
+    Raises:
+        UnknownName: the network has no such head.
+        ReuseError: the head has fewer classes.
+
+    Source: Shen et al. 2019 (ICCV), official code of the class experiment.
+    """
+    if task not in network.tasks:
+        raise unknown("task", task, network.tasks)
+    head: nn.Linear = network.heads[task]  # type: ignore[assignment]
+    if not 0 < count <= head.out_features:
+        raise ReuseError(f"{task!r} has {head.out_features} classes: keep 1 to {head.out_features}, not {count}.")
+    cut = MultiHead(
+        network.stages, network.widths, {name: count}, activations=list(network.activations), pool=network.pool
+    )
+    kept = {key: value[:count].clone() for key, value in head.state_dict().items()}
+    cut.heads[name].to(head.weight.device).load_state_dict(kept)
+    return cut.train(network.training)
+
+
+def multi_head_conv(
+    tasks: Mapping[str, int], widths: Sequence[int] = (16, 32, 32), depth: int = 1, channels: int = 1
+) -> MultiHead:
+    """Build plain 3x3 convolutions with batch norm; every stage but the first begins with a 2x2 max pool.
+
+    Args:
+        tasks: task → number of classes.
+        widths: channels of the stages.
+        depth: convolutions in each stage, with a batch norm after each and a ReLU between two.
+        channels: channels of the images; their size is free from ``2**(stages - 1)`` pixels on.
+
+    Returns:
+        A network of ``len(widths)`` stages (14,260 parameters for two tasks of two classes).
+    """
+    stages: list[nn.Module] = []
+    inputs = channels
+    for index, width in enumerate(widths):
+        layers: list[nn.Module] = [nn.MaxPool2d(2)] if index else []
+        for step in range(depth):
+            layers += [nn.ReLU()] if step else []
+            layers += [nn.Conv2d(inputs, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
+            inputs = width
+        stages.append(nn.Sequential(*layers))
+    return MultiHead(stages, widths, tasks)
+
+
+class _OpenBlock(BasicBlock):
+    """A residual block without its last ReLU, which the network applies outside."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, stride)
+        self.relu = nn.Identity()  # type: ignore[assignment]
+
+
+def _residual_stage(inputs: int, outputs: int, depth: int, stride: int) -> list[nn.Module]:
+    """``depth`` residual blocks; all but the last end with a ReLU, the first has the stride."""
+    kinds = [BasicBlock] * (depth - 1) + [_OpenBlock]
+    return [kind(outputs if index else inputs, outputs, 1 if index else stride) for index, kind in enumerate(kinds)]
+
+
+def multi_head_residual(
+    tasks: Mapping[str, int], widths: Sequence[int] = (16, 32, 32), depth: int = 1, channels: int = 1
+) -> MultiHead:
+    """Build a small residual network: a convolution, then stages of basic blocks that halve height and width.
+
+    Its maps have the height and width of those of :func:`multi_head_conv`, for images of even sizes.
+
+    Args:
+        tasks: task → number of classes.
+        widths: channels of the stem and of the later stages.
+        depth: basic blocks in each stage after the stem.
+        channels: channels of the images.
+    """
+    stem = nn.Sequential(nn.Conv2d(channels, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]))
+    stages: list[nn.Module] = [stem]
+    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        stages.append(nn.Sequential(*_residual_stage(inputs, outputs, depth, stride=2)))
+    return MultiHead(stages, widths, tasks)
+
+
+def multi_head_resnet18(
+    tasks: Mapping[str, int], widths: Sequence[int] = RESNET18_WIDTHS, channels: int = 3
+) -> MultiHead:
+    """Build ResNet-18 for 224x224 images, watched at its first convolution and at its four layers before the ReLU.
+
+    The first map is that of the convolution itself: its batch norm, ReLU and max pool make the first activation.
+
+    Args:
+        tasks: task → number of classes.
+        widths: of the first convolution, which those of the first layer must equal, and of the four layers.
+        channels: channels of the images.
+
+    Returns:
+        A network of five stages (11,177,538 parameters for one task of two classes), convolutions initialised as
+        ``kaiming_normal_`` with ``fan_out`` does.
+
+    Source: Shen et al. 2019 (ICCV), official code.
+    """
+    first = nn.Conv2d(channels, widths[0], 7, stride=2, padding=3, bias=False)
+    stages: list[nn.Module] = [first]
+    for index, (inputs, outputs) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        stages.append(nn.Sequential(*_residual_stage(inputs, outputs, 2, stride=2 if index else 1)))
+    entry = nn.Sequential(nn.BatchNorm2d(widths[0]), nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1))
+    network = MultiHead(stages, widths, tasks, activations=[entry, *(nn.ReLU() for _ in widths[1:])])
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
+_RENAMED = {
+    "conv1": "stages.0",
+    "bn1": "activations.0.0",
+    ".conv1.": ".residual.0.",
+    ".bn1.": ".residual.1.",
+    ".conv2.": ".residual.3.",
+    ".bn2.": ".residual.4.",
+    ".downsample.": ".shortcut.",
+}
+
+
+def take_torchvision_resnet18(network: MultiHead, state: Mapping[str, Tensor]) -> None:
+    """Put the weights of torchvision's ResNet-18, all but its head, into a :func:`multi_head_resnet18`.
+
+    Args:
+        network: of torchvision's widths and of three channels; its heads stay as they are.
+        state: ``torchvision.models.resnet18(...).state_dict()``.
+
+    Raises:
+        ShapeMismatch: the network has other widths, or the state is that of another architecture.
+    """
+    renamed = {_name_here(key): value for key, value in state.items() if not key.startswith("fc.")}
+    own = {key: value for key, value in network.state_dict().items() if not key.startswith("heads.")}
+    if {k: v.shape for k, v in renamed.items()} != {k: v.shape for k, v in own.items()}:
+        raise ShapeMismatch(
+            f"these weights are not those of a ResNet-18 of widths {network.widths} on {network.channels} channels. "
+            f"Build it with widths={RESNET18_WIDTHS} and channels=3."
+        )
+    network.load_state_dict(renamed, strict=False)
+
+
+def _name_here(key: str) -> str:
+    """The name of a parameter of torchvision's ResNet-18 in ours."""
+    if not key.startswith("layer"):
+        part, _, rest = key.partition(".")
+        return f"{_RENAMED.get(part, part)}.{rest}"
+    key = f"stages.{key.removeprefix('layer')}"
+    for theirs, ours in _RENAMED.items():
+        key = key.replace(theirs, ours) if theirs.startswith(".") else key
+    return key

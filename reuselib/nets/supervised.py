@@ -1,0 +1,290 @@
+"""Training with labels, for each image one or several, or for each pixel one: teachers of the zoo and ceilings."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from reuselib import run
+from reuselib.data import ImageSet, MultiLabelSet, SegmentationSet
+from reuselib.data.augment import crop_and_flip, window_and_flip
+from reuselib.data.image_set import Augment
+from reuselib.errors import DeviceError, ReuseError, ShapeMismatch
+from reuselib.report import metrics
+
+
+class Supervised(run.Method):
+    """A classifier learns labelled images by SGD, or Adam, on the cross-entropy.
+
+    Args:
+        student: the classifier.
+        images: labelled images on the classifier's device.
+        batch: images per update.
+        lr: learning rate of SGD with Nesterov momentum 0.9, or of Adam.
+        weight_decay: L2 penalty.
+        adam: whether Adam takes the place of SGD; narrow plain networks without batch norm need it.
+        schedule: iteration → factor on the learning rate.
+        crop: pixels of zero border for random crops; 0 for none.
+        flip: whether to mirror half of the images.
+        mixup: whether to train on random convex mixtures of two images and of their labels (Zhang et al. 2018, with
+            one uniform weight per pair), which keeps the logits small and smooth between and away from the data.
+        noise: largest standard deviation of added Gaussian noise; each image draws its own, uniformly from 0.
+        label_smoothing: share of the label spread over all classes.
+        augment: of the uint8 images, in place of ``crop`` and ``flip``.
+        seed: of batches and augmentation.
+        precision: chosen by the engine if left out.
+
+    Raises:
+        DeviceError: images and classifier are on different devices.
+        ShapeMismatch: the classifier has too few outputs or does not take such images.
+    """
+
+    fixed = ()
+    nesterov = True
+
+    def __init__(
+        self,
+        student: nn.Module,
+        images: ImageSet,
+        *,
+        batch: int = 128,
+        lr: float = 0.1,
+        weight_decay: float = 5e-4,
+        adam: bool = False,
+        schedule: run.Schedule = run.constant,
+        crop: int = 0,
+        flip: bool = False,
+        mixup: bool = False,
+        noise: float = 0.0,
+        label_smoothing: float = 0.0,
+        augment: Augment | None = None,
+        seed: int = 0,
+        precision: str | None = None,
+    ) -> None:
+        self.device = next(student.parameters()).device
+        if images.device != self.device:
+            raise DeviceError(f"Images are on {images.device}, the network on {self.device}. Use images.to(device).")
+        self.student, self.images, self.batch = run.on_device(student, self.device), images, batch
+        self.crop, self.flip, self.mixup, self.noise = crop, flip, mixup, noise
+        self.label_smoothing = label_smoothing
+        self.augment = augment or (self._crop_and_flip if crop or flip else None)
+        self.precision = run.precision(self.device, precision)
+        self.random = run.generator(self.device, seed)
+        self._check_fit()
+        make, options = (run.adam, {}) if adam else (run.sgd, {"nesterov": self.nesterov})
+        self.optimizer = make(student.parameters(), self.device, lr=lr, weight_decay=weight_decay, **options)
+        self.scheduler = LambdaLR(self.optimizer, schedule)
+        student.train()
+
+    def step(self) -> dict[str, Tensor]:
+        """One update on a random batch; returns ``loss``."""
+        x, y = self.images.sample(self.batch, self.random, self.augment)
+        targets = [(y, torch.ones((), device=self.device))]
+        if self.mixup:
+            partner = torch.randperm(len(x), device=self.device, generator=self.random)
+            weight = torch.rand(len(x), device=self.device, generator=self.random)
+            x = weight.view(-1, 1, 1, 1) * x + (1 - weight.view(-1, 1, 1, 1)) * x[partner]
+            targets = [(y, weight), (y[partner], 1 - weight)]
+        if self.noise:
+            spread = self.noise * torch.rand(len(x), 1, 1, 1, device=self.device, generator=self.random)
+            x = x + spread * torch.randn(x.shape, device=self.device, generator=self.random)
+        with self.precision.autocast():
+            logits = self.student(x)
+        loss = torch.stack([(share * self._cross_entropy(logits, labels)).mean() for labels, share in targets]).sum()
+        self.precision.minimise(loss, self.optimizer)
+        self.scheduler.step()
+        return {"loss": loss}
+
+    def _crop_and_flip(self, images: Tensor, random: torch.Generator | None) -> Tensor:
+        return crop_and_flip(images, random, padding=self.crop, flip=self.flip)
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=self.label_smoothing)
+
+    @torch.no_grad()
+    def _check_fit(self) -> None:
+        with run.frozen(self.student):
+            outputs = self.student(self.images.normalised(self.images.images[:1]))
+        if outputs.shape[1] < len(self.images.classes):
+            raise ShapeMismatch(
+                f"The network has {outputs.shape[1]} outputs for {len(self.images.classes)} classes of "
+                f"{self.images.name}. Build it with classes={len(self.images.classes)}."
+            )
+
+
+class MultiTaskSupervised(Supervised):
+    """A network with several heads learns images with several labels: the cross-entropies of its heads, summed.
+
+    An image that is not asked about a task (target -1) counts as a loss of zero there.
+
+    Args:
+        student: its forward pass gives a dict, task → logits; each task is one of the images'.
+        images: labelled images on the network's device.
+        options: those of :class:`Supervised`.
+
+    Raises:
+        DeviceError: images and network are on different devices.
+        UnknownName: the network has a task that the images have not.
+        ShapeMismatch: a head has too few outputs, or the network does not take such images.
+    """
+
+    images: MultiLabelSet  # type: ignore[assignment]
+
+    def __init__(self, student: nn.Module, images: MultiLabelSet, **options: Any) -> None:
+        super().__init__(student, images, **options)  # type: ignore[arg-type]
+
+    def _cross_entropy(self, logits: dict[str, Tensor], labels: Tensor) -> Tensor:  # type: ignore[override]
+        each = [
+            F.cross_entropy(
+                values.float(),
+                labels[:, self.images.column(task)],
+                reduction="none",
+                ignore_index=-1,
+                label_smoothing=self.label_smoothing,
+            )
+            for task, values in logits.items()
+        ]
+        return torch.stack(each).sum(0)
+
+    @torch.no_grad()
+    def _check_fit(self) -> None:
+        with run.frozen(self.student):
+            outputs = self.student(self.images.normalised(self.images.images.images[:1]))
+        for task, logits in outputs.items():
+            self.images.column(task)
+            if logits.shape[1] < len(self.images.tasks[task]):
+                raise ShapeMismatch(
+                    f"The network has {logits.shape[1]} outputs for the {len(self.images.tasks[task])} classes of "
+                    f"{task!r}. Build it with tasks={self.images.classes}."
+                )
+
+
+@torch.no_grad()
+def task_accuracies(network: nn.Module, images: MultiLabelSet, batch: int = 1000) -> dict[str, float]:
+    """The share of right answers for each task that network and images have in common, in evaluation mode and float32.
+
+    Args:
+        network: its forward pass gives a dict, task → logits; its modes and gradients come back as they were.
+        images: on the network's device; those with target -1 are not asked.
+        batch: images at a time.
+
+    Returns:
+        Task → a share between 0 and 1.
+
+    Raises:
+        ReuseError: they have no task in common, or no image is asked about one.
+    """
+    right: dict[str, list[Tensor]] = {}
+    with run.frozen(network):
+        for x, targets in images.batches(batch):
+            for task, logits in network(x).items():
+                if task in images.tasks:
+                    found = logits.argmax(1) == targets[:, images.column(task)]
+                    right.setdefault(task, []).append(found.float().sum())
+    asked = {task: int((images.labels(task) >= 0).sum()) for task in right}
+    if not asked or not all(asked.values()):
+        raise ReuseError(f"There is nothing to ask: of {images} the network is asked {asked or 'no task'}.")
+    return {task: float(torch.stack(hits).sum()) / asked[task] for task, hits in right.items()}
+
+
+def focal_loss(logits: Tensor, masks: Tensor, gamma: float = 2.0, ignore: int = 255) -> Tensor:
+    """``(1 - p)^gamma * -log p`` of every pixel, with p the probability of its class; 0 where that is ignored.
+
+    Args:
+        logits: (B, C, H, W).
+        masks: int64 (B, H, W).
+        gamma: how much less a pixel counts that is right already; 0 gives the cross-entropy.
+        ignore: the label of pixels that are not asked.
+
+    Returns:
+        (B, H, W); DFAD's code averages over all pixels, those that are ignored too.
+
+    Source: Lin et al. 2017; DFAD, official code, the teachers of CamVid and NYUv2, with gamma = 2.
+    """
+    loss = F.cross_entropy(logits.float(), masks, reduction="none", ignore_index=ignore)
+    # At 0 a power below 1 has no finite slope.
+    return (1 - torch.exp(-loss)).clamp(min=1e-12) ** gamma * loss
+
+
+class SegmentationTraining(Supervised):
+    """A network learns the class of every pixel by SGD with momentum 0.9 on the focal loss.
+
+    Args:
+        student: gives logits (B, C, H, W) of images of that size.
+        images: images with masks on the network's device.
+        window: height and width of the squares that are cut out of the images at random; the whole images if left out.
+        flip: whether to mirror half of the images.
+        focal: exponent gamma of :func:`focal_loss`; 0 gives the cross-entropy.
+        options: the options of :class:`Supervised`, but for ``crop``, which pads, and ``label_smoothing``.
+
+    Raises:
+        DeviceError: images and network are on different devices.
+        ShapeMismatch: the network has too few outputs, or gives no logits for every pixel.
+    """
+
+    nesterov = False
+    images: SegmentationSet  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        student: nn.Module,
+        images: SegmentationSet,
+        *,
+        window: int | None = None,
+        flip: bool = False,
+        focal: float = 0.0,
+        **options: Any,
+    ) -> None:
+        self.focal = focal
+        augment = partial(window_and_flip, size=window, flip=flip) if window or flip else None
+        super().__init__(student, images, **{"augment": augment} | options)  # type: ignore[arg-type]
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        # One number for each image, as mixtures of two images weigh them.
+        return focal_loss(logits, labels, self.focal, self.images.ignore).mean((1, 2))
+
+    @torch.no_grad()
+    def _check_fit(self) -> None:
+        images = self.images
+        with run.frozen(self.student):
+            outputs = self.student(images.normalised(images.images.images[:1]))
+        classes, size = len(images.classes), images.shape[1:]
+        if outputs.ndim != 4 or outputs.shape[1] < classes or outputs.shape[2:] != size:
+            raise ShapeMismatch(
+                f"The network gives {tuple(outputs.shape)} for an image of {size}. For {images.name} it must give "
+                f"logits of {classes} classes for every pixel: build a segmentation network with classes={classes}."
+            )
+
+
+@torch.no_grad()
+def segmentation_scores(network: nn.Module, images: SegmentationSet, batch: int | None = None) -> dict[str, float]:
+    """How well a network segments, in evaluation mode and float32.
+
+    Args:
+        network: gives logits (B, C, H, W); its modes and gradients come back as they were.
+        images: on the network's device.
+        batch: images at a time; as many as have a million pixels if left out.
+
+    Returns:
+        ``mean_iou``, the mean intersection over union of the classes that are there or predicted, and
+        ``pixel_accuracy``, the share of right pixels; both between 0 and 1, without ignored pixels.
+
+    Raises:
+        ShapeMismatch: the network has not as many outputs as there are classes, or gives maps of another size.
+        ReuseError: every pixel is ignored.
+    """
+    classes = len(images.classes)
+    confusion = torch.zeros(classes, classes, dtype=torch.int64, device=images.device)
+    with run.frozen(network):
+        for x, masks in images.batches(batch):
+            logits = network(x)
+            if (outputs := logits.shape[1]) != classes:
+                raise ShapeMismatch(f"The network has {outputs} outputs for {classes} classes of {images.name}.")
+            confusion += metrics.confusion_matrix(logits.argmax(1), masks, classes, images.ignore)
+    right = confusion.diagonal().sum() / confusion.sum()
+    return {"mean_iou": metrics.mean_iou(confusion), "pixel_accuracy": float(right)}

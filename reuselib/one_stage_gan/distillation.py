@@ -1,0 +1,57 @@
+"""Data-free adversarial distillation in one stage: student and generator learn from one backward pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reuselib import run
+from reuselib.dfad.method import DFAD
+from reuselib.one_stage_gan.method import GradientScale, scale_gradient
+
+
+class OneStageDFAD(DFAD):
+    """DFAD whose last student update of every iteration also updates the generator.
+
+    An iteration is ``student_steps - 1`` imitation updates and one fused update: one batch of fakes, one forward pass
+    of each network, one backward pass; the gradient is scaled at the images by the derivative of the generator's loss
+    with respect to the discrepancy: -1 for ``losses.negative``, ``-1 / (1 + D)`` for ``losses.negative_log``. That is
+    one number per batch, so batch normalisation in the student does no harm. With ``student_steps=1`` it is the 1:1
+    game; its two-stage counterpart is ``DFAD(student_steps=1)``.
+
+    The arguments are those of :class:`~reuselib.dfad.DFAD`.
+
+    Source: Shen et al. 2021 (OSGAN), the data-free application; the schedule with more than one student update is ours.
+    """
+
+    def step(self) -> dict[str, Tensor]:
+        """One iteration: ``student_steps`` updates of the student, the last one also of the generator.
+
+        Returns:
+            ``imitation`` and ``teacher_logits``, means over the updates, and ``generation``, the generator's loss.
+        """
+        alone = self.imitation_stage(self.student_steps - 1)
+        fused, generation = self.fused_stage()
+        self.advance_schedules()
+        share = 1 / self.student_steps
+        report = {name: value * (1 - share) + fused[name] * share for name, value in alone.items()}
+        return report | {"generation": generation}
+
+    def fused_stage(self) -> tuple[dict[str, Tensor], Tensor]:
+        """Lower ``D(T, S)`` over the student and raise it over the generator, by one backward pass.
+
+        Returns:
+            ``imitation`` and ``teacher_logits`` of this batch, and the generator's loss.
+        """
+        scale = GradientScale()
+        with run.frozen(self.teacher):
+            with self.precision.autocast():
+                images = scale_gradient(self.source(self.batch, self.random), scale)
+                t, s = self.teacher(images), self.student(images)
+            loss = self.discrepancy(t, s)
+            discrepancy = loss.detach().requires_grad_()
+            generation = self.generation(discrepancy)
+            (scale.factor,) = torch.autograd.grad(generation, discrepancy)
+            self.precision.minimise(loss, (self.student_optimizer, self.generator_optimizer))
+        report = {"imitation": loss.detach(), "teacher_logits": t.detach().float().abs().mean()}
+        return report, generation.detach()

@@ -1,0 +1,337 @@
+"""Training a generator against a discriminator: in one stage, and in the usual two."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.optim.lr_scheduler import LambdaLR
+
+from reuselib import run
+from reuselib.data import ImageSet
+from reuselib.errors import DeviceError, ReuseError, ShapeMismatch, unknown
+from reuselib.nets import Discriminator, Generator
+from reuselib.one_stage_gan.losses import NON_SATURATING, AdversarialLoss, PerSample, ratio_by_autograd
+
+VARIANTS = ("plain", "frozen", "reuse", "wasteful")
+
+
+@dataclass
+class GradientScale:
+    """What a gradient is multiplied by on its way back: filled after the forward pass, before the backward pass.
+
+    Attributes:
+        factor: one number, or one per image, (n,).
+    """
+
+    factor: Tensor | float | None = None
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, scale: GradientScale) -> Tensor:
+        ctx.scale = scale
+        return images.view_as(images)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        factor = ctx.scale.factor
+        if factor is None:
+            raise ReuseError("The gradient's factor is not known yet. Set GradientScale.factor before backward().")
+        if isinstance(factor, Tensor) and factor.ndim:
+            factor = factor.view(-1, *[1] * (gradient.ndim - 1))
+        return (gradient * factor).to(gradient.dtype), None
+
+
+def scale_gradient(images: Tensor, scale: GradientScale) -> Tensor:
+    """Hand images on as they are; on the way back, multiply the gradient of image i by ``scale.factor[i]``.
+
+    Args:
+        images: (n, ...).
+        scale: an object of this call alone; its factor may be filled any time before the backward pass.
+
+    Returns:
+        The images, bit for bit.
+
+    Raises:
+        ReuseError: in the backward pass, if the factor is still missing.
+    """
+    return _ScaleGradient.apply(images, scale)
+
+
+def in_tanh_range(images: ImageSet) -> ImageSet:
+    """The same pixels, normalised to [-1, 1], where a generator that ends in tanh makes its own."""
+    half = (0.5,) * images.shape[0]
+    return replace(images, mean=half, std=half)
+
+
+Ratio = PerSample | float
+
+
+def chosen_ratio(loss: AdversarialLoss, ratio: str | float) -> Ratio:
+    """The ratio to use: ``"closed"``, ``"autograd"``, or a number for all samples, right or wrong.
+
+    Raises:
+        ReuseError: the loss has no ratio.
+        UnknownName: the ratio is none of these.
+    """
+    closed = loss.defined_ratio
+    if isinstance(ratio, int | float):
+        return float(ratio)
+    choices: dict[str, PerSample] = {"closed": closed, "autograd": lambda y: ratio_by_autograd(loss, y)}
+    if ratio not in choices:
+        raise unknown("ratio", ratio, [*choices, "a number"])
+    return choices[ratio]
+
+
+def one_stage_losses(
+    generator: nn.Module, discriminator: nn.Module, real: Tensor, noise: Tensor, loss: AdversarialLoss, ratio: Ratio
+) -> tuple[Tensor, Tensor]:
+    """One forward pass whose single backward pass gives both players their gradients.
+
+    For each fake, the gradients of the two losses differ by one number, the same at every layer down to the image.
+    So the discriminator's loss is propagated, and scaled where it leaves the discriminator.
+
+    Args:
+        generator: makes images of noise.
+        discriminator: gives one logit per image; exact without batch statistics in it, or if the ratio is constant.
+        real: real images, (n, C, H, W).
+        noise: (n, latent).
+        loss: the game.
+        ratio: function of the logits of the fakes, or a number.
+
+    Returns:
+        The discriminator's loss, to be propagated once, and the generator's, to be looked at.
+
+    Source: Shen et al. 2021, one-stage training.
+    """
+    scale = GradientScale()
+    fakes = scale_gradient(generator(noise), scale)
+    y_real, y_fake = _full(discriminator(real)), _full(discriminator(fakes))
+    scale.factor = ratio(y_fake.detach()) if callable(ratio) else ratio
+    return loss.real(y_real).mean() + loss.fake(y_fake).mean(), loss.generator(y_fake.detach()).mean()
+
+
+def _full(logits: Tensor) -> Tensor:
+    """Logits in float32 at least: half precision has no room for the ratio."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+class GAN(run.Method):
+    """What both schemes share: networks, optimizers, draws, clipping. Subclasses write :meth:`play`.
+
+    Args:
+        generator: makes images in [-1, 1] from noise (B, latent).
+        discriminator: gives logits (B,) of images.
+        images: the real images, normalised to [-1, 1] (:func:`in_tanh_range`), on the networks' device.
+        loss: the game.
+        batch: real images, and fakes, per update.
+        generator_lr: learning rate of Adam.
+        discriminator_lr: learning rate of Adam.
+        betas: of both Adams.
+        clip: after each update the discriminator's weights are clipped to ``[-clip, clip]`` (WGAN: 0.01).
+        schedule: iteration → factor on both learning rates.
+        seed: of all that is drawn.
+        precision: chosen by the engine if left out. Losses and ratio are computed in float32 at least.
+
+    Raises:
+        DeviceError: networks and images are not on one device.
+        ShapeMismatch: generator, discriminator and images do not have one image shape.
+        ReuseError: the images are not normalised to [-1, 1].
+    """
+
+    fixed = ()
+
+    def __init__(
+        self,
+        generator: Generator,
+        discriminator: Discriminator,
+        images: ImageSet,
+        *,
+        loss: AdversarialLoss = NON_SATURATING,
+        batch: int = 64,
+        generator_lr: float = 2e-4,
+        discriminator_lr: float = 1e-4,
+        betas: tuple[float, float] = (0.5, 0.999),
+        clip: float | None = None,
+        schedule: run.Schedule = run.constant,
+        seed: int = 0,
+        precision: str | None = None,
+    ) -> None:
+        _check_fit(generator, discriminator, images)
+        self.device = images.device
+        self.generator = run.on_device(generator, self.device)
+        self.discriminator = run.on_device(discriminator, self.device)
+        self.images, self.loss, self.batch, self.clip = images, loss, batch, clip
+        self.precision = run.precision(self.device, precision)
+        self.random = run.generator(self.device, seed)
+        self.generator_optimizer = run.adam(generator.parameters(), self.device, lr=generator_lr, betas=betas)
+        self.discriminator_optimizer = run.adam(
+            discriminator.parameters(), self.device, lr=discriminator_lr, betas=betas
+        )
+        optimizers = (self.generator_optimizer, self.discriminator_optimizer)
+        self.schedulers = [LambdaLR(optimizer, schedule) for optimizer in optimizers]
+        generator.train()
+        discriminator.train()
+
+    def step(self) -> dict[str, Tensor]:
+        """One update of each player.
+
+        Returns:
+            ``discriminator`` and ``generator``: the two losses, each as it was before its player's update.
+        """
+        discriminator, generator = self.play()
+        for scheduler in self.schedulers:
+            scheduler.step()
+        return {"discriminator": discriminator.detach(), "generator": generator.detach()}
+
+    def play(self) -> tuple[Tensor, Tensor]:
+        """Update both players; return the discriminator's loss and the generator's."""
+        raise TypeError(f"{type(self).__name__} has no play()")
+
+    def draw_real(self) -> Tensor:
+        """Random real images, (batch, C, H, W)."""
+        return self.images.sample(self.batch, self.random)[0].to(self._dtype)
+
+    def draw_noise(self) -> Tensor:
+        """N(0, 1) noise, (batch, latent)."""
+        shape = (self.batch, self.generator.latent)
+        return torch.randn(shape, device=self.device, dtype=self._dtype, generator=self.random)
+
+    @torch.no_grad()
+    def clip_weights(self) -> None:
+        """Clip the discriminator's weights, if asked for."""
+        if self.clip is not None:
+            for parameter in self.discriminator.parameters():
+                parameter.clamp_(-self.clip, self.clip)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.generator.parameters()).dtype
+
+
+class OneStageGAN(GAN):
+    """Both players learn from one forward and one backward pass (OSGAN).
+
+    Args:
+        generator: as in :class:`GAN`.
+        discriminator: as in :class:`GAN`. With batch normalisation the generator's gradient is exact for symmetric
+            losses only, whose ratio is the constant -1; otherwise use group normalisation or none.
+        images: as in :class:`GAN`.
+        ratio: ``"closed"``, ``"autograd"``, or one number for all samples, right or wrong.
+        options: the options of :class:`GAN`.
+
+    Raises:
+        ReuseError: the loss has no ratio (hinge), and the errors of :class:`GAN`.
+
+    Source: Shen et al. 2021 (OSGAN).
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        discriminator: Discriminator,
+        images: ImageSet,
+        *,
+        ratio: str | float = "closed",
+        **options: Any,
+    ) -> None:
+        super().__init__(generator, discriminator, images, **options)
+        self.ratio = chosen_ratio(self.loss, ratio)
+
+    def play(self) -> tuple[Tensor, Tensor]:
+        """One draw of images and noise, one backward pass, both updates."""
+        real, noise = self.draw_real(), self.draw_noise()
+        with self.precision.autocast():
+            loss, of_generator = one_stage_losses(
+                self.generator, self.discriminator, real, noise, self.loss, self.ratio
+            )
+        self.precision.minimise(loss, (self.discriminator_optimizer, self.generator_optimizer))
+        self.clip_weights()
+        return loss, of_generator
+
+
+class TwoStageGAN(GAN):
+    """First the discriminator learns, then the generator, through the discriminator as it has become.
+
+    Args:
+        generator: as in :class:`GAN`.
+        discriminator: as in :class:`GAN`.
+        images: as in :class:`GAN`.
+        variant: how the work is done. ``"plain"``: the second stage also computes gradients of the discriminator's
+            weights, which nobody uses (official DCGAN code). ``"frozen"``: it does not. ``"reuse"``: frozen, and the
+            generator learns on the fakes of the first stage. ``"wasteful"``: plain, and the first stage propagates
+            into the generator for nothing (official WGAN code). All but ``"reuse"`` give the same updates.
+        options: the options of :class:`GAN`.
+
+    Raises:
+        UnknownName: there is no such variant, and the errors of :class:`GAN`.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        discriminator: Discriminator,
+        images: ImageSet,
+        *,
+        variant: str = "frozen",
+        **options: Any,
+    ) -> None:
+        if variant not in VARIANTS:
+            raise unknown("variant", variant, VARIANTS)
+        super().__init__(generator, discriminator, images, **options)
+        self.variant = variant
+
+    def play(self) -> tuple[Tensor, Tensor]:
+        """The discriminator's stage, then the generator's."""
+        real, fakes = self.draw_real(), self._fakes(graph=self.variant in ("reuse", "wasteful"))
+        first = self.discriminator_stage(real, fakes if self.variant == "wasteful" else fakes.detach())
+        if self.variant != "reuse":
+            fakes = self._fakes()
+        return first, self.generator_stage(fakes)
+
+    def discriminator_stage(self, real: Tensor, fakes: Tensor) -> Tensor:
+        """Update the discriminator on real images and fakes, both (batch, C, H, W); return its loss."""
+        with self.precision.autocast():
+            y_real, y_fake = _full(self.discriminator(real)), _full(self.discriminator(fakes))
+            loss = self.loss.real(y_real).mean() + self.loss.fake(y_fake).mean()
+        self.precision.minimise(loss, self.discriminator_optimizer)
+        self.clip_weights()
+        return loss
+
+    def generator_stage(self, fakes: Tensor) -> Tensor:
+        """Update the generator on fakes (batch, C, H, W) with their graph; return its loss."""
+        plain = self.variant in ("plain", "wasteful")
+        with nullcontext() if plain else run.frozen(self.discriminator, evaluate=False):
+            with self.precision.autocast():
+                loss = self.loss.generator(_full(self.discriminator(fakes))).mean()
+            self.precision.minimise(loss, self.generator_optimizer)
+        return loss
+
+    def _fakes(self, graph: bool = True) -> Tensor:
+        with torch.set_grad_enabled(graph), self.precision.autocast():
+            return self.generator(self.draw_noise())
+
+
+def _check_fit(generator: Generator, discriminator: Discriminator, images: ImageSet) -> None:
+    """Raise unless networks and images are on one device, have one image shape and one range."""
+    players: dict[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
+    devices = {name: next(player.parameters()).device for name, player in players.items()} | {"images": images.device}
+    if len(set(devices.values())) > 1:
+        raise DeviceError(f"Networks and images are on different devices: {devices}. Move them with .to(device).")
+    shapes = {"generator": generator.image, "discriminator": discriminator.image, "images": images.shape}
+    if len({tuple(shape) for shape in shapes.values()}) > 1:
+        raise ShapeMismatch(
+            f"Generator, discriminator and images disagree on the shape of an image: {shapes}. "
+            "Build both networks with image=images.shape, or load the images in their size and channels."
+        )
+    if {*images.mean, *images.std} != {0.5}:
+        raise ReuseError(
+            f"The images of {images.name} are normalised by mean {images.mean} and std {images.std}, but a generator's "
+            "lie in [-1, 1]. Give gan.in_tanh_range(images)."
+        )

@@ -1,0 +1,329 @@
+"""What a preset would cost on a GPU: operations counted on the ``meta`` device, where nothing is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from reuselib import netgraft, nets, one_stage_gan, run
+from reuselib.adaptive import pools
+from reuselib.adaptive import study as amalgamation_adaptive
+from reuselib.adaptive.method import ComponentLearning, Lesson, TargetLearning
+from reuselib.cmi import study as cmi
+from reuselib.data import ImageSet, MultiLabelSet
+from reuselib.dfad import study as dfad
+from reuselib.errors import ReuseError
+from reuselib.layerwise import study as amalgamation_layerwise
+from reuselib.layerwise.learning import Stage, Teachers
+from reuselib.layerwise.method import LayerwiseAmalgamation
+from reuselib.layerwise.scores import ClassSets
+from reuselib.netgraft import study as grafting_study
+from reuselib.netgraft.few_shot import share_prefix
+from reuselib.nets import zoo
+from reuselib.nets.supervised import MultiTaskSupervised, Supervised
+from reuselib.one_stage_gan import study as gan_study
+
+SUSTAINED = {"T4, fp16": 12e12, "A100, bf16": 80e12}
+"""Operations per second that small convolutions are assumed to sustain: about a fifth of each card's peak."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The predicted cost of one run.
+
+    Attributes:
+        operations: floating-point operations of the whole run, a multiply-add counted as two.
+        memory: bytes of weights, optimizer states and one step's saved activations.
+    """
+
+    operations: float
+    memory: float
+
+    def hours(self, device: str) -> float:
+        """Hours on a device of ``SUSTAINED``."""
+        return self.operations / SUSTAINED[device] / 3600
+
+
+Job = tuple[run.Method, dict[nn.Module, int], list[Callable[[], object]]]
+"""A method, how many numbers are kept for each weight of its networks, and its stages, whose graphs do not coexist."""
+
+
+def predict(config: dfad.Config | gan_study.GanConfig) -> Prediction:
+    """Predict the cost of training by a configuration: DFAD in two stages or one, its teacher given, or a GAN.
+
+    Returns:
+        Operations and memory, evaluation left out; trust them to a factor of two.
+    """
+    job = _gan(config) if isinstance(config, gan_study.GanConfig) else _distillation(config)
+    method, kept, stages = job
+    operations = _operations(method.step)
+    # Adam keeps two numbers a weight, momentum one; weights and gradients are one each.
+    weights = 4 * sum(numbers * nets.parameter_count(network) for network, numbers in kept.items())
+    saved = max(saved_bytes(stage) for stage in stages)
+    return Prediction(float(operations) * config.iterations, weights + saved)
+
+
+def _distillation(config: dfad.Config) -> Job:
+    recipe = zoo.RECIPES[config.teacher]
+    with torch.device("meta"):
+        teacher = nets.build(recipe.architecture, **recipe.arguments, classes=config.classes, channels=config.image[0])
+        student, generator = dfad.build_players(config)
+    scheme = one_stage_gan.OneStageDFAD if config.method.startswith("one-") else dfad.DFAD
+    method = scheme(teacher, student, generator, batch=config.batch, student_steps=config.student_steps)
+    stage = method.fused_stage if isinstance(method, one_stage_gan.OneStageDFAD) else method.generation_stage
+
+    def last() -> None:
+        with run.frozen(teacher):
+            stage()
+
+    return method, {teacher: 1, student: 3, generator: 4}, [last]
+
+
+def _gan(config: gan_study.GanConfig) -> Job:
+    with torch.device("meta"):
+        generator, discriminator = gan_study.build_players(config)
+        pixels, labels = torch.zeros(2, *config.image, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+    half = (0.5,) * config.image[0]
+    images = ImageSet("none", pixels, labels, ("none",), half, half)
+    options = {"loss": one_stage_gan.LOSSES[config.loss], "batch": config.batch, **config.options}
+    kept: dict[nn.Module, int] = {generator: 4, discriminator: 4}
+    if config.scheme == "one":
+        one = one_stage_gan.OneStageGAN(generator, discriminator, images, **options)
+        return one, kept, [one.step]
+    two = one_stage_gan.TwoStageGAN(generator, discriminator, images, **options)
+    real, noise = two.draw_real(), two.draw_noise()
+    # Fakes without a graph cost as much as real images.
+    return two, kept, [lambda: two.discriminator_stage(real, real), lambda: two.generator_stage(generator(noise))]
+
+
+SPACES = {
+    "fashion_mnist": (10, 1, 28),
+    "shapes": (4, 1, 16),
+    "shape_cells": (32, 1, 16),
+    "symbols": (10, 1, 16),
+    "cifar10": (10, 3, 32),
+    "cifar100": (100, 3, 32),
+    "tiny_imagenet": (200, 3, 64),
+    "imagenet": (1000, 3, 224),
+}
+"""Image set → classes, channels, pixels a side."""
+TRAINING = {"fashion_mnist": 60_000, "symbols": 6_000, "cifar10": 50_000, "cifar100": 50_000}
+"""Image set → training images, of those on which a ceiling is trained."""
+
+
+def predict_inversion(config: cmi.Config) -> Prediction:
+    """Predict the cost of an inversion, its teacher given: making the images, the students alongside and after.
+
+    Returns:
+        Operations and memory, measures and evaluation left out; trust them to a factor of two.
+    """
+    recipe = zoo.RECIPES[config.teacher]
+    classes, channels, side = SPACES[recipe.dataset]
+    side, half = recipe.size or side, (0.5,) * channels
+    with torch.device("meta"):
+        teacher = nets.build(recipe.architecture, **recipe.arguments, classes=classes, channels=channels)
+        student = nets.build(config.student, **config.student_arguments, classes=classes, channels=channels)
+    studio = cmi.build_studio(config, (channels, side, side), half, half)
+    always = replace(config, early=0.0, student_steps=max(1, config.student_steps))
+    inversion = cmi.build_inversion(always, studio, teacher, student, seed=0)
+    inversion.canvas.begin(config.batch, None)
+    targets = torch.zeros(config.batch, dtype=torch.int64, device="meta")
+    image_update = _operations(lambda: inversion.improve(targets))
+    student_update = _operations(lambda: inversion.imitation.imitation_stage(1))  # type: ignore[union-attr]
+    early = round(config.early * config.batches)
+    image_updates = early * (config.early_steps or config.image_steps) + (config.batches - early) * config.image_steps
+    times = config.batches - early if inversion.canvas.kept else image_updates
+    student_updates = times * config.student_steps or config.updates
+    kept = {teacher: 1, student: 3} | {
+        network: 4 for name, network in inversion.networks().items() if name in ("generator", "head")
+    }
+    numbers = sum(count * nets.parameter_count(network) for network, count in kept.items())
+    bank = inversion.bank.state_dict()["rows"].shape[1] * config.bank if inversion.terms.contrastive else 0
+    pool = config.batches * config.batch * channels * side**2
+    memory = 4 * (numbers + bank) + pool + saved_bytes(lambda: inversion.improve(targets))
+    return Prediction(float(image_updates * image_update + student_updates * student_update), memory)
+
+
+def predict_grafting(config: grafting_study.Config) -> Prediction:
+    """Predict the cost of distilling with a few images, the teacher given, or of a ceiling.
+
+    Returns:
+        Operations and memory, evaluation left out; trust them to a factor of two.
+
+    Raises:
+        ReuseError: the row is FSKD's, whose least squares are not counted.
+    """
+    if config.method == "fskd":
+        raise ReuseError("The cost of FSKD is not predicted: it solves least squares. Measure it, it takes seconds.")
+    teacher, student, images = _grafting_players(config)
+    # Short batches at the end of an epoch are counted by their share.
+    few = config.draw == "epochs" and bool(config.shots)
+    batch = min(config.batch, len(images)) if few else config.batch
+    share = len(images) / -(-len(images) // batch) / batch if few else 1.0
+    even = replace(config, draw="replacement", batch=batch)
+    method = grafting_study.build_method(even, teacher, student, images, seed=0)
+    networks = {parameter for network in (teacher, student) for parameter in network.parameters()}
+    if method is None:
+        return Prediction(0.0, 4.0 * sum(parameter.numel() for parameter in networks))
+    phases = [updates for updates in _phases(method, config) if updates]
+    counted: list[int] = []
+    saved = 0
+    for method.iteration in accumulate([0, *phases[:-1]]):
+        saved = max(saved, saved_bytes(lambda: counted.append(_operations(method.step))))
+    operations = share * sum(updates * each for updates, each in zip(phases, counted, strict=True))
+    learning = [parameter for optimizer in _optimizers(method) for parameter in _parameters(optimizer)]
+    # Weights and gradients are one number each, and every Adam keeps two for each weight of its own.
+    numbers = [*networks.union(learning), *set(learning), *learning, *learning]
+    return Prediction(operations, 4.0 * sum(each.numel() for each in numbers) + images.images.numel() + saved)
+
+
+def _grafting_players(config: grafting_study.Config) -> tuple[nn.Module, nn.Module, ImageSet]:
+    recipe = zoo.RECIPES[config.teacher]
+    classes, channels, side = SPACES[recipe.dataset]
+    side, half = recipe.size or side, (0.5,) * channels
+    count = config.shots * classes or TRAINING.get(recipe.dataset, 1)
+    with torch.device("meta"):
+        teacher = nets.build(recipe.architecture, **recipe.arguments, classes=classes, channels=channels)
+        space = {"classes": range(classes), "image": (channels, side, side)}
+        student = grafting_study.build_student(config, space, seed=0, where=torch.device("meta"))
+        pixels, labels = torch.zeros(count, channels, side, side, dtype=torch.uint8), torch.zeros(count).long()
+    share_prefix(teacher, student, config.shared)
+    return teacher, student, ImageSet("none", pixels, labels, tuple(map(str, range(classes))), half, half)
+
+
+def _phases(method: run.Method, config: grafting_study.Config) -> list[int]:
+    """Updates of each part of a run; those of one part all cost the same."""
+    if isinstance(method, netgraft.NetGraft):
+        return [graft.steps for graft in method.plan]
+    if isinstance(method, netgraft.CrossDistillation):
+        return method.steps
+    if isinstance(method, netgraft.FitNet):
+        return [method.hint_steps, config.total - method.hint_steps]
+    return [config.total if config.shots else config.full_steps]
+
+
+def _optimizers(method: run.Method) -> list[torch.optim.Optimizer]:
+    held = [each for value in vars(method).values() for each in (value if isinstance(value, list) else [value])]
+    return [each for each in held if isinstance(each, torch.optim.Optimizer)]
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def predict_layerwise(config: amalgamation_layerwise.Config) -> dict[str, Prediction]:
+    """Predict the cost of a student by layer-wise amalgamation at a configuration that trains its auto-encoders.
+
+    Returns:
+        Operations and memory of all "teachers" and of the stages "encoding", "layers" and "joint", the evaluation left
+        out, the image set not counted; trust them to a factor of two.
+    """
+    stages = {"encoding": config.encoder_share, "layers": config.layer_share, "joint": 1 - config.layer_share}
+    updates = {name: share * config.updates for name, share in stages.items()}
+    updates["teachers"] = config.teacher.updates * len(config.classes)
+    found = {}
+    for name, method in _layerwise_methods(config).items():
+        learned = 3 if config.released or name == "teachers" else 4
+        kept = {network: 1 if key in method.fixed else learned for key, network in method.networks().items()}
+        weights = 4 * sum(numbers * nets.parameter_count(network) for network, numbers in kept.items())
+        found[name] = Prediction(float(_operations(method.step)) * updates[name], weights + saved_bytes(method.step))
+    return found
+
+
+def _layerwise_methods(config: amalgamation_layerwise.Config) -> dict[str, run.Method]:
+    """The training of one teacher, and the three stages, on ``meta``."""
+    classes, plan = ClassSets(config.classes), config.teacher
+    with torch.device("meta"):
+        networks = [amalgamation_layerwise.build(plan.network, len(known), plan.image) for known in config.classes]
+        student = amalgamation_layerwise.build(config.student, len(classes.union), plan.image)
+        pixels, labels = torch.zeros(2, *plan.image, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+    half = (0.5,) * plan.image[0]
+    images = ImageSet("none", pixels, labels, ("none",), half, half)
+    whole = LayerwiseAmalgamation(
+        Teachers(networks, classes),
+        student,
+        images,
+        encoding=Stage(1),
+        fam=config.fam,
+        batch=config.batch,
+        incremental=config.incremental,
+    )
+    assert whole.encoding is not None
+    return {
+        "teachers": Supervised(networks[0], images, batch=plan.batch),
+        "encoding": whole.encoding,
+        "layers": whole.layerwise,
+        "joint": whole.joint,
+    }
+
+
+def predict_adaptive(config: amalgamation_adaptive.Config) -> dict[str, Prediction]:
+    """Predict the cost of a target network at a configuration whose pictures have three channels.
+
+    Returns:
+        Operations and memory of all "sources", of all "components" and of the "target", the choice of sources and the
+        evaluation left out, the image set not counted; trust them to a factor of two.
+    """
+    plan, found = config.pool, {}
+    updates = {
+        "sources": plan.updates * len(plan.sources),
+        "components": config.updates * len(config.chosen),
+        "target": config.target_updates,
+    }
+    for name, method in _adaptive_methods(config).items():
+        kept = {network: 1 if key in method.fixed else 4 for key, network in method.networks().items()}
+        weights = 4 * sum(numbers * nets.parameter_count(network) for network, numbers in kept.items())
+        operations = float(_operations(method.step)) * updates[name]
+        found[name] = Prediction(operations, weights + saved_bytes(method.step))
+    return found
+
+
+def _adaptive_methods(config: amalgamation_adaptive.Config) -> dict[str, run.Method]:
+    """The training of one source, of one component network and of the target network, on ``meta``."""
+    plan, task = config.pool, config.chosen[0]
+    classes = dict.fromkeys(config.chosen, 2 if plan.auxiliary is None else 100)
+    one, side = {task: classes[task]}, plan.size or 224
+    teachers = sum(task in source.tasks for source in plan.sources)
+    with torch.device("meta"):
+        sources = [pools.build_network(plan.network, plan.arguments, one, 3) for _ in range(teachers)]
+        components = {
+            name: pools.build_network(config.component, config.component_arguments, {name: count}, 3)
+            for name, count in classes.items()
+        }
+        target = pools.build_network(config.target, config.target_arguments, classes, 3)
+        pixels, labels = torch.zeros(2, 3, side, side, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+        parts = torch.zeros(teachers, 10_000, dtype=torch.int64)
+    images = ImageSet("none", pixels, labels, ("none",), (0.5,) * 3, (0.5,) * 3)
+    named = MultiLabelSet(images, labels.unsqueeze(1), {task: ("none",) * classes[task]})
+    lessons = [Lesson(source, task, part) for source, part in zip(sources, parts, strict=True)]
+    return {
+        "sources": MultiTaskSupervised(sources[0], named, batch=plan.batch),
+        "components": ComponentLearning(components[task], lessons, images, widths=config.widths, batch=config.batch),
+        "target": TargetLearning(target, components, images, batch=config.target_batch),
+    }
+
+
+def _operations(work: Callable[[], object]) -> int:
+    counter = FlopCounterMode(display=False)
+    with counter:
+        work()
+    return counter.get_total_flops()
+
+
+def saved_bytes(work: Callable[[], object]) -> int:
+    """Bytes of the tensors that autograd keeps for the backward passes of some work."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        work()
+    return sum(kept.values())

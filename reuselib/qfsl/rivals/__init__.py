@@ -1,0 +1,1 @@
+"""What QFSL is compared with."""

@@ -1,0 +1,203 @@
+"""A page of images on which the reader moves a threshold: which answers are given, which are right, which refused.
+
+It is HTML and CSS alone, with the images inside: no script and no network, so it works in a built book as in a
+notebook, with a mouse or with the arrow keys. Every state is there from the start; choosing one only changes what is
+shown. Where style sheets are removed, all states stand below each other as text.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy
+from PIL import Image
+
+from reuselib.errors import NonFinite, ReuseError, ShapeMismatch
+
+SHARES = tuple(part / 10 for part in range(11))
+RIGHT, WRONG = "#0072B2", "#D55E00"  # Okabe and Ito's blue and vermilion; the frames and marks differ as well
+
+
+@dataclass(frozen=True)
+class State:
+    """What one threshold does.
+
+    Attributes:
+        threshold: answers are given where the confidence reaches it.
+        answered: of all images.
+        wrong: of those.
+        shown: images on the sheet that are answered.
+        shown_wrong: of those.
+    """
+
+    threshold: float
+    answered: int
+    wrong: int
+    shown: int
+    shown_wrong: int
+
+
+@dataclass(frozen=True)
+class AnswerSheet:
+    """What a notebook shows as a sheet and a terminal prints as a table.
+
+    Attributes:
+        pictures: of the images shown, the one trusted most first: (image file as a data address, is wrong, text).
+        states: from the fewest answers to all.
+        total: images from which those shown were drawn.
+        start: the state that is shown first.
+    """
+
+    pictures: tuple[tuple[str, bool, str], ...]
+    states: tuple[State, ...]
+    total: int
+    start: int
+
+    def __repr__(self) -> str:
+        """Give one line for each state."""
+        return "\n".join(self.sentence(state) for state in self.states)
+
+    def sentence(self, state: State) -> str:
+        """Say what a state does, to all images and to those on the sheet."""
+        whole = f"{state.answered} of {self.total} images are answered"
+        if not state.answered:
+            return f"A threshold above every confidence: {whole}, all are refused."
+        rate = f"{state.wrong} of the answers are wrong ({100 * state.wrong / state.answered:.1f} %)"
+        here = len(self.pictures)
+        shown = f"Of the {here} on this sheet {state.shown} are answered, {state.shown_wrong} of them wrong"
+        return f"Threshold {state.threshold:.2f}: {whole}, {rate}. {shown}, {here - state.shown} refused."
+
+    def _repr_html_(self) -> str:
+        key = hashlib.sha256(repr(self).encode() + self.pictures[0][0].encode()).hexdigest()[:8]
+        name = f"answers-{key}"
+        buttons, sentences = [], []
+        for number, state in enumerate(self.states):
+            checked = " checked" if number == self.start else ""
+            share = f"{100 * state.answered / self.total:.0f} %"
+            buttons.append(
+                f"<input type='radio' name='{name}' id='{name}-{number}' aria-label='answer {share}'{checked}>"
+                f"<label for='{name}-{number}'>{share}</label>"
+            )
+            sentences.append(f"<p class='s{number}'>{html.escape(self.sentence(state))}</p>")
+        figures = "".join(
+            f"<figure class='{'wrong' if wrong else 'right'}' title=\"{html.escape(text)}\">"
+            f"<img class='dark-light' src='{address}' width='44' height='44' alt=\"{html.escape(text)}\">"
+            f"<figcaption>{'✗' if wrong else '✓'}</figcaption></figure>"
+            for address, wrong, text in self.pictures
+        )
+        keys = (
+            "<p class='key'><b class='right'>✓ solid frame</b>: answered, right. "
+            "<b class='wrong'>✗ dashed frame</b>: answered, wrong. <b>Pale, without a frame</b>: refused; its mark "
+            "says what the answer would have been. The most trusted one is first.</p>"
+        )
+        return (
+            f"<style>{self._css(name)}</style><div id='{name}' role='group' aria-label='How many images to answer'>"
+            f"<span>Answer </span>{''.join(buttons)}<div class='said' aria-live='polite'>{''.join(sentences)}</div>"
+            f"{keys}<div class='sheet'>{figures}</div></div>"
+        )
+
+    def _css(self, name: str) -> str:
+        """The style sheet: the look, then for each state what it hides."""
+        box = f"#{name}"
+        rules = [
+            f"{box}{{background:#fff;color:#222;padding:.6em;max-width:46em}}",
+            f"{box} input{{margin:0 .15em 0 .5em;accent-color:{RIGHT}}}{box} label{{font-size:.85em;cursor:pointer}}",
+            f"{box} p{{margin:.5em 0;font-size:.9em}}{box} .sheet{{display:flex;flex-wrap:wrap;gap:4px}}",
+            f"{box} figure{{margin:0;padding:1px;width:52px;text-align:center;border:3px solid {RIGHT}}}",
+            f"{box} figure.wrong{{border:3px dashed {WRONG}}}",
+            f"{box} b.right{{color:{RIGHT}}}{box} b.wrong{{color:#B34700}}",
+            f"{box} img{{display:block;margin:0 auto;image-rendering:pixelated}}",
+            f"{box} figcaption{{margin:0;font-size:11px;line-height:1.1;color:#222}}{box} .said p{{display:none}}",
+        ]
+        for number, state in enumerate(self.states):
+            chosen = f"{box}-{number}:checked"
+            refused = f"{chosen}~.sheet figure:nth-child(n+{state.shown + 1})"  # they stand in falling confidence
+            rules.append(f"{refused}{{border-color:transparent}}{refused} img{{opacity:.25;filter:grayscale(1)}}")
+            rules.append(f"{chosen}~.said .s{number}{{display:block}}")
+        return "".join(rules)
+
+
+def answer_sheet(
+    images: Any,
+    texts: Sequence[str],
+    confidence: Any,
+    wrong: Any,
+    *,
+    count: int = 84,
+    shares: Sequence[float] = SHARES,
+    start: float = 0.5,
+    seed: int = 0,
+) -> AnswerSheet:
+    """Draw images at random, sort them by confidence, and let the reader move the threshold.
+
+    A state answers a share of *all* images, from the one that is trusted most; the threshold is the least confidence
+    among them, so equal confidences are answered together.
+
+    Args:
+        images: (n, C, H, W) with C of 1 or 3: uint8, or numbers from 0 to 1, clipped.
+        texts: of each image, what the answer is and what is true; for readers who do not see it, and on hovering.
+        confidence: (n,), no NaN; only its order counts.
+        wrong: (n,), whether each answer is wrong.
+        count: images on the sheet, drawn without a look at answers; all where there are fewer.
+        shares: of all images, that are answered in each state: 0 to 1, rising.
+        start: of these shares, the one that is shown first (the nearest).
+        seed: of the draw.
+
+    Raises:
+        ShapeMismatch: there is not one text, confidence and mark for each image, or images are of another form.
+        NonFinite: a confidence is NaN.
+        ReuseError: the shares do not rise from 0 to 1.
+    """
+    pixels, trust, errors = _pixels(images), _column(confidence).astype(float), _column(wrong).astype(bool)
+    if not len(pixels) == len(texts) == len(trust) == len(errors) > 0:
+        found = f"{len(pixels)} images, {len(texts)} texts, {len(trust)} confidences, {len(errors)} marks"
+        raise ShapeMismatch(f"{found}: give one of each for every image.")
+    if numpy.isnan(trust).any():
+        raise NonFinite("A confidence is NaN. Take log-probabilities from log_softmax, not the log of a softmax.")
+    if not shares or list(shares) != sorted(set(shares)) or not 0 <= shares[0] <= shares[-1] <= 1:
+        raise ReuseError(f"shares must rise from 0 to 1, not {list(shares)}.")
+    drawn = numpy.random.default_rng(seed).permutation(len(trust))[:count]
+    drawn = drawn[numpy.argsort(-trust[drawn], kind="stable")]
+    ordered = -numpy.sort(-trust)
+    states = []
+    for share in shares:
+        place = round(share * len(trust))
+        threshold = float(ordered[place - 1]) if place else float("inf")
+        given = trust >= threshold if place else numpy.zeros(len(trust), dtype=bool)
+        counts = (int(each.sum()) for each in (given, given & errors, given[drawn], (given & errors)[drawn]))
+        states.append(State(threshold, *counts))
+    pictures = tuple((_address(pixels[k]), bool(errors[k]), str(texts[k])) for k in drawn)
+    first = min(range(len(shares)), key=lambda number: abs(shares[number] - start))
+    return AnswerSheet(pictures, tuple(states), len(trust), first)
+
+
+def _column(values: Any) -> numpy.ndarray:
+    """Give a tensor of any device, or anything array-like, as a flat array."""
+    values = values.detach().cpu().numpy() if hasattr(values, "detach") else numpy.asarray(values)
+    if values.ndim != 1:
+        raise ShapeMismatch(f"confidence and wrong must be (n,), one for each image, not {values.shape}.")
+    return values
+
+
+def _pixels(images: Any) -> numpy.ndarray:
+    """Give images as uint8 (n, H, W, 3)."""
+    values = images.detach().cpu().numpy() if hasattr(images, "detach") else numpy.asarray(images)
+    if values.ndim != 4 or values.shape[1] not in (1, 3):
+        raise ShapeMismatch(f"images must be (n, C, H, W) with 1 or 3 channels, not {values.shape}.")
+    if values.dtype != numpy.uint8:
+        values = (values.clip(0, 1) * 255).round().astype(numpy.uint8)
+    coloured = numpy.broadcast_to(values, (len(values), 3, *values.shape[2:]))
+    return numpy.ascontiguousarray(coloured.transpose(0, 2, 3, 1))
+
+
+def _address(pixels: numpy.ndarray) -> str:
+    """Give one image (H, W, 3) as a data address: WebP, which every browser reads, a third of a PNG's bytes."""
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, format="WEBP", quality=82, method=6)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,190 @@
+"""What the notebooks need: the library's own source in a cell, the first cell for Colab, the footer."""
+
+from __future__ import annotations
+
+import ast
+import html
+import inspect
+import os
+import platform
+import subprocess
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from typing import Any
+
+from reuselib import __version__, home
+from reuselib.errors import ReuseError
+
+LIGHT = ("captum", "click", "jsonschema", "pooch", "pyyaml", "safetensors", "tqdm")
+CLONE = "/content/reusing-trained-networks"
+
+# The first cell of every notebook, word for word; a test compares them.
+SETUP_CELL = f"""\
+# On Colab this cell fetches the book and installs what is missing. Anywhere else it does nothing.
+import importlib.util
+import os
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    clone = "{CLONE}"
+    if importlib.util.find_spec("reuselib") is None:
+        if not os.path.isdir(clone):
+            subprocess.run(["git", "clone", "--depth", "1", "{home.REPOSITORY}", clone], check=True)
+        install = [sys.executable, "-m", "pip", "install", "--quiet"]
+        subprocess.run([*install, {", ".join(f'"{name}"' for name in LIGHT)}], check=True)
+        subprocess.run([*install, "--no-deps", "--editable", clone], check=True)
+        sys.path.insert(0, clone)
+    os.chdir(os.path.join(clone, "notebooks"))
+"""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Python source that a notebook highlights and a terminal prints."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        """Give the plain text."""
+        return self.text
+
+    def _repr_markdown_(self) -> str:
+        return f"```python\n{self.text}\n```"
+
+
+def source(*objects: Any, docstring: bool = True) -> Source:
+    """Show the source of functions, classes or methods as the library runs it, module names above.
+
+    Args:
+        objects: what to show, in this order.
+        docstring: False leaves the docstrings out, so that the idea fits on a screen.
+
+    Raises:
+        ReuseError: an object has no Python source.
+    """
+    parts: list[str] = []
+    last = None
+    for each in objects:
+        text = _dedented(each)
+        heading = f"# {each.__module__}\n" if each.__module__ != last else ""
+        last = each.__module__
+        parts.append(heading + (text if docstring else _without_docstrings(text)))
+    return Source("\n\n".join(parts))
+
+
+def _dedented(thing: Any) -> str:
+    try:
+        return textwrap.dedent(inspect.getsource(thing)).strip()
+    except (TypeError, OSError) as error:
+        raise ReuseError(
+            f"{thing!r} has no Python source to show. Give a function, a class or a method of the library."
+        ) from error
+
+
+def _without_docstrings(text: str) -> str:
+    """Cut the lines of every docstring that stands on lines of its own and is not the whole body."""
+    lines = text.splitlines()
+    cut: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            first, *rest = node.body
+            end = first.end_lineno or first.lineno
+            if rest and ast.get_docstring(node) is not None and node.lineno < first.lineno and end < rest[0].lineno:
+                # A blank line after a docstring goes with it.
+                cut.update(range(first.lineno - 1, end + (not lines[end].strip())))
+    return "\n".join(line for number, line in enumerate(lines) if number not in cut)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made the results above: shown as a small table in a notebook, as text in a terminal."""
+
+    facts: dict[str, str]
+
+    def __repr__(self) -> str:
+        """Give one line per fact."""
+        return "\n".join(f"{name}: {value}" for name, value in self.facts.items())
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th scope='row' style='text-align:left'>{html.escape(name)}</th>"
+            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
+            for name, value in self.facts.items()
+        )
+        return f"<table class='dataframe' style='font-size:smaller'><caption>Made with</caption>{rows}</table>"
+
+
+def provenance(device: Any = None, files: Sequence[str] = ()) -> Provenance:
+    """Say what made a notebook's results: versions, commit, device, and the hashes of its data.
+
+    Args:
+        device: where the networks ran, as text or a torch device; the first GPU or the CPU by default.
+        files: paths below the data folder whose SHA-256 to give.
+    """
+    facts = {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("torch", "torchvision", "numpy")},
+        "reuselib": f"{__version__}, commit {_commit()}",
+        "device": _device(device),
+    }
+    return Provenance(facts | {name: f"sha256 {home.sha256(home.path(name))[:16]}…" for name in files})
+
+
+def _commit() -> str:
+    """Give the clone's commit, marked where files differ from it; "unknown" outside a clone."""
+    command = ["git", "-C", str(home.CLONE), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def _device(device: Any) -> str:
+    import torch
+
+    kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if kind.type == "cuda":
+        return f"{torch.cuda.get_device_name(kind)} (cuda)"
+    return f"{kind.type}, {_processor()}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+class BookFigure:
+    """Makes an HTML figure with alt text and caption of what `figures.show` displayed.
+
+    MyST-NB finds it as a plug-in, by the entry point `myst_nb.mime_renderers` of this package: on its own it
+    would drop the alt text that an output carries.
+    """
+
+    mime_priority_overrides: tuple[tuple[str, str, int | None], ...] = ()
+
+    @staticmethod
+    def handle_mime(renderer: Any, data: Any, inline: bool) -> list[Any] | None:
+        """Give the document nodes of one output, or None to leave it to MyST-NB."""
+        described = data.output_metadata.get(data.mime_type, {})
+        if data.mime_type == "text/markdown" and described.get("caption") is True:
+            return []  # the figure above has it
+        if inline or data.mime_type != "image/png" or "alt" not in described:
+            return None
+        from docutils import nodes
+
+        (image,) = renderer.render_image(data)
+        image["alt"] = described["alt"]
+        image["classes"] = ["dark-light"]  # or the theme would change its brightness in dark mode
+        figure = nodes.figure("", image)
+        if "caption" in described:
+            text = replace(data, mime_type="text/markdown", content=described["caption"])
+            for paragraph in renderer.render_markdown(text)[:1]:
+                figure += nodes.caption("", "", *paragraph.children)
+        return [figure]

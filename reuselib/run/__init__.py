@@ -1,0 +1,38 @@
+"""Everything a run needs that is not its method: device, precision, seeds, progress, checkpoints, guards, cost.
+
+The engine knows no method. It drives whatever has ``step()`` and ``rounds()`` (see :class:`Method`).
+"""
+
+from reuselib.run.checkpoint import load_checkpoint, save_checkpoint
+from reuselib.run.cost import Cost, Timing, count_passes, interleaved, measured
+from reuselib.run.device import Precision, device, generator, precision, seeded, threads
+from reuselib.run.loop import History, accuracy, run
+from reuselib.run.method import Method, Schedule, adam, constant, cosine, frozen, on_device, sgd, step_decay
+
+__all__ = [
+    "Cost",
+    "History",
+    "Method",
+    "Precision",
+    "Schedule",
+    "Timing",
+    "accuracy",
+    "adam",
+    "constant",
+    "cosine",
+    "count_passes",
+    "device",
+    "frozen",
+    "generator",
+    "interleaved",
+    "load_checkpoint",
+    "measured",
+    "on_device",
+    "precision",
+    "run",
+    "save_checkpoint",
+    "seeded",
+    "sgd",
+    "step_decay",
+    "threads",
+]

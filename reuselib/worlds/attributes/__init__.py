@@ -1,0 +1,42 @@
+"""A world for zero-shot learning: procedural images whose classes are tuples of factors, most of them annotated.
+
+Nine factors make an image: shape, colour, texture, background, size and count have attributes; outline, frame and tilt
+have none, but hang together with the others through families of classes. `AttributeWorld` draws classes, says which are
+seen, renders their images and gives their attributes; `plain` and `render` show what the values look like.
+"""
+
+from reuselib.worlds.attributes.classes import (
+    QFSL_PLAN,
+    REDRAW,
+    SELECTIVE_PLAN,
+    Classes,
+    WorldPlan,
+    draw_classes,
+    frequencies,
+)
+from reuselib.worlds.attributes.drawing import SIZE, Scenes, plain, render, sample
+from reuselib.worlds.attributes.factors import ANNOTATED, ATTRIBUTES, FACTORS, HIDDEN, REGIMES, words
+from reuselib.worlds.attributes.world import SPLITS, AttributeWorld
+
+__all__ = [
+    "ANNOTATED",
+    "ATTRIBUTES",
+    "FACTORS",
+    "HIDDEN",
+    "QFSL_PLAN",
+    "REDRAW",
+    "REGIMES",
+    "SELECTIVE_PLAN",
+    "SIZE",
+    "SPLITS",
+    "AttributeWorld",
+    "Classes",
+    "Scenes",
+    "WorldPlan",
+    "draw_classes",
+    "frequencies",
+    "plain",
+    "render",
+    "sample",
+    "words",
+]

@@ -1,0 +1,178 @@
+"""The attribute world: classes of procedural images, some of which are seen, and what is said of each class."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reuselib.data.attributes.zero_shot import ZeroShotSet
+from reuselib.data.image_set import ImageSet
+from reuselib.errors import unknown
+from reuselib.worlds.attributes.classes import (
+    QFSL_PLAN,
+    Classes,
+    WorldPlan,
+    annotate,
+    draw_classes,
+    frequencies,
+    stream,
+)
+from reuselib.worlds.attributes.drawing import Scenes, render, sample
+from reuselib.worlds.attributes.factors import ATTRIBUTES, REGIMES, columns, words
+from reuselib.worlds.rooms.draws import keys
+
+SPLITS = ("train", "test_seen", "unseen", "auxiliary")
+HALF = (0.5, 0.5, 0.5)  # mean and standard deviation that bring images to [-1, 1]
+MOST_IMAGES = 1 << 20  # of one class
+
+
+class AttributeWorld:
+    """Classes of images that follow from nine factors, six of which annotators know.
+
+    An image has the tuple of its class, but each factor is drawn anew with probability 0.08; position, radius, colour
+    and pixels have noise. A class's attributes are how often its images have each annotated value, with the noise of
+    annotators. All follow from the seed; image `j` of a class depends on seed, split, class and `j` alone, on every
+    device.
+
+    Args:
+        seed: Of all randomness.
+        plan: Sizes, probabilities and which factors are annotated.
+        device: Where images and attributes go; None for the CPU.
+
+    Attributes:
+        classes: The tuples of all classes, and which are seen.
+
+    Raises:
+        ReuseError: If no world fits the plan.
+    """
+
+    def __init__(self, seed: int = 0, plan: WorldPlan = QFSL_PLAN, device: torch.device | str | None = None) -> None:
+        self.seed, self.plan, self.device = seed, plan, torch.device(device or "cpu")
+        self.classes: Classes = draw_classes(plan, seed)
+        self._images: dict[str, ImageSet] = {}
+
+    def __repr__(self) -> str:
+        """Name the seed, the numbers of classes and the attributes."""
+        plan = self.plan
+        counts = f"{plan.seen} seen, {plan.classes - plan.seen} unseen and {plan.auxiliary_classes} auxiliary classes"
+        return f"AttributeWorld(seed {self.seed}, {counts}, {len(self.attribute_names())} attributes, {self.device})"
+
+    @property
+    def seen(self) -> Tensor:
+        """The seen classes, int64, ascending."""
+        return self.classes.seen.to(self.device)
+
+    @property
+    def unseen(self) -> Tensor:
+        """The unseen classes, int64, ascending."""
+        return self.classes.unseen.to(self.device)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What each class looks like, by its annotated factors."""
+        return tuple(words(row) for row in self.classes.tuples)
+
+    def attribute_names(self, annotated: str | None = None) -> tuple[str, ...]:
+        """Return the names of the attributes, "shape disc" and so on.
+
+        Args:
+            annotated: One of `REGIMES`; None for that of the plan.
+
+        Raises:
+            UnknownName: If there is no such regime.
+        """
+        return tuple(ATTRIBUTES[column] for column in self._columns(annotated))
+
+    def attributes(self, annotated: str | None = None) -> Tensor:
+        """Return the attributes of all classes with the noise of annotators, float32 (classes, m) in [0, 1].
+
+        The columns of a regime are those of "full" that it covers: the same numbers.
+
+        Args:
+            annotated: As in `attribute_names`.
+        """
+        return annotate(self.classes.tuples, self.seed)[:, self._columns(annotated)].to(self.device)
+
+    def frequencies(self, annotated: str | None = None) -> Tensor:
+        """Return how often the images of each class have each annotated value, without noise; as in `attributes`."""
+        return frequencies(self.classes.tuples)[:, self._columns(annotated)].float().to(self.device)
+
+    def _columns(self, annotated: str | None) -> list[int]:
+        annotated = annotated or self.plan.annotated
+        if annotated not in REGIMES:
+            raise unknown("regime of annotation", annotated, REGIMES)
+        return columns(annotated)
+
+    def scenes(self, split: str) -> Scenes:
+        """Return what the images of a split show, their exact tuples among it: class after class.
+
+        Args:
+            split: "train" and "test_seen" of seen classes, "unseen", or "auxiliary".
+
+        Raises:
+            UnknownName: If there is no such split.
+        """
+        labels, tuples = self._labels(split), self._tuples(split).to(self.device)
+        number = torch.arange(len(labels), device=self.device) % self._count(split)
+        return sample(tuples[labels], keys(stream(split, self.seed), MOST_IMAGES * labels + number))
+
+    def images(self, split: str) -> ImageSet:
+        """Return the images of a split, rendered once; normalised to [-1, 1].
+
+        Labels of "train", "test_seen" and "unseen" are positions among all classes, those of "auxiliary" among the
+        auxiliary classes.
+
+        Args:
+            split: As in `scenes`.
+
+        Raises:
+            UnknownName: If there is no such split.
+        """
+        if split not in self._images:
+            names = tuple(words(row) for row in self._tuples(split))
+            images = render(self.scenes(split))
+            self._images[split] = ImageSet(f"attribute_world_{split}", images, self._labels(split), names, HALF, HALF)
+        return self._images[split]
+
+    def zero_shot(self, annotated: str | None = None) -> ZeroShotSet:
+        """Return the images of all classes with their attributes and split: training, test of seen and of unseen ones.
+
+        Args:
+            annotated: As in `attribute_names`.
+        """
+        parts = [self.images(split) for split in SPLITS[:3]]
+        index = torch.arange(sum(map(len, parts)), device=self.device).split([len(part) for part in parts])
+        pixels, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+        images = ImageSet("attribute_world", pixels, labels, self.class_names, HALF, HALF)
+        return ZeroShotSet(
+            name=f"attribute_world_{self.seed}",
+            labels=labels,
+            attributes=self.attributes(annotated),
+            seen=self.seen,
+            unseen=self.unseen,
+            train=index[0],
+            test_seen=index[1],
+            test_unseen=index[2],
+            classes=self.class_names,
+            attribute_names=self.attribute_names(annotated),
+            images=images,
+        )
+
+    def _count(self, split: str) -> int:
+        """Return the number of images of each class."""
+        plan = self.plan
+        return {"train": plan.train_images, "test_seen": plan.test_images, "unseen": plan.unseen_images}.get(
+            split, plan.auxiliary_images
+        )
+
+    def _tuples(self, split: str) -> Tensor:
+        """Return the tuples that the labels of a split are positions in, on the CPU."""
+        return self.classes.auxiliary if split == "auxiliary" else self.classes.tuples
+
+    def _labels(self, split: str) -> Tensor:
+        """Return the class of each image."""
+        if split not in SPLITS:
+            raise unknown("split of the attribute world", split, SPLITS)
+        auxiliary = torch.arange(self.plan.auxiliary_classes, device=self.device)
+        classes = {"auxiliary": auxiliary, "unseen": self.unseen}.get(split, self.seen)
+        return classes.repeat_interleave(self._count(split))

@@ -1,0 +1,226 @@
+"""Rooms with their labels: the splits of BoxRooms-32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from reuselib.data.image_set import ImageSet
+from reuselib.errors import ReuseError, ShapeMismatch, unknown
+from reuselib.worlds.rooms import labels
+from reuselib.worlds.rooms.render import render
+from reuselib.worlds.rooms.scene import ROOMS, Scenes
+from reuselib.worlds.rooms.tasks import TASKS, task
+
+SIZE = 32
+SPLITS = {"zoo": 8192, "transfer": 1024, "test": 512, "probes": 256}
+HALF = (0.5, 0.5, 0.5)  # mean and standard deviation that bring images to [-1, 1]
+CHUNK = 1024  # rooms whose full record is in memory at a time
+STREAMS = (
+    *SPLITS,
+    "collage",
+    "noise",
+    "synthetic train",
+    "synthetic test",
+    "synthetic probes",
+    "real train",
+    "real test",
+    "real probes",
+)
+"""Everything that is drawn from one seed, each with draws of its own. Add at the end: the place decides the images."""
+MOST_STREAMS = 32
+RECORD = ("depth", "normal", "surface", "kind", "segment")  # of `Hits`, what is kept for labels
+
+
+@dataclass(frozen=True, eq=False)
+class RoomSet:
+    """Rooms with all their labels, resident on one device. Labels are worked out when they are asked for.
+
+    Attributes:
+        images: uint8 (N, 3, 32, 32), normalised to [-1, 1]; its own labels are the kinds of room.
+        scenes: What was rendered.
+        depth: In metres, (N, 32, 32).
+        normal: In the camera's frame, (N, 3, 32, 32).
+        surface: Position in `scene.SURFACES`, uint8, (N, 32, 32).
+        kind: Position in `KINDS`, uint8, (N, 32, 32).
+        segment: Twice the surface, plus 1 on the second tone, uint8, (N, 32, 32).
+    """
+
+    images: ImageSet
+    scenes: Scenes
+    depth: Tensor
+    normal: Tensor
+    surface: Tensor
+    kind: Tensor
+    segment: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of rooms."""
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        """Name the set, its size, shape and device."""
+        return f"RoomSet({self.name!r}, {len(self)} x {self.shape}, {len(TASKS)} tasks, {self.device})"
+
+    @property
+    def name(self) -> str:
+        """The name of the images."""
+        return self.images.name
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        return self.images.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything is."""
+        return self.images.device
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        return {name: change(getattr(self, name)) for name in RECORD}
+
+    def to(self, device: torch.device | str) -> RoomSet:
+        """Return the set on another device."""
+        parts = self._each(lambda part: part.to(device))
+        return RoomSet(self.images.to(device), self.scenes.to(device), **parts)
+
+    def subset(self, index: Tensor | list[int] | slice) -> RoomSet:
+        """Return the rooms at `index` (positions, a mask or a slice), in that order."""
+        if isinstance(index, list):
+            index = torch.tensor(index, dtype=torch.int64)
+        if isinstance(index, Tensor):
+            index = index.to(self.device)
+        return RoomSet(self.images.subset(index), self.scenes[index], **self._each(lambda part: part[index]))
+
+    def take(self, count: int, seed: int) -> RoomSet:
+        """Return `count` rooms drawn without replacement: the same for one seed on every device."""
+        if not 0 < count <= len(self):
+            raise ReuseError(f"cannot take {count} rooms of {self.name}: ask for 1 to {len(self)}")
+        return self.subset(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count])
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return uint8 images in [-1, 1], float32."""
+        return self.images.normalised(images)
+
+    def labels(self, name: str) -> Tensor:
+        """Return the labels of a task for all rooms.
+
+        Returns:
+            float32 ``(N, *shape)`` of the task; where its loss is "ce", int64 (N,) or (N, 32, 32).
+
+        Raises:
+            UnknownName: If there is no such task.
+        """
+        task(name)
+        return torch.cat([_LABELS[name](self.subset(slice(i, i + CHUNK))) for i in range(0, len(self), CHUNK)])
+
+    def inputs(self, name: str, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return what a network for a task is given: noisy images, images with a hole, grey ones, or the images.
+
+        Args:
+            name: Of the task.
+            images: In [-1, 1], float32 (B, 3, 32, 32).
+            generator: Of the noise of "denoise", on the device of the images.
+
+        Raises:
+            UnknownName: If there is no such task.
+            ShapeMismatch: If the images are no normalised images in colour.
+            ReuseError: If noise is wanted and there is no generator, except on `meta`.
+        """
+        return inputs(name, images, generator)
+
+    def batches(
+        self, name: str, batch: int = 1000, generator: torch.Generator | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield inputs and labels of a task in order; a last short batch is kept.
+
+        Args:
+            name: Of the task.
+            batch: Images in one.
+            generator: As in `inputs`.
+        """
+        for start in range(0, len(self), batch):
+            part = self.subset(slice(start, start + batch))
+            yield inputs(name, part.normalised(part.images.images), generator), part.labels(name)
+
+
+def inputs(name: str, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Return what a network for a task is given; see `RoomSet.inputs`."""
+    task(name)
+    if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3:
+        found = f"{images.dtype} {tuple(images.shape)}"
+        raise ShapeMismatch(f"inputs are made from images in [-1, 1], float (B, 3, H, W), not {found}: use normalised")
+    if name == "denoise":
+        if generator is None and not images.is_meta:
+            raise ReuseError("denoise draws noise: pass a torch.Generator on the device of the images")
+        return labels.with_noise(images, generator)
+    change = {"inpaint": labels.with_hole, "color": labels.without_color}.get(name)
+    return images if change is None else change(images)
+
+
+def _x(rooms: RoomSet) -> Tensor:
+    return rooms.normalised(rooms.images.images)
+
+
+_LABELS: dict[str, Callable[[RoomSet], Tensor]] = {
+    "autoencoder": _x,
+    "denoise": _x,
+    "inpaint": _x,
+    "color": lambda rooms: labels.color(_x(rooms)),
+    "edge2d": lambda rooms: labels.edge2d(_x(rooms)),
+    "kp2d": lambda rooms: labels.kp2d(_x(rooms)),
+    "seg2d": lambda rooms: labels.alike(rooms.segment),
+    "edge3d": lambda rooms: labels.edge3d(rooms.depth, rooms.surface),
+    "depth": lambda rooms: labels.log_depth(rooms.depth),
+    "normals": lambda rooms: rooms.normal,
+    "reshade": lambda rooms: labels.reshade(rooms.depth, rooms.normal, rooms.scenes.focal),
+    "seg25d": lambda rooms: labels.alike(rooms.surface),
+    "layout": lambda rooms: labels.layout(rooms.scenes),
+    "vp": lambda rooms: labels.vp(rooms.scenes),
+    "semseg": lambda rooms: rooms.kind.long(),
+    "obj": lambda rooms: labels.obj(rooms.surface, rooms.scenes.shape, rooms.scenes.material),
+    "scene": lambda rooms: rooms.scenes.kind,
+}
+
+
+def stream(name: str, seed: int) -> int:
+    """Return the seed of the draws for one of `STREAMS`: no two of (name, seed) have the same."""
+    return MOST_STREAMS * seed + STREAMS.index(name)
+
+
+def rooms(split: str, count: int | None = None, seed: int = 0, device: torch.device | str | None = None) -> RoomSet:
+    """Render a split, once in a process. Room `i` depends on split, seed and `i` alone.
+
+    Args:
+        split: One of `SPLITS`.
+        count: How many; None for those of the split.
+        seed: Of all randomness: another world.
+        device: Where it is rendered and stays; None for the CPU.
+
+    Raises:
+        UnknownName: If there is no such split.
+        ReuseError: If the count is not positive.
+    """
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    count = SPLITS[split] if count is None else count
+    if count < 1:
+        raise ReuseError(f"cannot render {count} rooms: ask for 1 or more")
+    return _rooms(split, count, stream(split, seed), torch.device(device or "cpu"))
+
+
+@cache
+def _rooms(split: str, count: int, seed: int, device: torch.device) -> RoomSet:
+    parts = []
+    for start in range(0, count, CHUNK):
+        scenes = Scenes.sample(min(CHUNK, count - start), seed, device, start)
+        hits = render(scenes, SIZE)
+        parts.append((scenes, hits.images, {name: getattr(hits, name) for name in RECORD}))
+    scenes = Scenes.join([part for part, _, _ in parts])
+    images = ImageSet(f"rooms_{split}", torch.cat([part for _, part, _ in parts]), scenes.kind, ROOMS, HALF, HALF)
+    return RoomSet(images, scenes, **{name: torch.cat([part[name] for _, _, part in parts]) for name in RECORD})

@@ -1,0 +1,308 @@
+"""Hits, precision and recall; controls; and Taskonomy's own numbers to the digit."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy
+import pytest
+import scipy.stats
+import torch
+from torch import Tensor
+
+from reuselib import home
+from reuselib.attribution import (
+    GROUPS,
+    Score,
+    Truth,
+    affinities,
+    bootstrap_error,
+    chosen_on_others,
+    split_half,
+    taskonomy,
+)
+from reuselib.attribution.evaluation import (
+    expected_hits,
+    hits,
+    oracle_precision,
+    oracle_recall,
+    order,
+    precision,
+    random_precision,
+    random_recall,
+    recall,
+)
+from reuselib.errors import ReuseError, ShapeMismatch, UnknownName
+
+ROOM_GROUPS = {name: group for group, names in GROUPS.items() for name in names}
+
+
+@pytest.fixture(scope="module")
+def truth() -> Truth:
+    return taskonomy()
+
+
+def small(targets: int = 4, sources: int = 6, top: int = 2) -> Truth:
+    names = tuple(f"s{i}" for i in range(sources))
+    return Truth(names[1 : targets + 1], names, torch.rand(targets, sources).double(), top)
+
+
+# --- equations
+
+
+def test_order_drops_the_target_by_its_place_and_keeps_ties_in_order() -> None:
+    scores = torch.tensor([[1.0, 9, 5, 5], [0, 0, 0, 0]])
+    assert order(scores, torch.tensor([2, 0])).tolist() == [[1, 3, 0], [1, 2, 3]]
+
+
+def test_hits_against_sets() -> None:
+    t = small()
+    scores = torch.rand(4, 6)
+    found = t.evaluate(scores)
+    for i, name in enumerate(t.targets):
+        ranked = sorted((s for s in t.sources if s != name), key=lambda s: -scores[i, t.sources.index(s)])
+        for k in range(1, 6):
+            assert int(found.hits[i, k - 1]) == len(set(ranked[:k]) & set(t.best(name)))
+    assert found.hits.dtype == torch.int64 and torch.equal(found.total, found.hits.sum(0))
+    for k in range(1, 6):
+        assert float(found.precision[k - 1]) == pytest.approx(int(found.total[k - 1]) / (4 * k))
+        assert float(found.recall[k - 1]) == pytest.approx(int(found.total[k - 1]) / (4 * 2))
+
+
+def test_expected_hits_are_the_mean_over_all_orders_of_equals() -> None:
+    scores = torch.tensor([[2.0, 1, 1, 1, 0]])
+    relevant, own = torch.tensor([[False, True, False, True, True]]), torch.tensor([0])
+    found = expected_hits(scores, relevant, own)[0]
+    orders = [[*permutation, 4] for permutation in itertools.permutations([1, 2, 3])]
+    expected = [numpy.mean([sum(bool(relevant[0, c]) for c in each[:k]) for each in orders]) for k in range(1, 5)]
+    assert found.tolist() == pytest.approx(expected)
+    distinct = torch.rand(4, 6)
+    t = small()
+    assert torch.equal(expected_hits(distinct, t.relevant, t.own), hits(order(distinct, t.own), t.relevant).double())
+
+
+@pytest.mark.parametrize(("top", "candidates"), [(5, 19), (4, 16), (2, 6)])
+def test_closed_forms_of_random_and_oracle(top: int, candidates: int) -> None:
+    t = small(5, candidates + 1, top)
+    chance, oracle = t.evaluate(t.constant(), "random"), t.evaluate(t.affinity)
+    torch.testing.assert_close(chance.precision, random_precision(top, candidates))
+    torch.testing.assert_close(chance.recall, random_recall(candidates))
+    torch.testing.assert_close(oracle.precision, oracle_precision(top, candidates))
+    torch.testing.assert_close(oracle.recall, oracle_recall(top, candidates))
+    assert float(oracle.precision[top - 1]) == float(oracle.recall[top - 1]) == 1
+    assert chance.correlations.isnan().all() and chance.correlation == 0 and oracle.correlation == pytest.approx(1)
+    anything = t.evaluate(torch.rand(t.affinity.shape))
+    assert float(anything.precision[-1]) == pytest.approx(top / candidates) and float(anything.recall[-1]) == 1
+    assert (anything.hits.diff(dim=1) >= 0).all()
+
+
+def test_precision_and_recall_of_hits() -> None:
+    found = torch.tensor([[1, 1, 2], [0, 1, 1]])
+    assert precision(found).tolist() == pytest.approx([0.5, 0.5, 0.5])
+    assert recall(found, 2).tolist() == pytest.approx([0.25, 0.5, 0.75])
+
+
+def test_rank_correlations_leave_the_target_out() -> None:
+    t, scores = small(), torch.rand(4, 6)
+    found = t.evaluate(scores).correlations
+    for i, own in enumerate(t.own):
+        others = [c for c in range(6) if c != own]
+        assert float(found[i]) == pytest.approx(
+            scipy.stats.spearmanr(scores[i, others], t.affinity[i, others]).statistic
+        )
+    scores[torch.arange(4), t.own] = torch.nan  # is not used
+    assert torch.equal(t.evaluate(scores).correlations, found)
+
+
+def test_rows_are_taken_from_a_matrix_over_all_sources() -> None:
+    t, scores = small(), torch.rand(6, 6)
+    assert torch.equal(t.evaluate(scores).hits, t.evaluate(scores[1:5]).hits)
+
+
+def test_bootstrap_error_is_that_of_a_mean() -> None:
+    values = torch.randn(40, 2)
+    found = bootstrap_error(values, draws=4000)
+    expected = values.double().std(0, correction=0) / 40**0.5
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=0.1)
+    assert torch.equal(found, bootstrap_error(values, draws=4000))
+    t = small()
+    score = t.evaluate(torch.rand(4, 6))
+    assert score.precision_error().shape == (5,) and float(score.precision_error()[-1]) == pytest.approx(0, abs=1e-12)
+
+
+# --- Taskonomy, to the digit (8, 10, tables 5.1, 5.3 and 5.4)
+
+TOP5 = {
+    "autoencoder": "denoise, inpainting, colorization, segment2d, keypoint2d",
+    "curvature": "normals, depth, keypoint3d, distance, reshade",
+    "denoise": "inpainting, autoencoder, colorization, segment2d, keypoint2d",
+    "edge2d": "keypoint2d, autoencoder, segment2d, denoise, colorization",
+    "edge3d": "normals, keypoint3d, depth, curvature, distance",
+    "keypoint2d": "denoise, autoencoder, colorization, segment2d, inpainting",
+    "keypoint3d": "curvature, normals, segment25d, edge3d, reshade",
+    "reshade": "normals, distance, depth, edge3d, keypoint3d",
+    "depth": "distance, reshade, keypoint3d, normals, edge3d",
+    "distance": "depth, reshade, edge3d, keypoint3d, normals",
+    "normals": "reshade, edge3d, keypoint3d, curvature, segment25d",
+    "room_layout": "normals, vanishing_point, reshade, edge3d, distance",
+    "segment25d": "keypoint3d, normals, curvature, edge3d, reshade",
+    "segment2d": "autoencoder, keypoint2d, denoise, colorization, edge2d",
+    "vanishing_point": "normals, room_layout, reshade, edge3d, segment25d",
+    "segmentsemantic": "curvature, normals, keypoint3d, reshade, class_places",
+    "class_1000": "class_places, segmentsemantic, edge3d, curvature, keypoint3d",
+    "class_places": "class_1000, segmentsemantic, edge3d, curvature, keypoint3d",
+}
+LONG = {"normals": "rgb2sfnorm", "depth": "rgb2depth", "distance": "rgb2mist", "inpainting": "inpainting_whole"}
+
+
+def test_the_truth_has_18_targets_and_20_sources(truth: Truth) -> None:
+    assert truth.affinity.shape == (18, 20) and truth.candidates == 19 and truth.top == 5
+    assert set(truth.sources) - set(truth.targets) == {"colorization", "inpainting_whole"}
+    assert (truth.affinity > 0).all() and truth.affinity.sum(1).max() < 1000
+    assert float(truth.affinity[0, 2]) == 44.41 and float(truth.affinity[17, 19]) == 2.449
+
+
+def test_the_top_5_are_the_published_ones_and_the_target_itself_is_first(truth: Truth) -> None:
+    found = {LONG.get(target, target): [LONG.get(s, s) for s in best.split(", ")] for target, best in TOP5.items()}
+    assert {target: list(truth.best(target)) for target in truth.targets} == found
+    own_first = truth.affinity.argmax(1) == truth.own
+    exceptions = {target for target, first in zip(truth.targets, own_first, strict=True) if not first}
+    # Its own network is the best source for most; sort_gt.npy puts it first for all.
+    assert exceptions < set(truth.targets) and len(exceptions) < 6
+
+
+def test_hits_of_the_oracle_and_of_luck(truth: Truth) -> None:
+    oracle, chance = truth.evaluate(truth.affinity), truth.evaluate(truth.constant(), "random")
+    assert oracle.total[:10].tolist() == [18, 36, 54, 72] + [90] * 6
+    published = [4.74, 9.47, 14.2, 18.9, 23.7, 28.4, 33.2, 37.9, 42.6, 47.4, 52.1, 56.8, 61.6, 66.3, 71.1, 75.8]
+    assert [f"{value:.3g}" for value in chance.total[:16]] == [f"{value:.3g}" for value in published]
+    assert chance.precision.tolist() == pytest.approx([5 / 19] * 19)
+    assert int(oracle.total[-1]) == round(float(chance.total[-1])) == 90
+
+
+def at(score, digits: int = 3) -> list[float]:
+    return [round(float(value), digits) for value in score.precision[:5]]
+
+
+def test_hits_of_popularity(truth: Truth) -> None:
+    found = truth.evaluate(truth.popularity())
+    assert found.total[:5].tolist() == [7, 19, 28, 40, 49] and at(found) == [0.389, 0.528, 0.519, 0.556, 0.544]
+
+
+def test_hits_of_the_best_symmetric_scores(truth: Truth) -> None:
+    ranks, logs = truth.evaluate(truth.symmetric()), truth.evaluate(truth.symmetric(truth.standardised_log()))
+    assert ranks.total[:5].tolist() == [18, 36, 52, 65, 78] and at(ranks) == [1, 1, 0.963, 0.903, 0.867]
+    assert at(logs) == [1, 0.972, 0.926, 0.931, 0.889]
+
+
+def test_the_group_prior_is_near_the_simulated_one(truth: Truth) -> None:
+    """The published values come from random draws; these are their exact means."""
+    groups = truth.evaluate(truth.group_prior(ROOM_GROUPS), "random")
+    then = truth.evaluate(truth.group_prior(ROOM_GROUPS, "3D"), "random")
+    assert groups.precision[:5].tolist() == pytest.approx([0.795, 0.753, 0.709, 0.680, 0.663], abs=0.005)
+    assert then.precision[:5].tolist() == pytest.approx([0.796, 0.769, 0.740, 0.726, 0.715], abs=0.004)
+    assert at(groups) == [0.799, 0.756, 0.706, 0.681, 0.666] and at(then) == [0.799, 0.771, 0.739, 0.723, 0.713]
+
+
+def test_the_file_says_where_it_comes_from() -> None:
+    text = home.shipped("papers/taskonomy_affinities.csv").read_text("utf-8")
+    assert text.startswith("# Taskonomy") and "all_affinities_16k" in text and text.count("\n") == 5 + 1 + 18
+
+
+# --- controls
+
+
+def test_popularity_leaves_the_target_out() -> None:
+    t = small()
+    found, ranks = t.popularity(), t.ranks
+    for i, j in itertools.product(range(4), range(6)):
+        others = [-float(ranks[k, j]) for k in range(4) if k != i and int(t.own[k]) != j]
+        assert float(found[i, j]) == pytest.approx(numpy.mean(others))
+    changed = Truth(t.targets, t.sources, t.affinity.clone(), 2)
+    changed.affinity[0] = torch.rand(6)
+    assert torch.equal(changed.popularity()[0], found[0])  # a target's own truth does not help it
+
+
+def test_the_group_prior_has_three_tiers() -> None:
+    t = small()
+    groups = {"s0": "a", "s1": "a", "s2": "b", "s3": "b", "s4": "c", "s5": "c"}
+    assert t.group_prior(groups)[0].tolist() == [2, 2, 0, 0, 0, 0]
+    assert t.group_prior(groups, "b")[0].tolist() == [2, 2, 1, 1, 0, 0]
+    assert t.group_prior(groups, "b")[1].tolist() == [0, 0, 2, 2, 0, 0]
+    with pytest.raises(UnknownName, match="task 's5'"):
+        t.group_prior({name: group for name, group in groups.items() if name != "s5"})
+
+
+def test_symmetric_scores_are_symmetric_means() -> None:
+    t = small()
+    found, ranks = t.symmetric(), t.ranks
+    assert float(found[0, 3]) == pytest.approx(-(float(ranks[0, 3]) + float(ranks[2, 1])) / 2)  # targets s1 and s3
+    assert float(found[0, 5]) == -float(ranks[0, 5])  # s5 is no target
+    assert torch.equal(found[:, 1:5], found[:, 1:5].T)
+
+
+def test_a_symmetric_truth_is_met_by_itself() -> None:
+    t = small()
+    full = torch.full((6, 6), 0.0).double()
+    full[1:5] = t.symmetric()
+    full[:, 1:5] = t.symmetric().T
+    assert t.symmetric_correlation(full) == pytest.approx(1)
+    assert t.symmetric_correlation(-full) == pytest.approx(-1)
+    assert abs(taskonomy().symmetric_correlation(torch.rand(20, 20))) < 0.3
+
+
+def test_halves_of_the_test_images_agree_the_more_the_clearer_the_truth_is() -> None:
+    own, noise = torch.tensor([1, 2, 3]), torch.rand(3, 6, 400)
+    clear = torch.rand(3, 6).unsqueeze(2) + 0.01 * noise
+    overlap, correlation = split_half(clear, own, 2)
+    assert overlap == 1 and correlation == pytest.approx(1)
+    rough = [split_half(noise, own, 2, seed=seed) for seed in range(5)]
+    assert numpy.mean([each[0] for each in rough]) < 0.8 and abs(numpy.mean([each[1] for each in rough])) < 0.5
+    assert split_half(noise, own, 2, seed=1) == split_half(noise, own.tolist(), 2, seed=1)
+    assert affinities(noise).shape == (3, 6)
+
+
+def test_a_setting_is_chosen_on_the_other_targets() -> None:
+    t = small(4, 6, 2)
+    scores = [t.evaluate(torch.rand(4, 6)) for _ in range(6)]
+    found = chosen_on_others(scores, 2)
+    for i in range(4):
+        others = [sum(int(score.hits[j, 1]) for j in range(4) if j != i) for score in scores]
+        best = scores[others.index(max(others))]
+        assert torch.equal(found.hits[i], best.hits[i]) and found.correlations[i] == best.correlations[i]
+    nan = torch.full((3,), torch.nan)
+    a, b = (Score(torch.tensor(rows), 2, nan) for rows in ([[2], [0], [0]], [[0], [1], [1]]))
+    assert chosen_on_others([a, b], 1).hits[:, 0].tolist() == [
+        0,
+        0,
+        0,
+    ]  # what is best for a target is not chosen for it
+    best_of_all = max(int(score.total[1]) for score in scores)
+    assert int(found.total[1]) <= best_of_all and torch.equal(chosen_on_others(scores[:1], 2).hits, scores[0].hits)
+
+
+# --- wrong input
+
+
+def wrong(**changes: object) -> Truth:
+    values = {"targets": ("a",), "sources": ("a", "b", "c"), "affinity": torch.rand(1, 3), "top": 1} | changes
+    return Truth(**values)  # type: ignore[arg-type]
+
+
+def test_wrong_input_is_named() -> None:
+    with pytest.raises(ShapeMismatch, match="1 targets and 3 sources"):
+        wrong(affinity=torch.rand(2, 3))
+    with pytest.raises(ShapeMismatch, match="1 to 2 relevant sources, not 3"):
+        wrong(top=3)
+    with pytest.raises(UnknownName, match="target 'd'"):
+        wrong(targets=("d",))
+    with pytest.raises(ShapeMismatch, match=r"must be \(1, 3\), not \(1, 2\)"):
+        wrong().evaluate(torch.rand(1, 2))
+    with pytest.raises(ReuseError, match="nan"):
+        wrong().evaluate(torch.tensor([[0.0, torch.nan, 1.0]]))
+
+
+def test_a_truth_as_its_own_estimator_is_the_oracle() -> None:
+    t = small()
+    found: Tensor = t.evaluate(t.affinity.exp()).precision
+    torch.testing.assert_close(found, oracle_precision(2, 5))

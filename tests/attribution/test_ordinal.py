@@ -1,0 +1,98 @@
+"""The ordinal normalisation: wins, odds, and their principal eigenvector."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+import torch
+from torch import Tensor
+
+from reuselib.attribution import affinities, ahp, odds, principal, wins
+from reuselib.errors import NonFinite, ReuseError, ShapeMismatch
+
+
+def losses(sources: int = 5, images: int = 40) -> Tensor:
+    return torch.rand(sources, images) + torch.linspace(0, 0.5, sources).unsqueeze(1)
+
+
+def test_wins_against_a_loop_and_both_ways_together_are_one() -> None:
+    found = losses().mul(10).round()  # with ties
+    w = wins(found)
+    for i in range(5):
+        for j in range(5):
+            each = [1.0 if a < b else 0.5 if a == b else 0.0 for a, b in zip(found[i], found[j], strict=True)]
+            assert float(w[i, j]) == pytest.approx(sum(each) / 40)
+    torch.testing.assert_close(w + w.T, torch.ones(5, 5).double())
+    assert (w.diagonal() == 0.5).all()
+
+
+def test_a_consistent_matrix_gives_its_vector_exactly() -> None:
+    p = torch.tensor([0.4, 0.3, 0.2, 0.07, 0.03], dtype=torch.float64)
+    torch.testing.assert_close(principal(p.unsqueeze(1) / p), p, rtol=1e-12, atol=0)
+    shares = p.unsqueeze(1) / (p.unsqueeze(1) + p)  # wins of sources that win in proportion to p
+    torch.testing.assert_close(principal(odds(shares)), p, rtol=1e-12, atol=0)
+
+
+def test_the_eigenvector_is_numpys() -> None:
+    matrix = odds(wins(losses()))
+    values, vectors = numpy.linalg.eig(matrix.numpy())
+    expected = numpy.abs(numpy.real(vectors[:, numpy.argmax(numpy.real(values))]))
+    torch.testing.assert_close(principal(matrix), torch.from_numpy(expected / expected.sum()), rtol=1e-9, atol=0)
+
+
+def test_it_settles_also_where_everyone_is_beaten_by_the_next() -> None:
+    ordered = torch.arange(20.0).unsqueeze(1).expand(20, 100)
+    found = ahp(ordered)
+    assert found.argsort(descending=True).tolist() == list(range(20)) and found.min() > 0
+    circle = torch.tensor([[0, 2, 1], [1, 0, 2], [2, 1, 0]]).repeat(
+        1, 30
+    )  # each beats one of the two others more often
+    assert ahp(circle).tolist() == pytest.approx([1 / 3] * 3)
+
+
+def test_increasing_maps_change_nothing() -> None:
+    found = losses()
+    for change in (torch.exp, torch.log, lambda x: 5 * x - 2):
+        assert torch.equal(ahp(change(found.double())), ahp(found.double()))
+    per_image = found.double() * torch.rand(40, dtype=torch.float64).add(0.1)
+    torch.testing.assert_close(ahp(per_image), ahp(found.double()))
+
+
+def test_who_always_wins_is_first_and_clipped() -> None:
+    found = losses()
+    found[3] = -1
+    w = wins(found)
+    assert w[3].sum() == 4.5 and ahp(found).argmax() == 3
+    others = [0, 1, 2, 4]
+    assert torch.allclose(odds(w)[3, others], torch.tensor(999.0).double()) and float(odds(w)[3, 3]) == 1
+    assert odds(w)[others, 3].tolist() == pytest.approx([1 / 999] * 4)
+
+
+def test_identical_sources_get_equal_entries() -> None:
+    found = losses()
+    found[4] = found[1]
+    p = ahp(found)
+    assert float(p[1]) == pytest.approx(float(p[4]), rel=1e-12)
+
+
+def test_the_vector_is_positive_and_sums_to_one() -> None:
+    found = torch.stack([ahp(torch.rand(6, 30)) for _ in range(5)])
+    assert (found > 0).all() and found.sum(1).tolist() == pytest.approx([1] * 5) and found.dtype == torch.float64
+
+
+def test_all_targets_at_once() -> None:
+    found = torch.rand(3, 4, 20)
+    assert torch.equal(affinities(found)[1], ahp(found[1])) and affinities(found).shape == (3, 4)
+
+
+def test_wrong_losses_are_named() -> None:
+    with pytest.raises(ShapeMismatch, match=r"\(sources, images\)"):
+        ahp(torch.rand(3))
+    with pytest.raises(ShapeMismatch):
+        wins(torch.rand(3, 0))
+    with pytest.raises(NonFinite, match="NaN"):
+        ahp(torch.tensor([[1.0, torch.nan], [1, 2]]))
+    with pytest.raises(ReuseError, match="positive entries"):
+        principal(torch.zeros(2, 2))
+    with pytest.raises(ReuseError, match="did not settle in 1 steps"):
+        principal(odds(wins(losses())), iterations=1)

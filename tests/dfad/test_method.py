@@ -1,0 +1,235 @@
+"""What holds for every method: teacher untouched, no host sync, any device, any precision."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Self
+
+import players
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from reuselib import netgraft, qfsl, run
+from reuselib.netgraft.rivals import Layerwise
+
+SYNCING = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal", "_unique2")
+
+
+def unusual(*teachers: nn.Module) -> list[nn.Module]:
+    """Give teachers modes and gradients as no method would choose them: they too must come back."""
+    for teacher in teachers:
+        teacher.train()
+        for module in list(teacher.modules())[2::4]:
+            module.eval()
+        for parameter, learns in zip(teacher.parameters(), itertools.cycle([True, False])):
+            parameter.requires_grad_(learns)
+    return list(teachers)
+
+
+def look_at(teachers: list[nn.Module]) -> list[dict[str, Any]]:
+    return [
+        {
+            "values": players.state(teacher),
+            "modes": [module.training for module in teacher.modules()],
+            "learning": [parameter.requires_grad for parameter in teacher.parameters()],
+            "gradients": [players.state(parameter.grad) for parameter in teacher.parameters()],
+        }
+        for teacher in teachers
+    ]
+
+
+def assert_ready(method: run.Method) -> None:
+    """Assert that no hook is left and that who learns can go on learning: all but blocks copied from the teacher."""
+    copied = {part for block in players.copied(method) for part in [*block.modules(), *block.parameters()]}
+    for name, network in method.networks().items():
+        assert players.hooks(network) == 0
+        if name not in method.fixed:
+            assert all(parameter.requires_grad != (parameter in copied) for parameter in network.parameters())
+            still = set(network.modules()) if isinstance(method, Layerwise) else copied  # it learns in evaluation mode
+            assert all(module.training != (module in still) for module in network.modules())
+
+
+@pytest.mark.parametrize("name", players.TAUGHT)
+def test_the_teacher_is_untouched(name: str) -> None:
+    method = players.make(name)
+    before = look_at(unusual(*players.kept(method)))
+    assert before
+    for _ in range(2):
+        method.step()
+    assert not list(players.differences(before, look_at(players.kept(method))))
+    assert_ready(method)
+
+
+ROUNDED = players.DISTILLING | players.INVERTING | players.GRAFTING | players.AMALGAMATING | players.STAGED
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_building_a_method_leaves_the_teacher_untouched(name: str) -> None:
+    cast = players.cast()
+    everyone = unusual(cast.teacher, *cast.teachers)
+    before = look_at(everyone)
+    method = (players.MAKERS | players.STAGED)[name](cast, precision="fp32")
+    assert not list(players.differences(before, look_at(everyone)))
+    assert_ready(method)
+
+
+def places(method: run.Method) -> dict[str, tuple[Any, str]]:
+    """Where a step can break: each update, and each network's forward pass, or its layers' where those are called."""
+    result: dict[str, tuple[Any, str]] = {name: (network, "forward") for name, network in method.networks().items()}
+    if isinstance(method, netgraft.FewShot | qfsl.SeenTraining):
+        result = {
+            f"{name}.{path}": (module, "forward")
+            for name, network in method.networks().items()
+            for path, module in network.named_modules()
+            if not list(module.children())
+        }
+    if isinstance(method, netgraft.FSKD):
+        return result
+    held = {f" of {name}": value for name, value in vars(method).items() if isinstance(value, run.Method)}
+    return result | {f"update{whose}": (each.precision, "minimise") for whose, each in ({"": method} | held).items()}
+
+
+@pytest.mark.parametrize("name", players.METHODS)
+def test_an_exception_anywhere_in_a_step_leaves_everything_in_order(name: str) -> None:
+    normal = players.make(name)
+    counters = {}
+    for place, (owner, attribute) in places(normal).items():
+        counters[place] = players.rigged(getattr(owner, attribute))
+        setattr(owner, attribute, counters[place])
+    normal.step()
+    networks = [{place.split(".")[0] for place in counters if counters[place].calls >= least} for least in (0, 1)]
+    assert networks[0] == networks[1]
+    for place, counter in counters.items():
+        for call in range(counter.calls):
+            method = players.make(name)
+            before = look_at(unusual(*players.kept(method)))
+            owner, attribute = places(method)[place]
+            setattr(owner, attribute, players.rigged(getattr(owner, attribute), at=call))
+            with pytest.raises(players.Explosion):
+                method.step()
+            assert not list(players.differences(before, look_at(players.kept(method))))
+            assert_ready(method)
+
+
+class NoSync(TorchDispatchMode):
+    """Fail on every operation whose result the host must wait for."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        indices = args[1] if name.startswith("index") and isinstance(args[1], list | tuple) else ()
+        masks = [t for t in indices if isinstance(t, Tensor)]
+        if name in SYNCING or any(mask.dtype in (torch.bool, torch.uint8) for mask in masks):
+            raise AssertionError(f"{func} waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", players.METHODS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_never_waits_for_the_device(name: str, precision: str) -> None:
+    method = players.make(name, precision=precision)
+    with NoSync():
+        for _ in range(2):
+            method.step()
+
+
+@pytest.mark.parametrize(
+    "waits", [lambda t: t.sum().item(), lambda t: bool(t[0] > 0), lambda t: t[t > 0], lambda t: t.nonzero()]
+)
+def test_the_guard_against_waiting_notices(waits: Any) -> None:
+    with NoSync(), pytest.raises(AssertionError, match="waits"):
+        waits(torch.randn(3))
+
+
+class OnlyMeta(TorchDispatchMode):
+    """Fail on every operation that gives a tensor on another device than meta.
+
+    Adam counts its steps in scalars on the CPU wherever its parameters are: scalars of an update are let through.
+    """
+
+    def __enter__(self) -> Self:
+        self.updating = False
+        self.hooks = [
+            register_optimizer_step_pre_hook(lambda *_: setattr(self, "updating", True)),
+            register_optimizer_step_post_hook(lambda *_: setattr(self, "updating", False)),
+        ]
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        for hook in self.hooks:
+            hook.remove()
+        super().__exit__(*exception)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else [result]:
+            counter = isinstance(value, Tensor) and value.ndim == 0 and self.updating
+            if isinstance(value, Tensor) and value.device.type != "meta" and not counter:
+                raise AssertionError(f"{func} made a tensor on {value.device}")
+        return result
+
+
+@pytest.mark.parametrize("name", players.METHODS)
+def test_a_step_keeps_all_tensors_on_their_device(name: str) -> None:
+    method = players.make(name, where="meta")
+    with OnlyMeta():
+        report = method.step()
+    assert all(value.device.type == "meta" and value.shape == () for value in report.values())
+    assert report.keys() == players.make(name).step().keys()
+
+
+@pytest.mark.parametrize("name", players.STAGED)
+@pytest.mark.parametrize(("where", "guard"), [("cpu", NoSync), ("meta", OnlyMeta)])
+def test_no_stage_waits_or_leaves_its_device(name: str, where: str, guard: Any) -> None:
+    method = players.make(name, where=where)
+    with guard():
+        for iteration in range(method.total):
+            method.iteration = iteration
+            report = method.step()
+            assert all(value.device.type == where and value.shape == () for value in report.values())
+
+
+@pytest.mark.parametrize("astray", [lambda: torch.zeros(()), lambda: torch.randn(3), lambda: torch.arange(4)])
+def test_the_guard_against_other_devices_notices(astray: Any) -> None:
+    with OnlyMeta(), pytest.raises(AssertionError, match="on cpu"):
+        astray()
+
+
+@pytest.mark.parametrize("name", players.METHODS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_every_precision_gives_finite_numbers_and_moves_the_learner(name: str, precision: str) -> None:
+    method = players.make(name, precision=precision)
+    before = players.state(players.learner(method))
+    for report in itertools.islice(method.rounds(), 2):
+        assert all(value.isfinite() and not value.is_complex() for value in report.values())
+    assert list(players.differences(before, players.state(players.learner(method))))
+    for network in method.networks().values():
+        assert all(value.isfinite().all() for value in network.state_dict().values())
+        assert all(value.dtype == torch.float32 for value in network.parameters())
+
+
+@pytest.mark.parametrize("name", players.METHODS)
+def test_bf16_is_autocast_in_the_networks_and_float32_in_the_losses(name: str) -> None:
+    method = players.make(name, precision="bf16")
+    seen = set()
+    for module in players.learner(method).modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            module.register_forward_hook(lambda _, __, output: seen.add(output.dtype))
+    report = method.step()
+    assert seen == {torch.float32 if name == "fskd" else torch.bfloat16}  # FSKD needs its digits
+    assert {value.dtype for value in report.values()} == {torch.float32}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", players.METHODS)
+def test_a_step_on_a_gpu_never_waits(name: str) -> None:
+    method = players.make(name, where="cuda", precision=None)
+    method.step()  # the first step may set up libraries
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        report = method.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(value.is_cuda and value.isfinite() for value in report.values())

@@ -1,0 +1,96 @@
+"""The sheet with the movable threshold: every state counts right, in the page and in a browser, without a script."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from reuselib.errors import NonFinite, ReuseError, ShapeMismatch
+from reuselib.report.answer_sheet import AnswerSheet, answer_sheet
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def sheet(n: int = 50, **options: object) -> tuple[AnswerSheet, torch.Tensor, torch.Tensor]:
+    """Return a sheet of random images, with confidences and errors."""
+    random = torch.Generator().manual_seed(0)
+    confidence, wrong = torch.randn(n, generator=random), torch.rand(n, generator=random) < 0.4
+    images = torch.randint(0, 256, (n, 3, 32, 32), generator=random, dtype=torch.uint8)
+    texts = [f"image {k}: a disc & taken for a 'square'" for k in range(n)]
+    return answer_sheet(images, texts, confidence, wrong, **options), confidence, wrong  # type: ignore[arg-type]
+
+
+def test_every_state_counts_what_its_threshold_lets_through() -> None:
+    found, confidence, wrong = sheet(n=50, count=20)
+    assert len(found.states) == 11 and len(found.pictures) == 20 and found.total == 50
+    drawn = [int(text.split(":")[0].split()[1]) for _, _, text in found.pictures]
+    assert len(set(drawn)) == 20 and confidence[drawn].tolist() == sorted(confidence[drawn].tolist(), reverse=True)
+    assert [bad for _, bad, _ in found.pictures] == wrong[drawn].tolist()
+    for share, state in zip(range(11), found.states, strict=True):
+        given = confidence.double() >= state.threshold
+        assert state.answered == 5 * share == int(given.sum()) and state.wrong == int(wrong[given].sum())
+        assert state.shown == int(given[drawn].sum()) and state.shown_wrong == int((given & wrong)[drawn].sum())
+    assert repr(found).count("\n") == 10
+
+
+def test_equal_confidences_are_answered_together() -> None:
+    images, texts = numpy.zeros((4, 1, 8, 8)), ["four words are enough"] * 4
+    found = answer_sheet(images, texts, [1.0, 0.0, 0.0, 0.0], [False, True, False, True], shares=(0.25, 0.5, 1))
+    assert [state.answered for state in found.states] == [1, 4, 4]
+
+
+def test_the_page_needs_no_script_and_no_network_and_is_small() -> None:
+    page = sheet(n=120)[0]._repr_html_()
+    assert not re.search(r"<script|\bon\w+=|https?:", page) and len(page) < 300_000
+    images = re.findall(r"<img\b[^>]*>", page)
+    assert len(images) == 84 and all(re.search(r'\balt="[^"]{12,}"', image) for image in images)
+    assert "&amp; taken for a &#x27;square&#x27;" in page and page.count("type='radio'") == 11
+    assert page.count(" checked>") == 1 and page == sheet(n=120)[0]._repr_html_()
+
+
+def test_right_and_wrong_differ_in_more_than_colour() -> None:
+    page = sheet()[0]._repr_html_()
+    assert "3px solid" in page and "3px dashed" in page and "<figcaption>✗" in page and "<figcaption>✓" in page
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"texts": ["one"]}, ShapeMismatch),
+        ({"images": torch.zeros(3, 8, 8)}, ShapeMismatch),
+        ({"confidence": torch.zeros(3, 1)}, ShapeMismatch),
+        ({"confidence": torch.tensor([0.0, torch.nan, 1.0])}, NonFinite),
+        ({"shares": (0.5, 0.2)}, ReuseError),
+        ({"shares": ()}, ReuseError),
+        ({"images": torch.zeros(0, 1, 8, 8), "texts": [], "confidence": [], "wrong": []}, ShapeMismatch),
+    ],
+)
+def test_refuses_what_does_not_fit(change: dict, error: type[Exception]) -> None:
+    given = {"images": torch.zeros(3, 1, 8, 8), "texts": ["a"] * 3, "confidence": torch.zeros(3), "wrong": [0, 1, 0]}
+    with pytest.raises(error):
+        answer_sheet(**{**given, **change})
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no browser")
+def test_arrow_keys_move_the_threshold(tmp_path: Path) -> None:
+    play = pytest.importorskip("playwright.sync_api")
+    found, _, _ = sheet(n=50, count=20)
+    path = tmp_path / "page.html"
+    path.write_text(f"<!doctype html><meta charset='utf-8'><body>{found._repr_html_()}", "utf-8")
+    pale = "[...document.querySelectorAll('figure img')].filter(e => getComputedStyle(e).opacity < 1).length"
+    said = "[...document.querySelectorAll('.said p')].filter(e => e.offsetParent).map(e => e.textContent)"
+    with play.sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.goto(path.as_uri())
+        page.focus("input:checked")
+        for number in (5, 6, 7):
+            assert page.evaluate(pale) == 20 - found.states[number].shown
+            assert page.evaluate(said) == [found.sentence(found.states[number])]
+            page.keyboard.press("ArrowRight")
+        browser.close()

@@ -1,0 +1,193 @@
+"""What notebooks use: source in a cell, the first cell, the footer, and figures in the book."""
+
+import re
+import subprocess
+import sys
+from importlib.util import find_spec as real_find_spec
+from types import ModuleType
+
+import pytest
+
+from reuselib import home
+from reuselib.errors import ReuseError
+from reuselib.report import notebook
+
+
+def documented(value: int) -> int:
+    """Say something.
+
+    At length.
+    """
+
+    # Why not.
+    def inner() -> int:
+        """Say more."""
+        return value
+
+    return inner()
+
+
+def only_documented() -> None:
+    """Say nothing else."""
+
+
+class Documented:
+    """A class."""
+
+    def method(self) -> str:
+        """Answer."""
+        return "yes"
+
+
+def test_source_is_what_runs() -> None:
+    shown = notebook.source(documented)
+    assert repr(shown).startswith(f'# {__name__}\ndef documented(value: int) -> int:\n    """Say something.')
+    assert shown._repr_markdown_() == f"```python\n{shown.text}\n```"
+
+
+def test_source_without_docstrings_keeps_code_and_comments() -> None:
+    expected = "\n".join(
+        [
+            f"# {__name__}",
+            "def documented(value: int) -> int:",
+            "    # Why not.",
+            "    def inner() -> int:",
+            "        return value",
+            "",
+            "    return inner()",
+        ]
+    )
+    assert repr(notebook.source(documented, docstring=False)) == expected
+
+
+def test_source_without_docstrings_still_compiles() -> None:
+    text = repr(notebook.source(documented, only_documented, Documented, docstring=False))
+    compile(text, "shown", "exec")
+    assert '"""Say nothing else."""' in text and "A class" not in text
+
+
+def test_source_of_methods_and_several_objects() -> None:
+    text = repr(notebook.source(Documented.method, documented, docstring=False))
+    assert text.startswith(f'# {__name__}\ndef method(self) -> str:\n    return "yes"\n\ndef documented')
+    assert text.count(f"# {__name__}") == 1
+
+
+@pytest.mark.parametrize("thing", [len, 3, Documented()])
+def test_source_of_something_without_source(thing: object) -> None:
+    with pytest.raises(ReuseError, match="no Python source.*Give a function"):
+        notebook.source(thing)
+
+
+class Colab:
+    """Plays the part of Colab: records the commands and moves of the first cell."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
+        """Take the place of `subprocess.run`, `os.chdir` and the search for the package."""
+        self.commands: list[list[str]] = []
+        self.moves: list[str] = []
+        monkeypatch.setattr(subprocess, "run", lambda command, check: self.commands.append(command))
+        monkeypatch.setattr("os.chdir", self.moves.append)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.setattr(
+            "importlib.util.find_spec", lambda name: real_find_spec(name) if name != "reuselib" or installed else None
+        )
+
+
+def test_first_cell_does_nothing_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    played = Colab(monkeypatch, installed=False)
+    exec(notebook.SETUP_CELL, {})
+    assert not played.commands and not played.moves
+
+
+def test_first_cell_on_colab_clones_and_installs(monkeypatch: pytest.MonkeyPatch) -> None:
+    played = Colab(monkeypatch, installed=False)
+    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    exec(notebook.SETUP_CELL, {})
+    clone, light, package = played.commands
+    assert clone[:2] == ["git", "clone"] and clone[-2:] == [home.REPOSITORY, notebook.CLONE]
+    assert light[-len(notebook.LIGHT) :] == list(notebook.LIGHT)
+    assert package[-3:] == ["--no-deps", "--editable", notebook.CLONE]
+    assert sys.path[0] == notebook.CLONE and played.moves == [f"{notebook.CLONE}/notebooks"]
+
+
+def test_first_cell_on_colab_again_only_goes_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    played = Colab(monkeypatch, installed=True)
+    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    exec(notebook.SETUP_CELL, {})
+    assert not played.commands and played.moves == [f"{notebook.CLONE}/notebooks"]
+
+
+def project() -> dict:
+    """The project table of the clone's pyproject.toml."""
+    import tomllib
+
+    file = home.CLONE / "pyproject.toml"
+    if not file.is_file():
+        pytest.skip("not in a clone")
+    return tomllib.loads(file.read_text("utf-8"))["project"]
+
+
+def test_first_cell_installs_all_that_colab_may_lack() -> None:
+    names = {re.match(r"[\w-]+", requirement)[0].lower() for requirement in project()["dependencies"]}
+    there = {"torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib"}
+    assert names - there == set(notebook.LIGHT)
+
+
+def test_first_cell_has_the_address_of_the_config() -> None:
+    yaml = pytest.importorskip("yaml")
+    file = home.CLONE / "_config.yml"
+    if not file.is_file():
+        pytest.skip("not in a clone")
+    address = yaml.safe_load(file.read_text("utf-8"))["repository"]["url"]
+    assert f'"{address.rstrip("/")}"' in notebook.SETUP_CELL
+
+
+def test_provenance_names_versions_device_and_hashes(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
+    (tmp_path / "some.txt").write_bytes(b"abc")
+    made = notebook.provenance(device="cpu", files=["some.txt"])
+    assert {"python", "torch", "torchvision", "numpy", "reuselib", "device"} < made.facts.keys()
+    assert made.facts["device"].startswith("cpu, ")
+    assert made.facts["some.txt"] == "sha256 ba7816bf8f01cfea…"
+    assert "torch: " in repr(made) and "<th scope='row'" in made._repr_html_()
+
+
+def test_provenance_escapes_html() -> None:
+    assert "&lt;b&gt;" in notebook.Provenance({"a": "<b>"})._repr_html_()
+
+
+def page(tmp_path, outputs: list) -> str:
+    """Build a one-cell notebook with MyST-NB's docutils writer and give its HTML."""
+    pytest.importorskip("myst_nb")
+    nbformat = pytest.importorskip("nbformat")
+    from docutils.core import publish_string
+    from myst_nb.docutils_ import Parser
+
+    cell = nbformat.v4.new_code_cell("1", outputs=outputs, execution_count=1)
+    made = nbformat.v4.new_notebook(cells=[cell], metadata={"language_info": {"name": "python"}})
+    settings = {"nb_execution_mode": "off", "nb_output_folder": str(tmp_path), "embed_stylesheet": False}
+    text = nbformat.writes(made)
+    return publish_string(text, parser=Parser(), writer_name="html5", settings_overrides=settings).decode()
+
+
+def test_book_turns_a_shown_figure_into_html_with_alt_and_caption(tmp_path, monkeypatch) -> None:
+    render = pytest.importorskip("myst_nb.core.render")
+    monkeypatch.setattr(render, "load_mime_renders", lambda: [notebook.BookFigure])
+    from nbformat.v4 import new_output
+
+    texts = {"alt": 'Two "bells".', "caption": "Rows: *real*, fake."}
+    data = {"image/png": "iVBORw0KGgo=", "text/plain": texts["alt"]}
+    marked = {"text/markdown": {"caption": True}}
+    html = page(
+        tmp_path,
+        [
+            new_output("display_data", data, metadata={"image/png": texts}),
+            new_output("display_data", {"text/markdown": texts["caption"]}, metadata=marked),
+        ],
+    )
+    assert 'alt="Two &quot;bells&quot;."' in html
+    assert html.count("<figure") == html.count("<figcaption") == html.count("<em>real</em>") == 1
+
+
+def test_package_offers_the_plug_in_to_myst_nb() -> None:
+    assert project()["entry-points"]["myst_nb.mime_renderers"]["reuselib"] == "reuselib.report.notebook:BookFigure"

@@ -1,0 +1,143 @@
+"""Counting passes, seconds and memory."""
+
+from __future__ import annotations
+
+import time
+
+import players
+import pytest
+import torch
+from torch import nn
+
+from reuselib import run
+from reuselib.run.cost import measured
+
+
+def test_passes_of_a_known_graph() -> None:
+    a, b = nn.Linear(2, 2), nn.Linear(2, 2)
+    with run.count_passes({"a": a, "b": b}) as counts:
+        x = torch.randn(3, 2)
+        b(a(x)).sum().backward()  # both forward, both backward
+        b(a(x).detach()).sum().backward()  # both forward, b backward
+        with torch.no_grad():
+            a(x)
+        a(x)
+    assert counts == {"a_forward": 4, "a_backward": 1, "b_forward": 2, "b_backward": 2}
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 1), nn.Linear(2, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"a": self.a(x), "b": self.b(x)}
+
+
+def test_a_network_with_several_outputs_goes_backward_once() -> None:
+    network, x = TwoHeads(), torch.randn(3, 2)
+    with run.count_passes({"network": network}) as counts:
+        sum(value.sum() for value in network(x).values()).backward()
+        network(x)["b"].sum().backward()
+        network(x)
+    assert counts == {"network_forward": 3, "network_backward": 2}
+
+
+def test_a_gradient_through_a_frozen_network_is_a_backward_pass() -> None:
+    network, x = nn.Linear(2, 2), torch.randn(3, 2, requires_grad=True)
+    with run.count_passes({"network": network}) as counts, run.frozen(network):
+        network(x).sum().backward()
+        network(x.detach()).sum()
+    assert counts == {"network_forward": 2, "network_backward": 1}
+
+
+def test_counts_add_up_and_hooks_go_also_after_an_exception() -> None:
+    network, counts = nn.Linear(2, 2), {"network_forward": 5, "network_backward": 1}
+    with pytest.raises(players.Explosion), run.count_passes({"network": network}, counts):
+        network(torch.randn(1, 2))
+        raise players.Explosion
+    assert counts == {"network_forward": 6, "network_backward": 1}
+    assert players.hooks(network) == 0
+    network(torch.randn(1, 2))
+    assert counts["network_forward"] == 6
+
+
+PER_STEP = {
+    "dfad": {"teacher": (6, 1), "student": (6, 6), "generator": (6, 1)},
+    "dafl": {"teacher": (1, 1), "student": (1, 1), "generator": (1, 1)},
+    "zskt": {"teacher": (1, 1), "student": (4, 4), "generator": (1, 1)},
+    "dfad-one-stage": {"teacher": (3, 1), "student": (3, 3), "generator": (3, 1)},
+    "kd-noise": {"teacher": (5, 0), "student": (5, 5)},
+    "gan-one-stage": {"generator": (1, 1), "discriminator": (2, 2)},
+    "gan-two-stage-plain": {"generator": (2, 1), "discriminator": (3, 3)},
+    "gan-two-stage-frozen": {"generator": (2, 1), "discriminator": (3, 3)},
+    "gan-two-stage-reuse": {"generator": (1, 1), "discriminator": (3, 3)},
+    "gan-two-stage-wasteful": {"generator": (2, 2), "discriminator": (3, 3)},
+    "supervised": {"student": (1, 1)},
+    "supervised-multi-task": {"student": (1, 1)},
+    "amalgamation-features": {"teachers": (1, 0), "encoders": (1, 0)},
+    "amalgamation-layers": {"teachers": (1, 0), "encoders": (1, 0), "adapted": (1, 0)},
+    "amalgamation-joint": {"teachers": (1, 0), "student": (1, 1)},
+    "amalgamation-one-stage": {"teachers": (1, 0), "student": (1, 1), "blocks": (1, 0)},
+    "component-one-step": {"student": (1, 1), "sources": (1, 0)},
+    "zero-shot-seen": {"student": (1, 1)},
+    "zero-shot-qfsl": {"student": (1, 1)},
+    "zero-shot-qfsl-entropy": {"student": (2, 2)},
+}
+
+
+@pytest.mark.parametrize("name", PER_STEP)
+def test_a_run_counts_the_passes_of_its_steps_and_not_of_its_evaluation(name: str) -> None:
+    method = players.make(name)
+    history = run.run(method, 3, evaluate=players.evaluation(method), progress=False)
+    steps = 3 * method.steps_per_round
+    expected = {}
+    for network, (forward, backward) in PER_STEP[name].items():
+        expected |= {f"{network}_forward": forward * steps, f"{network}_backward": backward * steps}
+    assert history.cost.passes == expected
+    assert all(players.hooks(network) == 0 for network in method.networks().values())
+
+
+def test_seconds_and_memory_add_up_also_after_an_exception() -> None:
+    cost = run.Cost(wall_seconds=10, cpu_seconds=10)
+    with pytest.raises(players.Explosion), measured(cost):
+        time.sleep(0.05)
+        raise players.Explosion
+    assert 10.05 <= cost.wall_seconds < 15
+    assert 10 <= cost.cpu_seconds < cost.wall_seconds
+    assert cost.peak_memory_mb > 20
+
+
+def test_interleaved_work_takes_turns_in_alternating_order() -> None:
+    seen: list[str] = []
+    works = {name: lambda name=name: seen.append(name) for name in "abc"}
+    timings = run.interleaved(works, turns=3, warmup=2)
+    assert "".join(seen) == "abc" + "cba" + "abc" + "cba" + "abc"  # two turns of warm-up, then three
+    assert list(timings) == list("abc")
+    for timing in timings.values():
+        assert len(timing.wall) == len(timing.cpu) == 3 and min(timing.wall) > 0 and min(timing.cpu) >= 0
+
+
+def test_warm_up_is_not_timed() -> None:
+    naps = iter([0.2, 0.2, 0.0, 0.0])
+    timings = run.interleaved({"work": lambda: time.sleep(next(naps))}, turns=2, warmup=2)
+    assert len(timings["work"].wall) == 2 and max(timings["work"].wall) < 0.1
+
+
+def test_each_works_own_seconds_are_counted_on_the_clock_and_on_the_processor() -> None:
+    def compute() -> None:
+        start = time.process_time()
+        while time.process_time() < start + 0.02:
+            pass
+
+    timings = run.interleaved({"sleep": lambda: time.sleep(0.02), "compute": compute}, turns=3, warmup=0)
+    assert min(timings["sleep"].wall) >= 0.02 and max(timings["sleep"].cpu) < 0.015
+    assert min(timings["compute"].wall) >= 0.02 and min(timings["compute"].cpu) >= 0.02
+
+
+def test_an_accelerator_is_waited_for_before_and_after_each_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: seen.append("wait"))
+    run.interleaved({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, turns=1, warmup=0)
+    assert seen == ["wait", "a", "wait", "wait", "b", "wait"]

@@ -1,0 +1,100 @@
+"""Device, threads and seeds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from reuselib import run
+from reuselib.errors import DeviceError
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REUSELIB_DEVICE", "REUSELIB_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, accelerator: str | None, count: int = 1) -> None:
+    """Let torch report an accelerator, or none."""
+    found = torch.device(accelerator) if accelerator else None
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator is not None)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: found)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: count if accelerator else 0)
+
+
+@pytest.mark.parametrize("accelerator", ["cuda", "mps", None])
+def test_the_accelerator_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch, accelerator: str | None) -> None:
+    pretend(monkeypatch, accelerator)
+    assert run.device() == torch.device(accelerator or "cpu")
+
+
+def test_a_name_or_the_environment_overrules(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "cuda", count=2)
+    assert run.device("cpu") == torch.device("cpu")
+    assert run.device("cuda:1") == torch.device("cuda:1")
+    assert run.device(torch.device("meta")) == torch.device("meta")
+    monkeypatch.setenv("REUSELIB_DEVICE", "cpu")
+    assert run.device() == torch.device("cpu")
+    assert run.device("cuda") == torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "name", "words"),
+    [
+        (None, "cuda", "no accelerator.*device='cpu'.*doctor"),
+        (None, "cuda:0", "'cuda:0'.*no accelerator"),
+        ("mps", "cuda", "only 'mps'"),
+        ("cuda", "cuda:3", "'cuda:3'.*only 1.*cuda:0"),
+        (None, "gpu", "'gpu' is not a device"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch, accelerator: str | None, name: str, words: str
+) -> None:
+    pretend(monkeypatch, accelerator)
+    with pytest.raises(DeviceError, match=words):
+        run.device(name)
+    monkeypatch.setenv("REUSELIB_DEVICE", name)
+    with pytest.raises(DeviceError, match=words):
+        run.device()
+
+
+def test_threads_are_one_or_as_asked_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(2)
+    try:
+        with run.threads() as count:
+            assert count == torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ZeroDivisionError), run.threads(3):
+            assert torch.get_num_threads() == 3
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 2
+        monkeypatch.setenv("REUSELIB_THREADS", "3")
+        with run.threads() as count:
+            assert count == torch.get_num_threads() == 3
+        with run.threads(1):
+            assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_seeded_repeats_and_leaves_the_global_state() -> None:
+    before = torch.get_rng_state()
+    with run.seeded(3):
+        first = torch.randn(4)
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(ZeroDivisionError), run.seeded(3):
+        assert torch.equal(torch.randn(4), first)
+        raise ZeroDivisionError
+    assert torch.equal(torch.get_rng_state(), before)
+    with run.seeded(4):
+        assert not torch.equal(torch.randn(4), first)
+
+
+def test_a_generator_has_its_own_state() -> None:
+    before = torch.get_rng_state()
+    draws = [torch.randn(3, generator=run.generator(torch.device("cpu"), seed)) for seed in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert run.generator(torch.device("meta"), 1) is None

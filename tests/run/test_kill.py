@@ -1,0 +1,77 @@
+"""`kill -9` at random moments: the resumed run equals the uninterrupted one bit for bit, ten times out of ten."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import players
+import pytest
+
+from reuselib import run
+
+ROUNDS = 15
+METHODS = ["dfad", "zskt", "dafl", "kd-images", "supervised", "netgraft"]
+
+
+def job(name: str, checkpoint: Path | None, result: Path) -> None:
+    """What is killed: a run with a checkpoint after every round; its end state goes to `result`."""
+    players.torch.set_num_threads(1)
+    players.torch.manual_seed(1)
+    method = players.make(name, dropout=0.2)
+    history = run.run(method, ROUNDS, checkpoint=checkpoint, progress=False)
+    random_state = players.torch.get_rng_state()
+    content = players.state(method) | {"rounds": history.rounds, "passes": history.cost.passes, "global": random_state}
+    run.save_checkpoint(result, content)
+
+
+def start(*arguments: object) -> BaseProcess:
+    """Start a job in a process of its own, forked from a clean one that has imported torch already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["reuselib.datafree", "reuselib.grafting", "reuselib.nets.supervised"])
+    process = context.Process(target=job, args=arguments)
+    process.start()
+    return process
+
+
+def seconds_of(name: str, folder: Path) -> float:
+    """Run a job undisturbed, with checkpoints, and time it."""
+    began = time.perf_counter()
+    process = start(name, folder / "timing.pt", folder / "timed")
+    process.join(60)
+    assert process.exitcode == 0
+    return time.perf_counter() - began
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, number: int) -> None:
+    name, draw = METHODS[number % len(METHODS)], random.Random(number)
+    whole = start(name, None, tmp_path / "whole")
+    whole.join(60)
+    assert whole.exitcode == 0
+    longest = seconds_of(name, tmp_path)
+    kills = 0
+    checkpoint, result = tmp_path / "run.pt", tmp_path / "resumed"
+    while not result.exists():
+        process = start(name, checkpoint, result)
+        if kills < 3:
+            process.join(draw.uniform(0, longest))
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+        process.join(60)
+        assert process.exitcode in (0, -signal.SIGKILL)
+        kills += process.exitcode != 0
+        if checkpoint.exists():
+            run.load_checkpoint(checkpoint)
+        if result.exists() and not kills:  # it was quicker than the kill: once more, sooner
+            longest /= 2
+            result.unlink(), checkpoint.unlink()
+    assert kills
+    contents = [run.load_checkpoint(path) for path in (tmp_path / "whole", result)]
+    assert contents[0]["iteration"] == 2 * ROUNDS
+    assert not list(players.differences(*contents))

@@ -1,0 +1,149 @@
+"""Driving a method: history, evaluation, the guards against NaN and lack of memory."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import players
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reuselib import run
+from reuselib.errors import DeviceError, NonFinite
+
+
+class Fitting(run.Method):
+    """A line is fitted by plain gradient descent; some steps can be spoilt."""
+
+    fixed = ()
+    steps_per_round = 1
+    batch = 8
+
+    def __init__(self, spoilt: dict[int, float] | None = None, lr: float = 0.1) -> None:
+        self.student = nn.Linear(1, 1)
+        self.optimizer = torch.optim.SGD(self.student.parameters(), lr)
+        self.spoilt = spoilt or {}
+
+    def step(self) -> dict[str, Tensor]:
+        x = torch.linspace(-1, 1, 8).view(8, 1)
+        loss = (self.student(x) - 2 * x).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return {"fit": loss * self.spoilt.get(self.iteration + 1, 1.0), "other": torch.ones(())}
+
+
+def test_a_run_reports_every_round() -> None:
+    history = run.run(Fitting(), 5, progress=False)
+    assert [entry["iteration"] for entry in history.rounds] == [1, 2, 3, 4, 5]
+    iterations, fits = history.curve("fit")
+    assert iterations == [1, 2, 3, 4, 5] and fits == sorted(fits, reverse=True)
+    assert history.last("fit") == fits[-1]
+    assert history.cost.wall_seconds > 0 and history.cost.peak_memory_mb > 0
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (10, [5])])
+def test_evaluation_comes_every_so_often_and_at_the_end(every: int, expected: list[int]) -> None:
+    method = Fitting()
+    history = run.run(
+        method, 5, evaluate=lambda: {"seen": float(method.iteration)}, evaluate_every=every, progress=False
+    )
+    assert history.curve("seen") == (expected, expected)
+    assert len(history.curve("fit")[0]) == 5 and history.curve("nothing") == ([], [])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path, bad: float) -> None:
+    path = tmp_path / "run.pt"
+    good = Fitting()
+    torch.manual_seed(1)
+    good.student.reset_parameters()
+    start = players.state(good.student)
+    run.run(good, 3, progress=False)
+
+    spoilt = Fitting({4: bad})
+    spoilt.student.load_state_dict(start)
+    words = rf"'fit' became {bad} in round 4.*last good checkpoint is kept in .*run.pt.*learning rate.*fp32"
+    with pytest.raises(NonFinite, match=words):
+        run.run(spoilt, 6, checkpoint=path, progress=False)
+    content = run.load_checkpoint(path)
+    assert content["iteration"] == 3 and len(content["history"]["rounds"]) == 3
+    assert not list(players.differences(players.state(good.student), content["state"]["student"]))
+    mended = Fitting()
+    assert len(run.run(mended, 6, checkpoint=path, progress=False).rounds) == 6
+
+
+def test_weights_that_are_not_finite_never_reach_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    method = Fitting()
+    run.run(method, 2, checkpoint=path, progress=False)
+    method.optimizer.param_groups[0]["lr"] = float("inf")  # the next loss is still good, the weights after it not
+    content = players.state(run.load_checkpoint(path))
+    run.save_checkpoint(path, content | {"state": content["state"] | {"optimizer": method.optimizer.state_dict()}})
+    with pytest.raises(NonFinite, match=r"'a weight of the student' became (inf|nan) in round 3.*kept in"):
+        run.run(Fitting(), 4, checkpoint=path, progress=False)
+    assert run.load_checkpoint(path)["iteration"] == 2
+
+
+def test_without_a_checkpoint_the_guard_promises_none(tmp_path: Path) -> None:
+    with pytest.raises(NonFinite, match="Nothing was saved"):
+        run.run(Fitting({1: float("nan")}), 3, progress=False)
+    with pytest.raises(NonFinite, match="Nothing was saved"):
+        run.run(Fitting({1: float("nan")}), 3, checkpoint=tmp_path / "run.pt", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_lack_of_memory_names_the_batch_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, path = players.make("dfad", batch=12), tmp_path / "run.pt"
+    run.run(method, 1, checkpoint=path, progress=False)
+
+    def full(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(method.student, "forward", full)
+    with pytest.raises(DeviceError, match="out of memory in round 2.*batch of 6 instead of 12"):
+        run.run(method, 3, checkpoint=path, progress=False)
+    assert run.load_checkpoint(path)["iteration"] == 2
+
+
+def test_checkpoints_are_written_every_so_often_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    module = importlib.import_module("reuselib.run.loop")
+    monkeypatch.setattr(module, "save_checkpoint", lambda _, content: written.append(content["iteration"]))
+    run.run(Fitting(), 5, checkpoint=tmp_path / "run.pt", save_every=2, progress=False)
+    assert written == [2, 4, 5]
+
+
+def test_threads_are_one_during_a_run_and_come_back() -> None:
+    seen = []
+    torch.set_num_threads(2)
+    try:
+        run.run(Fitting(), 1, evaluate=lambda: seen.append(torch.get_num_threads()) or {}, progress=False)
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_accuracy_counts_hits_and_restores_the_mode() -> None:
+    cast = players.cast()
+    student = cast.student.train()
+    student.blocks[0].eval()
+    before, modes = players.state(student), [module.training for module in student.modules()]
+    measured = run.accuracy(student, cast.images, batch=7)
+    assert [module.training for module in student.modules()] == modes
+    assert not list(players.differences(before, players.state(student)))
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    student.eval()
+    logits = student(cast.images.normalised(cast.images.images))
+    hits = sum(int(row.argmax()) == int(y) for row, y in zip(logits, cast.images.labels, strict=True))
+    assert measured == pytest.approx(hits / len(cast.images))
+
+
+def test_accuracy_restores_the_mode_after_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    cast = players.cast()
+    monkeypatch.setattr(cast.student, "forward", players.rigged(cast.student.forward, at=1))
+    with pytest.raises(players.Explosion):
+        run.accuracy(cast.student.train(), cast.images, batch=7)
+    assert all(module.training for module in cast.student.modules())

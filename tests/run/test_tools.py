@@ -1,0 +1,158 @@
+"""What methods share: freezing, memory format, optimizers, schedules, rounds."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import players
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reuselib import run
+
+CPU = torch.device("cpu")
+
+
+def mixed() -> nn.Sequential:
+    """A network whose modules and parameters are not all in one state."""
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Sequential(nn.ReLU(), nn.Linear(4, 2)))
+    network[1].eval()
+    network[0].bias.requires_grad_(False)
+    return network
+
+
+def modes(network: nn.Module) -> tuple[list[bool], list[bool]]:
+    return [m.training for m in network.modules()], [p.requires_grad for p in network.parameters()]
+
+
+@pytest.mark.parametrize("evaluate", [True, False])
+def test_frozen_freezes_and_restores_each_part(evaluate: bool) -> None:
+    network, other = mixed(), nn.Linear(2, 2)
+    before = modes(network)
+    with run.frozen(network, other, evaluate=evaluate):
+        training, learning = modes(network)
+        assert not any(learning) and not other.weight.requires_grad
+        assert training == ([False] * len(training) if evaluate else before[0])
+    assert modes(network) == before and other.weight.requires_grad and other.training
+
+
+def test_frozen_restores_after_an_exception() -> None:
+    network = mixed()
+    before = modes(network)
+    with pytest.raises(players.Explosion), run.frozen(network):
+        raise players.Explosion
+    assert modes(network) == before
+
+
+def test_gradients_flow_through_a_frozen_network_to_its_input_only() -> None:
+    network, x = mixed(), torch.randn(5, 3, requires_grad=True)
+    with run.frozen(network):
+        network(x).sum().backward()
+    assert x.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_on_device_puts_convolutions_in_channels_last() -> None:
+    network = run.on_device(nn.Conv2d(3, 4, 3), CPU)
+    assert network.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_optimizers_are_torchs_with_the_papers_momentum() -> None:
+    parameters = [nn.Parameter(torch.ones(2))]
+    sgd, adam = run.sgd(parameters, CPU, lr=0.1), run.adam(parameters, CPU, lr=0.1)
+    assert sgd.defaults["momentum"] == 0.9 and sgd.defaults["fused"]
+    assert run.sgd(parameters, CPU, lr=0.1, momentum=0.5).defaults["momentum"] == 0.5
+    assert adam.defaults["betas"] == (0.9, 0.999)
+    assert not run.adam(parameters, torch.device("meta"), lr=0.1).defaults["fused"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"nesterov": True},
+        {"weight_decay": 0.1},
+        {"nesterov": True, "weight_decay": 0.1, "maximize": True},
+        {"momentum": 0.0},
+        {"dampening": 0.3},
+        {"fused": False},
+    ],
+)
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_sgd_is_torchs_bit_for_bit(options: dict[str, Any], kind: torch.dtype) -> None:
+    networks = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(36, 2)) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    ours, plain = (run.on_device(network.to(kind), CPU) for network in networks)
+    optimizers = (
+        run.sgd(ours.parameters(), CPU, lr=0.1, **options),
+        torch.optim.SGD(plain.parameters(), lr=0.1, **{"momentum": 0.9, "fused": True} | options),
+    )
+    for _ in range(5):
+        x = torch.randn(6, 3, 5, 5, dtype=kind)
+        for network, optimizer in zip((ours, plain), optimizers, strict=True):
+            optimizer.zero_grad()
+            network(x).square().mean().backward()
+            optimizer.step()
+        assert not list(players.differences(players.state(ours), players.state(plain)))
+        assert not list(players.differences(*(players.state(optimizer)["state"] for optimizer in optimizers)))
+
+
+def test_sgd_remembers_from_the_start_where_it_is_fused() -> None:
+    weights = [nn.Parameter(torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last)), nn.Parameter(torch.ones(2))]
+    groups = [{"params": weights[:1]}, {"params": weights[1:], "momentum": 0.0}]
+    memory = run.sgd(groups, CPU, lr=0.1).state
+    assert list(memory) == weights[:1]
+    buffer = memory[weights[0]]["momentum_buffer"]
+    assert not buffer.any() and not buffer.requires_grad and buffer.stride() == weights[0].stride()
+    for options in ({"dampening": 0.3}, {"fused": False}, {"momentum": 0.0}):
+        assert not run.sgd(weights, CPU, lr=0.1, **options).state
+    assert not run.sgd([nn.Parameter(torch.ones(2, device="meta"))], torch.device("meta"), lr=0.1).state
+
+
+def test_constant_and_step_decay() -> None:
+    assert [run.constant(i) for i in (0, 10**6)] == [1, 1]
+    decay = run.step_decay([3, 5])
+    assert [decay(i) for i in range(7)] == pytest.approx([1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert run.step_decay([1], factor=0.3)(1) == pytest.approx(0.3)
+    assert run.step_decay([])(100) == 1
+
+
+def test_cosine_rises_over_the_warmup_and_falls_to_zero() -> None:
+    schedule = run.cosine(12, warmup=2)
+    assert [schedule(i) for i in (0, 1, 2)] == pytest.approx([0.5, 1, 1])
+    assert schedule(7) == pytest.approx(0.5)
+    assert schedule(12) == schedule(20) == pytest.approx(0)
+    assert run.cosine(8)(2) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+    values = [schedule(i) for i in range(2, 13)]
+    assert values == sorted(values, reverse=True)
+
+
+class Counting(run.Method):
+    """Reports the number of the step, and its square on even steps."""
+
+    steps_per_round = 4
+    count = 0
+
+    def step(self) -> dict[str, Tensor]:
+        self.count += 1
+        return {"number": torch.tensor(float(self.count)), "square": torch.tensor(self.count**2)}
+
+
+def test_a_round_is_the_mean_of_its_steps() -> None:
+    method = Counting()
+    rounds = method.rounds()
+    assert next(rounds) == {"number": 2.5, "square": 7.5} and method.iteration == 4
+    assert next(rounds) == {"number": 6.5, "square": 43.5} and method.iteration == 8
+
+
+def test_a_method_without_a_step_says_so() -> None:
+    with pytest.raises(TypeError, match="Method has no step"):
+        run.Method().step()
+
+
+def test_a_method_names_its_networks() -> None:
+    assert set(players.make("dfad").networks()) == {"teacher", "student", "generator"}
+    assert set(players.make("kd-noise").networks()) == {"teacher", "student"}
+    assert set(players.make("supervised").networks()) == {"student"}

@@ -1,0 +1,598 @@
+"""The attribute world: its classes, what is said of them, what their images show, and how they are drawn."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from reuselib.data import AttributeWorld, WorldPlan
+from reuselib.errors import ReuseError, UnknownName
+from reuselib.worlds.attributes import (
+    ANNOTATED,
+    ATTRIBUTES,
+    FACTORS,
+    HIDDEN,
+    QFSL_PLAN,
+    REDRAW,
+    REGIMES,
+    SELECTIVE_PLAN,
+    SPLITS,
+    Classes,
+    Scenes,
+    classes,
+    draw_classes,
+    drawing,
+    frequencies,
+    plain,
+    render,
+    sample,
+    words,
+)
+from reuselib.worlds.attributes.classes import MOST_STREAMS, STREAMS, stream
+from reuselib.worlds.attributes.factors import NAMES, SIZES, columns
+from reuselib.worlds.rooms.draws import Draws, keys
+
+PLANS = {"qfsl": QFSL_PLAN, "selective": SELECTIVE_PLAN}
+SMALL = replace(QFSL_PLAN, train_images=3, test_images=2, unseen_images=4, auxiliary_images=2)
+SIGMAS = 4.5  # of a binomial: one test in a hundred thousand fails by chance, and the draws are fixed
+
+
+@pytest.fixture(scope="module")
+def world() -> AttributeWorld:
+    return AttributeWorld(0)
+
+
+def close(share: Tensor | float, expected: Tensor | float, count: int) -> bool:
+    """Return whether a share of `count` draws is as likely as it should be."""
+    expected = torch.as_tensor(expected, dtype=torch.float64)
+    bound = SIGMAS * (expected * (1 - expected) / count).sqrt()
+    return bool(((torch.as_tensor(share).double() - expected).abs() <= bound + 1e-9).all())
+
+
+def many(count: int, *fixed: tuple[str, str], seed: int = 0) -> Tensor:
+    """Return random tuples with some factors fixed."""
+    tuples = torch.stack([Draws(keys(seed, torch.arange(count) + 99 * n)).integer(s) for n, s in enumerate(SIZES)], 1)
+    for factor, value in fixed:
+        tuples[:, NAMES.index(factor)] = FACTORS[factor].index(value)
+    return tuples
+
+
+def one(**values: str) -> Tensor:
+    """Return one tuple, (1, 9); what is not given has its first value."""
+    return torch.tensor([[FACTORS[name].index(values.get(name, FACTORS[name][0])) for name in NAMES]])
+
+
+# ---- factors and plans
+
+
+def test_factors_are_those_of_the_description() -> None:
+    assert dict(zip(NAMES, SIZES, strict=True)) == {
+        "shape": 6,
+        "colour": 6,
+        "texture": 3,
+        "background": 4,
+        "size": 2,
+        "count": 2,
+        "outline": 3,
+        "frame": 3,
+        "tilt": 2,
+    }
+    assert ANNOTATED == ("shape", "colour", "texture", "background", "size", "count")
+    assert HIDDEN == ("outline", "frame", "tilt")
+    assert len(ATTRIBUTES) == len(set(ATTRIBUTES)) == 23 and not any(name.startswith(HIDDEN) for name in ATTRIBUTES)
+    assert {name: len(columns(name)) for name in REGIMES} == {"full": 23, "no-colour": 17, "four": 15}
+    assert {ATTRIBUTES[column].split()[0] for column in columns("four")} == {"shape", "texture", "background", "size"}
+    assert not any(ATTRIBUTES[column].startswith("colour") for column in columns("no-colour"))
+
+
+def test_plans_are_those_of_the_description() -> None:
+    assert QFSL_PLAN == WorldPlan(30, 20, 6, 0.55, 0.85, 60, 20, 60, 50, 40, "full")
+    assert SELECTIVE_PLAN == WorldPlan(48, 36, 6, 0.55, 1.0, 40, 10, 60, 60, 40, "full")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seen": 30}, "30 of 30 classes cannot be seen"),
+        ({"seen": 0}, "0 of 30"),
+        ({"families": 0}, "families=0"),
+        ({"p_family": 1.2}, "p_family=1.2 must be a probability"),
+        ({"unseen_images": 0}, "unseen_images=0"),
+        ({"annotated": "fuor"}, "regime of annotation 'fuor'. Did you mean 'four'"),
+    ],
+)
+def test_plans_that_fit_no_world(changes: dict, message: str) -> None:
+    with pytest.raises(ReuseError, match=message):
+        WorldPlan(**changes)
+
+
+def test_tuples_in_words() -> None:
+    assert words([0, 0, 1, 1, 0, 1, 0, 0, 0]) == "two small red striped discs on grey"
+    assert words(torch.tensor([4, 2, 2, 3, 1, 0])) == "one large blue checkered cross on noise"
+    assert words([4, 5, 0, 0, 0, 1]) == "two small cyan crosses on dark"
+
+
+# ---- classes
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("seed", range(6))
+def test_every_world_keeps_the_rules(name: str, seed: int) -> None:
+    plan, found = PLANS[name], draw_classes(PLANS[name], seed)
+    assert found.tuples.shape == (plan.classes, 9) and found.auxiliary.shape == (plan.auxiliary_classes, 6)
+    for tuples in (found.tuples, found.auxiliary):
+        assert (tuples >= 0).all() and (tuples < torch.tensor(SIZES[: tuples.shape[1]])).all()
+    annotated = found.tuples[:, :6]
+    differences = (annotated.unsqueeze(0) != annotated.unsqueeze(1)).sum(2)
+    assert (differences + 6 * torch.eye(plan.classes)).min() >= 2
+    assert found.families.tolist() == [i % 6 for i in range(plan.classes)]
+    seen, unseen = found.seen.tolist(), found.unseen.tolist()
+    assert len(seen) == plan.seen and sorted(seen + unseen) == [*range(plan.classes)]
+    assert seen == sorted(seen) and unseen == sorted(unseen)
+    for place, size in enumerate(SIZES):
+        assert found.tuples[found.seen, place].bincount(minlength=size).min() >= 2, NAMES[place]
+    assert found.families[found.seen].bincount(minlength=6).min() >= 2
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_auxiliary_classes_are_no_other_class(name: str) -> None:
+    for seed in range(4):
+        found = draw_classes(PLANS[name], seed)
+        tuples = [tuple(row) for row in torch.cat([found.tuples[:, :6], found.auxiliary]).tolist()]
+        assert len(set(tuples)) == len(tuples)
+    drawn = torch.cat([draw_classes(PLANS[name], seed).auxiliary for seed in range(8)])
+    for place, size in enumerate(SIZES[:6]):
+        assert close(drawn[:, place].bincount(minlength=size) / len(drawn), 1 / size, len(drawn)), NAMES[place]
+
+
+def test_auxiliary_images_have_any_hidden_factors() -> None:
+    """Whatever their class: a network that learns these classes must not lean on the hidden factors."""
+    world = AttributeWorld(0, replace(QFSL_PLAN, auxiliary_images=200))
+    tuples = world.scenes("auxiliary").tuples
+    for place, size in enumerate(SIZES[6:], 6):
+        of_class = tuples[:, place].view(50, 200)
+        shares = functional.one_hot(of_class, size).double().mean(1)
+        assert close(shares, 1 / size, 200), NAMES[place]
+    given = world.classes.auxiliary.repeat_interleave(200, 0)
+    changed = (tuples[:, :6] != given).double().mean(0)
+    assert close(changed, REDRAW * (1 - 1 / torch.tensor(SIZES[:6]).double()), len(given))
+
+
+def test_the_family_decides_the_hidden_factors_of_the_second_plan() -> None:
+    found = draw_classes(SELECTIVE_PLAN, 1)
+    expected = [[i % 3, (i // 2) % 3, (i // 3) % 2] for i in found.families.tolist()]
+    assert found.tuples[:, 6:].tolist() == expected
+    assert [expected[i] for i in range(6)] == [[0, 0, 0], [1, 0, 0], [2, 1, 0], [0, 1, 1], [1, 2, 1], [2, 2, 1]]
+    assert len({tuple(row) for row in expected}) == 6, "no two families have the same triple"
+
+
+def test_classes_follow_their_families_as_often_as_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any rejection: the first candidates of 256 worlds."""
+    monkeypatch.setattr(classes, "APART", 0)
+    families = torch.arange(30) % 6
+    tuples, seen, apart = classes._draw_worlds(QFSL_PLAN, families, Draws(keys(5, torch.arange(256))))
+    assert apart.all()
+    for place, size in enumerate(SIZES[:6]):
+        # Of two classes of a family, both have its value, or they are alike by chance.
+        own = 0.55 + 0.45 / size
+        alike = own**2 + (size - 1) * (0.45 / size) ** 2
+        same = (tuples[:, :6, place] == tuples[:, 6:12, place]).double()
+        assert close(same.mean(), alike, same.numel()), NAMES[place]
+        apart_families = (tuples[:, 0, place] == tuples[:, 1, place]).double()
+        assert close(apart_families.mean(), 1 / size, 256), NAMES[place]
+    for place, size in enumerate(SIZES[6:]):
+        same = (tuples[:, :, 6 + place] == classes.hidden_triple(families, place)).double()
+        assert close(same.mean(), 0.85 + 0.15 / size, same.numel())
+    assert close(seen.flatten().bincount(minlength=30) / 256, 20 / 30, 256)
+    assert all(len(row.unique()) == 20 for row in seen)
+
+
+def test_a_class_that_is_too_near_is_drawn_again() -> None:
+    a, b = [0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]
+    c, d = [0, 0, 0, 0, 1, 1], [0, 0, 0, 2, 1, 1]
+    offered = torch.tensor([[[a, b, c], [b, a, c], [c, b, d]], [[a, b, c], [b, a, c], [a, b, c]]])
+    chosen, there = classes._first_apart(offered)
+    assert chosen[0, :2].tolist() == [a, c], "b differs from a in one factor, c in two"
+    assert there.tolist() == [False, False], "d differs from c in one, and so none is left"
+    chosen, there = classes._first_apart(torch.tensor([[[a, b], [b, c], [b, [1, 1, 0, 0, 0, 0]]]]))
+    assert there.all() and chosen[0].tolist() == [a, c, [1, 1, 0, 0, 0, 0]]
+
+
+def test_the_first_world_that_does_is_taken() -> None:
+    """With the rule counted in another way, over the worlds of one block."""
+    families = torch.arange(30) % 6
+    for seed in range(3):
+        tuples, seen, apart = classes._draw_worlds(
+            QFSL_PLAN, families, Draws(keys(stream("classes", seed), torch.arange(classes.WORLDS)))
+        )
+        for world in range(classes.WORLDS):
+            rows = tuples[world, seen[world]].tolist()
+            counts = Counter((place, value) for row in rows for place, value in enumerate(row))
+            kinds = Counter(families[seen[world]].tolist())
+            enough = all(counts[place, value] >= 2 for place, size in enumerate(SIZES) for value in range(size))
+            if apart[world] and enough and all(kinds[family] >= 2 for family in range(6)):
+                break
+        assert torch.equal(draw_classes(QFSL_PLAN, seed).tuples, tuples[world]) and world > 0, "some were drawn again"
+
+
+def test_a_plan_that_no_world_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classes, "BLOCKS", 2)
+    with pytest.raises(ReuseError, match="none of 128 worlds had every .* in 2 of 11 seen classes.*Fix: more seen"):
+        draw_classes(WorldPlan(classes=12, seen=11), 0)
+    with pytest.raises(ReuseError, match="1698 of 1700 auxiliary classes differ|of 1700 auxiliary classes differ"):
+        draw_classes(replace(QFSL_PLAN, auxiliary_classes=1700), 0)
+
+
+def test_classes_follow_from_the_seed_alone() -> None:
+    first, again, other = draw_classes(QFSL_PLAN, 3), draw_classes(QFSL_PLAN, 3), draw_classes(QFSL_PLAN, 4)
+    for name in Classes.__dataclass_fields__:
+        assert torch.equal(getattr(first, name), getattr(again, name)), name
+    assert not torch.equal(first.tuples, other.tuples) and not torch.equal(first.seen, other.seen)
+    changed = draw_classes(replace(QFSL_PLAN, train_images=1, annotated="four"), 3)
+    assert torch.equal(changed.tuples, first.tuples) and torch.equal(changed.auxiliary, first.auxiliary)
+    used = [stream(name, seed) for name in STREAMS for seed in range(9)]
+    assert len(set(used)) == len(used) and len(STREAMS) <= MOST_STREAMS
+
+
+# ---- attributes
+
+
+def test_frequencies_are_exact() -> None:
+    """Written as a loop, and by a sum over all draws of a factor."""
+    tuples = draw_classes(QFSL_PLAN, 0).tuples
+    found = frequencies(tuples)
+    for row, numbers in zip(tuples.tolist(), found.tolist(), strict=True):
+        expected = []
+        for place, name in enumerate(ANNOTATED):
+            size = len(FACTORS[name])
+            expected += [0.08 / size + (0.92 if value == row[place] else 0) for value in range(size)]
+        assert numbers == pytest.approx(expected, abs=1e-12)
+    for factor in ANNOTATED:
+        inside = [place for place, name in enumerate(ATTRIBUTES) if name.startswith(factor)]
+        assert torch.allclose(found[:, inside].sum(1), torch.ones(30, dtype=torch.float64))
+
+
+def test_attributes_are_the_frequencies_with_the_noise_of_annotators() -> None:
+    exact = torch.cat([AttributeWorld(seed).frequencies() for seed in range(20)])
+    said = torch.cat([AttributeWorld(seed).attributes() for seed in range(20)])
+    assert said.dtype == torch.float32 and said.min() == 0 and said.max() == 1, "clipped at both ends"
+    # Low frequencies have room above, so that noise upwards is never clipped.
+    noise = (said - exact)[exact < 0.5]
+    up = noise[noise > 0]
+    assert abs((up**2).mean().sqrt() - 0.08) < 0.003, "half a normal distribution, of deviation 0.08"
+    assert close((up < 0.08).double().mean(), 0.6827, len(up)) and close(len(up) / len(noise), 0.5, len(noise))
+    rare = said[(exact - 0.08 / 6).abs() < 1e-6]
+    clipped = 0.5 - 0.5 * math.erf(0.08 / 6 / 0.08 / math.sqrt(2))
+    assert close((rare == 0).double().mean(), clipped, len(rare)), "no more is clipped than falls below zero"
+
+
+def test_regimes_are_columns_of_the_same_numbers(world: AttributeWorld) -> None:
+    full = world.attributes()
+    for name in REGIMES:
+        part = AttributeWorld(0, replace(QFSL_PLAN, annotated=name))
+        assert torch.equal(part.attributes(), full[:, columns(name)])
+        assert torch.equal(world.attributes(name), part.attributes()) and world.attribute_names(name) == (
+            part.attribute_names()
+        )
+        assert torch.equal(part.frequencies(), world.frequencies(name))
+        assert torch.equal(part.scenes("unseen").tuples, world.scenes("unseen").tuples)
+    assert torch.equal(full, AttributeWorld(0).attributes()) and not torch.equal(full, AttributeWorld(1).attributes())
+    with pytest.raises(UnknownName, match="regime of annotation 'ful'. Did you mean 'full'"):
+        world.attributes("ful")
+
+
+# ---- images: what is drawn from image to image
+
+
+def test_each_factor_is_drawn_anew_as_often_as_it_should_be() -> None:
+    count = 40_000
+    own = one(shape="ring", colour="blue", background="noise", outline="black", tilt="tilted").expand(count, -1)
+    found = sample(own, keys(3, torch.arange(count))).tuples
+    changed = found != own
+    for place, size in enumerate(SIZES):
+        assert close(changed[:, place].double().mean(), REDRAW * (1 - 1 / size), count), NAMES[place]
+        expected = torch.full((size,), REDRAW / size, dtype=torch.float64)
+        expected[own[0, place]] += 1 - REDRAW
+        assert close(found[:, place].bincount(minlength=size) / count, expected, count), NAMES[place]
+    rates = REDRAW * (1 - 1 / torch.tensor(SIZES).double())
+    for first in range(9):
+        for second in range(first):
+            both = (changed[:, first] & changed[:, second]).double().mean()
+            assert close(both, rates[first] * rates[second], count), "factors are drawn independently"
+
+
+def test_the_images_of_a_class_have_its_frequencies() -> None:
+    plan = replace(QFSL_PLAN, train_images=1500)
+    world = AttributeWorld(2, plan)
+    tuples = world.scenes("train").tuples.view(plan.seen, 1500, 9)
+    for place, (low, size) in enumerate(zip((0, 6, 12, 15, 19, 21), SIZES[:6], strict=True)):
+        shares = functional.one_hot(tuples[:, :, place], size).double().mean(1)
+        assert close(shares, world.frequencies()[world.seen, low : low + size], 1500), NAMES[place]
+    hidden = (tuples[:, :, 6:] == world.classes.tuples[world.seen, 6:].unsqueeze(1)).double().mean((0, 1))
+    assert close(hidden, 1 - REDRAW * (1 - 1 / torch.tensor(SIZES[6:]).double()), plan.seen * 1500)
+
+
+def test_position_radius_and_colour_vary_as_they_should() -> None:
+    scenes = sample(many(30_000), keys(8, torch.arange(30_000)))
+    assert -3 <= scenes.shift.min() < -2.99 and 2.99 < scenes.shift.max() < 3
+    assert 0.9 <= scenes.scale.min() < 0.901 and 1.099 < scenes.scale.max() <= 1.1
+    for values, low, high in ((scenes.shift[:, 0], -3, 3), (scenes.shift[:, 1], -3, 3), (scenes.scale, 0.9, 1.1)):
+        shares = torch.histc(values, 10, low, high) / len(values)
+        assert close(shares, 0.1, len(values)), "uniform"
+    assert abs(scenes.tint.std() - 0.07) < 0.001 and abs(scenes.tint.mean()) < 0.001
+    assert (scenes.tint.abs() < 0.07).float().mean().sub(0.6827).abs() < 0.01, "normal"
+    together = torch.cat([scenes.shift, scenes.scale.unsqueeze(1), scenes.tint], 1)
+    assert (torch.corrcoef(together.T) - torch.eye(6)).abs().max() < 0.03
+
+
+def test_pixels_have_noise_of_six_hundredths() -> None:
+    grey = one(background="grey", size="small").expand(64, -1)
+    scenes = replace(plain(grey), key=keys(0, torch.arange(64)))
+    noise = render(scenes).float()[:, :, :8] / 255 - 0.55
+    assert abs(noise.std() - 0.06) < 0.0005 and abs(noise.mean()) < 0.0005
+    assert torch.corrcoef(noise.flatten(1)).sub(torch.eye(64)).abs().max() < 0.2, "images differ"
+    assert torch.corrcoef(noise.transpose(0, 1).flatten(1)).sub(torch.eye(3)).abs().max() < 0.02, "and channels"
+    assert abs((noise[:, :, :, 1:] * noise[:, :, :, :-1]).mean() / 0.06**2) < 0.02, "and neighbours"
+
+
+# ---- images: what they show
+
+
+def test_the_tuple_decides_the_image() -> None:
+    tuples = torch.cat([many(1500), one(), one(tilt="tilted"), one(shape="ring"), one(shape="ring", tilt="tilted")])
+    tuples[tuples[:, 3] == 3, 3] = 0  # a noisy background differs from image to image
+    first, again = render(plain(tuples), noise=0), render(plain(tuples.flip(0)), noise=0).flip(0)
+    assert torch.equal(first, again)
+    # A round shape in one colour has no direction: there alone, tilt is not to be seen.
+    round_one = torch.isin(tuples[:, 0], torch.tensor([0, 5])) & (tuples[:, 2] == 0)
+    visible = tuples.clone()
+    visible[round_one, 8] = 0
+    assert len(visible.unique(dim=0)) < len(tuples.unique(dim=0)), "there are such pairs"
+    assert len(first.flatten(1).unique(dim=0)) == len(visible.unique(dim=0)), "other tuples never look alike"
+
+
+def by_hand(scenes: Scenes, index: int) -> tuple[list, list]:
+    """Return the colours of one image pixel by pixel, and where a pixel is too near an edge to say, in plain Python."""
+    shape, colour, texture, ground, size, count, outline, frame, tilt = scenes.tuples[index].tolist()
+    radius = (5.0, 8.5)[size] * scenes.scale[index].item() * (0.75 if count else 1)
+    shift = scenes.shift[index].tolist()
+    middles = [(9, 16), (23, 16)] if count else [(16 + shift[0], 16 + shift[1])]
+    paint = [min(max(c + t, 0), 1) for c, t in zip(drawing.COLOURS[colour], scenes.tint[index].tolist(), strict=True)]
+    image, doubtful = [], []
+    for row in range(32):
+        for column in range(32):
+            x, y = column + 0.5, row + 0.5
+            distances, places = [], []
+            for across, down in middles:
+                u, v = x - across, y - down
+                if tilt:
+                    u, v = (u + v) / math.sqrt(2), (v - u) / math.sqrt(2)
+                distances.append(distance_by_hand(shape, u, v, radius))
+                places.append((u, v))
+            distance = min(distances)
+            u, v = places[distances.index(distance)]
+            grey = (0.08, 0.55, 0.1 + 0.8 * y / 32)[ground]
+            dark = texture and ((v // 2) % 2 == 1) != (texture == 2 and (u // 2) % 2 == 1)
+            value = [grey] * 3
+            if distance <= 0:
+                value = [c * (0.35 if dark else 1) for c in paint]
+            elif outline and distance <= 1.8:
+                value = [(0, 1, 0)[outline]] * 3
+            if frame and not (2 < x < 30 and 2 < y < 30):
+                value = list(drawing.FRAMES[frame])
+            image.append(value)
+            edges = [distance, distance - 1.8 if outline else 1]
+            if texture and distance <= 0:
+                edges += [v / 2 - round(v / 2), u / 2 - round(u / 2), distances[0] - distances[-1] if count else 1]
+            doubtful.append(min(map(abs, edges)) < 1e-4)
+    return image, doubtful
+
+
+def distance_by_hand(shape: int, u: float, v: float, radius: float) -> float:
+    """Return the distance of a point from the lines that bound a shape, by its corners and circles."""
+    if shape in (0, 5):
+        from_middle = math.sqrt(u * u + v * v)
+        return from_middle - radius if shape == 0 else max(from_middle - 1.02 * radius, 0.62 * radius - from_middle)
+    half, long, narrow = 0.9 * radius, 1.15 * radius, 0.28 * radius
+    if shape == 4:
+        return min(convex(box(long, narrow), u, v), convex(box(narrow, long), u, v))
+    height = 2 * 0.66 * radius  # from the middle to a corner: twice the way to a side
+    corners = {
+        1: box(half, half),
+        2: [(height * math.sin(a), -height * math.cos(a)) for a in (0, 2 * math.pi / 3, 4 * math.pi / 3)],
+        3: [(0, -1.3 * radius), (0.6 * radius, 0), (0, 1.3 * radius), (-0.6 * radius, 0)],
+    }[shape]
+    return convex(corners, u, v)
+
+
+def box(wide: float, high: float) -> list[tuple[float, float]]:
+    return [(-wide, -high), (wide, -high), (wide, high), (-wide, high)]
+
+
+def convex(corners: list[tuple[float, float]], u: float, v: float) -> float:
+    """Return the largest distance beyond the lines through the sides of a polygon whose corners go clockwise."""
+    beyond = []
+    for (a, b), (c, d) in zip(corners, corners[1:] + corners[:1], strict=True):
+        beyond.append(((u - a) * (d - b) - (v - b) * (c - a)) / math.hypot(c - a, d - b))
+    return max(beyond)
+
+
+@pytest.mark.parametrize("shape", range(6))
+def test_every_pixel_by_hand(shape: int) -> None:
+    tuples = many(8, seed=shape + 50)
+    tuples[:, 0] = shape
+    tuples[:, 2] = torch.arange(8) % 3
+    tuples[:, 8] = torch.arange(8) // 2 % 2
+    tuples[:, 3] %= 3
+    scenes = replace(sample(tuples, keys(1, torch.arange(8) + 10 * shape)), tuples=tuples)
+    images = render(scenes, noise=0).double() / 255
+    for index in range(8):
+        expected, doubtful = map(torch.tensor, by_hand(scenes, index))
+        difference = (images[index].permute(1, 2, 0).reshape(-1, 3) - expected.double()).abs().amax(1)
+        assert doubtful.float().mean() < 0.05 and difference[~doubtful].max() < 0.5 / 255 + 1e-5, tuples[index]
+
+
+def inside(**values: str) -> Tensor:
+    """Return where the objects of a plain solid red image are, bool (32, 32)."""
+    image = render(plain(one(**({"colour": "red"} | values))), noise=0)[0]
+    return (image[0].int() - image[2].int()) > 100
+
+
+def test_sizes_and_places() -> None:
+    for size, radius in {"small": 5.0, "large": 8.5}.items():
+        one_disc, two_discs = inside(size=size), inside(size=size, count="two")
+        assert abs(one_disc.sum() / (math.pi * radius**2) - 1) < 0.06, size
+        assert abs(two_discs.sum() / (2 * math.pi * (0.75 * radius) ** 2) - 1) < 0.06, size
+        rows, places = one_disc.nonzero().double().unbind(1)
+        assert abs(rows.mean() + 0.5 - 16) < 1e-6 and abs(places.mean() + 0.5 - 16) < 1e-6
+        for half, middle in ((two_discs[:, :16], 9), (two_discs[:, 16:], 23 - 16)):
+            rows, places = half.nonzero().double().unbind(1)
+            assert abs(rows.mean() + 0.5 - 16) < 1e-6 and abs(places.mean() + 0.5 - middle) < 1e-6
+    areas = [inside(shape=shape, size="large").sum().item() for shape in FACTORS["shape"]]
+    assert min(areas) > 0.4 * max(areas), "no shape is told by its area alone"
+
+
+def test_backgrounds_frames_and_outlines() -> None:
+    def corner(**values: str) -> Tensor:
+        return render(plain(one(**values)), noise=0)[0]
+
+    assert (corner(background="dark")[:, :3] == round(0.08 * 255)).all()
+    assert (corner(background="grey")[:, :3] == round(0.55 * 255)).all()
+    gradient = corner(background="gradient")[:, :, 0].float() / 255
+    expected = 0.1 + 0.8 * (torch.arange(32) + 0.5) / 32
+    assert (gradient - expected).abs().max() < 0.5 / 255 + 1e-6
+    for name, colour in {"orange": (255, 140, 26), "green": (0, 89, 26)}.items():
+        image = corner(frame=name, background="grey")
+        border = torch.ones(32, 32, dtype=torch.bool)
+        border[2:30, 2:30] = False
+        assert (image[:, border].T.int() - torch.tensor(colour)).abs().max() <= 1
+        assert (image[:, 2:30, 2:4] == 140).all(), "two pixels, no more"
+    for name, level in {"white": 255, "black": 0}.items():
+        image = corner(outline=name, background="grey", size="large")
+        ring = (image == level).all(0)
+        places = torch.arange(32) + 0.5 - 16
+        away = torch.hypot(places, places.unsqueeze(1))
+        assert torch.equal(ring, (away > 8.5) & (away <= 10.3))
+
+
+def test_the_noisy_background_is_uniform_and_of_each_image() -> None:
+    scenes = plain(one(background="noise", size="small").expand(40, -1))
+    images = render(scenes, noise=0)[:, :, :8].float() / 255
+    assert torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2]), "it is grey"
+    assert 0.05 - 0.002 <= images.min() < 0.06 and 0.54 < images.max() <= 0.55 + 0.002
+    assert close(torch.histc(images[:, 0], 5, 0.05, 0.55) / images[:, 0].numel(), 0.2, 1000)
+    assert len(images.flatten(1).unique(dim=0)) == 40
+    assert torch.corrcoef(images[:, 0].flatten(1)).sub(torch.eye(40)).abs().max() < 0.35
+
+
+def test_textures_have_cells_of_two_pixels_and_turn_with_the_object() -> None:
+    def tones(**values: str) -> Tensor:
+        """Return red inside of a large square, of its full level."""
+        image = render(plain(one(shape="square", size="large", **values)), noise=0)[0]
+        return image[0, 9:23, 9:23].float() / (0.9 * 255)
+
+    stripes, checker = tones(texture="stripes"), tones(texture="checker")
+    dark = (torch.arange(9, 23) - 16).div(2, rounding_mode="floor") % 2 == 1
+    expected = torch.where(dark, 0.35, 1.0).unsqueeze(1).expand(14, 14)
+    assert torch.allclose(stripes, expected, atol=0.01)
+    assert torch.allclose(checker, torch.where(dark ^ dark.unsqueeze(1), 0.35, 1.0), atol=0.01)
+    assert torch.allclose(tones(texture="solid"), torch.ones(14, 14), atol=0.01)
+    assert not torch.equal(tones(texture="stripes", tilt="tilted"), stripes)
+    assert torch.equal(inside(texture="solid", tilt="tilted"), inside(texture="solid")), "a disc stays where it is"
+
+
+def test_two_objects_are_one_drawn_twice() -> None:
+    for shape in FACTORS["shape"]:
+        both = inside(shape=shape, count="two", size="small", texture="solid", tilt="tilted")
+        assert torch.equal(both[:, 2:16], both[:, 16:30]), shape
+
+
+# ---- the world as a whole
+
+
+def test_images_depend_on_seed_split_class_and_place_alone() -> None:
+    large, small = AttributeWorld(1, replace(SMALL, train_images=5)), AttributeWorld(1, SMALL)
+    images = large.images("train").images.view(20, 5, 3, 32, 32)[:, :3]
+    assert torch.equal(images.flatten(0, 1), small.images("train").images)
+    assert torch.equal(small.images("unseen").images, AttributeWorld(1, SMALL).images("unseen").images)
+    everything = torch.cat([AttributeWorld(s, SMALL).images(split).images for s in (0, 1) for split in SPLITS])
+    assert len(everything.flatten(1).unique(dim=0)) == len(everything)
+
+
+def test_an_image_is_the_same_in_any_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenes = sample(many(70), keys(0, torch.arange(70)))
+    images = render(scenes)
+    assert torch.equal(render(scenes[13:14]), images[13:14])
+    assert torch.equal(render(scenes[torch.tensor([69, 3])]), images[torch.tensor([69, 3])])
+    monkeypatch.setitem(drawing.CHUNK, "cpu", 7)
+    assert torch.equal(render(scenes), images)
+
+
+def test_splits_have_their_sizes_labels_and_tuples(world: AttributeWorld) -> None:
+    sizes = {"train": 1200, "test_seen": 400, "unseen": 600, "auxiliary": 2000}
+    for split, size in sizes.items():
+        images, scenes = world.images(split), world.scenes(split)
+        assert len(images) == len(scenes) == size and images.shape == (3, 32, 32), split
+        assert images.mean == images.std == (0.5,) * 3 and images.name == f"attribute_world_{split}"
+        assert torch.equal(render(scenes), images.images) and world.images(split) is images, "rendered once"
+        tuples = world.classes.auxiliary if split == "auxiliary" else world.classes.tuples
+        same = scenes.tuples[:, :6] == tuples[images.labels, :6]
+        assert close(same.double().mean(), 1 - REDRAW * (1 - (1 / torch.tensor(SIZES[:6])).mean()), 6 * size)
+        assert images.classes == tuple(words(row) for row in tuples) and len(set(images.classes)) == len(images.classes)
+    for split, labels in {"train": world.seen, "test_seen": world.seen, "unseen": world.unseen}.items():
+        assert torch.equal(world.images(split).labels.unique(), labels)
+    assert world.images("auxiliary").labels.bincount().tolist() == [40] * 50
+    assert repr(world) == "AttributeWorld(seed 0, 20 seen, 10 unseen and 50 auxiliary classes, 23 attributes, cpu)"
+    with pytest.raises(UnknownName, match="split of the attribute world 'test_unseen'"):
+        world.images("test_unseen")
+
+
+@pytest.mark.parametrize("annotated", REGIMES)
+def test_as_a_set_for_zero_shot_learning(world: AttributeWorld, annotated: str) -> None:
+    found = world.zero_shot(annotated)
+    assert (len(found.train), len(found.test_seen), len(found.test_unseen)) == (1200, 400, 600)
+    assert torch.equal(found.attributes, world.attributes(annotated))
+    assert found.attribute_names == world.attribute_names(annotated) and found.classes == world.class_names
+    for part, split in {"train": "train", "test_seen": "test_seen", "test_unseen": "unseen"}.items():
+        images = found.part_images(part)
+        assert torch.equal(images.images, world.images(split).images)
+        assert torch.equal(images.labels, world.images(split).labels)
+    assert torch.equal(found.seen, world.seen) and torch.equal(found.unseen, world.unseen)
+
+
+def test_unseen_classes_are_told_by_no_single_value() -> None:
+    for seed in range(4):
+        found = draw_classes(QFSL_PLAN, seed)
+        for place in range(9):
+            there = set(found.tuples[found.seen, place].tolist())
+            assert set(found.tuples[found.unseen, place].tolist()) <= there, NAMES[place]
+
+
+def test_it_is_made_on_another_device() -> None:
+    there = AttributeWorld(0, SMALL, device="meta")
+    for split, size in {"train": 60, "test_seen": 40, "unseen": 40, "auxiliary": 100}.items():
+        images = there.images(split)
+        assert images.images.is_meta and images.labels.is_meta and images.images.shape == (size, 3, 32, 32)
+    found = there.zero_shot()
+    assert found.device.type == "meta" and found.attributes.shape == (30, 23) and found.images.images.is_meta
+    assert found.classes == AttributeWorld(0, SMALL).class_names
+
+
+def test_drawing_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    AttributeWorld(3, SMALL).zero_shot()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_drawing_is_fast() -> None:
+    AttributeWorld(0, SMALL).images("train")
+    start = time.process_time()
+    count = len(AttributeWorld(0).images("auxiliary"))
+    assert count / (time.process_time() - start) > 2000, "images a second, with the draw of the classes"

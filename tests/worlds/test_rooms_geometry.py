@@ -1,0 +1,390 @@
+"""The renderer of the rooms against geometry: what it says of each pixel is what a slow look at the scene finds."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from reuselib.worlds.rooms import KINDS, SHAPES, Scenes
+from reuselib.worlds.rooms.draws import Draws, keys, mixed, normal
+from reuselib.worlds.rooms.render import AMBIENT, ROOM, Hits, camera_axes, camera_rays, dot, in_room, render
+from reuselib.worlds.rooms.scene import BANDS, HUES, MIX, SIZES, SOLIDS, SURFACES, TINTS, rgb
+
+COUNT = 48
+
+
+@pytest.fixture(scope="module")
+def scenes() -> Scenes:
+    return Scenes.sample(COUNT, seed=11)
+
+
+@pytest.fixture(scope="module")
+def hits(scenes: Scenes) -> Hits:
+    return render(scenes, noise=0)
+
+
+def rays(scenes: Scenes, size: int = 32) -> Tensor:
+    """Directions in the camera's frame, (3, N, size, size)."""
+    return camera_rays(scenes.focal, size).view(3, -1, size, size)
+
+
+def seen(scenes: Scenes, hits: Hits) -> Tensor:
+    """Return the points that are seen, in the room's frame, (3, N, P)."""
+    place = (rays(scenes, hits.depth.shape[1]) * hits.depth).flatten(2)
+    return scenes.camera.T.unsqueeze(2) + in_room(place, camera_axes(scenes.angles).unsqueeze(3))
+
+
+def depth_inside(scenes: Scenes, points: Tensor) -> Tensor:
+    """Return how deep points (3, N, P) are inside each solid, (N, SOLIDS, P): below 0 outside, in metres or a bound."""
+    x, y, z = (points.unsqueeze(2) - scenes.base.permute(2, 0, 1).unsqueeze(3)).unbind(0)
+    sin, cos = scenes.turn.sin().unsqueeze(2), scenes.turn.cos().unsqueeze(2)
+    x, z = cos * x - sin * z, sin * x + cos * z
+    radius, height, shape = (v.unsqueeze(2) for v in (scenes.radius, scenes.height, scenes.shape))
+    ends, round_ = torch.minimum(y, height - y), (x * x + z * z).sqrt()
+    inside = {
+        "sphere": radius - (x * x + (y - radius) ** 2 + z * z).sqrt(),
+        "box": torch.minimum(radius / 2**0.5 - torch.maximum(x.abs(), z.abs()), ends),
+        "cylinder": torch.minimum(radius - round_, ends),
+        "cone": torch.minimum(radius * (1 - y / height) - round_, y),
+    }
+    chosen = torch.stack([inside[name] for name in SHAPES]).gather(0, shape.expand_as(y)[None])[0]
+    return torch.where(scenes.present.unsqueeze(2), chosen, -9.0)
+
+
+def along(start: Tensor, end: Tensor, share: float) -> Tensor:
+    return start + share * (end - start)
+
+
+# ---- the scene
+
+
+def test_rooms_cameras_and_lights_are_as_described() -> None:
+    scenes = Scenes.sample(2000, seed=1)
+    share = scenes.size / torch.tensor(SIZES)[scenes.kind]
+    assert 0.85 <= share.min() < 0.86 and 1.19 < share.max() <= 1.2
+    place = scenes.camera / scenes.size
+    for axis, (low, high) in enumerate([(0.3, 0.7), (0.4, 0.65), (0.08, 0.25)]):
+        assert low <= place[:, axis].min() + 1e-6 < low + 0.01 and high - 0.01 < place[:, axis].max() <= high + 1e-6
+    for angle, (low, high) in zip(scenes.angles.unbind(1), [(-0.6, 0.6), (-0.05, 0.35), (-0.12, 0.12)], strict=True):
+        assert low <= angle.min() < low + 0.01 and high - 0.01 < angle.max() <= high
+    assert 0.75 <= scenes.focal.min() and scenes.focal.max() <= 1.05
+    assert torch.allclose(scenes.light[:, 1], 0.95 * scenes.size[:, 1])
+    assert scenes.kind.bincount(minlength=6).min() > 2000 / 6 * 0.8
+
+
+def test_solids_are_as_described_and_fit_into_the_room() -> None:
+    scenes = Scenes.sample(2000, seed=1)
+    number = scenes.present.sum(1)
+    assert number.bincount(minlength=5).tolist()[0] == 0 and number.bincount()[1:].min() > 400 and number.max() == 4
+    assert scenes.present[:, 0].all()
+    assert 0.45 <= scenes.radius.min() and scenes.radius.max() <= 0.9
+    sphere = scenes.shape == 0
+    assert torch.equal(scenes.height[sphere], 2 * scenes.radius[sphere])
+    assert 0.7 <= scenes.height[~sphere].min() and scenes.height[~sphere].max() <= 1.6
+    lifted = scenes.base[:, :, 1] > 0
+    assert abs(lifted.float().mean() - 0.25) < 0.03 and scenes.base[:, :, 1].max() <= 0.8
+    radius, (width, height, depth) = scenes.radius, scenes.size.unsqueeze(2).unbind(1)
+    x, y, z = scenes.base.unbind(2)
+    assert (x - radius).min() > -1e-5 and (width - x - radius).min() > -1e-5 and (depth - z - radius).min() > -1e-5
+    assert (y >= 0).all() and (0.9 * height - y - scenes.height).min() > -1e-5
+    assert (z - radius - scenes.camera[:, 2:]).min() > 0.4 - 1e-5, "no solid near the camera"
+
+
+def test_the_kind_of_room_decides_the_mix_of_shapes_and_the_hues() -> None:
+    scenes = Scenes.sample(6000, seed=2)
+    for kind, mix in enumerate(MIX):
+        found = scenes.shape[scenes.kind == kind].flatten().bincount(minlength=4) / (scenes.kind == kind).sum() / 4
+        assert (found - torch.tensor(mix)).abs().max() < 0.03 and abs(sum(mix) - 1) < 1e-9
+        walls = scenes.colour[scenes.kind == kind, 2]
+        assert distance(hue(walls), TINTS[kind]).max() < 0.0801
+        floors = scenes.colour[scenes.kind == kind, 0]
+        assert distance(hue(floors), 0.08).mean() < distance(hue(walls), 0.08).mean() + 1e-3, "warmer than the walls"
+    for shape, expected in enumerate(HUES):
+        assert distance(hue(scenes.colour[:, ROOM:][scenes.shape == shape]), expected).max() < 0.1001
+    ceilings = scenes.colour[:, 1]
+    assert (ceilings.amax(1) - ceilings.amin(1)).max() < 0.07 and ceilings.min() > 0.75
+    assert 0.45 <= scenes.colour.amax(2).min() and scenes.colour.max() <= 1
+    assert torch.equal(scenes.colour[:, 2:3].expand(-1, 4, -1), scenes.colour[:, 2:6])
+
+
+def hue(colour: Tensor) -> Tensor:
+    """Return the hue of RGB (..., 3), by the usual case distinction."""
+    red, green, blue = colour.unbind(-1)
+    high, span = colour.amax(-1), colour.amax(-1) - colour.amin(-1)
+    third = torch.where(high == green, 2 + (blue - red) / span, 4 + (red - green) / span)
+    return torch.where(high == red, (green - blue) / span, third) / 6 % 1
+
+
+def distance(hues: Tensor, other: float) -> Tensor:
+    return ((hues - other + 0.5) % 1 - 0.5).abs()
+
+
+def test_rgb_has_hue_saturation_and_value() -> None:
+    h, s, v = torch.rand(3, 1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.9 + 0.05
+    colour = rgb(h, s, v)
+    assert torch.allclose(colour.amax(1), v) and torch.allclose(1 - colour.amin(1) / v, s)
+    assert torch.allclose(hue(colour), h)
+    assert rgb(torch.tensor(0.0), torch.tensor(1.0), torch.tensor(1.0)).tolist() == [1, 0, 0]
+
+
+# ---- the draws
+
+
+def test_the_hash_is_splitmix() -> None:
+    state, mask = 12345, 2**64 - 1
+    state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & mask
+    state = (state ^ state >> 27) * 0x94D049BB133111EB & mask
+    assert mixed(torch.tensor([12345, -1]))[0].item() & mask == state ^ state >> 31
+
+
+def test_draws_have_their_distributions_and_ignore_their_neighbours() -> None:
+    all_keys = keys(3, torch.arange(20_000))
+    draw, single = Draws(all_keys), Draws(all_keys[7:8])
+    assert len(all_keys.unique()) == 20_000
+    uniform, alone = draw.uniform(2, 4, 3), single.uniform(2, 4, 3)
+    assert torch.equal(uniform[7], alone[0]) and 2 <= uniform.min() and uniform.max() < 4
+    assert (uniform.mean(0) - 3).abs().max() < 0.02 and (uniform.var(0) - 1 / 3).abs().max() < 0.01
+    assert uniform.T.corrcoef().triu(1).abs().max() < 0.03
+    assert (draw.integer(5).bincount() / 4000 - 1).abs().max() < 0.1
+    values = normal(all_keys[:200], 1000)
+    assert abs(values.mean()) < 0.01 and abs(values.std() - 1) < 0.01 and torch.isfinite(values).all()
+    assert torch.equal(normal(all_keys[7:8], 1000)[0], values[7])
+    assert abs((values.abs() < 1).float().mean() - 0.6827) < 0.005
+
+
+# ---- the renderer
+
+
+def test_the_same_whatever_the_chunk_and_the_count() -> None:
+    scenes = Scenes.sample(40, seed=3)
+    whole = render(scenes, chunk=40)
+    for chunk in (1, 7, None):
+        parts = render(scenes, chunk=chunk)
+        for field in fields(Hits):
+            assert torch.equal(getattr(parts, field.name), getattr(whole, field.name)), field.name
+    some, later = Scenes.sample(9, seed=3), Scenes.sample(5, seed=3, start=9)
+    for field in fields(Scenes):
+        each = getattr(scenes, field.name)
+        assert torch.equal(getattr(some, field.name), each[:9]) and torch.equal(getattr(later, field.name), each[9:14])
+    picked = render(scenes[torch.tensor([30, 4])])
+    assert torch.equal(picked.images, whole.images[[30, 4]])
+    assert not torch.equal(Scenes.sample(9, seed=4).key, some.key)
+
+
+def test_it_renders_on_meta_without_looking_at_a_value() -> None:
+    hits = render(Scenes.sample(5, device="meta"))
+    assert hits.rgb.is_meta and hits.images.shape == (5, 3, 32, 32) and hits.surface.dtype == torch.uint8
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_images() -> None:
+    here, there = Scenes.sample(64), Scenes.sample(64, device="cuda")
+    assert all(torch.equal(getattr(here, f.name), getattr(there, f.name).cpu()) for f in fields(Scenes))
+    same = render(here).images == render(there).images.cpu()
+    assert same.float().mean() > 0.999
+
+
+def test_every_value_is_finite_and_in_range(hits: Hits) -> None:
+    for field in fields(Hits):
+        assert torch.isfinite(getattr(hits, field.name).float()).all(), field.name
+    assert (hits.depth > 0.25).all() and (hits.distance >= hits.depth).all()
+    assert hits.surface.max() < len(SURFACES) > hits.segment.max() / 2 and hits.kind.max() < len(KINDS)
+    assert AMBIENT <= hits.shading.min() and hits.shading.max() <= 1 + 1e-6
+    assert 0 <= hits.rgb.min() and hits.rgb.max() <= 1
+
+
+def test_the_camera_axes_are_a_frame_and_turn_as_said() -> None:
+    axes = camera_axes(torch.tensor([[0.4, 0.2, -0.1], [0.0, 0.0, 0.0], [0.3, 0.0, 0.0], [0.0, 0.3, 0.0], [0, 0, 0.1]]))
+    frame = axes.permute(2, 0, 1)
+    assert torch.allclose(frame @ frame.mT, torch.eye(3).expand(5, 3, 3), atol=1e-6)
+    assert torch.equal(frame[1], torch.eye(3))
+    assert frame[2, 2, 0] > 0.2 and frame[3, 2, 1] < -0.2 and frame[4, 0, 1] > 0.05, "right, down, right side up"
+
+
+def test_distance_is_depth_along_the_ray(scenes: Scenes, hits: Hits) -> None:
+    ray = rays(scenes)
+    assert torch.allclose(hits.distance, hits.depth * ray.norm(dim=0), rtol=1e-5)
+    place = seen(scenes, hits) - scenes.camera.T.unsqueeze(2)
+    assert torch.allclose(place.norm(dim=0).view_as(hits.distance), hits.distance, rtol=1e-4)
+
+
+def test_every_point_is_on_its_surface(scenes: Scenes, hits: Hits) -> None:
+    points, surface = seen(scenes, hits), hits.surface.flatten(1).long()
+    (x, y, z), (width, height, depth) = points.unbind(0), scenes.size.T.unsqueeze(2).unbind(0)
+    room = torch.stack([y, height - y, x, width - x, z, depth - z], 1)
+    assert room.min() > -1e-4, "all points are in the room"
+    solids = depth_inside(scenes, points)
+    off = torch.cat([room.abs(), solids.abs()], 1).gather(1, surface.unsqueeze(1))
+    assert off.max() < 1e-3
+    assert solids.max() < 1e-3, "no point is inside a solid"
+    assert all((surface == solid).any() for solid in range(ROOM + SOLIDS) if SURFACES[solid] != "near wall")
+
+
+def test_nothing_stands_between_the_camera_and_what_it_sees(scenes: Scenes, hits: Hits) -> None:
+    points, camera = seen(scenes, hits), scenes.camera.T.unsqueeze(2)
+    for share in torch.linspace(0.02, 0.98, 40).tolist():
+        assert depth_inside(scenes, along(camera, points, share)).max() < 1e-3
+
+
+def test_every_solid_in_sight_is_seen(scenes: Scenes, hits: Hits) -> None:
+    """Whose middle is on a ray before what is seen, cannot be."""
+    axes, middle = camera_axes(scenes.angles).unsqueeze(3), scenes.base.permute(2, 0, 1).clone()
+    middle[1] += 0.4 * scenes.height
+    inside = middle - scenes.camera.T.unsqueeze(2)
+    right, up, ahead = (dot(axis, inside) for axis in axes)
+    column = ((right / ahead * scenes.focal.unsqueeze(1) + 1) * 16).floor().long()
+    row = ((1 - up / ahead * scenes.focal.unsqueeze(1)) * 16).floor().long()
+    framed = scenes.present & (column >= 0) & (column < 32) & (row >= 0) & (row < 32)
+    scene, solid = framed.nonzero().unbind(1)
+    assert len(scene) > COUNT
+    found = hits.depth[scene, row[scene, solid], column[scene, solid]]
+    assert (found < ahead[scene, solid]).all()
+
+
+def test_normals_are_unit_vectors_that_face_the_camera(scenes: Scenes, hits: Hits) -> None:
+    normals = hits.normal.transpose(0, 1)
+    assert torch.allclose(normals.norm(dim=0), torch.ones_like(hits.depth), atol=1e-5)
+    assert (dot(normals, rays(scenes)) < 1e-3).all()
+
+
+def cross_normals(scenes: Scenes, hits: Hits) -> Tensor:
+    """Return the cross product of differences of back-projected neighbours, facing the camera, (N, 3, H - 2, W - 2)."""
+    ray = rays(scenes, hits.depth.shape[1])
+    points = (ray * hits.depth).transpose(0, 1).double()
+    across, down = points[..., 1:-1, 2:] - points[..., 1:-1, :-2], points[..., 2:, 1:-1] - points[..., :-2, 1:-1]
+    normals = functional.normalize(torch.linalg.cross(across, down, dim=1), dim=1)
+    towards = (normals * ray.transpose(0, 1)[..., 1:-1, 1:-1]).sum(1, keepdim=True)
+    return torch.where(towards > 0, -normals, normals)
+
+
+def of_one_face(hits: Hits, tolerance: float) -> Tensor:
+    """Return where a pixel and its four neighbours are on one surface with about one normal, (N, H - 2, W - 2)."""
+    same = torch.ones_like(hits.surface[:, 1:-1, 1:-1], dtype=torch.bool)
+    size = hits.surface.shape[1]
+    for row, column in ((0, 1), (2, 1), (1, 0), (1, 2)):
+        window = (..., slice(row, row + size - 2), slice(column, column + size - 2))
+        same &= hits.surface[window] == hits.surface[:, 1:-1, 1:-1]
+        same &= (hits.normal[window] - hits.normal[..., 1:-1, 1:-1]).norm(dim=1) < tolerance
+    return same
+
+
+def test_normals_of_planes_are_the_cross_product_of_the_depths_gradient(scenes: Scenes, hits: Hits) -> None:
+    flat = of_one_face(hits, 1e-5) & ((hits.surface < ROOM) | (hits.kind == KINDS.index("box")))[:, 1:-1, 1:-1]
+    cosine = (cross_normals(scenes, hits) * hits.normal[..., 1:-1, 1:-1]).sum(1)
+    assert flat.float().mean() > 0.5 and cosine[flat].min() > 0.9999
+    assert cosine[flat & (hits.kind[:, 1:-1, 1:-1] == KINDS.index("box"))].numel() > 500
+
+
+def test_normals_of_round_solids_are_too_on_a_fine_grid(scenes: Scenes) -> None:
+    some = scenes[:12]
+    hits = render(some, 128, noise=0)
+    cosine = (cross_normals(some, hits) * hits.normal[..., 1:-1, 1:-1]).sum(1)
+    for shape in ("sphere", "cylinder", "cone"):
+        there = of_one_face(hits, 0.2) & (hits.kind == KINDS.index(shape))[:, 1:-1, 1:-1]
+        assert there.sum() > 1000, shape
+        assert cosine[there].quantile(0.01) > 0.995 and cosine[there].median() > 0.9999, shape
+
+
+def test_normals_of_spheres_point_from_the_middle(scenes: Scenes, hits: Hits) -> None:
+    points, axes = seen(scenes, hits), camera_axes(scenes.angles).unsqueeze(3)
+    normals = in_room(hits.normal.transpose(0, 1).flatten(2), axes)
+    for solid in range(SOLIDS):
+        middle = scenes.base[:, solid].T.clone()
+        middle[1] += scenes.radius[:, solid]
+        radial = (points - middle.unsqueeze(2)) / scenes.radius[:, solid].view(1, -1, 1)
+        there = (hits.surface.flatten(1) == ROOM + solid) & (scenes.shape[:, solid] == 0).unsqueeze(1)
+        assert (radial - normals)[:, there].abs().max() < 1e-3
+
+
+def test_depth_of_planes_is_affine_in_inverse_depth(hits: Hits) -> None:
+    """1/z = a u + b v + c: the second differences along rows, columns and both are nothing."""
+    inverse, flat = 1 / hits.depth.double(), of_one_face(hits, 1e-5) & (hits.surface < ROOM)[:, 1:-1, 1:-1]
+    middle = inverse[:, 1:-1, 1:-1]
+    for one, other in ((inverse[:, 1:-1, 2:], inverse[:, 1:-1, :-2]), (inverse[:, 2:, 1:-1], inverse[:, :-2, 1:-1])):
+        assert (one + other - 2 * middle)[flat].abs().max() < 1e-5
+    assert flat.float().mean() > 0.5
+
+
+def test_shadows_are_where_a_solid_stands_before_the_light(scenes: Scenes, hits: Hits) -> None:
+    points, light = seen(scenes, hits), scenes.light.T.unsqueeze(2)
+    normals = in_room(hits.normal.transpose(0, 1).flatten(2), camera_axes(scenes.angles).unsqueeze(3))
+    facing = dot(normals, light - points) > 1e-3
+    start, lit = points + 2e-3 * normals, hits.lit.flatten(1)
+    deepest = torch.stack(
+        [depth_inside(scenes, along(start, light, share)).amax(1) for share in torch.linspace(0, 1, 150).tolist()]
+    ).amax(0)
+    shadow = facing & ~lit
+    assert shadow.float().mean() > 0.02 and lit.float().mean() > 0.5
+    assert not lit[~facing & (dot(normals, light - points) < -1e-3)].any()
+    assert deepest[lit].max() < 5e-3, "lit: nothing stands in the way"
+    assert (deepest[shadow] > -0.02).all() and (deepest[shadow] > 0).float().mean() > 0.98, "shadow: something does"
+
+
+def test_shadows_are_darker_and_nothing_else_changes(scenes: Scenes, hits: Hits) -> None:
+    without = render(scenes, noise=0, shadows=False)
+    cast = without.lit & ~hits.lit
+    assert not (hits.lit & ~without.lit).any() and cast.float().mean() > 0.02
+    difference = (without.rgb - hits.rgb).amin(1)
+    assert (difference[~cast] == 0).all() and (difference[cast] > 0).all() and difference[cast].mean() > 0.05
+    assert torch.equal(without.albedo, hits.albedo) and torch.equal(without.depth, hits.depth)
+    assert (hits.shading[~hits.lit] == AMBIENT).all()
+
+
+def test_light_falls_by_lambert(scenes: Scenes, hits: Hits) -> None:
+    normals = in_room(hits.normal.transpose(0, 1).flatten(2), camera_axes(scenes.angles).unsqueeze(3))
+    ray = functional.normalize(scenes.light.T.unsqueeze(2) - seen(scenes, hits), dim=0)
+    cosine = dot(normals, ray).clamp(min=0).view_as(hits.depth)
+    expected = 0.35 + 0.65 * torch.where(hits.lit, cosine, 0.0)
+    assert (hits.shading - expected).abs().max() < 0.02 and (hits.shading - expected).abs().mean() < 1e-3
+    assert torch.allclose(hits.rgb, hits.albedo * hits.shading.unsqueeze(1))
+
+
+def test_images_have_noise_of_their_own(scenes: Scenes, hits: Hits) -> None:
+    noisy = render(scenes)
+    inside = (hits.rgb > 0.05) & (hits.rgb < 0.95)
+    difference = (noisy.rgb - hits.rgb)[inside]
+    assert abs(difference.std() - 0.01) < 1e-4 and abs(difference.mean()) < 1e-4
+    assert torch.equal(noisy.images, (noisy.rgb * 255).round().byte())
+    first, second = (noisy.rgb - hits.rgb).flatten(1)[:2]
+    assert abs(torch.stack([first, second]).corrcoef()[0, 1]) < 0.1
+
+
+def test_kinds_are_those_of_the_surfaces(scenes: Scenes, hits: Hits) -> None:
+    surface, kind = hits.surface.flatten(1).long(), hits.kind.flatten(1)
+    walls = ["floor", "ceiling", *4 * ("wall",)]
+    names = [walls + [SHAPES[shape] for shape in shapes] for shapes in scenes.shape.tolist()]
+    table = torch.tensor([[KINDS.index(name) for name in row] for row in names])
+    assert torch.equal(table.gather(1, surface), kind.long())
+    assert len(kind.unique()) == len(KINDS)
+
+
+def test_segments_are_surfaces_with_one_or_two_tones(scenes: Scenes, hits: Hits) -> None:
+    surface, tone = hits.surface.flatten(1).long(), (hits.segment % 2).flatten(1).bool()
+    assert torch.equal(hits.segment // 2, hits.surface)
+    assert not tone[(scenes.pattern == 0).gather(1, surface)].any(), "plain surfaces have one tone"
+    patterned = (scenes.pattern > 0).gather(1, surface)
+    assert 0.3 < tone[patterned].float().mean() < 0.7
+    factor = torch.where(tone, scenes.tone.gather(1, surface), 1.0).view_as(hits.depth).unsqueeze(1)
+    colour = scenes.colour.permute(2, 0, 1).gather(2, surface.expand(3, -1, -1)).transpose(0, 1)
+    assert torch.allclose(hits.albedo, colour.view_as(hits.albedo) * factor)
+    assert 0.45 <= scenes.tone.min() and scenes.tone.max() <= 0.8
+
+
+def test_patterns_are_on_the_surfaces(scenes: Scenes, hits: Hits) -> None:
+    """On floors, in metres: checkers, stripes along the room; on striped solids, four bands a metre."""
+    points, surface, tone = seen(scenes, hits), hits.surface.flatten(1), (hits.segment % 2).flatten(1)
+    for pattern, lines in ((1, (0, 2)), (2, (0,))):
+        there = (surface == 0) & (scenes.pattern[:, :1] == pattern)
+        cells = sum((points[axis] * scenes.frequency[:, :1]).floor() for axis in lines) % 2
+        assert there.any() and (cells == tone)[there].float().mean() > 0.999
+    for solid in range(SOLIDS):
+        there = (surface == ROOM + solid) & (scenes.material[:, solid, None] == 1)
+        there &= (hits.normal * camera_axes(scenes.angles)[:, 1].T[:, :, None, None]).sum(1).flatten(1).abs() < 0.99
+        bands = ((points[1] - scenes.base[:, solid, 1:2]) * 4).floor() % 2
+        assert BANDS == 4 and (bands == tone)[there].float().mean() > 0.995
+    noise = (surface == 0) & (scenes.pattern[:, :1] == 3)
+    assert 0.3 < tone[noise].float().mean() < 0.7
