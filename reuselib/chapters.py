@@ -1,53 +1,46 @@
-"""The chapters' experiments: presets per scale, and the rows of their tables."""
+"""The ten papers' studies, by name; only the one that is asked for is imported."""
 
-from reuselib.adaptive.study import AdaptiveAmalgamation
-from reuselib.attribution.study import AttributionChapter
-from reuselib.cmi.study import ContrastiveInversion
-from reuselib.depara.study import DeparaChapter
-from reuselib.dfad.segmentation import DataFreeDistillation
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
 from reuselib.errors import unknown
-from reuselib.layerwise.study import LayerwiseChapter
-from reuselib.netgraft.study import Grafting
-from reuselib.one_stage_gan.study import OneStage
-from reuselib.qfsl.study import QFSLChapter
-from reuselib.run.study import Chapter, Run
-from reuselib.selective.study import SelectiveChapter
 
-CHAPTERS: dict[str, type[Chapter]] = {
-    chapter.name: chapter
-    for chapter in (
-        DataFreeDistillation,
-        ContrastiveInversion,
-        OneStage,
-        Grafting,
-        LayerwiseChapter,
-        AdaptiveAmalgamation,
-        AttributionChapter,
-        DeparaChapter,
-        QFSLChapter,
-        SelectiveChapter,
-    )
+STUDIES = {
+    "dfad": "DFADStudy",
+    "cmi": "ContrastiveInversion",
+    "one_stage_gan": "OneStage",
+    "netgraft": "Grafting",
+    "layerwise": "LayerwiseChapter",
+    "adaptive": "AdaptiveAmalgamation",
+    "attribution": "AttributionChapter",
+    "depara": "DeparaChapter",
+    "qfsl": "QFSLChapter",
+    "selective": "SelectiveChapter",
 }
+"""Paper → class in ``reuselib.<paper>.study``, in the book's order."""
 
 
-def chapters() -> list[str]:
-    """The names of the chapters that have experiments."""
-    return list(CHAPTERS)
+def names() -> list[str]:
+    """The papers, in the book's order."""
+    return list(STUDIES)
 
 
-def chapter(name: str, scale: str = "laptop") -> Chapter:
-    """A chapter's experiments at one scale.
+def study(name: str, scale: str = "laptop") -> Any:
+    """A paper's study at one scale.
 
     Args:
         name: such as ``"dfad"``.
         scale: ``"smoke"``, ``"laptop"``, ``"colab"`` or ``"paper"``.
 
     Raises:
-        UnknownName: there is no such chapter or scale; the message gives the nearest.
+        UnknownName: there is no such paper or scale; the message gives the nearest.
     """
-    if name not in CHAPTERS:
-        raise unknown("chapter", name, CHAPTERS)
-    return CHAPTERS[name](scale)
+    if name not in STUDIES:
+        raise unknown("chapter", name, STUDIES)
+    return getattr(import_module(f"reuselib.{name}.study"), STUDIES[name])(scale)
 
 
-__all__ = ["CHAPTERS", "Chapter", "Run", "chapter", "chapters"]
+chapter = study
+chapters = names

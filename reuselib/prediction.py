@@ -16,7 +16,7 @@ from reuselib.adaptive import study as amalgamation_adaptive
 from reuselib.adaptive.method import ComponentLearning, Lesson, TargetLearning
 from reuselib.cmi import study as cmi
 from reuselib.data import ImageSet, MultiLabelSet
-from reuselib.dfad import study as dfad
+from reuselib.dfad import legacy as dfad
 from reuselib.errors import ReuseError
 from reuselib.layerwise import study as amalgamation_layerwise
 from reuselib.layerwise.learning import Stage, Teachers

@@ -32,7 +32,7 @@ from reuselib.adaptive.pools import (
 from reuselib.data import MultiLabelSet
 from reuselib.nets import MultiHead
 from reuselib.nets.supervised import MultiTaskSupervised, task_accuracies
-from reuselib.run.study import Chapter, Outcome
+from reuselib.run.legacy import Chapter, Outcome
 from reuselib.worlds.shapes import CELLS
 
 PLAIN = ("sources", "untrained", "supervised", "multi-task")

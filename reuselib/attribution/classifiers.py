@@ -21,8 +21,8 @@ from reuselib.attribution.tree import Tree, purity
 from reuselib.data import ImageSet
 from reuselib.errors import ReuseError
 from reuselib.prediction import Prediction, saved_bytes
+from reuselib.run.legacy import Outcome
 from reuselib.run.progress import Progress
-from reuselib.run.study import Outcome
 
 FAMILIES = {
     "VGG": ("vgg11", "vgg13", "vgg16", "vgg19"),

@@ -28,7 +28,7 @@ from reuselib.attribution.tree import Tree, cophenetic_correlation, purity
 from reuselib.data import ImageSet
 from reuselib.depara.graph import Graph
 from reuselib.errors import unknown
-from reuselib.run.study import Outcome
+from reuselib.run.legacy import Outcome
 from reuselib.worlds import rooms
 
 MAPS: dict[str, dict[str, Any]] = {

@@ -20,7 +20,7 @@ from reuselib.attribution.evaluation import GROUPS, Score, taskonomy
 from reuselib.attribution.rooms_zoo import UNTRAINED, Zoo, ZooPlan, open_zoo
 from reuselib.attribution.scores import CONTROLS, PROBES, SCORES, Bench, ZooConfig, control, outcome, score_metrics
 from reuselib.errors import ReuseError
-from reuselib.run.study import Chapter, Outcome
+from reuselib.run.legacy import Chapter, Outcome
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from reuselib.dfad.method import Distillation
 from reuselib.nets import zoo
 from reuselib.nets.supervised import Supervised
 from reuselib.report import metrics
-from reuselib.run.study import Chapter, Outcome
+from reuselib.run.legacy import Chapter, Outcome
 
 REAL_SEED = 0
 """Draws the real images that every set is compared with."""

@@ -59,7 +59,7 @@ from reuselib.depara.layer_choice import (
     transfers,
 )
 from reuselib.errors import unknown
-from reuselib.run.study import Chapter, Outcome
+from reuselib.run.legacy import Chapter, Outcome
 
 LAMBDAS = (0.1, 0.25, 1.0, 10.0)
 GRID = (0.03, 0.1, 0.25, 1.0, 3.0, 10.0, 30.0)

@@ -1,6 +1,8 @@
-"""The room of dfad."""
+"""Chapter 01, data-free adversarial distillation: a student learns from a teacher without any of its data."""
 
 from reuselib.dfad import losses, sources
-from reuselib.dfad.method import DAFL, DFAD, ZSKT, Adversarial, Distillation
+from reuselib.dfad.job import DFADJob, DFADResult
+from reuselib.dfad.method import DFAD, Adversarial, Distillation
+from reuselib.dfad.rivals import DAFL, ZSKT
 
-__all__ = ["Adversarial", "DAFL", "DFAD", "Distillation", "ZSKT", "losses", "sources"]
+__all__ = ["Adversarial", "DAFL", "DFAD", "DFADJob", "DFADResult", "Distillation", "ZSKT", "losses", "sources"]

@@ -27,7 +27,7 @@ from reuselib.layerwise.method import JointLearning, LayerwiseAmalgamation
 from reuselib.layerwise.rivals import AmalgamationKD, OneStageAmalgamation
 from reuselib.layerwise.scores import ClassSets, accuracies
 from reuselib.nets.supervised import Supervised
-from reuselib.run.study import Chapter, Outcome
+from reuselib.run.legacy import Chapter, Outcome
 
 UNTRAINED = ("teachers", "ensemble-logits", "ensemble-softmax", "untrained")
 """Rows in which no student learns."""

@@ -25,7 +25,7 @@ from reuselib.netgraft.few_shot import share_prefix
 from reuselib.netgraft.method import Graft, NetGraft
 from reuselib.nets import zoo
 from reuselib.nets.supervised import Supervised
-from reuselib.run.study import Chapter, Outcome
+from reuselib.run.legacy import Chapter, Outcome
 
 SHOTS = (1, 2, 5, 10, 20, 50)
 """Images a class, K."""

@@ -24,6 +24,7 @@ from torch import nn
 from reuselib import data, home, nets, run
 from reuselib.data import ImageSet, SegmentationSet, segmentation
 from reuselib.errors import DamagedFile, MissingFile, ReuseError, unknown
+from reuselib.nets import blank
 from reuselib.nets.segmentation import Segmenter, take_torchvision_encoder
 from reuselib.nets.supervised import SegmentationTraining, Supervised, segmentation_scores
 
@@ -283,6 +284,8 @@ def load(name: str, device: str | torch.device | None = None) -> nn.Module:
         DamagedFile: card or weights were altered.
     """
     where = run.device(device)
+    if where.type == "meta":
+        return _blank(name)
     path, facts = verify(name), card(name)
     with run.seeded(0):  # spares the global random state
         network = nets.build(facts["architecture"], **facts["arguments"])
@@ -297,8 +300,22 @@ def images(name: str, split: str, device: str | torch.device | None = None) -> A
     Returns:
         An ImageSet or, for a segmentation network, a SegmentationSet.
     """
+    where = run.device(device)
+    if where.type == "meta":
+        recipe = RECIPES[name]
+        masked = isinstance(recipe, SegmentationRecipe)
+        return (blank.masked_images if masked else blank.images)(recipe.dataset, recipe.size)
     facts = card(name)
-    return _load(facts["dataset"], split, facts["size"]).to(run.device(device))
+    return _load(facts["dataset"], split, facts["size"]).to(where)
+
+
+def _blank(name: str) -> nn.Module:
+    """A network of the zoo without its weights, for asking what it costs."""
+    recipe = RECIPES[name]
+    space = blank.SPACES[recipe.dataset]
+    with torch.device("meta"):
+        network = nets.build(recipe.architecture, **recipe.arguments, classes=space.classes, channels=space.channels)
+    return network.eval().requires_grad_(False)
 
 
 def _load(dataset: str, split: str, size: int | None) -> ImageSet | SegmentationSet:

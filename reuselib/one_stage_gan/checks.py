@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from reuselib import nets, one_stage_gan, run
 from reuselib.data import ImageSet
-from reuselib.run.study import Outcome
+from reuselib.run.legacy import Outcome
 
 SHORT = {"sat": "saturating", "ns": "non_saturating", "ls": "least_squares", "wgan": "wasserstein"}
 """The losses' names in rows and metrics."""

@@ -21,11 +21,12 @@ from torch import Tensor
 from reuselib import data, home, nets, one_stage_gan, run
 from reuselib import report as ledger
 from reuselib.data import ImageSet
-from reuselib.dfad import sources, study
+from reuselib.dfad import legacy as study
+from reuselib.dfad import sources
 from reuselib.dfad.method import DFAD, Distillation
 from reuselib.one_stage_gan.checks import SHORT, IdentityConfig, SpeedConfig, measure_identity, measure_speed
 from reuselib.one_stage_gan.judge import Judge
-from reuselib.run.study import Chapter, Outcome
+from reuselib.run.legacy import Chapter, Outcome
 
 ROUND = 50
 """Iterations between two reports, at most."""
@@ -240,7 +241,7 @@ class OneStage(Chapter):
 
     A run of a GAN keeps ``generator``, ``discriminator``, ``judge`` and ``samples``: 64 images from fixed noise per
     evaluation, the generator in evaluation mode. A run of a distillation keeps what
-    :class:`~reuselib.dfad.study.DataFreeAdversarial` keeps, the other runs nothing.
+    :class:`~reuselib.dfad.legacy.DataFreeAdversarial` keeps, the other runs nothing.
     """
 
     name = "one_stage_gan"

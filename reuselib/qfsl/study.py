@@ -31,7 +31,7 @@ from reuselib.qfsl.options import CLASSIFIERS, build, options
 from reuselib.qfsl.samples import train
 from reuselib.qfsl.selection import choose_shift, class_wise
 from reuselib.qfsl.tasks import SPLITS, BackbonePlan, WorldTask, benchmark, features_of, real_sets, world_task
-from reuselib.run.study import Chapter, Outcome
+from reuselib.run.legacy import Chapter, Outcome
 from reuselib.worlds.attributes import QFSL_PLAN, WorldPlan
 
 WEIGHTS = ("0.05", "0.1", "0.2", "0.5", "1", "2", "5")

@@ -4,17 +4,24 @@ The engine knows no method. It drives whatever has ``step()`` and ``rounds()`` (
 """
 
 from reuselib.run.checkpoint import load_checkpoint, save_checkpoint
-from reuselib.run.cost import Cost, Timing, count_passes, interleaved, measured
+from reuselib.run.cost import Cost, Prediction, Timing, count_passes, interleaved, measured
 from reuselib.run.device import Precision, device, generator, precision, seeded, threads
-from reuselib.run.loop import History, accuracy, run
+from reuselib.run.loop import History, accuracy, divisor, run
 from reuselib.run.method import Method, Schedule, adam, constant, cosine, frozen, on_device, sgd, step_decay
+from reuselib.run.study import SCALES, Job, Result, Settings, Study
 
 __all__ = [
     "Cost",
     "History",
+    "Job",
     "Method",
     "Precision",
+    "Prediction",
+    "Result",
+    "SCALES",
     "Schedule",
+    "Settings",
+    "Study",
     "Timing",
     "accuracy",
     "adam",
@@ -22,6 +29,7 @@ __all__ = [
     "cosine",
     "count_passes",
     "device",
+    "divisor",
     "frozen",
     "generator",
     "interleaved",

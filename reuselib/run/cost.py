@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
+from torch.utils.flop_counter import FlopCounterMode
+
+from reuselib.run.method import Method
 
 
 @dataclass
@@ -136,3 +139,98 @@ def _finish() -> None:
     """Wait for an accelerator that still works."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
+
+
+SUSTAINED = {"T4, fp16": 12e12, "A100, bf16": 80e12}
+"""Operations per second that small convolutions are assumed to sustain: about a fifth of each card's peak."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The predicted cost of a run; evaluation is left out, and a factor of two is to be expected.
+
+    Attributes:
+        operations: floating-point operations, a multiply-add counted as two.
+        memory: bytes of weights, gradients, optimizer states and the most that one update saves for its backward pass.
+    """
+
+    operations: float
+    memory: float
+
+    def hours(self, card: str) -> float:
+        """Hours on a card of ``SUSTAINED``."""
+        return self.operations / SUSTAINED[card] / 3600
+
+
+def predict(plan: Iterable[tuple[Method, int]]) -> Prediction:
+    """Ask every method what one ``step()`` costs, and multiply by its updates.
+
+    Args:
+        plan: methods on the ``meta`` device, where nothing is computed, with their numbers of updates. One that is
+            yielded again, at a later stage, is asked again.
+    """
+    operations, memory = 0.0, 0.0
+    for method, updates in plan:
+        with FlopCounterMode(display=False) as counter, saved_bytes() as saved:
+            method.step()
+        operations += float(counter.get_total_flops()) * updates
+        memory = max(memory, held_bytes(method) + saved.most)
+    return Prediction(operations, memory)
+
+
+def held_bytes(method: Method) -> int:
+    """Bytes of a method's weights, of the gradients of those that learn, and of its optimizers' states."""
+    values = [each for value in vars(method).values() for each in (value if isinstance(value, list) else [value])]
+    inner = sum(held_bytes(each) for each in values if isinstance(each, Method))
+    optimizers = [each for each in values if isinstance(each, torch.optim.Optimizer)]
+    weights = {p for each in values if isinstance(each, nn.Module) for p in each.parameters()}
+    learning = {p for each in optimizers for group in each.param_groups for p in group["params"]}
+    states = [
+        s for each in optimizers for state in each.state.values() for s in state.values() if isinstance(s, Tensor)
+    ]
+    return inner + sum(t.nbytes for t in [*(weights | learning), *learning, *states])
+
+
+class Saved:
+    """Bytes that autograd holds for backward passes to come.
+
+    Attributes:
+        now: held at the moment.
+        most: held at any moment so far.
+    """
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self._holders: dict[int, int] = {}
+
+    def hold(self, tensor: Tensor) -> _Held:
+        """Count a saved tensor; what is given back counts it off when it goes."""
+        storage = tensor.untyped_storage()
+        self._holders[storage._cdata] = self._holders.get(storage._cdata, 0) + 1
+        if self._holders[storage._cdata] == 1:
+            self.now += storage.nbytes()
+            self.most = max(self.most, self.now)
+        return _Held(self, tensor)
+
+    def drop(self, tensor: Tensor) -> None:
+        """Count a saved tensor off."""
+        storage = tensor.untyped_storage()
+        self._holders[storage._cdata] -= 1
+        if not self._holders[storage._cdata]:
+            self.now -= storage.nbytes()
+
+
+class _Held:
+    def __init__(self, saved: Saved, tensor: Tensor) -> None:
+        self.saved, self.tensor = saved, tensor
+
+    def __del__(self) -> None:
+        self.saved.drop(self.tensor)
+
+
+@contextmanager
+def saved_bytes() -> Iterator[Saved]:
+    """Watch what autograd saves in a block."""
+    saved = Saved()
+    with torch.autograd.graph.saved_tensors_hooks(saved.hold, lambda held: held.tensor):
+        yield saved

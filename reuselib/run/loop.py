@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -69,29 +70,31 @@ def accuracy(model: nn.Module, images: Labelled, batch: int = 1000) -> float:
 
 def run(
     method: Method,
-    rounds: int,
+    rounds: int | None = None,
     *,
+    updates: int | None = None,
+    report_every: int = 50,
     checkpoint: str | Path | None = None,
+    save_every: float = 60.0,
     evaluate: Callable[[], dict[str, float]] | None = None,
-    evaluate_every: int = 1,
-    save_every: int = 1,
+    evaluations: int | None = None,
     settings: str = "",
     progress: bool = True,
     title: str | None = None,
 ) -> History:
-    """Drive a method for a number of rounds; go on where a checkpoint left off.
+    """Drive a method for a number of updates; go on where a checkpoint left off.
 
     Args:
         method: what to run.
-        rounds: rounds in all, those of earlier parts included.
-        checkpoint: file to write after every ``save_every`` rounds and to resume from if it is there. A run that was
+        rounds: reports in all, each of ``method.steps_per_round`` updates; in place of ``updates``.
+        updates: calls of ``step()`` in all, those of earlier parts included.
+        report_every: updates between two reports: the largest divisor of ``updates`` up to this.
+        checkpoint: file to write now and then, and at the end, and to resume from if it is there. A run that was
             killed and resumed gives bit for bit what an uninterrupted one gives on the same CPU.
-        evaluate: returns named numbers, for instance a test accuracy; called every ``evaluate_every`` rounds and
-            after the last one. It must leave the method as it finds it.
-        evaluate_every: rounds between evaluations.
-        save_every: rounds between checkpoints.
-        settings: names everything that decides the result, a hash of a configuration for instance; a checkpoint made
-            with other settings is refused.
+        save_every: seconds between checkpoints; 0 writes one after every report.
+        evaluate: returns named numbers, for instance a test accuracy. It must leave the method as it finds it.
+        evaluations: how often it is called, the last time at the end; after every report if left out.
+        settings: names everything that decides the result; a checkpoint made with other settings is refused.
         progress: whether to show a bar.
         title: text before the bar; the method's name if left out.
 
@@ -103,10 +106,15 @@ def run(
         DeviceError: the device ran out of memory.
         ReuseError: the checkpoint belongs to another method, teacher, architecture or settings.
     """
+    if updates is not None:
+        method.steps_per_round = divisor(updates, report_every)
+        rounds = updates // method.steps_per_round
+    assert rounds is not None
     history = History()
     if checkpoint is not None and Path(checkpoint).is_file():
         history = _resume(method, checkpoint, settings)
-    done = len(history.rounds)
+    done, saved = len(history.rounds), time.monotonic()
+    every = max(1, rounds // evaluations) if evaluations else 1
     bar = Progress(total=rounds, initial=done, disable=not progress, desc=title or type(method).__name__, unit="round")
     shown: dict[str, float] = {}
     steps = islice(method.rounds(), max(rounds - done, 0))
@@ -117,14 +125,15 @@ def run(
                 entry = _finite(metrics, done, checkpoint)
                 _finite(_largest_weights(method), done, checkpoint)
                 entry["iteration"] = method.iteration
-                if evaluate is not None and (done % evaluate_every == 0 or done == rounds):
+                if evaluate is not None and (done % every == 0 or done == rounds):
                     with measured(history.cost):
                         shown = evaluate()
                     entry.update(shown)
                 history.rounds.append(entry)
-                if checkpoint is not None and (done % save_every == 0 or done == rounds):
+                if checkpoint is not None and (time.monotonic() - saved >= save_every or done == rounds):
                     content = {"history": _plain(history), "settings": settings}
                     save_checkpoint(checkpoint, capture(method) | content)
+                    saved = time.monotonic()
                 first = dict(list(metrics.items())[:1])
                 bar.set_postfix({name: f"{value:.3g}" for name, value in {**first, **shown}.items()}, refresh=False)
                 bar.update()
@@ -135,6 +144,11 @@ def run(
     finally:
         bar.close()
     return history
+
+
+def divisor(updates: int, most: int) -> int:
+    """The largest number up to ``most`` that divides ``updates``: so many updates fit between two reports."""
+    return next(n for n in range(min(most, updates), 0, -1) if updates % n == 0) if updates > 0 else 1
 
 
 def _next_round(method: Method, steps: Any, cost: Cost) -> dict[str, float] | None:

@@ -1,162 +1,291 @@
-"""What all chapters share: rows with frozen configurations, and one way to run a row and record it."""
+"""Studies: a paper's tasks, rows and scales are declared; running a row with a seed and recording it is written once.
+
+A :class:`Study` declares rows, each with its :class:`Settings`; a :class:`Job` is one row with one seed, with the
+networks and images that its methods share; what comes out is a :class:`Result` with its record.
+"""
 
 from __future__ import annotations
 
+import json
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 from reuselib import report
-from reuselib import run as engine
 from reuselib.errors import unknown
+from reuselib.run.cost import Prediction, predict
+from reuselib.run.device import device as choose_device
+from reuselib.run.device import precision as choose_precision
+from reuselib.run.device import threads
+from reuselib.run.loop import History, run
+from reuselib.run.method import Method
 
 SCALES = report.SCALES
 
 
-@dataclass
-class Run:
-    """A finished run: its record, and what figures need.
+class Settings(Mapping[str, Any]):
+    """Everything that decides the result of a row, beside the seed: named values, read as attributes, never changed.
 
-    Attributes:
-        record: what the ledger keeps.
-        history: the reports, round by round.
-        kept: networks, images and samples by name, as the chapter documents.
+    Args:
+        entries: the values; whatever JSON can hold, or other settings.
     """
 
-    record: report.Record
-    history: engine.History
-    kept: dict[str, Any] = field(default_factory=dict)
+    def __init__(self, **entries: Any) -> None:
+        self.__dict__.update(entries)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.__dict__[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__dict__)
+
+    def __len__(self) -> int:
+        return len(self.__dict__)
 
     def __getattr__(self, name: str) -> Any:
-        """Give what was kept as an attribute: ``run.student``."""
-        kept = self.__dict__.get("kept", {})
-        if name in kept:
-            return kept[name]
-        raise AttributeError(f"this run kept no {name!r}, only {sorted(kept)}")
+        raise unknown("setting", name, self.__dict__) if not name.startswith("__") else AttributeError(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError("settings are not changed; but(...) gives others")
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.items())})"
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def but(self, **changes: Any) -> Settings:
+        """The same settings with some values changed.
+
+        Raises:
+            UnknownName: there is no such setting; the message gives the nearest.
+        """
+        for name in changes:
+            if name not in self:
+                raise unknown("setting", name, self)
+        return Settings(**{**self, **changes})
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as JSON holds them: dictionaries and lists, functions and classes by name."""
+        return {name: _plain(value) for name, value in self.items()}
 
 
-@dataclass
-class Outcome:
-    """What a chapter's own code gives back for one run; :class:`Chapter` makes the record of it.
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value.__name__ if callable(value) else value
+
+
+@dataclass(kw_only=True)
+class Result:
+    """What a run gives; each study adds the networks and images that its figures need.
 
     Attributes:
         metrics: final values by name.
-        history: the reports, round by round.
+        history: the reports, round by round, and the cost.
+        curves: which reports the record keeps.
+        stride: student updates per iteration; recorded curves count student updates.
         device: where it ran.
         precision: of the run.
-        kept: what figures need.
-        curves: which reports the record keeps.
-        updates: student updates per iteration; curves are recorded against student updates.
+        record: what is kept, filled in by :meth:`Study.run`.
     """
 
     metrics: dict[str, float]
-    history: engine.History
-    device: torch.device
-    precision: str
-    kept: dict[str, Any]
+    history: History = field(default_factory=History)
     curves: tuple[str, ...] = ()
-    updates: int = 1
+    stride: int = 1
+    device: torch.device = torch.device("cpu")
+    precision: str = "fp32"
+    record: report.Record = field(init=False, repr=False)
 
     def points(self, name: str) -> list[tuple[float, float]]:
         """A curve of the record: (student updates, value)."""
-        return [(x * self.updates, round(y, 5)) for x, y in zip(*self.history.curve(name), strict=True)]
+        return [(x * self.stride, round(y, 5)) for x, y in zip(*self.history.curve(name), strict=True)]
 
 
-class Chapter:
-    """A chapter at one scale: its rows, their configurations, and how to run them.
+class Job:
+    """One row with one seed. Subclasses hold what the methods of a study share, and say what is trained and measured.
 
-    Subclasses give ``name``, ``title``, ``presets`` (scale → row → frozen configuration) and :meth:`perform`.
+    Args:
+        settings: of the row; its method is ``settings.method``.
+        seed: of initial weights and of all that is drawn.
+        device: where to run; chosen by :func:`~reuselib.run.device` if left out.
+        checkpoint: file to resume from and to write to.
+        progress: whether to show a bar.
+        title: of the bar.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        seed: int = 0,
+        *,
+        device: str | torch.device | None = None,
+        checkpoint: str | Path | None = None,
+        progress: bool = False,
+        title: str = "",
+    ) -> None:
+        self.settings, self.seed, self.device = settings, seed, choose_device(device)
+        self.precision = choose_precision(self.device, settings.get("precision")).name
+        self.checkpoint, self.progress, self.title = checkpoint, progress, title
+
+    def plan(self) -> Iterator[tuple[Method, int]]:
+        """What the row trains, in order: methods with their numbers of updates. On ``meta`` it costs nothing."""
+        yield from ()
+
+    def result(self) -> Result:
+        """Train and measure."""
+        raise TypeError(f"{type(self).__name__} has no result()")
+
+    def train(
+        self,
+        method: Method,
+        updates: int,
+        *,
+        evaluate: Callable[[], dict[str, float]] | None = None,
+        evaluations: int = 1,
+        report_every: int = 50,
+        resumable: bool = True,
+    ) -> History:
+        """Drive a method; a checkpoint belongs to these settings and this seed alone.
+
+        Args:
+            method: what learns.
+            updates: calls of its ``step()``.
+            evaluate: returns named numbers.
+            evaluations: how often it is called, at most once a report.
+            report_every: updates between two reports, at most.
+            resumable: whether the job's checkpoint is this method's.
+        """
+        return run(
+            method,
+            updates=updates,
+            report_every=report_every,
+            checkpoint=self.checkpoint if resumable else None,
+            evaluate=evaluate,
+            evaluations=evaluations,
+            settings=f"{json.dumps(self.settings.plain(), sort_keys=True)} seed {self.seed}",
+            progress=self.progress,
+            title=self.title,
+        )
+
+
+class Study:
+    """A paper's rows at one scale, and how to run one. Subclasses give ``name``, ``title``, ``declare`` and ``job``.
+
+    Args:
+        scale: "smoke", "laptop", "colab" or "paper".
+
+    Raises:
+        UnknownName: there is no such scale.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
-    shortened: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """By scale: what a notebook changes in a row so that it can be run while one reads."""
+    live: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """By scale: changes that make a row short enough to run while one reads; ``run(row, seed, **study.shortened)``."""
 
     def __init__(self, scale: str = "laptop") -> None:
         if scale not in SCALES:
             raise unknown("scale", scale, SCALES)
         self.scale = scale
-        self.configs = dict(self.presets(scale))
+        self.settings = dict(self.declare(scale))
 
     @classmethod
-    def presets(cls, scale: str) -> Mapping[str, Any]:
-        """The configuration of every row at a scale."""
-        raise TypeError(f"{cls.__name__} has no presets")
+    def declare(cls, scale: str) -> Mapping[str, Settings]:
+        """Row → settings, in the order of running, the first task first."""
+        raise TypeError(f"{cls.__name__} declares no rows")
 
-    def perform(self, config: Any, seed: int, checkpoint: str | Path | None, progress: bool, title: str) -> Outcome:
-        """Run one configuration with one seed."""
-        raise TypeError(f"{type(self).__name__} cannot perform")
-
-    @property
-    def live(self) -> dict[str, Any]:
-        """Changes that make a row short enough to run in the notebook; ``run(row, seed, **chapter.live)``."""
-        return dict(self.shortened.get(self.scale, {}))
+    def job(self, settings: Settings, seed: int = 0, **options: Any) -> Job:
+        """The job of some settings; ``options`` are those of :class:`Job`."""
+        raise TypeError(f"{type(self).__name__} has no jobs")
 
     @property
     def rows(self) -> list[str]:
         """The rows of this scale."""
-        return list(self.configs)
+        return list(self.settings)
+
+    @property
+    def shortened(self) -> dict[str, Any]:
+        """The changes of ``live`` at this scale."""
+        return dict(self.live.get(self.scale, {}))
 
     def row(self, name: str) -> str:
-        """The full name of a row: a bare method name means the chapter's first task.
+        """The full name of a row: a bare method name means the study's first task.
 
         Raises:
             UnknownName: there is no such row at this scale.
         """
-        if name not in self.configs:
-            name = next((row for row in self.configs if row.split("-", 1)[-1] == name), name)
-        if name not in self.configs:
-            raise unknown(f"row of {self.name} at scale {self.scale}", name, self.configs)
+        if name not in self.settings:
+            name = next((row for row in self.settings if row.split("-", 1)[-1] == name), name)
+        if name not in self.settings:
+            raise unknown(f"row of {self.name} at scale {self.scale}", name, self.settings)
         return name
 
-    def config(self, row: str, **changes: Any) -> Any:
-        """The configuration of a row, with some fields changed."""
-        return replace(self.configs[self.row(row)], **changes)
-
     def run(
-        self, row: str, seed: int = 0, *, checkpoint: str | Path | None = None, progress: bool = True, **changes: Any
-    ) -> Run:
-        """Run a row with a seed. The record is returned, not saved; ``run.record.save()`` keeps it.
+        self,
+        row: str,
+        seed: int = 0,
+        *,
+        checkpoint: str | Path | None = None,
+        progress: bool = True,
+        device: str | torch.device | None = None,
+        **changes: Any,
+    ) -> Result:
+        """Run a row with a seed. The record is returned, not saved; ``result.record.save()`` keeps it.
 
         Args:
             row: a row, or a method of the first task.
             seed: of initial weights and of all that is drawn.
             checkpoint: file to resume from and to write to.
             progress: whether to show a bar.
-            changes: fields of the configuration to change for this run; such a record is for looking at, not for
-                saving: it would take the place of the row's own.
+            device: where to run.
+            changes: settings to change for this run; such a record is for looking at, not for saving: it would take
+                the place of the row's own.
 
         Raises:
-            UnknownName: there is no such row.
+            UnknownName: there is no such row or setting.
         """
         row = self.row(row)
-        config = self.config(row, **changes)
-        outcome = self.perform(config, seed, checkpoint, progress, f"{row} seed {seed}")
-        cost = outcome.history.cost
-        with engine.threads() as threads:
-            record = report.Record.new(
+        settings = self.settings[row].but(**changes)
+        options = {"device": device, "checkpoint": checkpoint, "progress": progress, "title": f"{row} seed {seed}"}
+        result = self.job(settings, seed, **options).result()
+        result.record = self._record(row, seed, settings, result)
+        return result
+
+    def predict(self, row: str, **changes: Any) -> Prediction:
+        """What a row would cost: the operations of every method's ``step()``, counted on ``meta``, times its updates.
+
+        Raises:
+            UnknownName: there is no such row or setting.
+        """
+        job = self.job(self.settings[self.row(row)].but(**changes), device="meta")
+        return predict(job.plan())
+
+    def _record(self, row: str, seed: int, settings: Settings, result: Result) -> report.Record:
+        cost, where = result.history.cost, result.device
+        with threads() as count:
+            return report.Record.new(
                 self.name,
                 self.scale,
                 row,
                 seed,
-                metrics=outcome.metrics,
-                config=config,
-                device=_device_name(outcome.device),
-                threads=threads,
-                precision=outcome.precision,
+                metrics=result.metrics,
+                config=settings.plain(),
+                device=torch.cuda.get_device_name(where)
+                if where.type == "cuda"
+                else f"{where.type} ({platform.machine()})",
+                threads=count,
+                precision=result.precision,
                 wall_seconds=cost.wall_seconds,
                 cpu_seconds=cost.cpu_seconds,
                 peak_memory_mb=cost.peak_memory_mb,
                 passes=cost.passes,
-                curves={name: outcome.points(name) for name in outcome.curves},
+                curves={name: result.points(name) for name in result.curves},
             )
-        return Run(record, outcome.history, outcome.kept)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"

@@ -28,7 +28,7 @@ from reuselib.qfsl import metrics
 from reuselib.qfsl.estimator import Predictor
 from reuselib.qfsl.options import build, options
 from reuselib.qfsl.tasks import REAL, SPLITS, BackbonePlan, benchmark, real_sets, world_task
-from reuselib.run.study import Chapter, Outcome
+from reuselib.run.legacy import Chapter, Outcome
 from reuselib.selective.confidence import Evidence
 from reuselib.selective.method import (
     AugmentedClassifier,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from reuselib import chapters, data, home, one_stage_gan, report
 from reuselib import run as engine
-from reuselib.dfad import study as dfad
+from reuselib.dfad import legacy as dfad
 from reuselib.errors import ReuseError
 from reuselib.nets import zoo
 from reuselib.one_stage_gan import judge

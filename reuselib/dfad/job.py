@@ -1,0 +1,198 @@
+"""One row of chapter 01 with one seed: a student is taught without the data, and tested on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reuselib import data, nets, run
+from reuselib.data import ImageSet
+from reuselib.dfad import losses, sources
+from reuselib.dfad.method import DFAD, Distillation
+from reuselib.dfad.rivals import DAFL, ZSKT
+from reuselib.nets import Generator, zoo
+from reuselib.nets.supervised import Supervised
+
+
+@dataclass(kw_only=True)
+class DFADResult(run.Result):
+    """A taught student.
+
+    Attributes:
+        teacher: frozen.
+        student: as it was at the end.
+        test: the test images of the teacher's data, with masks where the networks segment.
+        generator: that learned, if one did.
+        samples: its images from fixed noise, one tensor (n, C, H, W) for each evaluation.
+    """
+
+    teacher: nn.Module
+    student: nn.Module
+    test: Any
+    generator: Generator | None
+    samples: list[Tensor]
+
+
+class DFADJob(run.Job):
+    """What the methods of one task share with one seed: networks, images, evaluation."""
+
+    score = "accuracy"
+    """What a student is judged by."""
+    shown = 40
+    """Samples that are kept of the generator at every evaluation."""
+
+    def __init__(self, settings: run.Settings, seed: int = 0, **options: Any) -> None:
+        super().__init__(settings, seed, **options)
+        self.teacher = zoo.load(settings.teacher, self.device)
+        with run.seeded(seed):
+            students, generators = players(settings)
+        self.student, self.generator = run.on_device(students, self.device), run.on_device(generators, self.device)
+        self.plays = False
+        self.samples: list[Tensor] = []
+
+    # --- images
+
+    @cached_property
+    def test(self) -> Any:
+        """The test images of the teacher's data."""
+        images = zoo.images(self.settings.teacher, "test", self.device)
+        return images if self.settings.limit is None else images.subset(slice(self.settings.limit))
+
+    def training(self, name: str | None = None) -> ImageSet:
+        """Training images: the teacher's own, or another set in the same shape and normalisation."""
+        own = zoo.images(self.settings.teacher, "train", self.device)
+        if name is None or self.device.type == "meta":
+            return own
+        channels, size, _ = self.settings.image
+        return data.load(name, "train", size=size, channels=channels).to(self.device).with_statistics_of(own)
+
+    # --- methods
+
+    @property
+    def iterations(self) -> int:
+        """Calls of ``step()``: every method gets as many student updates."""
+        return self.settings.updates // self.settings.student_steps
+
+    def schedule(self) -> run.Schedule:
+        """Every learning rate falls to a tenth after some shares of the run."""
+        return run.step_decay([round(share * self.iterations) for share in self.settings.decays])
+
+    def options(self, **own: Any) -> dict[str, Any]:
+        """What every distilling method takes."""
+        shared = {"student_steps": self.settings.student_steps, "schedule": self.schedule(), "seed": self.seed}
+        return shared | dict(self.settings.options) | own
+
+    def distil(self, source: sources.Source) -> Distillation:
+        """Distillation on images that are not learned."""
+        return Distillation(self.teacher, self.student, source, **self.options())
+
+    def play(self, method: Callable[..., Distillation], **own: Any) -> Distillation:
+        """A method with a generator."""
+        self.plays = True
+        return method(self.teacher, self.student, self.generator, **self.options(**own))
+
+    def learn_labels(self) -> Supervised:
+        """The student's architecture trained with labels on as many batches."""
+        schedule, options = self.schedule(), dict(self.settings.options)
+        return Supervised(self.student, self.training(), schedule=schedule, seed=self.seed, **options)
+
+    def plan(self) -> Iterator[tuple[run.Method, int]]:
+        """The row's method; none for the teacher and the untrained student."""
+        if self.settings.method in METHODS:
+            yield METHODS[self.settings.method](self), self.iterations
+
+    def result(self) -> DFADResult:
+        """Train one student and test it."""
+        history = run.History()
+        for method, updates in self.plan():
+            evaluations = self.settings.evaluations
+            history = self.train(method, updates, evaluate=self.evaluate, evaluations=evaluations)
+        return DFADResult(
+            metrics=self.measure(history),
+            history=history,
+            curves=(self.score, "imitation", "generation", "teacher_logits"),
+            stride=self.settings.student_steps,
+            device=self.device,
+            precision=self.precision,
+            teacher=self.teacher,
+            student=self.student,
+            test=self.test,
+            generator=self.generator if self.plays else None,
+            samples=self.samples,
+        )
+
+    # --- measures
+
+    def evaluate(self) -> dict[str, float]:
+        """Test scores of the student; on the way, samples of the generator."""
+        if self.plays:
+            self.samples.append(self.sample(self.shown))
+        return self.scores(self.student)
+
+    def scores(self, network: nn.Module) -> dict[str, float]:
+        """Test scores of a network."""
+        return {"accuracy": run.accuracy(network, self.test)}
+
+    @torch.no_grad()
+    def sample(self, count: int) -> Tensor:
+        """Images (count, C, H, W) of the generator from fixed noise, in training mode, its buffers untouched."""
+        buffers = [(b, b.clone()) for b in self.generator.buffers()]
+        images = sources.from_generator(self.generator)(count, run.generator(self.device, 0))
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        return images.cpu()
+
+    @torch.no_grad()
+    def measure(self, history: run.History) -> dict[str, float]:
+        """Final, best and mean test accuracy, agreement with the teacher, classes that the fakes cover."""
+        student = self.teacher if self.settings.method == "teacher" else self.student
+        final = self.scores(student)
+        curve = history.curve("accuracy")[1] or [final["accuracy"]]
+        with run.frozen(student, self.teacher):
+            same = [(student(x).argmax(1) == self.teacher(x).argmax(1)).float().sum() for x, _ in self.test.batches()]
+        result = final | {
+            "best_accuracy": max(curve),
+            "mean_accuracy": sum(curve) / len(curve),
+            "agreement": float(torch.stack(same).sum()) / len(self.test),
+        }
+        if self.plays:
+            result["classes_covered"] = classes_covered(self.teacher, self.sample(1000).to(self.device))
+        return result
+
+
+def players(settings: run.Settings) -> tuple[nn.Module, Generator]:
+    """Student and generator of a task, in this order, so that all rows with one seed start from one student."""
+    name, arguments = settings.student
+    student = nets.build(name, classes=settings.classes, channels=settings.image[0], **arguments)
+    name, arguments = settings.generator
+    return student, nets.build(name, image=settings.image, **arguments)  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def classes_covered(teacher: nn.Module, images: Tensor) -> float:
+    """How many classes the images cover: the exponential of the entropy of the teacher's decisions, 1 to C."""
+    logits = teacher(images)
+    share = torch.bincount(logits.argmax(1), minlength=logits.shape[1]).float() / len(images)
+    return float(torch.special.entr(share).sum().exp())
+
+
+METHODS: dict[str, Callable[[Any], run.Method]] = {
+    "kd-real": lambda job: job.distil(sources.from_images(job.training())),
+    "kd-related": lambda job: job.distil(sources.from_images(job.training(job.settings.related))),
+    "kd-unrelated": lambda job: job.distil(sources.from_images(job.training(job.settings.unrelated))),
+    "random": lambda job: job.distil(sources.gaussian_noise(job.settings.image, job.device)),
+    "random-generator": lambda job: job.distil(sources.from_generator(job.generator)),
+    "dafl": lambda job: job.play(DAFL),
+    "zskt": lambda job: job.play(ZSKT),
+    "dfad": lambda job: job.play(DFAD),
+    "dfad-long": lambda job: job.play(DFAD),
+    "dfad-kl": lambda job: job.play(DFAD, discrepancy=losses.kl_divergence),
+    "dfad-log": lambda job: job.play(DFAD, generation=losses.negative_log),
+    "supervised": lambda job: job.learn_labels(),
+}
+"""How each row is trained; the teacher and the untrained student are only tested."""

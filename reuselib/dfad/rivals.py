@@ -1,0 +1,194 @@
+"""What DFAD is compared with, on the same loop: DAFL and ZSKT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from reuselib import run
+from reuselib.dfad import losses
+from reuselib.dfad.method import Adversarial, Discrepancy
+from reuselib.nets import Generator, penultimate, tap
+
+
+class DAFL(Adversarial):
+    """Data-Free Learning: the generator pleases the teacher, the student listens on the same images.
+
+    The generator wants sure (one-hot), balanced (entropy) and strongly activated outputs of the teacher; it never
+    looks at the student. Generator and student take one step each per batch. For segmentation the first two hold for
+    every pixel; the paper's own recipe for it is unknown.
+
+    Args:
+        teacher: its last linear layer's input serves as features, unless ``layer`` names others.
+        student: as in :class:`Distillation`.
+        generator: as in :class:`Adversarial`.
+        one_hot: weight of :func:`~reuselib.dfad.losses.one_hot_loss`.
+        entropy: weight of :func:`~reuselib.dfad.losses.information_entropy_loss`.
+        activation: weight of :func:`~reuselib.dfad.losses.activation_loss`.
+        layer: module of the teacher whose output serves as features, by its dotted name; for teachers that end in no
+            linear layer, ``"decoder"`` for a :class:`~reuselib.nets.Segmenter`.
+        options: the options of :class:`Adversarial`; ``discrepancy`` is the KL divergence unless given.
+
+    Source: Chen et al. 2019 (DAFL).
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        generator: Generator,
+        *,
+        one_hot: float = 1.0,
+        entropy: float = 5.0,
+        activation: float = 0.1,
+        layer: str | None = None,
+        student_steps: int = 1,
+        discrepancy: Discrepancy = losses.kl_divergence,
+        **options: object,
+    ) -> None:
+        super().__init__(
+            teacher,
+            student,
+            generator,
+            student_steps=student_steps,
+            discrepancy=discrepancy,
+            **options,  # type: ignore[arg-type]
+        )
+        self.one_hot, self.entropy, self.activation, self.layer = one_hot, entropy, activation, layer
+
+    def step(self) -> dict[str, Tensor]:
+        """``student_steps`` times: one batch, one step of the generator, one of the student on the same batch.
+
+        Returns:
+            ``imitation``, ``teacher_logits`` and ``generation`` of the last batch.
+        """
+        with run.frozen(self.teacher):
+            for _ in range(self.student_steps):
+                report = self._one_batch()
+        self.advance_schedules()
+        return report
+
+    def generation_loss(self, t: Tensor, features: Tensor) -> Tensor:
+        """The generator's loss from the teacher's logits (B, C), features (B, D), or maps (B, C, H, W) of both."""
+        t = losses.pixel_rows(t)
+        return (
+            self.one_hot * losses.one_hot_loss(t)
+            + self.entropy * losses.information_entropy_loss(t)
+            + self.activation * losses.activation_loss(features)
+        )
+
+    @contextmanager
+    def _features(self) -> Iterator[Callable[[], Tensor]]:
+        """Watch the teacher; what is yielded gives the features of its last forward pass."""
+        if (layer := self.layer) is None:
+            with penultimate(self.teacher) as seen:
+                yield lambda: seen.value
+        else:
+            with tap(self.teacher, layer) as outputs:
+                yield lambda: outputs[layer]
+
+    def _one_batch(self) -> dict[str, Tensor]:
+        with self.precision.autocast(), self._features() as features:
+            images = self.source(self.batch, self.random)
+            t = self.teacher(images)
+        generation = self.generation_loss(t, features())
+        self.precision.minimise(generation, self.generator_optimizer)
+        t = t.detach()
+        with self.precision.autocast():
+            s = self.student(images.detach())
+        imitation = self.discrepancy(t, s)
+        self.precision.minimise(imitation, self.student_optimizer)
+        return {"imitation": imitation, "teacher_logits": t.float().abs().mean(), "generation": generation}
+
+
+class ZSKT(Adversarial):
+    """Zero-shot Knowledge Transfer: the same game with KL, one batch of noise for both players, and attention.
+
+    One step of the generator, then ``student_steps`` steps of the student on the images it just made. Both players
+    use Adam, gradients are clipped at norm 5.
+
+    Args:
+        teacher: as in :class:`Distillation`.
+        student: as in :class:`Distillation`.
+        generator: in the paper without tanh and with a learned last batch norm.
+        layers: modules whose attention maps are compared, the same dotted names in both networks; all ``blocks`` if
+            both networks have as many, none otherwise.
+        attention: weight β of the attention transfer.
+        clip: largest gradient norm.
+        options: the options of :class:`Adversarial`.
+
+    Source: Micaelli & Storkey 2019 (ZSKT), through the comparison of Fang et al. 2019.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        generator: Generator,
+        *,
+        layers: tuple[str, ...] | None = None,
+        attention: float = 250.0,
+        clip: float = 5.0,
+        student_steps: int = 10,
+        lr: float = 2e-3,
+        weight_decay: float = 0.0,
+        **options: object,
+    ) -> None:
+        super().__init__(
+            teacher,
+            student,
+            generator,
+            student_steps=student_steps,
+            lr=lr,
+            weight_decay=weight_decay,
+            **options,  # type: ignore[arg-type]
+        )
+        self.layers = _shared_blocks(teacher, student) if layers is None else layers
+        self.attention, self.clip = attention, clip
+
+    def _make_student_optimizer(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+        return run.adam(self.student.parameters(), self.device, lr=lr, weight_decay=weight_decay)
+
+    def step(self) -> dict[str, Tensor]:
+        """One generator update, then ``student_steps`` student updates on the same images.
+
+        Returns:
+            ``imitation`` (last update), ``teacher_logits`` and ``generation``.
+        """
+        with run.frozen(self.teacher):
+            with self.precision.autocast(), tap(self.teacher, *self.layers) as seen:
+                images = self.source(self.batch, self.random)
+                t = self.teacher(images)
+            teacher_activations = [seen[name].detach() for name in self.layers]
+            with run.frozen(self.student, evaluate=False):
+                with self.precision.autocast():
+                    s = self.student(images)
+                generation = -self._kl(t, s)
+                self.precision.minimise(generation, self.generator_optimizer, self.clip)
+            images, t = images.detach(), t.detach()
+            for _ in range(self.student_steps):
+                imitation = self._imitate(images, t, teacher_activations)
+        self.advance_schedules()
+        return {"imitation": imitation, "teacher_logits": t.float().abs().mean(), "generation": generation}
+
+    def _kl(self, t: Tensor, s: Tensor) -> Tensor:
+        # The paper's code averages over classes too.
+        return losses.kl_divergence(t, s) / t.shape[1]
+
+    def _imitate(self, images: Tensor, t: Tensor, teacher_activations: list[Tensor]) -> Tensor:
+        with self.precision.autocast(), tap(self.student, *self.layers) as seen:
+            s = self.student(images)
+        loss = self._kl(t, s)
+        if self.layers:
+            activations = [seen[name] for name in self.layers]
+            loss = loss + self.attention * losses.attention_transfer(teacher_activations, activations)
+        self.precision.minimise(loss, self.student_optimizer, self.clip)
+        return loss
+
+
+def _shared_blocks(teacher: nn.Module, student: nn.Module) -> tuple[str, ...]:
+    counts = [len(getattr(network, "blocks", ())) for network in (teacher, student)]
+    return tuple(f"blocks.{i}" for i in range(counts[0])) if counts[0] == counts[1] else ()
