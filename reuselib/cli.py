@@ -57,7 +57,8 @@ def run(chapter: str, scale: str, seeds: str, rows: str, again: bool) -> None:
     wanted = [experiment.row(row) for row in rows.split(",") if row] or experiment.rows
     for seed in list(parse_seeds(seeds)):
         for row in wanted:
-            config = ledger.config_hash(experiment.config(row))
+            settings = experiment.settings[row]
+            config = ledger.config_hash(settings.plain() if hasattr(settings, "plain") else settings)
             checkpoint = checkpoint_path(chapter, scale, row, seed)
             if not again and ledger.find(chapter, scale, row, seed, config):
                 click.echo(f"{row} seed {seed}: recorded already")

@@ -20,10 +20,10 @@ import torch
 
 from reuselib import report
 from reuselib import run as engine
-from reuselib.chapters import Run
 from reuselib.errors import MissingFile, ReuseError, UnknownName
 from reuselib.qfsl import metrics
 from reuselib.qfsl.codes import class_codes
+from reuselib.run.legacy import Run
 from reuselib.selective import study as chapter10
 from reuselib.selective.confidence import sum_confidence
 from reuselib.selective.method import (
