@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -48,22 +47,6 @@ def normalised(images: Tensor) -> Tensor:
     return images / 127.5 - 1
 
 
-def one_cycle(updates: int, rise: float = 0.3, start: float = 25.0, end: float = 1e4) -> run.Schedule:
-    """Half a cosine up from 1/start to 1 over a share of the updates, then half a cosine down to 1/(start end).
-
-    Source: Smith & Topin 2018, in PyTorch's form and with its defaults, but momentum stays as it is.
-    """
-    summit = max(0.0, rise * updates - 1)
-
-    def factor(iteration: int) -> float:
-        low, share = 1 / start, iteration / summit if summit else 1.0
-        if iteration >= summit:
-            low, share = 1 / (start * end), max(0.0, updates - 1 - iteration) / max(1.0, updates - 1 - summit)
-        return low + (1 - low) * (1 - math.cos(math.pi * share)) / 2
-
-    return factor
-
-
 class TaskLearning(run.Method):
     """A network learns one task of the rooms, by Adam on a one-cycle rate.
 
@@ -102,7 +85,7 @@ class TaskLearning(run.Method):
         self.precision = run.precision(self.device, precision)
         self.random = run.generator(self.device, seed)
         self.optimizer = run.adam(student.parameters(), self.device, lr=lr, weight_decay=weight_decay)
-        self.scheduler = LambdaLR(self.optimizer, one_cycle(updates))
+        self.scheduler = LambdaLR(self.optimizer, run.one_cycle(updates))
         student.train()
 
     def inputs(self, rows: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from reuselib import data, nets, run
-from reuselib.attribution.learning import one_cycle
 from reuselib.data.attributes import SEGMENTS, ZeroShotSet
 from reuselib.data.attributes.human import FASHION_TRAITS
 from reuselib.errors import unknown
@@ -111,7 +110,7 @@ def trained_backbone(world: AttributeWorld, plan: BackbonePlan) -> nn.Module:
         lr=plan.lr,
         weight_decay=0.0,
         adam=True,
-        schedule=one_cycle(updates),
+        schedule=run.one_cycle(updates),
         seed=world.seed,
     )
     method.steps_per_round = updates

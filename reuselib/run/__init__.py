@@ -7,7 +7,7 @@ from reuselib.run.checkpoint import load_checkpoint, save_checkpoint
 from reuselib.run.cost import Cost, Prediction, Timing, count_passes, interleaved, measured
 from reuselib.run.device import Precision, device, generator, precision, seeded, threads
 from reuselib.run.loop import History, accuracy, divisor, run
-from reuselib.run.method import Method, Schedule, adam, constant, cosine, frozen, on_device, sgd, step_decay
+from reuselib.run.method import Method, Schedule, adam, constant, cosine, frozen, on_device, one_cycle, sgd, step_decay
 from reuselib.run.study import SCALES, Job, Result, Settings, Study
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "load_checkpoint",
     "measured",
     "on_device",
+    "one_cycle",
     "precision",
     "run",
     "save_checkpoint",

@@ -123,3 +123,19 @@ def cosine(iterations: int, warmup: int = 0) -> Schedule:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     return factor
+
+
+def one_cycle(updates: int, rise: float = 0.3, start: float = 25.0, end: float = 1e4) -> Schedule:
+    """Half a cosine up from 1/start to 1 over a share of the updates, then half a cosine down to 1/(start end).
+
+    Source: Smith & Topin 2018, in PyTorch's form and with its defaults, but momentum stays as it is.
+    """
+    summit = max(0.0, rise * updates - 1)
+
+    def factor(iteration: int) -> float:
+        low, share = 1 / start, iteration / summit if summit else 1.0
+        if iteration >= summit:
+            low, share = 1 / (start * end), max(0.0, updates - 1 - iteration) / max(1.0, updates - 1 - summit)
+        return low + (1 - low) * (1 - math.cos(math.pi * share)) / 2
+
+    return factor

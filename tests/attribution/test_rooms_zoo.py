@@ -10,7 +10,7 @@ from typing import Any
 import players
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reuselib import home, nets
@@ -26,7 +26,6 @@ from reuselib.attribution.learning import (
     compact,
     image_losses,
     normalised,
-    one_cycle,
 )
 from reuselib.attribution.rooms_zoo import UNTRAINED, Member, Zoo, ZooPlan, build
 from reuselib.errors import DamagedFile, DeviceError, MissingFile, ReuseError, UnknownName
@@ -135,19 +134,6 @@ def test_unknown_tasks_and_members_get_the_nearest() -> None:
 
 
 # --- learning ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("updates", [12, 150, 1500])
-def test_the_rate_goes_as_pytorchs_one_cycle(updates: int) -> None:
-    weight = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=updates, cycle_momentum=False)
-    own = one_cycle(updates)
-    for iteration in range(updates):
-        assert own(iteration) == pytest.approx(theirs.get_last_lr()[0], rel=1e-6, abs=1e-9)
-        optimizer.step()
-        theirs.step() if iteration < updates - 1 else None
-    assert own(updates + 5) == own(updates - 1)
 
 
 @pytest.mark.parametrize("task", rooms.TASKS)

@@ -156,3 +156,16 @@ def test_a_method_names_its_networks() -> None:
     assert set(players.make("dfad").networks()) == {"teacher", "student", "generator"}
     assert set(players.make("kd-noise").networks()) == {"teacher", "student"}
     assert set(players.make("supervised").networks()) == {"student"}
+
+
+@pytest.mark.parametrize("updates", [12, 150, 1500])
+def test_the_rate_goes_as_pytorchs_one_cycle(updates: int) -> None:
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=updates, cycle_momentum=False)
+    own = run.one_cycle(updates)
+    for iteration in range(updates):
+        assert own(iteration) == pytest.approx(theirs.get_last_lr()[0], rel=1e-6, abs=1e-9)
+        optimizer.step()
+        theirs.step() if iteration < updates - 1 else None
+    assert own(updates + 5) == own(updates - 1)
