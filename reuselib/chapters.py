@@ -9,7 +9,7 @@ from reuselib.errors import unknown
 
 STUDIES = {
     "dfad": "DFADStudy",
-    "cmi": "ContrastiveInversion",
+    "cmi": "CMIStudy",
     "one_stage_gan": "OneStage",
     "netgraft": "Grafting",
     "layerwise": "LayerwiseChapter",

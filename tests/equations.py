@@ -47,7 +47,7 @@ def _functions(module: Any) -> Iterator[Callable[..., Any]]:
         members = vars(value).values() if inspect.isclass(value) else [value]
         for member in members:
             member = inspect.unwrap(getattr(member, "__func__", getattr(member, "fget", member)))
-            if inspect.isfunction(member):
+            if inspect.isfunction(member) and member.__qualname__.startswith(value.__qualname__):
                 yield member
 
 

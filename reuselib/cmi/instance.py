@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reuselib import run
+from reuselib.cmi import losses
 from reuselib.cmi.statistics import watch
-from reuselib.dfad import losses
 
 
 class InstanceHead(nn.Module):

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reuselib import run
-from reuselib.cmi.canvas import Canvas, FreshGenerator, LastingGenerator, Pixels
+from reuselib.cmi import losses
+from reuselib.cmi.canvas import Canvas, FreshGenerator, LastingGenerator
 from reuselib.cmi.instance import InstanceHead
 from reuselib.cmi.memory import MemoryBank, Pool
 from reuselib.cmi.statistics import Watch, batch_norms, watch
-from reuselib.data import ImageSet
 from reuselib.data.augment import crop_and_flip, resized_crop, roll_and_flip
-from reuselib.dfad import losses
-from reuselib.dfad.method import Discrepancy, Distillation
-from reuselib.errors import ReuseError, ShapeMismatch, unknown
-from reuselib.nets import inversion_generator, penultimate
+from reuselib.dfad import Discrepancy, Distillation
+from reuselib.dfad.losses import activation_loss
+from reuselib.errors import ReuseError, ShapeMismatch
+from reuselib.nets import penultimate
 
 
 @dataclass(frozen=True)
@@ -29,16 +27,16 @@ class Terms:
     """Weights of the terms that images are made to lower; 0 leaves a term out, and its cost.
 
     Attributes:
-        batch_norm: :func:`~reuselib.dfad.losses.batch_norm_loss`.
-        one_hot: :func:`~reuselib.dfad.losses.class_prior_loss` for classes drawn at random.
+        batch_norm: :func:`~reuselib.cmi.losses.batch_norm_loss`.
+        one_hot: :func:`~reuselib.cmi.losses.class_prior_loss` for classes drawn at random.
         own_decision: the one-hot term asks for the teacher's own decision, not for a class drawn at random.
         adversarial: ``-disagreement(teacher, student)``; needs a student.
         disagreement: of teacher's and student's logits.
-        balance: :func:`~reuselib.dfad.losses.balance_loss`.
+        balance: :func:`~reuselib.cmi.losses.balance_loss`.
         activation: :func:`~reuselib.dfad.losses.activation_loss`.
-        contrastive: :func:`~reuselib.dfad.losses.contrastive_loss`.
+        contrastive: :func:`~reuselib.cmi.losses.contrastive_loss`.
         temperature: τ of the contrastive term.
-        variation: :func:`~reuselib.dfad.losses.total_variation`.
+        variation: :func:`~reuselib.cmi.losses.total_variation`.
     """
 
     batch_norm: float = 0.0
@@ -51,47 +49,6 @@ class Terms:
     contrastive: float = 0.0
     temperature: float = 0.1
     variation: float = 0.0
-
-
-@dataclass(frozen=True)
-class Member:
-    """A method of the family: what its images must please, what they are made with, what its student lowers.
-
-    Attributes:
-        terms: weights of the official scripts for CIFAR-10.
-        canvas: ``"pixels"``, ``"fresh"`` or ``"lasting"``.
-        discrepancy: between teacher's and student's logits.
-    """
-
-    terms: Terms
-    canvas: str
-    discrepancy: Discrepancy = losses.kl_divergence
-
-
-def softened_kl(t: Tensor, s: Tensor) -> Tensor:
-    """The student's loss in CMI and DeepInversion: KL divergence at temperature 20."""
-    return losses.kl_divergence(t, s, 20.0)
-
-
-_CMI = Terms(batch_norm=1, one_hot=0.5, adversarial=0.5, contrastive=0.8)
-_DEEP_INVERSION = Terms(batch_norm=10, one_hot=1, variation=1e-3)
-FAMILY: dict[str, Member] = {
-    "dafl": Member(Terms(one_hot=1, own_decision=True, balance=20, activation=1e-3), "lasting"),
-    "zskt": Member(Terms(adversarial=1, disagreement=losses.kl_divergence), "lasting"),
-    "dfad": Member(
-        Terms(adversarial=1, disagreement=losses.mean_absolute_error), "lasting", losses.mean_absolute_error
-    ),
-    "dfq": Member(
-        Terms(batch_norm=1, one_hot=1, own_decision=True, balance=20, adversarial=1, disagreement=losses.kl_divergence),
-        "lasting",
-    ),
-    "deepinversion": Member(_DEEP_INVERSION, "pixels", softened_kl),
-    "adi": Member(replace(_DEEP_INVERSION, adversarial=1, disagreement=losses.jensen_shannon), "pixels", softened_kl),
-    "inversion": Member(replace(_CMI, adversarial=0, contrastive=0), "fresh", softened_kl),
-    "cmi": Member(_CMI, "fresh", softened_kl),
-}
-"""The methods by name, as CMI's official code runs them. DAFL, ZSKT and DFAD as their own papers define them are
-classes of :mod:`reuselib.dfad.method`. ``"inversion"`` is CMI without contrast and without adversary."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +138,7 @@ class Inversion(run.Method):
         pool: Pool,
         *,
         student: nn.Module | None = None,
-        discrepancy: Discrepancy = softened_kl,
+        discrepancy: Discrepancy = losses.softened_kl,
         batch: int = 256,
         image_steps: int = 200,
         student_steps: int = 0,
@@ -277,7 +234,7 @@ class Inversion(run.Method):
                     values["contrastive"] = self.contrast(features)
             if not values:
                 raise ReuseError("No term has a weight before the student takes part. Give Terms one, or early=0.")
-            loss = torch.stack([getattr(self.terms, name) * value for name, value in values.items()]).sum()
+            loss = losses.inversion_loss(values, vars(self.terms))
             if best is not None:
                 best.consider(loss, images, features)
             optimizers = [self.canvas.optimizer, *([self.head_optimizer] if self.terms.contrastive else [])]
@@ -305,7 +262,7 @@ class Inversion(run.Method):
         if terms.balance:
             values["balance"] = losses.balance_loss(t)
         if features is not None:
-            values["activation"] = losses.activation_loss(features.value)
+            values["activation"] = activation_loss(features.value)
         if terms.variation:
             values["variation"] = losses.total_variation(broad)
         if terms.adversarial and self.student is not None and self.iteration >= self.early:
@@ -358,168 +315,3 @@ class Inversion(run.Method):
                     f"The teacher does not take images of shape {self.pool.image} ({error}). Give its own image shape."
                 ) from error
         return t.shape[1], seen.features().shape[1] if self.terms.contrastive else 0
-
-
-@dataclass(frozen=True)
-class Studio:
-    """What every method of the family is given alike for one teacher: its image space and the sizes of things.
-
-    Attributes:
-        image: shape (C, H, W) of one image.
-        mean: per channel, in [0, 1] units, of the teacher's normalisation.
-        std: likewise.
-        latent: length of a generator's noise.
-        width: channels before a generator's last convolution.
-        lr: of a generator made anew for each batch.
-        lasting_lr: of a generator that lasts.
-        pixel_lr: of pixels.
-        padding: of random crops, and the greatest roll of DeepInversion; an eighth of the height if left out.
-        flip: whether images may be mirrored.
-    """
-
-    image: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    latent: int = 256
-    width: int = 64
-    lr: float = 1e-3
-    lasting_lr: float = 1e-3
-    pixel_lr: float = 0.1
-    padding: int | None = None
-    flip: bool = True
-
-    @property
-    def shift(self) -> int:
-        """Pixels by which views move."""
-        return self.image[1] // 8 if self.padding is None else self.padding
-
-    def canvas(self, kind: str, where: torch.device, seed: int = 0) -> Canvas:
-        """A canvas of one of the three kinds; a lasting generator is twice as wide at its start."""
-        if kind == "pixels":
-            return Pixels(self.image, self.mean, self.std, where, self.pixel_lr)
-        with run.seeded(seed):
-            generator = inversion_generator(self.image, self.latent, self.width, large=kind == "lasting")
-        generator = run.on_device(generator, where)
-        if kind == "fresh":
-            return FreshGenerator(generator, self.lr)
-        return LastingGenerator(generator, self.lasting_lr)
-
-    def views(self, kind: str) -> Views:
-        """How images are shown: pixels rolled, those of new generators cropped, those of lasting ones as they are."""
-        if kind == "pixels":
-            return Views(roll=self.shift, flip=self.flip)
-        return Views(self.shift, self.flip) if kind == "fresh" else Views()
-
-    def pool(self, capacity: int, where: torch.device) -> Pool:
-        """A pool whose images the student sees cropped and mirrored."""
-
-        def augment(images: Tensor, random: torch.Generator | None) -> Tensor:
-            return crop_and_flip(images, random, self.shift, self.flip)
-
-        return Pool(capacity, self.image, self.mean, self.std, where, augment)
-
-    def inversion(
-        self, method: str, teacher: nn.Module, pool: Pool, changes: Mapping[str, Any] | None = None, **options: Any
-    ) -> Inversion:
-        """A method of ``FAMILY`` for a teacher.
-
-        Args:
-            method: its name.
-            teacher: the classifier to invert.
-            pool: takes the images; it may hold some.
-            changes: weights other than the method's own.
-            options: of :class:`Inversion`.
-
-        Raises:
-            UnknownName: there is no such method.
-        """
-        if method not in FAMILY:
-            raise unknown("inversion method", method, FAMILY)
-        member, where = FAMILY[method], next(teacher.parameters()).device
-        options = {"discrepancy": member.discrepancy, "views": self.views(member.canvas), "seed": 0, **options}
-        canvas = self.canvas(member.canvas, where, options["seed"])
-        return Inversion(teacher, canvas, replace(member.terms, **(changes or {})), pool, **options)
-
-
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and standard deviation per channel that torchvision's networks were trained with."""
-
-
-def invert(
-    network: nn.Module,
-    image: tuple[int, int, int] | None = None,
-    count: int = 64,
-    method: str = "cmi",
-    *,
-    labels: Sequence[int] | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
-    student: nn.Module | None = None,
-    batch: int | None = None,
-    image_steps: int = 200,
-    sizes: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    progress: bool = True,
-    checkpoint: str | Path | None = None,
-    **changes: Any,
-) -> ImageSet:
-    """Make images out of any classifier in one call; it comes back as it was.
-
-    Args:
-        network: gives logits. DeepInversion, ADI, DFQ and CMI need its batch norms.
-        image: shape (C, H, W) of one image, H and W multiples of 4; that of the network's card if left out.
-        count: how many images, rounded up to whole batches.
-        method: a name in ``FAMILY``. Without a student, its adversarial term is left out.
-        labels: classes to ask for, one per image of a batch; drawn at random if left out.
-        mean: per channel, in [0, 1] units, of the network's normalisation. If left out: the card's, or else ImageNet's
-            for three channels and 0.5 for others.
-        std: likewise.
-        student: an adversary for the methods that have one; it is not trained here.
-        batch: images made at a time; the number of labels, or at most 256.
-        image_steps: updates for each batch.
-        sizes: other fields of :class:`Studio`: ``{"width": 32, "lr": 0.005, "flip": False}`` for instance.
-        seed: of everything drawn.
-        progress: whether to show a bar.
-        checkpoint: file to resume from and to write to after every batch.
-        changes: weights other than the method's own, ``contrastive=0.2`` for instance.
-
-    Returns:
-        The images as 8-bit pixels, labelled with the classes that were asked for. A lasting generator (DAFL, ZSKT,
-        DFAD, DFQ) is asked for none: its labels are arbitrary, ask the network.
-
-    Raises:
-        UnknownName: there is no such method.
-        ReuseError: the method needs batch norms or a student, and there is none; or the image shape is not known.
-        ShapeMismatch: the network does not take such images, or the labels do not fit batch and classes.
-    """
-    if method not in FAMILY:
-        raise unknown("inversion method", method, FAMILY)
-    card = getattr(network, "card", {})
-    if image is None and "image" not in card:
-        raise ReuseError("No card says what images the network takes. Give image=(channels, height, width).")
-    image = tuple(image or card["image"])
-    usual = (card["mean"], card["std"]) if card else IMAGENET if image[0] == 3 else ((0.5,) * image[0],) * 2
-    studio = Studio(image, tuple(mean or usual[0]), tuple(std or usual[1]), **(sizes or {}))
-    batch = batch or (len(labels) if labels is not None else min(count, 256))
-    if batch < 1 or count < 1:
-        raise ReuseError("No image was asked for. Give a count of at least 1, and labels, if any, for every image.")
-    batches = -(-count // batch)
-    where = next(network.parameters()).device
-    wanted = None if labels is None else torch.tensor(labels, device=where)
-    if student is None and method in ("cmi", "adi", "dfq"):
-        changes.setdefault("adversarial", 0.0)
-    inversion = studio.inversion(
-        method,
-        network,
-        studio.pool(batches * batch, where),
-        changes,
-        batch=batch,
-        image_steps=image_steps,
-        labels=wanted,
-        student=student,
-        bank=batches * batch,
-        seed=seed,
-    )
-    settings = f"{method} {sorted(changes.items())} {studio} {count} {batch} {image_steps} {labels} {seed}"
-    run.run(inversion, batches, checkpoint=checkpoint, progress=progress, title=method, settings=settings)
-    return replace(inversion.pool.images(), classes=tuple(card.get("classes", ())))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from reuselib.dfad import losses
+from reuselib.cmi import losses
 from reuselib.errors import ReuseError, unknown
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -80,7 +80,7 @@ class Watch:
         self._inputs: dict[nn.Module, Tensor] = {}
 
     def statistics_loss(self) -> Tensor:
-        """:func:`~reuselib.dfad.losses.batch_norm_loss` of the latest pass: read it before the next one."""
+        """:func:`~reuselib.cmi.losses.batch_norm_loss` of the latest pass: read it before the next one."""
         layers = self._run(self.batch_norms)
         means, variances = zip(*[channel_moments(self._inputs[layer]) for layer in layers], strict=True)
         return losses.batch_norm_loss(list(means), list(variances), layers)

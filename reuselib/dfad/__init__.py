@@ -2,7 +2,7 @@
 
 from reuselib.dfad import losses, sources
 from reuselib.dfad.job import DFADJob, DFADResult
-from reuselib.dfad.method import DFAD, Adversarial, Distillation
+from reuselib.dfad.method import DFAD, Discrepancy, Distillation
 from reuselib.dfad.rivals import DAFL, ZSKT
 
-__all__ = ["Adversarial", "DAFL", "DFAD", "DFADJob", "DFADResult", "Distillation", "ZSKT", "losses", "sources"]
+__all__ = ["DAFL", "DFAD", "DFADJob", "DFADResult", "Discrepancy", "Distillation", "ZSKT", "losses", "sources"]

@@ -10,7 +10,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from reuselib.errors import ShapeMismatch
 from reuselib.nets.imitation import check_same_shape, kl_divergence, mean_squared_error
@@ -19,22 +19,15 @@ __all__ = [
     "activation_loss",
     "attention_map",
     "attention_transfer",
-    "balance_loss",
-    "batch_norm_loss",
     "check_same_shape",
-    "class_prior_loss",
-    "contrastive_loss",
     "information_entropy_loss",
-    "jensen_shannon",
     "kl_divergence",
-    "masked_disagreement",
     "mean_absolute_error",
     "mean_squared_error",
     "negative",
     "negative_log",
     "one_hot_loss",
     "pixel_rows",
-    "total_variation",
 ]
 
 
@@ -53,6 +46,8 @@ def mean_absolute_error(t: Tensor, s: Tensor) -> Tensor:
     Raises:
         ShapeMismatch: the shapes differ.
 
+    Equation: `dfad-discrepancy`.
+
     Source: Fang et al. 2019 (DFAD), model discrepancy.
     """
     check_same_shape(t, s)
@@ -65,7 +60,10 @@ def negative(discrepancy: Tensor) -> Tensor:
 
 
 def negative_log(discrepancy: Tensor) -> Tensor:
-    """The generator's loss for segmentation, ``-log(D + 1)``: its gradient is that of ``-D`` divided by ``D + 1``."""
+    """The generator's loss for segmentation, ``-log(D + 1)``: its gradient is that of ``-D`` divided by ``D + 1``.
+
+    Equation: `dfad-generation`.
+    """
     return -torch.log1p(discrepancy)
 
 
@@ -100,110 +98,6 @@ def activation_loss(features: Tensor) -> Tensor:
     Source: Chen et al. 2019 (DAFL).
     """
     return -features.float().abs().mean()
-
-
-def class_prior_loss(t: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of the teacher's logits (B, C) with the classes that were asked for, int64 (B,).
-
-    Source: Fang et al. 2021 (CMI), Yin et al. 2020 (DeepInversion).
-    """
-    return F.cross_entropy(t.float(), targets)
-
-
-def balance_loss(t: Tensor) -> Tensor:
-    """``sum_c p_c ln p_c`` of the batch's mean class probabilities: lowest, ``-ln C``, for balanced classes.
-
-    Source: Choi et al. 2020 (DFQ); :func:`information_entropy_loss` is DAFL's, to base 10.
-    """
-    return information_entropy_loss(t) * math.log(10)
-
-
-def batch_norm_loss(means: list[Tensor], variances: list[Tensor], layers: list[nn.BatchNorm2d]) -> Tensor:
-    """How far a batch is from what the teacher's batch norms remember of its training images.
-
-    Computes ``sum_l |mu_l - mean_l|_2 + |var_l - variance_l|_2``. The norms are not squared: each layer pulls with a
-    force that does not fade with the distance.
-
-    Args:
-        means: of the inputs of each layer over batch and pixels, (C_l,).
-        variances: of the same, biased (divided by the count), (C_l,).
-        layers: the layers, with their running statistics.
-
-    Source: Yin et al. 2020 (DeepInversion); Fang et al. 2021 (CMI), official code.
-    """
-    # linalg.norm has gradient 0 at 0, where a square root has none.
-    remembered = [layer.running_mean for layer in layers] + [layer.running_var for layer in layers]
-    gaps = [seen - known for seen, known in zip([*means, *variances], remembered, strict=True)]  # type: ignore[operator]
-    return torch.stack([torch.linalg.norm(gap) for gap in gaps]).sum()
-
-
-def masked_disagreement(t: Tensor, s: Tensor) -> Tensor:
-    """KL divergence of the student from the teacher where both decide alike, 0 elsewhere; mean over all images.
-
-    The image maker raises it: it seeks images on which the student is unsure, without leaving the region in which both
-    networks name the same class.
-
-    Source: Fang et al. 2021 (CMI), official code, the decision-adversarial term (there with the sign reversed).
-    """
-    check_same_shape(t, s)
-    log_p, log_q = t.float().log_softmax(1), s.float().log_softmax(1)
-    divergence = (log_p.exp() * (log_p - log_q)).sum(1)
-    return (divergence * (t.argmax(1) == s.argmax(1))).mean()
-
-
-def jensen_shannon(t: Tensor, s: Tensor, temperature: float = 3.0) -> Tensor:
-    """Half the sum of ``KL(M || P)`` and ``KL(M || Q)``, with M the mean of student's P and teacher's Q.
-
-    All three are clamped to [0.01, 0.99], and M stands on the left, as in the code of Adaptive DeepInversion.
-
-    Source: Yin et al. 2020 (ADI), official code.
-    """
-    check_same_shape(t, s)
-    p, q = (logits.float().div(temperature).softmax(1) for logits in (s, t))
-    m, p, q = (probability.clamp(0.01, 0.99) for probability in ((p + q) / 2, p, q))
-    return sum(0.5 * (m * (m.log() - x.log())).sum(1).mean() for x in (p, q))  # type: ignore[return-value]
-
-
-def total_variation(images: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels, summed over four directions, two of them diagonal.
-
-    Args:
-        images: (B, C, H, W).
-
-    Source: Yin et al. 2020 (DeepInversion), in the form of CMI's official code.
-    """
-    pairs = (
-        (images[..., :, 1:], images[..., :, :-1]),
-        (images[..., 1:, :], images[..., :-1, :]),
-        (images[..., 1:, 1:], images[..., :-1, :-1]),
-        (images[..., 1:, :-1], images[..., :-1, 1:]),
-    )
-    return torch.stack([(a - b).abs().mean() for a, b in pairs]).sum()
-
-
-def contrastive_loss(anchors: Tensor, keys: Tensor, new: int, temperature: float = 0.1) -> Tensor:
-    """Each image should resemble its own other view more than any other image, new or remembered.
-
-    ``-log(exp(a_i k_i / τ) / sum_j exp(a_i k_j / τ))``, averaged over new images and remembered ones apart,
-    so that many remembered images do not drown the few new ones. No gradient reaches the keys.
-
-    Args:
-        anchors: unit vectors (N + M, D) of one view of every image, the new ones first.
-        keys: unit vectors (N + M, D) of another view of the same images.
-        new: N ≥ 1; the M ≥ 0 others come from the memory bank.
-        temperature: τ.
-
-    Raises:
-        ShapeMismatch: anchors and keys differ in shape.
-
-    Source: Fang et al. 2021 (CMI), contrastive loss.
-    """
-    if anchors.shape != keys.shape:
-        raise ShapeMismatch(f"Every anchor needs one key: {tuple(anchors.shape)} and {tuple(keys.shape)} differ.")
-    similarity = anchors.float() @ keys.detach().float().T / temperature
-    own = torch.arange(len(anchors), device=anchors.device)
-    each = F.cross_entropy(similarity, own, reduction="none")
-    return each[:new].mean() + (each[new:].mean() if len(each) > new else 0.0)
 
 
 def attention_map(activation: Tensor) -> Tensor:

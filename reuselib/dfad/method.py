@@ -92,6 +92,8 @@ class Distillation(run.Method):
 
         Args:
             steps: updates of the student; ``student_steps`` if left out.
+
+        Equation: `dfad-imitation`.
         """
         steps = self.student_steps if steps is None else steps
         total = scale = torch.zeros((), device=self.device)

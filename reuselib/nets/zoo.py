@@ -309,6 +309,11 @@ def images(name: str, split: str, device: str | torch.device | None = None) -> A
     return _load(facts["dataset"], split, facts["size"]).to(where)
 
 
+def architecture(name: str) -> str:
+    """The architecture of a network, whether it has been trained or not."""
+    return RECIPES[name].architecture
+
+
 def _blank(name: str) -> nn.Module:
     """A network of the zoo without its weights, for asking what it costs."""
     recipe = RECIPES[name]

@@ -202,6 +202,8 @@ def intersection_over_union(confusion: Tensor) -> Tensor:
 
     Returns:
         float64 (C,), on the device of the counts.
+
+    Equation: `dfad-iou`.
     """
     both = confusion.diagonal().double()
     return both / (confusion.sum(0) + confusion.sum(1) - both)

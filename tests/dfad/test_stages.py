@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from reuselib import nets, run
 from reuselib.data.augment import window_and_flip
-from reuselib.dfad import DAFL, DFAD, ZSKT, Adversarial, Distillation, losses, sources
+from reuselib.dfad import DAFL, DFAD, ZSKT, Distillation, losses, sources
+from reuselib.dfad.method import Adversarial
 from reuselib.errors import DeviceError, ShapeMismatch
 
 FORMS = [losses.negative, losses.negative_log]

@@ -1,0 +1,107 @@
+"""Images out of any classifier, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from reuselib import run
+from reuselib.cmi.rivals import FAMILY, Studio
+from reuselib.data import ImageSet
+from reuselib.errors import ReuseError, unknown
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation per channel that torchvision's networks were trained with."""
+
+
+def invert(
+    network: nn.Module,
+    image: tuple[int, int, int] | None = None,
+    count: int = 64,
+    method: str = "cmi",
+    *,
+    labels: Sequence[int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    student: nn.Module | None = None,
+    batch: int | None = None,
+    image_steps: int = 200,
+    sizes: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    checkpoint: str | Path | None = None,
+    **changes: Any,
+) -> ImageSet:
+    """Make images out of any classifier in one call; it comes back as it was.
+
+    Args:
+        network: gives logits. DeepInversion, ADI, DFQ and CMI need its batch norms.
+        image: shape (C, H, W) of one image, H and W multiples of 4; that of the network's card if left out.
+        count: how many images, rounded up to whole batches.
+        method: a name in ``FAMILY``. Without a student, its adversarial term is left out.
+        labels: classes to ask for, one per image of a batch; drawn at random if left out.
+        mean: per channel, in [0, 1] units, of the network's normalisation. If left out: the card's, or else ImageNet's
+            for three channels and 0.5 for others.
+        std: likewise.
+        student: an adversary for the methods that have one; it is not trained here.
+        batch: images made at a time; the number of labels, or at most 256.
+        image_steps: updates for each batch.
+        sizes: other fields of :class:`Studio`: ``{"width": 32, "lr": 0.005, "flip": False}`` for instance.
+        seed: of everything drawn.
+        progress: whether to show a bar.
+        checkpoint: file to resume from and to write to after every batch.
+        changes: weights other than the method's own, ``contrastive=0.2`` for instance.
+
+    Returns:
+        The images as 8-bit pixels, labelled with the classes that were asked for. A lasting generator (DAFL, ZSKT,
+        DFAD, DFQ) is asked for none: its labels are arbitrary, ask the network.
+
+    Raises:
+        UnknownName: there is no such method.
+        ReuseError: the method needs batch norms or a student, and there is none; or the image shape is not known.
+        ShapeMismatch: the network does not take such images, or the labels do not fit batch and classes.
+    """
+    if method not in FAMILY:
+        raise unknown("inversion method", method, FAMILY)
+    card = getattr(network, "card", {})
+    if image is None and "image" not in card:
+        raise ReuseError("No card says what images the network takes. Give image=(channels, height, width).")
+    image = tuple(image or card["image"])
+    usual = (card["mean"], card["std"]) if card else IMAGENET if image[0] == 3 else ((0.5,) * image[0],) * 2
+    studio = Studio(image, tuple(mean or usual[0]), tuple(std or usual[1]), **(sizes or {}))
+    batch = batch or (len(labels) if labels is not None else min(count, 256))
+    if batch < 1 or count < 1:
+        raise ReuseError("No image was asked for. Give a count of at least 1, and labels, if any, for every image.")
+    batches = -(-count // batch)
+    where = next(network.parameters()).device
+    wanted = None if labels is None else torch.tensor(labels, device=where)
+    if student is None and method in ("cmi", "adi", "dfq"):
+        changes.setdefault("adversarial", 0.0)
+    inversion = studio.inversion(
+        method,
+        network,
+        studio.pool(batches * batch, where),
+        changes,
+        batch=batch,
+        image_steps=image_steps,
+        labels=wanted,
+        student=student,
+        bank=batches * batch,
+        seed=seed,
+    )
+    settings = f"{method} {sorted(changes.items())} {studio} {count} {batch} {image_steps} {labels} {seed}"
+    run.run(
+        inversion,
+        updates=batches,
+        report_every=1,
+        checkpoint=checkpoint,
+        progress=progress,
+        title=method,
+        settings=settings,
+    )
+    return replace(inversion.pool.images(), classes=tuple(card.get("classes", ())))

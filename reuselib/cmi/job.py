@@ -1,0 +1,257 @@
+"""One row of chapter 02 with one seed: images are made, measured, and taught to students."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reuselib import nets, run
+from reuselib.cmi.instance import instance_accuracy, watched_features
+from reuselib.cmi.losses import softened_kl
+from reuselib.cmi.method import Inversion
+from reuselib.cmi.rivals import FAMILY, Studio
+from reuselib.data import ImageSet
+from reuselib.dfad import Distillation
+from reuselib.nets import blank, zoo
+from reuselib.nets.supervised import Supervised
+from reuselib.report import metrics
+
+REAL_SEED = 0
+"""Draws the real images that every set is compared with."""
+STAGES = ("blocks.0.3", "blocks.1", "blocks.2", "blocks.3")
+FEATURED = {"resnet34_8x": STAGES, "resnet18_8x": STAGES}
+"""Architecture of a teacher → modules whose inputs are its features, 512 numbers; of all others every batch norm's."""
+REPORTS = 10
+"""Of a student that learns from a finished set."""
+
+
+@dataclass(kw_only=True)
+class CMIResult(run.Result):
+    """A finished set and what it taught.
+
+    Attributes:
+        teacher: frozen.
+        student: of the whole set.
+        test: the test images of the teacher's data.
+        images: the set; ``None`` where none is made.
+    """
+
+    teacher: nn.Module
+    student: nn.Module
+    test: ImageSet
+    images: ImageSet | None
+
+
+class CMIJob(run.Job):
+    """The networks, the images made, the student taught, and what is measured."""
+
+    def __init__(self, settings: run.Settings, seed: int = 0, **options: Any) -> None:
+        super().__init__(settings, seed, **options)
+        self.teacher, self.judge = (zoo.load(name, self.device) for name in (settings.teacher, settings.judge))
+        self.student = self.new_student()
+        self.history = run.History()
+        self.found: dict[str, float] = {}
+
+    def new_student(self) -> nn.Module:
+        """The student of this seed, untrained: the same one for every row and every set."""
+        name, arguments = self.settings.student
+        space = self.training
+        with run.seeded(self.seed):
+            student = nets.build(name, classes=len(space.classes), channels=space.shape[0], **arguments)
+        return run.on_device(student, self.device)
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """The test images of the teacher's data."""
+        images = zoo.images(self.settings.teacher, "test", self.device)
+        return images if self.settings.limit is None else images.subset(slice(self.settings.limit))
+
+    @cached_property
+    def training(self) -> ImageSet:
+        """The training images, for the ceilings and for measuring."""
+        return zoo.images(self.settings.teacher, "train", self.device)
+
+    @property
+    def count(self) -> int:
+        """Images in a finished set."""
+        return self.settings.batches * self.settings.batch
+
+    # --- what is trained
+
+    @property
+    def studio(self) -> Studio:
+        """The teacher's image space, and the sizes of this task."""
+        real = self.training
+        return Studio(real.shape, real.mean, real.std, **self.settings.studio)
+
+    def inversion(self, settings: run.Settings) -> Inversion:
+        """The row's method, its pool empty; the student has no part in a row without adversary and without updates."""
+        early = round(settings.early * settings.batches)
+        adversarial = FAMILY[settings.family].terms.adversarial and settings.weights.get("adversarial", 1)
+        return self.studio.inversion(
+            settings.family,
+            self.teacher,
+            self.studio.pool(self.count, self.device),
+            settings.weights,
+            student=self.new_student() if adversarial or settings.student_steps else None,
+            student_steps=settings.student_steps,
+            batch=settings.batch,
+            image_steps=settings.image_steps,
+            early=early,
+            early_steps=settings.early_steps,
+            layers=FEATURED.get(zoo.architecture(settings.teacher)),
+            student_options=settings.learning | {"schedule": run.cosine(settings.batches - early)},
+            seed=self.seed,
+            **settings.memory,
+        )
+
+    def distilling(self, images: ImageSet, student: nn.Module) -> Distillation:
+        """A student learns from a finished set."""
+        pool = self.studio.pool(len(images), self.device)
+        pool.add(images.images / 255, images.labels)
+        options = {"discrepancy": softened_kl, "student_steps": 1, "seed": self.seed, **self.settings.learning}
+        schedule = run.cosine(self.settings.updates)
+        return Distillation(self.teacher, student, pool, schedule=schedule, **options)
+
+    def labelled(self) -> Supervised:
+        """The ceiling: the student learns labels."""
+        return Supervised(
+            self.student,
+            self.training,
+            schedule=run.cosine(self.settings.updates),
+            crop=self.studio.shift,
+            flip=self.studio.flip,
+            seed=self.seed,
+            **self.settings.learning,
+        )
+
+    def plan(self) -> Iterator[tuple[run.Method, int]]:
+        """What the row trains, in parts that cost the same: updates of the images, of students alongside and after."""
+        settings = self.settings
+        early = round(settings.early * settings.batches)
+        late = settings.batches - early
+        if settings.family:
+            single = settings.but(image_steps=1, early=0.0, student_steps=0)
+            image_updates = early * (settings.early_steps or settings.image_steps) + late * settings.image_steps
+            yield self.inversion(single), image_updates
+            times = late if FAMILY[settings.family].canvas != "lasting" else late * settings.image_steps
+            if settings.student_steps:
+                yield self.distilling(self.blank_set(), self.new_student()), times * settings.student_steps
+        if settings.method == "supervised":
+            yield self.labelled(), settings.updates
+        elif settings.family or settings.method in ("kd-real", "noise"):
+            yield self.distilling(self.blank_set(), self.student), settings.updates * (len(settings.sizes) + 1)
+
+    def blank_set(self) -> ImageSet:
+        """A finished set on ``meta``."""
+        return blank.images(self.training.name, self.training.shape[1], self.count)
+
+    # --- the run
+
+    def result(self) -> CMIResult:
+        """Make a set of images, measure it, and teach students with it."""
+        images = self.make_images()
+        self.teach(images)
+        return CMIResult(
+            metrics=self.measure(images),
+            history=self.history,
+            curves=("inversion", "contrastive", "batch_norm", "accuracy"),
+            device=self.device,
+            precision=self.precision,
+            teacher=self.teacher,
+            student=self.student,
+            test=self.test,
+            images=images,
+        )
+
+    def make_images(self) -> ImageSet | None:
+        """A set by inversion, of noise, or of real images for the ceiling."""
+        settings = self.settings
+        if settings.method == "noise":
+            random = run.generator(self.device, self.seed)
+            size = (self.count, *self.training.shape)
+            pixels = torch.randint(256, size, generator=random, device=self.device, dtype=torch.uint8)
+            return replace(self.training, images=pixels, labels=torch.zeros_like(pixels[:, 0, 0, 0]).long())
+        if settings.method == "kd-real":
+            # Not the seed of the images to compare with, or this row would be compared with itself.
+            return self.training.take(min(self.count, len(self.training)), REAL_SEED + 1 + self.seed)
+        return self._invert() if settings.family else None
+
+    def _invert(self) -> ImageSet:
+        inversion = self.inversion(self.settings)
+        learner = inversion.imitation and inversion.imitation.student
+        look = (lambda: {"accuracy": run.accuracy(learner, self.test)}) if learner else None
+        self.history = self.train(inversion, self.settings.batches, evaluate=look, evaluations=4, report_every=1)
+        if learner:
+            self.found["online_accuracy"] = self.history.last("accuracy")
+        return replace(inversion.pool.images(), classes=self.training.classes)
+
+    def teach(self, images: ImageSet | None) -> None:
+        """A new student for each size; that of the whole set stays in ``student``."""
+        settings = self.settings
+        if settings.method == "supervised":
+            self._learn(self.labelled())
+        elif images is not None:
+            for size in settings.sizes:
+                student = self.new_student()
+                self._learn(self.distilling(images.subset(slice(size)), student))
+                self.found[f"accuracy_{size}"] = run.accuracy(student, self.test)
+            self._learn(self.distilling(self.training if settings.method == "kd-real" else images, self.student))
+
+    def _learn(self, method: run.Method) -> None:
+        updates = self.settings.updates
+        with run.measured(self.history.cost):
+            self.train(method, updates, report_every=-(-updates // REPORTS), resumable=False)
+
+    # --- measures
+
+    def measure(self, images: ImageSet | None) -> dict[str, float]:
+        """The student's accuracy, and how good and how varied the images are."""
+        shown = self.teacher if self.settings.method == "teacher" else self.student
+        result = {"accuracy": run.accuracy(shown, self.test)} | self.found
+        # The student as the method's own protocol trains it: alongside the images, or afterwards.
+        result["protocol_accuracy"] = result.get("online_accuracy", result["accuracy"])
+        return result if images is None else result | self._quality(images)
+
+    @torch.no_grad()
+    def _quality(self, images: ImageSet) -> dict[str, float]:
+        """Measures in the judge's features, on as many real images; none of the rows could optimise them."""
+        real = self.training.take(min(len(images), len(self.training)), REAL_SEED)
+        features = [metrics.features_of(self.judge, each.normalised(each.images)) for each in (real, images)]
+        fake = features[1]
+        judged = self.judge.head(fake).softmax(1)  # type: ignore[operator]
+        teacher = torch.cat([self.teacher(x).softmax(1) for x, _ in images.batches()])
+        names = zoo.card(self.settings.judge)["classes"]
+        per_class = len(names) // len(images.classes)
+        sure = judged.amax(1) > 0.8
+        cells = torch.bincount(judged.argmax(1)[sure], minlength=len(names))
+        return {
+            "judge_distance": metrics.mean_distance(fake),
+            "judge_cosine": metrics.cosine_diversity(fake),
+            "coverage": metrics.coverage(*features),
+            "recall": metrics.recall(*features),
+            "frechet": metrics.frechet_distance(*features),
+            "kernel_distance": metrics.kernel_distance(*features),
+            "judge_classes": metrics.effective_number(judged.argmax(1), len(names)),
+            "judge_confidence": float(judged.amax(1).mean()),
+            "judge_agreement": float((judged.argmax(1) // per_class == teacher.argmax(1)).float().mean()),
+            "teacher_confidence": float(teacher.amax(1).mean()),
+            "cells": float((cells >= max(2, 0.005 * len(images))).sum()),
+            "instance_accuracy": self._instance_accuracy(images.subset(slice(1000))),
+        }
+
+    def _instance_accuracy(self, images: ImageSet, views: int = 9) -> float:
+        """Instance discrimination with a new head on the teacher's features, one view of each kind held out."""
+        random = run.generator(self.device, 0)
+        shown, pixels = self.studio.views("fresh"), images.images / 255
+        pool = self.studio.pool(1, self.device)
+        sides: list[Tensor] = []
+        for view in (shown.local, shown.broad):
+            each = [watched_features(self.teacher, pool.normalised(view(pixels, random))) for _ in range(views)]
+            sides.append(torch.stack(each))
+        return instance_accuracy(sides[0], sides[1])
