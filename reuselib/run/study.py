@@ -25,6 +25,8 @@ from reuselib.run.loop import History, run
 from reuselib.run.method import Method
 
 SCALES = report.SCALES
+REPORT_EVERY = 50
+"""Updates between two reports, at most."""
 
 
 class Settings(Mapping[str, Any]):
@@ -150,7 +152,7 @@ class Job:
         *,
         evaluate: Callable[[], dict[str, float]] | None = None,
         evaluations: int = 1,
-        report_every: int = 50,
+        report_every: int | None = None,
         resumable: bool = True,
     ) -> History:
         """Drive a method; a checkpoint belongs to these settings and this seed alone.
@@ -160,13 +162,13 @@ class Job:
             updates: calls of its ``step()``.
             evaluate: returns named numbers.
             evaluations: how often it is called, at most once a report.
-            report_every: updates between two reports, at most.
+            report_every: updates between two reports, at most; ``REPORT_EVERY`` if left out.
             resumable: whether the job's checkpoint is this method's.
         """
         return run(
             method,
             updates=updates,
-            report_every=report_every,
+            report_every=report_every or REPORT_EVERY,
             checkpoint=self.checkpoint if resumable else None,
             evaluate=evaluate,
             evaluations=evaluations,
