@@ -126,6 +126,9 @@ def zoo_list() -> None:
         except MissingFile:
             click.echo(f"{name:24} not trained yet: reuselib zoo train {name}")
             continue
+        if "architecture" not in facts:
+            click.echo(f"{name:24} made by a study")
+            continue
         what = f"{facts['architecture']}, {facts['parameters']:,} parameters, {facts['dataset']} {facts['image']}"
         click.echo(f"{name:24} {facts['test_accuracy']:.2%}  {what}")
 

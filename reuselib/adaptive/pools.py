@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from torch import Tensor
 from reuselib import data, home, nets, report, run
 from reuselib.data import ImageSet, MultiLabelSet, augment, multi_label, vision
 from reuselib.errors import ReuseError, unknown
-from reuselib.nets import MultiHead
+from reuselib.nets import MultiHead, zoo
 from reuselib.nets.supervised import MultiTaskSupervised
 
 ALL = "all"
@@ -309,28 +310,33 @@ def _train(key: _Key, world: World, number: int) -> MultiHead:
     if plan.pretrained:
         nets.take_torchvision_resnet18(network, imagenet_weights())
     run.on_device(network, images.device)
-    method = MultiTaskSupervised(
-        network,
-        images,
-        batch=plan.batch,
-        lr=plan.lr,
-        weight_decay=plan.weight_decay,
-        noise=plan.noise,
-        seed=seed,
-        schedule=schedule(plan.updates, plan.decays, plan.decay),
-        augment=as_photographs if plan.crop else None,
-    )
-    method.steps_per_round = next(n for n in range(100, 0, -1) if plan.updates % n == 0)
-    settings = f"{key.plan_hash} seed {key.seed} source {number}"
-    file = home.path("pools", f"{key.plan_hash[:16]}-seed{key.seed}-s{number + 1}.pt") if plan.kept else None
-    run.run(
-        method,
-        plan.updates // method.steps_per_round,
-        checkpoint=file,
-        settings=settings,
-        progress=key.progress,
-        title=f"source {number + 1} of {len(plan.sources)}",
-    )
+    made_by = {"plan": key.plan_hash, "seed": key.seed, "source": number}
+    pool = f"pools/{key.plan_hash[:16]}-seed{key.seed}"
+    piece = zoo.Piece(f"{pool}/s{number + 1}", plan.kept, "reuselib run adaptive")
+    if piece.has():
+        piece.load(network, made_by)
+    else:
+        method = MultiTaskSupervised(
+            network,
+            images,
+            batch=plan.batch,
+            lr=plan.lr,
+            weight_decay=plan.weight_decay,
+            noise=plan.noise,
+            seed=seed,
+            schedule=schedule(plan.updates, plan.decays, plan.decay),
+            augment=as_photographs if plan.crop else None,
+        )
+        history = run.run(
+            method,
+            updates=plan.updates,
+            report_every=100,
+            checkpoint=piece.checkpoint,
+            settings=json.dumps(made_by),
+            progress=key.progress,
+            title=f"source {number + 1} of {len(plan.sources)}",
+        )
+        piece.save(network, history, recipe=made_by)
     if plan.auxiliary is not None:
         part = plan.sources[number].tasks[0]
         network = nets.first_classes(network, ALL, len(world.transfer.tasks[part]), part)

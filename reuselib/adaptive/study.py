@@ -402,7 +402,7 @@ class AdaptiveAmalgamation(Chapter):
                 evaluate=bench.evaluate,
                 progress=progress,
                 title=title,
-                evaluate_every=max(1, rounds // config.evaluations),
+                evaluations=config.evaluations,
                 settings=f"{report.config_hash(config)} seed {seed}",
             )
         curves = ("accuracy", *(f"{name}/loss" for name in stages))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -37,8 +37,7 @@ from reuselib.attribution.learning import (
     seconds,
 )
 from reuselib.errors import unknown
-from reuselib.nets import TaskNetwork
-from reuselib.nets.shelf import Shelf, keep_network
+from reuselib.nets import TaskNetwork, zoo
 from reuselib.run.progress import Progress
 from reuselib.worlds import rooms
 
@@ -175,14 +174,17 @@ class Zoo:
             raise unknown("task", odd[0], rooms.TASKS)
         self.plan, self.seed, self.device = plan, seed, run.device(device)
         digest = "" if plan.kept else f"{report.config_hash(plan)[:16]}-"
-        fix = "reuselib run 07_attribution"
-        self.shelf = Shelf(f"{plan.name}-{digest}{seed}", plan.kept, fix)
+        self.name = f"{plan.name}-{digest}{seed}"
         self.members = plan.members
         self._networks: dict[str, TaskNetwork] = {}
 
     def __repr__(self) -> str:
         """Name the zoo and its size."""
-        return f"Zoo({self.shelf.name!r}, {len(self.members)} networks, {len(self.plan.targets)} targets)"
+        return f"Zoo({self.name!r}, {len(self.members)} networks, {len(self.plan.targets)} targets)"
+
+    def piece(self, name: str) -> zoo.Piece:
+        """Where a member, or the transfers, are kept."""
+        return zoo.Piece(f"{self.name}/{name}", self.plan.kept, "reuselib run attribution")
 
     def room_set(self, split: str) -> rooms.RoomSet:
         """The images of a split: "zoo", "transfer" or "test"."""
@@ -209,7 +211,7 @@ class Zoo:
             UnknownName: there is none.
         """
         if name not in self.members:
-            raise unknown(f"network of {self.shelf.name}", name, self.members)
+            raise unknown(f"network of {self.name}", name, self.members)
         return self.members[name]
 
     def fresh(self, name: str) -> TaskNetwork:
@@ -225,7 +227,7 @@ class Zoo:
             MissingFile: it has not been trained.
         """
         self.member(name)
-        return self.shelf.card(name)
+        return self.piece(name).card()
 
     def network(self, name: str) -> TaskNetwork:
         """A trained member: verified, frozen, in evaluation mode; the same object every time.
@@ -235,10 +237,7 @@ class Zoo:
             DamagedFile: its weights were altered.
         """
         if name not in self._networks:
-            weights = self.shelf.tensors(name, "weights.safetensors", self.recipe(name))
-            network = self.fresh(name)
-            network.load_state_dict(weights)
-            self._networks[name] = network
+            self._networks[name] = cast(TaskNetwork, self.piece(name).load(self.fresh(name), self.recipe(name)))
         return self._networks[name]
 
     @property
@@ -274,12 +273,10 @@ class Zoo:
             What it cost now.
         """
         total = run.Cost()
-        missing = [name for name in only or self.members if not self.shelf.has(name)]
+        missing = [name for name in only or self.members if not self.piece(name).has()]
         for number, name in enumerate(missing, 1):
             title = f"{self.plan.name} {self.seed}: {name} ({number} of {len(missing)})"
             add_cost(total, self._train(self.member(name), progress, title))
-        if missing and self.plan.kept and home.in_clone() and home.root() == home.CLONE / "data":
-            home.write_registry()
         return total
 
     def _train(self, member: Member, progress: bool, title: str) -> run.Cost:
@@ -302,15 +299,13 @@ class Zoo:
                 plan.updates // method.steps_per_round,
                 progress=progress,
                 title=title,
-                checkpoint=self.shelf.folder(member.name) / "training.pt",
+                checkpoint=self.piece(member.name).checkpoint,
                 settings=report.config_hash(recipe),
             )
         test = self.room_set("test").labels(member.task)
         loss = float(image_losses(network, self.inputs(member.task, "test"), member.task, test).mean())
         blind = blind_loss(member.task, lesson.labels, test)
-        keep_network(
-            self.shelf,
-            member.name,
+        self.piece(member.name).save(
             network,
             history,
             recipe=recipe,
@@ -349,12 +344,12 @@ class Zoo:
             What it cost now.
         """
         total = run.Cost()
-        if self.shelf.has("transfers"):
+        if self.piece("transfers").has():
             return total
         add_cost(total, self.train(progress))
         recipe, read = self.transfer_recipe, _Codes(self)
         pieces = {
-            target: self.shelf.folder("transfers") / f"{target}-{report.config_hash(recipe)[:16]}.pt"
+            target: self.piece("transfers").folder / f"{target}-{report.config_hash(recipe)[:16]}.pt"
             for target in self.plan.targets
         }
         count = len(self.sources)
@@ -379,9 +374,7 @@ class Zoo:
 
     def _keep_transfers(self, done: Mapping[str, Mapping[str, Any]], recipe: Mapping[str, Any]) -> None:
         spent = {target: [round(value, 3) for value in found["seconds"]] for target, found in done.items()}
-        self.shelf.save(
-            "transfers",
-            "losses.safetensors",
+        self.piece("transfers").save(
             {"losses": torch.stack([found["losses"] for found in done.values()])},
             recipe=recipe,
             targets=list(done),
@@ -392,8 +385,6 @@ class Zoo:
             precision=run.precision(self.device).name,
             device=self.device.type,
         )
-        if self.plan.kept and home.in_clone() and home.root() == home.CLONE / "data":
-            home.write_registry()
 
     @property
     def transfer_recipe(self) -> dict[str, Any]:
@@ -446,7 +437,7 @@ class Zoo:
     @cached_property
     def all_losses(self) -> dict[str, dict[str, Tensor]]:
         """The losses of all transfers: target → source → float32 (test images,)."""
-        found = self.shelf.tensors("transfers", "losses.safetensors", self.transfer_recipe)["losses"]
+        found = self.piece("transfers").tensors(self.transfer_recipe)["losses"]
         return {
             target: dict(zip(self.sources, rows, strict=True))
             for target, rows in zip(self.plan.targets, found, strict=True)

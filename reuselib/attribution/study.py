@@ -142,7 +142,7 @@ def training_metrics(zoo: Zoo) -> dict[str, float]:
 
 def transfer_metrics(zoo: Zoo) -> dict[str, float]:
     """Transfers, seconds of their training, targets whose own network is best, share above the untrained encoder."""
-    card, losses = zoo.shelf.card("transfers"), zoo.all_losses
+    card, losses = zoo.piece("transfers").card(), zoo.all_losses
     own = [zoo.truth.affinity[row].argmax() == column for row, column in enumerate(zoo.truth.own)]
     pairs = [
         (losses[target][source].mean(), losses[target][UNTRAINED].mean())

@@ -34,7 +34,7 @@ from reuselib.data import ImageSet
 from reuselib.depara.graph import Graph, edge_similarity, graph_similarity
 from reuselib.depara.layers import cut, layer_graphs, layer_names
 from reuselib.errors import MissingFile, ReuseError, ShapeMismatch, unknown
-from reuselib.nets.shelf import Shelf, keep_network
+from reuselib.nets import zoo
 from reuselib.nets.supervised import Supervised
 from reuselib.prediction import Prediction, saved_bytes
 from reuselib.run.progress import Progress
@@ -59,7 +59,7 @@ class LayerPlan:
     """Everything that decides the networks and the transfers between layers, beside the seed.
 
     Attributes:
-        name: of the shelf of the networks.
+        name: of the folder of the networks.
         target: domain with few labels.
         synthetic: domain of the source that learns the target's classes.
         rich: the other source: a member of the zoo, "imagenet" for torchvision's weights, or a domain to learn from.
@@ -300,11 +300,15 @@ class Studio:
     def __init__(self, plan: LayerPlan, device: str | torch.device | None = None) -> None:
         self.plan, self.device = plan, run.device(device)
         digest = "" if plan.kept else f"-{report.config_hash(plan)[:16]}"
-        self.shelf = Shelf(f"{plan.name}{digest}", plan.kept, "reuselib run 08_depara --rows layers-networks")
+        self.name = f"{plan.name}{digest}"
         self._found: dict[str, nn.Module] = {}
         self._images: dict[tuple[str, str], ImageSet] = {}
         # Rich last, so that the others' seeds are the same in every plan.
         self.own = ("synthetic", "target", "target-few", *(["rich"] if self.from_domain else []))
+
+    def piece(self, name: str) -> zoo.Piece:
+        """Where a network is kept."""
+        return zoo.Piece(f"{self.name}/{name}", self.plan.kept, "reuselib run depara --rows layers-networks")
 
     @property
     def from_domain(self) -> bool:
@@ -332,7 +336,7 @@ class Studio:
         return images.per_class(len(images) * amount // (100 * len(images.classes)), seed)
 
     def recipe(self, name: str) -> dict[str, Any]:
-        """Everything that decides a network of the shelf."""
+        """Everything that decides a network of the plan."""
         used = ["network", "size", "source_batch", "lr", "weight_decay", "constant", "crop"]
         used += {
             "synthetic": ["synthetic", "source_images", "source_updates"],
@@ -345,7 +349,7 @@ class Studio:
         """Train the networks that are not there yet, the zoo's own among them; returns what it cost now."""
         cost = run.Cost()
         for number, name in enumerate(self.own):
-            if not self.shelf.has(name):
+            if not self.piece(name).has():
                 add_cost(cost, self._train(name, number, progress))
         if self.plan.rich in self.plan.zoo.members:
             add_cost(cost, open_zoo(self.plan.zoo, self.plan.number, self.device).train(progress, [self.plan.rich]))
@@ -368,15 +372,13 @@ class Studio:
                 plan.source_batch,
                 progress=progress,
                 title=f"{plan.name}: {name}",
-                checkpoint=self.shelf.folder(name) / "training.pt",
+                checkpoint=self.piece(name).checkpoint,
                 settings=report.config_hash(self.recipe(name)),
             )
         network.eval().requires_grad_(False)
         tests = {key: self.images(key, "test") for key in dict.fromkeys(("target", domain))}
         accuracies = {f"accuracy_{key}": run.accuracy(network, test, 250) for key, test in tests.items()}
-        keep_network(
-            self.shelf,
-            name,
+        self.piece(name).save(
             network,
             history,
             recipe=self.recipe(name),
@@ -389,7 +391,7 @@ class Studio:
         return history.cost
 
     def network(self, name: str) -> nn.Module:
-        """A network: "rich", or one of the shelf; frozen, in evaluation mode, the same object every time."""
+        """A network: "rich", or one of the plan; frozen, in evaluation mode, the same object every time."""
         if name not in self._found:
             self._found[name] = self._load(name).to(self.device).eval().requires_grad_(False)
         return self._found[name]
@@ -402,15 +404,13 @@ class Studio:
 
                 return classifier(plan.network, self.device)
             return open_zoo(plan.zoo, plan.number, self.device).network(plan.rich)
-        weights = self.shelf.tensors(name, "weights.safetensors", self.recipe(name))
         with run.seeded(0):
             network = build(plan, len(self.images(name.removesuffix("-few"), "probes").classes))
-        network.load_state_dict(weights)
-        return network
+        return self.piece(name).load(network, self.recipe(name))
 
     def metrics(self) -> dict[str, float]:
-        """Seconds and accuracies of the networks of the shelf, on the target's test images and on their own."""
-        cards = {name: self.shelf.card(name) for name in self.own}
+        """Seconds and accuracies of the networks of the plan, on the target's test images and on their own."""
+        cards = {name: self.piece(name).card() for name in self.own}
         found = {
             f"{name}_{key}".replace("accuracy_", "on_"): card[key]
             for name, card in cards.items()

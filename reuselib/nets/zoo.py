@@ -1,8 +1,13 @@
-"""Trained networks by name: each with its weights, its card and the recipe that made it.
+"""The zoo: trained networks and tables of numbers, each with its tensors, its card and the recipe that made it.
 
-A network ``<name>`` is a folder ``zoo/<name>/`` in the data room: ``weights.safetensors``, ``card.json`` (what it is,
-how good it is, how it was made, the SHA-256 of its weights) and ``log.csv`` (its training, round by round; not of
-networks that others trained).
+A piece ``<name>`` is a folder ``zoo/<name>/`` in the data room; slashes in the name make folders in folders:
+
+    zoo/fashion16-conv3/   weights.safetensors  card.json  log.csv   a network with a recipe in ``RECIPES``
+    zoo/rooms-0/depth/     weights.safetensors  card.json  log.csv   a network that a study made
+    zoo/rooms-0/transfers/ losses.safetensors   card.json            a table that a study made
+
+The card says what the piece is, how it was made, and the SHA-256 of its tensors. It is written last: a piece that has
+a card is finished.
 """
 
 from __future__ import annotations
@@ -10,265 +15,204 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tempfile
 import time
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reuselib import data, home, nets, run
 from reuselib.data import ImageSet, SegmentationSet, segmentation
 from reuselib.errors import DamagedFile, MissingFile, ReuseError, unknown
-from reuselib.nets import blank
+from reuselib.nets import blank, pretrained
+from reuselib.nets.recipes import RECIPES, Published, Recipe
 from reuselib.nets.segmentation import Segmenter, take_torchvision_encoder
 from reuselib.nets.supervised import SegmentationTraining, Supervised, segmentation_scores
 
+__all__ = ["RECIPES", "Piece", "Published", "Recipe", "card", "folder", "images", "load", "names", "train", "verify"]
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a network of the zoo is trained.
+LOGGED = ("iteration", "loss", "test_accuracy", "test_mean_iou")
 
-    Attributes:
-        dataset: name of an image set (see :func:`reuselib.data.load`).
-        size: pixels a side, or ``None`` for the set's own.
-        architecture: name of a model (see :func:`reuselib.nets.build`).
-        arguments: what the architecture is built with, beside classes and channels.
-        iterations: updates.
-        warmup: updates of linear warm-up before the cosine.
-        decays: updates at which the learning rate falls to a tenth, in place of the cosine.
-        options: the options of :class:`~reuselib.nets.supervised.Supervised`.
-        seed: of the initial weights and of the batches.
-    """
 
-    dataset: str
-    size: int | None
-    architecture: str
-    arguments: dict[str, Any]
-    iterations: int
-    warmup: int = 0
-    decays: tuple[int, ...] | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
-
-    def schedule(self) -> run.Schedule:
-        """The course of the learning rate."""
-        if self.decays is None:
-            return run.cosine(self.iterations, self.warmup)
-        return run.step_decay(self.decays)
+@lru_cache(maxsize=1)
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder that goes with this process."""
+    return tempfile.TemporaryDirectory(prefix="reuselib-")
 
 
 @dataclass(frozen=True)
-class SegmentationRecipe(Recipe):
-    """How a segmentation network of the zoo is trained; its accuracy is that of pixels.
-
-    The options are those of :class:`~reuselib.nets.supervised.SegmentationTraining`, the dataset is one with masks (see
-    :func:`reuselib.data.segmentation.load`).
+class Piece:
+    """A trained network or a table of numbers: its tensors, its card and, of what was trained here, its log.
 
     Attributes:
-        encoder: torchvision's name of the classifier whose ImageNet weights the encoder starts from, if any.
+        name: below ``zoo/`` in the data room; may hold slashes.
+        kept: whether it outlives this process.
+        fix: the command that makes it, for messages; ``reuselib zoo train`` if left out.
     """
 
-    encoder: str | None = None
+    name: str
+    kept: bool = True
+    fix: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies, or will."""
+        return (home.root() if self.kept else Path(_scratch().name)).joinpath("zoo", self.name)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where its training is kept until it is saved."""
+        return self.folder / "training.pt"
+
+    @property
+    def shipped(self) -> bool:
+        """Whether it comes with the repository, with its hash."""
+        return self.kept and f"zoo/{self.name}/card.json" in home.registry()
+
+    def has(self) -> bool:
+        """Whether it is finished, here or where the repository's files are fetched from."""
+        if (self.folder / "card.json").is_file():
+            return True
+        return self.shipped and (not home.in_clone() or (home.CLONE / "data/zoo" / self.name / "card.json").is_file())
+
+    def _file(self, file: str) -> Path:
+        if self.shipped:
+            return home.shipped(f"zoo/{self.name}/{file}")
+        path = self.folder / file
+        if not path.is_file():
+            raise MissingFile(f"{path} is missing. Fix: {self._fix}")
+        return path
+
+    @property
+    def _fix(self) -> str:
+        return self.fix or f"reuselib zoo train {self.name}"
+
+    def card(self) -> dict[str, Any]:
+        """What is known of it: its recipe, its SHA-256, how good it is.
+
+        Raises:
+            MissingFile: it is not finished.
+            DamagedFile: the card was altered or cannot be read.
+        """
+        path = self._file("card.json")
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise DamagedFile(path, f"not valid JSON ({error})", f"delete {self.folder}, then {self._fix}") from error
+
+    def verify(self) -> Path:
+        """Check its tensors against its card and return their path.
+
+        Raises:
+            MissingFile: it is not finished.
+            DamagedFile: card or tensors were altered.
+        """
+        expected = self.card()["sha256"]
+        files = [path.name for path in self.folder.glob("*.safetensors")] or ["weights.safetensors"]
+        return home.verify(self._file(files[0]), expected, f"delete {self.folder}, then {self._fix}")
+
+    def tensors(self, recipe: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+        """Its tensors by name, on the CPU, verified.
+
+        Args:
+            recipe: that it must have been made by; any will do if left out.
+
+        Raises:
+            MissingFile: it is not finished.
+            DamagedFile: card or tensors were altered.
+            ReuseError: it was made by another recipe.
+        """
+        if recipe is not None and self.card()["recipe"] != _plain(recipe):
+            raise ReuseError(f"{self.folder} was made by another recipe. Delete it, then {self._fix}")
+        return safetensors.torch.load(self.verify().read_bytes())
+
+    def load(self, network: nn.Module, recipe: Mapping[str, Any] | None = None) -> nn.Module:
+        """Put its tensors into a network of its architecture, and return that: frozen, evaluating, with ``.card``."""
+        network.load_state_dict(self.tensors(recipe))
+        network.card = self.card()  # type: ignore[assignment]
+        return network.eval().requires_grad_(False)
+
+    def save(
+        self, content: nn.Module | Mapping[str, Tensor], history: run.History | None = None, **facts: Any
+    ) -> dict[str, Any]:
+        """Write its log and its tensors and then its card, which makes it finished; its checkpoint goes.
+
+        Args:
+            content: a network, or tensors by name.
+            history: of its training.
+            facts: for the card, the recipe among them.
+
+        Returns:
+            The card.
+        """
+        card: dict[str, Any] = {"name": self.name}
+        file = "losses.safetensors"
+        if isinstance(content, nn.Module):
+            card["parameters"] = nets.parameter_count(content)
+            file, content = "weights.safetensors", content.state_dict()
+        if history is not None:
+            home.write_atomic(self.folder / "log.csv", _log(history).encode())
+        ready = {name: value.detach().cpu().contiguous() for name, value in content.items()}
+        home.write_atomic(self.folder / file, safetensors.torch.save(ready))
+        versions = {package: version(package) for package in ("torch", "torchvision")}
+        card = _plain(card | facts | {"versions": versions, "sha256": home.sha256(self.folder / file)})
+        home.write_atomic(self.folder / "card.json", (json.dumps(card, indent=2) + "\n").encode())
+        self.checkpoint.unlink(missing_ok=True)
+        if self.kept and home.in_clone() and home.root() == home.CLONE / "data":
+            home.write_registry()
+        return card
 
 
-@dataclass(frozen=True)
-class Published:
-    """A network that torchvision publishes: fetched and converted instead of trained.
-
-    Attributes:
-        dataset: name of the image set that it was trained on.
-        size: pixels a side, or ``None`` for the set's own.
-        architecture: name of the model that takes up its weights.
-        arguments: what the architecture is built with, beside classes and channels.
-        source: torchvision's name of the network.
-        weights: torchvision's name of its weights.
-    """
-
-    dataset: str
-    size: int | None
-    architecture: str
-    arguments: dict[str, Any]
-    source: str
-    weights: str
+def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as JSON gives it back: lists for tuples."""
+    return json.loads(json.dumps(content))
 
 
-def _cifar_teacher(
-    dataset: str, architecture: str, epochs: int, decays: tuple[int, ...] | None, updates: int = 390, lr: float = 0.1
-) -> Recipe:
-    """The papers' recipe: SGD, batch 128, crops and flips; so many updates an epoch, ``decays`` in epochs."""
-    return Recipe(
-        dataset,
-        None,
-        architecture,
-        {},
-        updates * epochs,
-        warmup=0 if decays else updates,
-        decays=tuple(updates * epoch for epoch in decays) if decays else None,
-        options={"batch": 128, "lr": lr, "weight_decay": 5e-4, "crop": 4, "flip": True},
-    )
+def _log(history: run.History) -> str:
+    text = io.StringIO()
+    columns = [name for name in LOGGED if history.curve(name)[0]]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: round(value, 5) for key, value in entry.items()} for entry in history.rounds)
+    return text.getvalue()
 
 
-def _deeplab_teacher(dataset: str, images: int, lr: float) -> SegmentationRecipe:
-    """DFAD's recipe: 200 epochs of batches of 16, the rate to a tenth after 100, from ImageNet weights."""
-    updates = -(-images // 16)
-    return SegmentationRecipe(
-        dataset,
-        None,
-        "deeplabv3_resnet50",
-        {},
-        200 * updates,
-        decays=(100 * updates,),
-        encoder="resnet50",
-        options={"batch": 16, "lr": lr, "weight_decay": 5e-4, "window": 128, "flip": True, "focal": 2.0},
-    )
-
-
-RECIPES: dict[str, Recipe | Published] = {
-    "digits8-conv3": Recipe("digits", None, "conv3", {"width": 16}, 600, options={"batch": 64, "lr": 0.05}),
-    "fashion16-conv3": Recipe(
-        "fashion_mnist",
-        16,
-        "conv3",
-        {"width": 32},
-        8000,
-        warmup=400,
-        options={"batch": 128, "lr": 0.1, "weight_decay": 1e-3, "flip": True, "mixup": True, "noise": 0.5},
-    ),
-    "fashion32-lenet5": Recipe(
-        "fashion_mnist", 32, "lenet5", {}, 6000, warmup=400, options={"batch": 128, "lr": 0.05, "flip": True}
-    ),
-    "fashion28-resnet": Recipe(
-        "fashion_mnist",
-        None,
-        "small_resnet",
-        {"width": 16},
-        10000,
-        warmup=500,
-        options={"batch": 128, "lr": 0.1, "flip": True, "crop": 2},
-    ),
-    "fashion16-resnet": Recipe(
-        "fashion_mnist",
-        16,
-        "small_resnet",
-        {"width": 16},
-        8000,
-        warmup=400,
-        options={"batch": 128, "lr": 0.1, "flip": True, "crop": 1},
-    ),
-    "shapes16-conv4": Recipe("shapes", 16, "conv4", {"width": 16}, 1500, options={"batch": 64, "lr": 0.05}),
-    "shapes16-cells": Recipe("shape_cells", 16, "conv4", {"width": 16}, 3000, options={"batch": 64, "lr": 0.05}),
-    "shapes16-judge": Recipe(
-        "shape_cells", 16, "conv4", {"width": 16}, 3000, seed=1, options={"batch": 64, "lr": 0.05}
-    ),
-    "fashion16-vgg": Recipe(
-        "fashion_mnist",
-        16,
-        "plain_vgg",
-        {},
-        8000,
-        warmup=400,
-        options={"batch": 128, "lr": 0.05, "flip": True, "crop": 1},
-    ),
-    "symbols16-vgg": Recipe(
-        "symbols", 16, "plain_vgg", {}, 3000, warmup=100, options={"batch": 64, "lr": 0.05, "flip": True, "crop": 2}
-    ),
-    "mnist32-lenet5": Recipe(
-        "mnist", 32, "lenet5", {}, 2340, decays=(), options={"batch": 256, "lr": 0.01, "weight_decay": 1e-4}
-    ),
-    "cifar10-resnet34": _cifar_teacher("cifar10", "resnet34_8x", 200, (80, 160)),
-    "cifar10-resnet18": _cifar_teacher("cifar10", "resnet18_8x", 30, None),
-    "cifar10-wrn16-2": _cifar_teacher("cifar10", "wrn16_2", 30, None),
-    "cifar100-resnet34": _cifar_teacher("cifar100", "resnet34_8x", 200, (80, 160)),
-    # CMI's schedule with DAFL's weight decay: users of CMI's own 1e-4 fell short of its published teachers.
-    "cifar10-wrn40-2": _cifar_teacher("cifar10", "wrn40_2", 200, (120, 150, 180)),
-    "cifar10-vgg11": _cifar_teacher("cifar10", "vgg11_bn", 200, (120, 150, 180)),
-    "cifar100-wrn40-2": _cifar_teacher("cifar100", "wrn40_2", 200, (120, 150, 180)),
-    "cifar100-vgg11": _cifar_teacher("cifar100", "vgg11_bn", 200, (120, 150, 180)),
-    # Thirteen convolutions without batch norm: tried on Fashion-MNIST, the loss grew again above a rate of 0.03.
-    "cifar10-vgg16": _cifar_teacher("cifar10", "vgg16_plain", 200, None, lr=0.02),
-    "cifar10-vgg16-short": _cifar_teacher("cifar10", "vgg16_plain", 30, None, lr=0.02),
-    "cifar100-vgg16": _cifar_teacher("cifar100", "vgg16_plain", 200, None, lr=0.02),
-    "tiny-imagenet-vgg11": replace(
-        _cifar_teacher("tiny_imagenet", "vgg11_bn", 200, (120, 150, 180), updates=781), arguments={"pools": 4}
-    ),
-    "tiny-imagenet-resnet34": _cifar_teacher("tiny_imagenet", "resnet34_8x", 200, (120, 150, 180), updates=781),
-    "caltech101-resnet34": Recipe(
-        "caltech101",
-        None,
-        "resnet34_imagenet",
-        {},
-        8100,
-        decays=(2700, 5400),
-        options={"batch": 128, "lr": 0.1, "weight_decay": 5e-4, "crop": 8, "flip": True},
-    ),
-    "imagenet-resnet34": Published("imagenet", None, "resnet34_imagenet", {}, "resnet34", "IMAGENET1K_V1"),
-    "rooms32-segmenter": SegmentationRecipe(
-        "rooms",
-        None,
-        "small_segmenter",
-        {"width": 32},
-        4000,
-        warmup=200,
-        options={"batch": 64, "lr": 0.1, "weight_decay": 1e-3, "flip": True, "mixup": True, "noise": 0.5},
-    ),
-    "camvid-deeplabv3": _deeplab_teacher("camvid", images=367, lr=0.1),
-    "nyuv2-deeplabv3": _deeplab_teacher("nyuv2", images=795, lr=0.05),
-}
-
-
-def folder(name: str) -> Path:
-    """The folder of a network in the data room."""
-    return home.path("zoo", name)
+# --- pieces by name ---------------------------------------------------------------------------------------------------
 
 
 def names() -> list[str]:
-    """The names of all networks: those with a recipe and those found in the data room."""
-    found = {card.parent.name for card in home.path("zoo").glob("*/card.json")}
+    """The names of all pieces: those with a recipe and those found in the data room."""
+    room = home.path("zoo")
+    found = {card.parent.relative_to(room).as_posix() for card in room.rglob("card.json")}
     return sorted(found | RECIPES.keys())
 
 
-def _file(name: str, file: str) -> Path:
+def _piece(name: str) -> Piece:
     if name not in names():
         raise unknown("network", name, names())
-    relative = f"zoo/{name}/{file}"
-    if relative in home.registry():
-        return home.shipped(relative)
-    path = home.path(relative)
-    if not path.is_file():
-        raise MissingFile(f"{path} is missing. Fix: reuselib zoo train {name}")
-    return path
+    return Piece(name)
+
+
+def folder(name: str) -> Path:
+    """The folder of a piece in the data room."""
+    return Piece(name).folder
 
 
 def card(name: str) -> dict[str, Any]:
-    """The card of a network: architecture, data, accuracy, recipe, SHA-256.
-
-    Raises:
-        UnknownName: no network has this name; the message gives the nearest.
-        MissingFile: it has not been trained or fetched.
-        DamagedFile: the card was altered.
-    """
-    path = _file(name, "card.json")
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise DamagedFile(path, f"not valid JSON ({error})", f"reuselib zoo train {name}") from error
+    """The card of a piece (see :meth:`Piece.card`); UnknownName, with the nearest, if there is no such name."""
+    return _piece(name).card()
 
 
 def verify(name: str) -> Path:
-    """Check the weights of a network against its card and return their path.
-
-    Raises:
-        UnknownName: no network has this name.
-        MissingFile: it has not been trained or fetched.
-        DamagedFile: card or weights were altered.
-    """
-    expected = card(name)["sha256"]
-    return home.verify(_file(name, "weights.safetensors"), expected, f"reuselib zoo train {name}")
+    """Check the tensors of a piece against its card (see :meth:`Piece.verify`); UnknownName if there is no such."""
+    return _piece(name).verify()
 
 
 def load(name: str, device: str | torch.device | None = None) -> nn.Module:
@@ -276,22 +220,24 @@ def load(name: str, device: str | torch.device | None = None) -> nn.Module:
 
     Args:
         name: see :func:`names`.
-        device: where to put it; the engine chooses if left out.
+        device: where to put it; the engine chooses if left out. On "meta" it has no weights and needs none.
 
     Raises:
         UnknownName: no network has this name.
         MissingFile: it has not been trained or fetched.
         DamagedFile: card or weights were altered.
+        ReuseError: the card names no architecture: only the study that made the piece can build its network.
     """
     where = run.device(device)
     if where.type == "meta":
         return _blank(name)
-    path, facts = verify(name), card(name)
+    piece = _piece(name)
+    facts = piece.card()
+    if "architecture" not in facts:
+        raise ReuseError(f"{name} was made by a study, which alone knows its architecture: let the study load it.")
     with run.seeded(0):  # spares the global random state
         network = nets.build(facts["architecture"], **facts["arguments"])
-    network.load_state_dict(safetensors.torch.load(path.read_bytes()))
-    network.card = facts  # type: ignore[assignment]
-    return run.on_device(network, where).eval().requires_grad_(False)
+    return run.on_device(piece.load(network), where)
 
 
 def images(name: str, split: str, device: str | torch.device | None = None) -> Any:
@@ -303,10 +249,10 @@ def images(name: str, split: str, device: str | torch.device | None = None) -> A
     where = run.device(device)
     if where.type == "meta":
         recipe = RECIPES[name]
-        masked = isinstance(recipe, SegmentationRecipe)
+        masked = recipe.dataset in segmentation.SETS
         return (blank.masked_images if masked else blank.images)(recipe.dataset, recipe.size)
     facts = card(name)
-    return _load(facts["dataset"], split, facts["size"]).to(where)
+    return _images(facts["dataset"], split, facts["size"]).to(where)
 
 
 def architecture(name: str) -> str:
@@ -323,22 +269,22 @@ def _blank(name: str) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def _load(dataset: str, split: str, size: int | None) -> ImageSet | SegmentationSet:
+def _images(dataset: str, split: str, size: int | None) -> ImageSet | SegmentationSet:
     if dataset in segmentation.SETS:
         return segmentation.load(dataset, split)
     return data.load(dataset, split, size=size)
 
 
-def train(
-    name: str, *, checkpoint: str | Path | None = None, progress: bool = True, round_size: int = 200
-) -> dict[str, Any]:
-    """Train a network by its recipe, and write its weights, log and card; fetch it where the recipe is `Published`.
+# --- making networks --------------------------------------------------------------------------------------------------
+
+
+def train(name: str, *, progress: bool = True, **options: Any) -> dict[str, Any]:
+    """Train a network by its recipe, and save it; fetch it where the recipe is `Published`. Goes on if it was cut off.
 
     Args:
         name: one of ``RECIPES``.
-        checkpoint: file to resume from; beside the weights if left out, and removed at the end.
         progress: whether to show a bar.
-        round_size: updates between two lines of the log, at most.
+        options: of :func:`reuselib.run.run`.
 
     Returns:
         The card.
@@ -350,50 +296,37 @@ def train(
     """
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
-    if f"zoo/{name}/card.json" in home.registry() and home.root() != home.CLONE / "data":
+    recipe, where, piece = RECIPES[name], run.device(), Piece(name)
+    if piece.shipped and home.root() != home.CLONE / "data":
         raise ReuseError(
             f"{name} comes with the book, with its hash; a second one in {home.root()} would be refused. "
             "Train it in a clone without REUSELIB_DATA, or load the one that is there."
         )
-    recipe, where = RECIPES[name], run.device()
     if isinstance(recipe, Published):
-        return _convert(name, recipe, progress)
-    training, test = (_load(recipe.dataset, split, recipe.size).to(where) for split in ("train", "test"))
+        return _convert(piece, recipe, progress)
+    training, test = (_images(recipe.dataset, split, recipe.size).to(where) for split in ("train", "test"))
     arguments = {**recipe.arguments, "classes": len(training.classes), "channels": training.shape[0]}
     with run.seeded(recipe.seed):
         network = run.on_device(nets.build(recipe.architecture, **arguments), where)
-    method = _method(name, recipe, network, training, progress)
-    # As many updates as the recipe says, not a multiple of the round.
-    method.steps_per_round = next(n for n in range(round_size, 0, -1) if recipe.iterations % n == 0)
-    checkpoint = Path(checkpoint or folder(name) / "training.pt")
+    if recipe.encoder and isinstance(network, Segmenter):
+        take_torchvision_encoder(network, pretrained.torchvision_weights(recipe.encoder, progress=progress))
+    kind: Any = Supervised if isinstance(training, ImageSet) else SegmentationTraining
+    method = kind(network, training, **{"schedule": recipe.schedule(), "seed": recipe.seed, **recipe.options})
     with run.seeded(recipe.seed):  # for dropout
         history = run.run(
             method,
-            recipe.iterations // method.steps_per_round,
-            checkpoint=checkpoint,
+            updates=recipe.iterations,
+            checkpoint=piece.checkpoint,
             progress=progress,
             title=name,
             evaluate=lambda: _scores(network, test),
-            evaluate_every=5,
             settings=json.dumps(asdict(recipe)),
+            **{"report_every": 200, "evaluations": 10} | options,
         )
-    facts = _write(name, recipe, arguments, network, training, history)
-    checkpoint.unlink()
-    return facts
-
-
-def _method(
-    name: str, recipe: Recipe, network: nn.Module, training: ImageSet | SegmentationSet, progress: bool
-) -> Supervised:
-    options = {"schedule": recipe.schedule(), "seed": recipe.seed, **recipe.options}
-    if isinstance(training, ImageSet):
-        return Supervised(network, training, **options)
-    if isinstance(recipe, SegmentationRecipe) and recipe.encoder and isinstance(network, Segmenter):
-        from torchvision import models as torchvision
-
-        published = torchvision.get_model_weights(recipe.encoder)["IMAGENET1K_V1"]
-        take_torchvision_encoder(network, _fetch(name, published, progress))
-    return SegmentationTraining(network, training, **options)
+    facts = {key: getattr(training, key) for key in ("mean", "std", "classes")}
+    scores = {name: round(history.last(name), 4) for name in LOGGED[2:] if history.curve(name)[0]}
+    seconds = history.cost.wall_seconds
+    return _save(piece, recipe, arguments, network, seconds, history, image=training.shape, **facts, **scores)
 
 
 def _scores(network: nn.Module, test: ImageSet | SegmentationSet) -> dict[str, float]:
@@ -404,113 +337,42 @@ def _scores(network: nn.Module, test: ImageSet | SegmentationSet) -> dict[str, f
     return {"test_accuracy": scores["pixel_accuracy"], "test_mean_iou": scores["mean_iou"]}
 
 
-def _write(
-    name: str,
-    recipe: Recipe,
-    arguments: dict[str, Any],
-    network: nn.Module,
-    training: ImageSet | SegmentationSet,
-    history: run.History,
-) -> dict[str, Any]:
-    home.write_atomic(folder(name) / "log.csv", _log(history).encode())
-    space = {key: list(getattr(training, key)) for key in ("shape", "mean", "std", "classes")}
-    facts: dict[str, Any] = {"image": space.pop("shape"), **space}
-    if isinstance(training, SegmentationSet):
-        facts["test_mean_iou"] = round(history.last("test_mean_iou"), 4)
-    accuracy, seconds = history.last("test_accuracy"), history.cost.wall_seconds
-    return _save(name, recipe, arguments, network, accuracy, seconds, **facts)
-
-
-def _convert(name: str, recipe: Published, progress: bool) -> dict[str, Any]:
-    """Fetch a network that torchvision publishes, and write its weights and card; the accuracy is the published one."""
+def _convert(piece: Piece, recipe: Published, progress: bool) -> dict[str, Any]:
+    """Fetch a network that torchvision publishes, and save it; the accuracy is the published one."""
     from torchvision import models as torchvision
 
-    started = time.perf_counter()
-    published = torchvision.get_model_weights(recipe.source)[recipe.weights]
-    classes, preprocessing = published.meta["categories"], published.transforms()
+    started, found = time.perf_counter(), pretrained.published(recipe.source, recipe.weights)
+    classes, preprocessing = found.meta["categories"], found.transforms()
     arguments = {**recipe.arguments, "classes": len(classes), "channels": 3}
     with run.seeded(0):  # spares the global random state
         original = torchvision.get_model(recipe.source, weights=None, num_classes=len(classes))
         network = nets.build(recipe.architecture, **arguments)
-    original.load_state_dict(_fetch(name, published, progress))
+    original.load_state_dict(pretrained.torchvision_weights(recipe.source, recipe.weights, progress))
     # The same layers in the same order, under other names.
     network.load_state_dict(dict(zip(network.state_dict(), original.state_dict().values(), strict=True)))
-    (side,) = preprocessing.crop_size
-    return _save(
-        name,
-        recipe,
-        arguments,
-        network,
-        published.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100,
-        time.perf_counter() - started,
-        image=[3, side, side],
-        mean=list(preprocessing.mean),
-        std=list(preprocessing.std),
-        classes=list(classes),
-        origin=published.url,
-    )
-
-
-def _fetch(name: str, published: Any, progress: bool) -> dict[str, torch.Tensor]:
-    """Read the weights behind a member of torchvision's enumerations, fetched unless they are there, without pickle.
-
-    Raises:
-        DamagedFile: the file there is another one.
-        ReuseError: they cannot be fetched, or hold more than tensors.
-    """
-    path = home.path("downloads", "torchvision", published.url.rpartition("/")[2])
-    expected = path.stem.rpartition("-")[2]  # by torchvision's custom, the first digits of the file's SHA-256
-    fix = f"delete it, then run reuselib zoo train {name}"
-    if path.is_file() and not (found := home.sha256(path)).startswith(expected):
-        raise DamagedFile(path, f"expected sha256 {expected}..., found {found}", fix)
-    try:
-        return published.get_state_dict(
-            model_dir=str(path.parent), map_location="cpu", progress=progress, check_hash=True, weights_only=True
-        )
-    except (OSError, RuntimeError, UnpicklingError) as error:
-        reason = " ".join(str(error).split())
-        raise ReuseError(
-            f"{published.url} could not be fetched and read ({reason}). Fix: connect to the network and run "
-            f"reuselib zoo train {name}, or bring the file from elsewhere to {path}"
-        ) from error
+    facts = {"mean": preprocessing.mean, "std": preprocessing.std, "classes": classes, "origin": found.url}
+    facts["test_accuracy"] = round(found.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100, 4)
+    image = (3, *2 * preprocessing.crop_size)
+    return _save(piece, recipe, arguments, network, time.perf_counter() - started, image=image, **facts)
 
 
 def _save(
-    name: str,
+    piece: Piece,
     recipe: Recipe | Published,
     arguments: dict[str, Any],
     network: nn.Module,
-    accuracy: float,
     seconds: float,
+    history: run.History | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
-    """Write weights and card."""
-    weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    home.write_atomic(folder(name) / "weights.safetensors", safetensors.torch.save(weights))
-    facts = {
-        "name": name,
-        "architecture": recipe.architecture,
-        "arguments": arguments,
-        "parameters": nets.parameter_count(network),
-        "dataset": recipe.dataset,
-        "size": recipe.size,
+    return piece.save(
+        network,
+        history,
+        architecture=recipe.architecture,
+        arguments=arguments,
+        dataset=recipe.dataset,
+        size=recipe.size,
         **facts,
-        "test_accuracy": round(accuracy, 4),
-        "recipe": asdict(recipe),
-        "seconds": round(seconds, 1),
-        "versions": {"torch": version("torch"), "torchvision": version("torchvision")},
-        "sha256": home.sha256(folder(name) / "weights.safetensors"),
-    }
-    home.write_atomic(folder(name) / "card.json", (json.dumps(facts, indent=2) + "\n").encode())
-    if home.in_clone() and home.root() == home.CLONE / "data":
-        home.write_registry()
-    return facts
-
-
-def _log(history: run.History) -> str:
-    text = io.StringIO()
-    columns = [name for name in ("iteration", "loss", "test_accuracy", "test_mean_iou") if history.curve(name)[0]]
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: round(value, 5) for key, value in entry.items()} for entry in history.rounds)
-    return text.getvalue()
+        recipe=asdict(recipe),
+        seconds=round(seconds, 1),
+    )

@@ -298,7 +298,7 @@ def test_sources_may_be_kept_on_disk_and_are_then_not_trained_again(
     monkeypatch.setattr(pools.home, "root", lambda: tmp_path)
     plan, where = replace(PLAN, updates=10, kept=True), torch.device("cpu")
     first = pools.trained_pool(plan, 0, where)
-    assert len(list((tmp_path / "pools").glob("*-seed0-s?.pt"))) == 4
+    assert len(list((tmp_path / "zoo" / "pools").glob("*-seed0/s?/card.json"))) == 4
     pools._trained_pool.cache_clear()
     monkeypatch.setattr(pools.MultiTaskSupervised, "step", players.rigged(lambda _: {}, at=0))
     again = pools.trained_pool(plan, 0, where)

@@ -29,7 +29,6 @@ from reuselib.attribution.learning import (
 )
 from reuselib.attribution.rooms_zoo import UNTRAINED, Member, Zoo, ZooPlan, build
 from reuselib.errors import DamagedFile, DeviceError, MissingFile, ReuseError, UnknownName
-from reuselib.nets import shelf
 from reuselib.worlds import rooms
 
 TINY = ZooPlan(
@@ -242,7 +241,7 @@ def test_losses_are_those_of_the_network_in_evaluation_mode() -> None:
 
 
 def test_networks_are_kept_with_cards_and_verified(zoo: Zoo, tmp_path: Path) -> None:
-    with pytest.raises(MissingFile, match="reuselib run 07_attribution"):
+    with pytest.raises(MissingFile, match="reuselib run attribution"):
         zoo.network("depth")
     cost = zoo.train()
     assert cost.passes["student_forward"] == len(zoo.members) * TINY.updates
@@ -290,7 +289,7 @@ def test_the_gate_keeps_out_what_is_no_better_than_blind() -> None:
 def test_transfers_leave_a_table_and_a_truth(zoo: Zoo, tmp_path: Path) -> None:
     zoo.ready()
     before = {name: players.state(zoo.network(name)) for name in zoo.tasks}
-    card = zoo.shelf.card("transfers")
+    card = zoo.piece("transfers").card()
     assert card["targets"] == ["denoise", "depth", "scene"] and card["sources"] == [*TINY.tasks, UNTRAINED]
     assert card["transfers"] == 15 and card["seconds"] == pytest.approx(
         sum(sum(each) for each in card["seconds_each"].values()), abs=0.01
@@ -400,12 +399,12 @@ def test_pieces_that_come_with_the_repository_are_read_from_there(
     clone = tmp_path / "clone" / "data" / "zoo" / "tiny-0" / "scene"
     clone.parent.mkdir(parents=True)
     (tmp_path / "zoo" / "tiny-0" / "scene").rename(clone)
-    assert not Zoo(TINY, 0).shelf.has("scene")
+    assert not Zoo(TINY, 0).piece("scene").has()
     listed = {f"zoo/tiny-0/scene/{file.name}": home.sha256(file) for file in clone.iterdir()}
     monkeypatch.setattr(home, "registry", lambda: listed)
     monkeypatch.setattr(home, "CLONE", tmp_path / "clone")
     monkeypatch.setattr(home, "in_clone", lambda: True)
-    assert Zoo(TINY, 0).shelf.has("scene") and Zoo(TINY, 0).network("scene")
+    assert Zoo(TINY, 0).piece("scene").has() and Zoo(TINY, 0).network("scene")
     (clone / "card.json").write_text("{}")
     with pytest.raises(DamagedFile, match="git checkout"):
         Zoo(TINY, 0).network("scene")
@@ -418,7 +417,3 @@ def test_seconds_are_those_of_the_processor_on_a_cpu() -> None:
     room_learning.add_cost(cost, engine.Cost(1.0, 1.0, 3.0, {"a": 2, "b": 1}))
     assert (cost.wall_seconds, cost.cpu_seconds, cost.peak_memory_mb) == (6.0, 3.0, 3.0)
     assert cost.passes == {"a": 3, "b": 1}
-
-
-def test_a_card_is_plain_json() -> None:
-    assert shelf.plain({"a": (1, 2), "b": {"c": (3,)}}) == {"a": [1, 2], "b": {"c": [3]}}

@@ -461,7 +461,7 @@ def test_a_seed_draws_labels_and_probes(studio: Studio) -> None:
 
 def test_another_architecture_is_no_source(studio: Studio, zoo: Any) -> None:
     odd = Studio(dataclasses.replace(studio.plan, rich="depth"))
-    odd.shelf = studio.shelf
+    odd.name = studio.name
     with pytest.raises(ShapeMismatch, match="no layer in common"):
         odd.layers  # noqa: B018
 

@@ -1,4 +1,4 @@
-"""Trained networks: cards, hashes, loading, training."""
+"""The zoo: cards, hashes, loading, training, and pieces that studies make."""
 
 from __future__ import annotations
 
@@ -8,111 +8,95 @@ import math
 import random
 import shutil
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from urllib.error import URLError
 
 import players
 import pytest
 import torch
+from torchvision import models as torchvision
 
 from reuselib import data, home, nets, run
 from reuselib.errors import DamagedFile, MissingFile, ReuseError, UnknownName
 from reuselib.nets import zoo
-from reuselib.nets.supervised import segmentation_scores
+from reuselib.nets.supervised import Supervised, segmentation_scores
+from reuselib.nets.zoo import RECIPES, Piece, Published, Recipe
 
 SHIPPED = sorted({path.split("/")[1] for path in home.registry() if path.startswith("zoo/")})
 CARD = {
-    "name": str,
-    "architecture": str,
-    "arguments": dict,
+    **dict.fromkeys(("name", "architecture", "dataset", "sha256"), str),
+    **dict.fromkeys(("arguments", "recipe", "versions"), dict),
+    **dict.fromkeys(("image", "mean", "std", "classes"), list),
+    **dict.fromkeys(("test_accuracy", "seconds"), float),
     "parameters": int,
-    "dataset": str,
     "size": int | None,
-    "image": list,
-    "mean": list,
-    "std": list,
-    "classes": list,
-    "test_accuracy": float,
-    "recipe": dict,
-    "seconds": float,
-    "versions": dict,
-    "sha256": str,
 }
-TINY = zoo.Recipe(
-    "digits", None, "conv3", {"width": 2, "batch_norm": True}, 9, warmup=2, options={"batch": 8, "flip": True}
-)
+TINY = Recipe("digits", None, "conv3", {"width": 2, "batch_norm": True}, 9, 2, options={"batch": 8, "flip": True})
 
 
 @pytest.fixture
 def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data room of this test, and a recipe for it."""
     monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
-    monkeypatch.setitem(zoo.RECIPES, "tiny", TINY)
+    monkeypatch.setitem(RECIPES, "tiny", TINY)
     return tmp_path
 
 
 def segments(name: str) -> bool:
     """Whether a network decides for every pixel."""
-    return isinstance(zoo.RECIPES[name], zoo.SegmentationRecipe)
+    return RECIPES[name].dataset in data.segmentation.SETS
 
 
 def train_tiny() -> Path:
-    zoo.train("tiny", progress=False, round_size=2)
-    return zoo.folder("tiny")
+    zoo.train("tiny", progress=False, report_every=2, save_every=0)
+    return Piece("tiny").folder
 
 
-def test_the_books_teachers_are_shipped() -> None:
-    assert {"fashion16-conv3", "fashion28-resnet", "fashion32-lenet5", "digits8-conv3"} <= set(SHIPPED)
-    assert {"fashion16-resnet", "shapes16-conv4", "shapes16-judge", "fashion16-vgg", "symbols16-vgg"} <= set(SHIPPED)
-    assert set(SHIPPED) <= set(zoo.names()) and set(zoo.RECIPES) <= set(zoo.names())
+def is_complete(card: dict) -> bool:
+    return {key: kind for key, kind in CARD.items() if not isinstance(card.get(key), kind)} == {}
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_a_card_is_complete_and_matches_recipe_network_and_images(name: str) -> None:
-    card = zoo.card(name)
-    assert {key: kind for key, kind in CARD.items() if not isinstance(card.get(key), kind)} == {}
-    assert card["name"] == name
-    kind = type(zoo.RECIPES[name])
-    assert json.dumps(asdict(kind(**card["recipe"]))) == json.dumps(asdict(zoo.RECIPES[name]))
-    assert home.sha256(zoo.folder(name) / "weights.safetensors") == card["sha256"]
-    network, images = zoo.load(name, "cpu"), zoo.images(name, "test", "cpu")
-    assert network.card == card and nets.parameter_count(network) == card["parameters"]
-    assert list(images.shape) == card["image"] and list(images.classes) == card["classes"]
-    assert (list(images.mean), list(images.std)) == (card["mean"], card["std"])
-    head = network.head
-    assert (head.out_channels if segments(name) else head.out_features) == len(card["classes"])
+def log_of(name: str) -> list[dict[str, str]]:
+    with open(Piece(name).folder / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_a_log_ends_with_the_cards_accuracy(name: str) -> None:
-    with open(zoo.folder(name) / "log.csv", newline="") as file:
-        lines = list(csv.DictReader(file))
-    assert list(lines[0]) == ["iteration", "loss", "test_accuracy", *(["test_mean_iou"] if segments(name) else [])]
-    assert int(lines[-1]["iteration"]) == zoo.RECIPES[name].iterations
-    assert float(lines[-1]["test_accuracy"]) == pytest.approx(zoo.card(name)["test_accuracy"], abs=1e-4)
+# --- the book's networks ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_the_measured_accuracy_is_the_cards(name: str) -> None:
-    images = zoo.images(name, "test", "cpu")
-    images = images.take(min(2000, len(images)), seed=0)
-    score = run.accuracy if not segments(name) else lambda *both: segmentation_scores(*both)["pixel_accuracy"]
-    assert score(zoo.load(name, "cpu"), images) == pytest.approx(zoo.card(name)["test_accuracy"], abs=0.03)
+def test_cards_logs_recipes_networks_and_images_agree() -> None:
+    assert {"fashion16-conv3", "fashion28-resnet", "fashion32-lenet5", "digits8-conv3", "rooms32-segmenter"} <= {
+        *SHIPPED
+    }
+    assert {*SHIPPED, *RECIPES} <= {*zoo.names()}
+    for name in SHIPPED:
+        card, recipe = zoo.card(name), RECIPES[name]
+        assert is_complete(card) and card["name"] == name
+        assert json.dumps(asdict(Recipe(**card["recipe"]))) == json.dumps(asdict(recipe))
+        assert home.sha256(Piece(name).folder / "weights.safetensors") == card["sha256"]
+        network, images = zoo.load(name, "cpu"), zoo.images(name, "test", "cpu")
+        assert network.card == card and nets.parameter_count(network) == card["parameters"]
+        assert list(images.shape) == card["image"] and list(images.classes) == card["classes"]
+        assert (list(images.mean), list(images.std)) == (card["mean"], card["std"])
+        head = network.head
+        assert (head.out_channels if segments(name) else head.out_features) == len(card["classes"])
+        few = images.take(min(1000, len(images)), seed=0)
+        score = run.accuracy if not segments(name) else lambda *both: segmentation_scores(*both)["pixel_accuracy"]
+        assert score(network, few) == pytest.approx(card["test_accuracy"], abs=0.035), name
+        lines = log_of(name)
+        assert list(lines[0]) == ["iteration", "loss", "test_accuracy", *["test_mean_iou"][: segments(name)]]
+        assert int(lines[-1]["iteration"]) == recipe.iterations
+        assert float(lines[-1]["test_accuracy"]) == pytest.approx(card["test_accuracy"], abs=1e-4)
 
 
-def test_the_resnet_is_a_good_teacher() -> None:
+def test_teachers_and_judges_are_what_the_chapters_need() -> None:
     assert zoo.card("fashion28-resnet")["test_accuracy"] >= 0.93
-
-
-def test_the_judge_of_the_shapes_knows_every_cell_and_is_not_the_teacher() -> None:
     teacher, judge = zoo.card("shapes16-conv4"), zoo.card("shapes16-judge")
     assert teacher["test_accuracy"] >= 0.98 and judge["test_accuracy"] >= 0.98
     assert len(teacher["classes"]) == 4 and len(judge["classes"]) == 32
     assert teacher["recipe"]["seed"] != judge["recipe"]["seed"]
     assert (teacher["mean"], teacher["std"]) == (judge["mean"], judge["std"])
-
-
-def test_the_teachers_to_be_grafted_are_good_and_plain() -> None:
     accuracies = {name: zoo.card(name)["test_accuracy"] for name in ("symbols16-vgg", "fashion16-vgg")}
     assert 0.96 <= accuracies["symbols16-vgg"] <= 0.98 and 0.9 <= accuracies["fashion16-vgg"] <= 0.92
     for name in accuracies:
@@ -121,34 +105,127 @@ def test_the_teachers_to_be_grafted_are_good_and_plain() -> None:
         assert kinds.count(torch.nn.BatchNorm1d) == 1 and torch.nn.BatchNorm2d not in kinds
 
 
-@pytest.mark.parametrize("name", sorted(zoo.RECIPES))
-def test_a_recipe_builds_its_network(name: str) -> None:
-    recipe = zoo.RECIPES[name]
-    assert recipe.dataset in (data.segmentation.SETS if segments(name) else data.SETS)
-    with torch.device("meta"):
-        network = nets.build(recipe.architecture, **recipe.arguments)
-        assert network(torch.randn(2, network.channels, recipe.size or 32, recipe.size or 32)).shape[0] == 2
-    if isinstance(recipe, zoo.Recipe):
-        assert recipe.decays is None or all(0 < update < recipe.iterations for update in recipe.decays)
+def test_every_recipe_builds_its_network() -> None:
+    for name, recipe in RECIPES.items():
+        assert recipe.dataset in (data.segmentation.SETS if segments(name) else data.SETS)
+        network, side = zoo.load(name, "meta"), recipe.size or 32
+        assert network(torch.randn(2, network.channels, side, side, device="meta")).shape[0] == 2
+        if isinstance(recipe, Recipe):
+            assert recipe.decays is None or all(0 < update < recipe.iterations for update in recipe.decays)
+            assert zoo.images(name, "train", "meta").shape[0] == network.channels
 
 
-@pytest.mark.parametrize("name", ["cifar10-wrn40-2", "cifar100-vgg11", "tiny-imagenet-resnet34"])
-def test_papers_teachers_see_200_epochs_and_three_decays(name: str) -> None:
-    recipe = zoo.RECIPES[name]
-    images = 100_000 if recipe.dataset == "tiny_imagenet" else 50_000
-    epochs = recipe.iterations * recipe.options["batch"] / images
-    assert epochs == pytest.approx(200, rel=0.01)
-    assert [round(200 * update / recipe.iterations) for update in recipe.decays] == [120, 150, 180]
-    assert recipe.options["weight_decay"] == 5e-4 and recipe.schedule()(recipe.iterations) == pytest.approx(1e-3)
+def test_the_papers_teachers_have_the_papers_recipes() -> None:
+    for name in ("cifar10-wrn40-2", "cifar100-vgg11", "tiny-imagenet-resnet34"):
+        recipe = RECIPES[name]
+        images = 100_000 if recipe.dataset == "tiny_imagenet" else 50_000
+        assert recipe.iterations * recipe.options["batch"] / images == pytest.approx(200, rel=0.01)
+        assert [round(200 * update / recipe.iterations) for update in recipe.decays] == [120, 150, 180]
+        assert recipe.options["weight_decay"] == 5e-4 and recipe.schedule()(recipe.iterations) == pytest.approx(1e-3)
+    for name, epochs in {"cifar10-vgg16": 200, "cifar100-vgg16": 200, "cifar10-vgg16-short": 30}.items():
+        recipe = RECIPES[name]  # without batch norm they start gently
+        assert recipe.architecture == "vgg16_plain" and recipe.options["lr"] <= 0.03 and recipe.warmup == 390
+        assert recipe.iterations * recipe.options["batch"] / 50_000 == pytest.approx(epochs, rel=0.01)
+        assert recipe.schedule()(recipe.iterations) == pytest.approx(0, abs=1e-3)
+    for name, lr, images in (("camvid", 0.1, 367), ("nyuv2", 0.05, 795)):
+        recipe = RECIPES[f"{name}-deeplabv3"]
+        assert recipe.iterations == 200 * math.ceil(images / 16) and recipe.decays == (recipe.iterations // 2,)
+        assert (recipe.architecture, recipe.encoder) == ("deeplabv3_resnet50", "resnet50")
+        expected = {"batch": 16, "lr": lr, "weight_decay": 5e-4, "window": 128, "flip": True, "focal": 2.0}
+        assert recipe.options == expected
+    recipe = RECIPES["imagenet-resnet34"]
+    assert isinstance(recipe, Published) and (recipe.source, recipe.weights) == ("resnet34", "IMAGENET1K_V1")
 
 
-@pytest.mark.parametrize(("dataset", "lr"), [("camvid", 0.1), ("nyuv2", 0.05)])
-def test_deeplab_teachers_have_the_papers_recipe(dataset: str, lr: float) -> None:
-    recipe, images = zoo.RECIPES[f"{dataset}-deeplabv3"], {"camvid": 367, "nyuv2": 795}[dataset]
-    assert recipe.iterations == 200 * math.ceil(images / 16) and recipe.decays == (recipe.iterations // 2,)
-    assert (recipe.architecture, recipe.encoder) == ("deeplabv3_resnet50", "resnet50")
-    expected = {"batch": 16, "lr": lr, "weight_decay": 5e-4, "window": 128, "flip": True, "focal": 2.0}
-    assert recipe.options == expected
+def test_a_loaded_network_is_frozen_and_the_random_state_untouched() -> None:
+    before = torch.get_rng_state()
+    network = zoo.load("digits8-conv3", "cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(module.training for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+# --- what is not as it should be --------------------------------------------------------------------------------------
+
+
+def test_unknown_and_missing_networks_say_what_to_do(room: Path) -> None:
+    for function in (zoo.load, zoo.card, zoo.verify, zoo.train):
+        with pytest.raises(UnknownName, match="'fashion16-conv'. Did you mean 'fashion16-conv3'"):
+            function("fashion16-conv")
+    for function in (zoo.load, zoo.card, zoo.verify):
+        with pytest.raises(MissingFile, match=r"tiny.card\.json is missing. Fix: reuselib zoo train tiny"):
+            function("tiny")
+    (train_tiny() / "weights.safetensors").unlink()
+    for function in (zoo.load, zoo.verify):
+        with pytest.raises(MissingFile, match=r"weights\.safetensors is missing. Fix: reuselib zoo train tiny"):
+            function("tiny")
+    with pytest.raises(ReuseError, match=r"digits8-conv3 comes with the book.*load the one that is there"):
+        zoo.train("digits8-conv3")
+
+
+def assert_refused_when_flipped(name: str, file: Path, count: int = 60) -> None:
+    """Assert that a network is refused for each of some single flipped bits of a file, and is fine without."""
+    expected, original = home.sha256(file), file.read_bytes()
+    for position in random.Random(0).sample(range(8 * len(original)), count):
+        content = bytearray(original)
+        content[position // 8] ^= 1 << position % 8
+        file.write_bytes(content)
+        with pytest.raises(DamagedFile) as caught:
+            zoo.load(name, "cpu")
+        message = str(caught.value)
+        assert str(file) in message and expected in message and home.sha256(file) in message, message
+    file.write_bytes(original)
+    zoo.load(name, "cpu")
+
+
+def test_one_flipped_bit_is_refused(room: Path) -> None:
+    assert zoo.verify("digits8-conv3") == home.CLONE / "data/zoo/digits8-conv3/weights.safetensors"
+    shutil.copytree(home.CLONE / "data/zoo/digits8-conv3", room / "zoo/digits8-conv3")
+    for file in ("weights.safetensors", "card.json"):
+        assert_refused_when_flipped("digits8-conv3", room / "zoo/digits8-conv3" / file)
+    assert_refused_when_flipped("tiny", train_tiny() / "weights.safetensors")
+
+
+def test_what_was_cut_off_is_refused(room: Path) -> None:
+    weights, card = (train_tiny() / file for file in ("weights.safetensors", "card.json"))
+    whole = weights.read_bytes()
+    for share in (0, 0.5, 0.99):
+        weights.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(DamagedFile, match="Fix: delete .*tiny, then reuselib zoo train tiny"):
+            zoo.load("tiny", "cpu")
+    card.write_text(card.read_text()[:-20])
+    with pytest.raises(DamagedFile, match=r"card\.json is damaged: not valid JSON.*then reuselib zoo train tiny"):
+        zoo.load("tiny", "cpu")
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_training_writes_card_log_and_weights(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(home, "write_registry", lambda: pytest.fail("the clone's registry is none of our business"))
+    folder = train_tiny()
+    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "log.csv", "weights.safetensors"]
+    card, network = zoo.card("tiny"), zoo.load("tiny", "cpu")
+    assert is_complete(card) and card["recipe"]["iterations"] == 9 and "tiny" in zoo.names()
+    assert run.accuracy(network, zoo.images("tiny", "test", "cpu")) == pytest.approx(card["test_accuracy"], abs=1e-3)
+    log = log_of("tiny")
+    assert list(log[0]) == ["iteration", "loss", "test_accuracy"] and log[-1]["iteration"] == "9"
+
+
+def test_interrupted_training_goes_on_to_the_same_bits(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = (train_tiny() / "weights.safetensors").read_bytes()
+    shutil.rmtree(Piece("tiny").folder)
+    exploding, step = players.rigged(Supervised.step, at=5), Supervised.step
+    monkeypatch.setattr(Supervised, "step", lambda self: exploding(self))
+    with pytest.raises(players.Explosion):
+        train_tiny()
+    monkeypatch.setattr(Supervised, "step", step)
+    assert [path.name for path in Piece("tiny").folder.iterdir()] == ["training.pt"] and not Piece("tiny").has()
+    monkeypatch.setitem(RECIPES, "tiny", replace(TINY, warmup=3))
+    with pytest.raises(ReuseError, match=r"training.pt was made with other settings"):
+        train_tiny()
+    monkeypatch.setitem(RECIPES, "tiny", TINY)
+    assert (train_tiny() / "weights.safetensors").read_bytes() == whole
 
 
 def quarters(split: str) -> data.SegmentationSet:
@@ -161,33 +238,27 @@ def quarters(split: str) -> data.SegmentationSet:
 
 @pytest.fixture
 def tiny_segmenter(room: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    recipe = zoo.SegmentationRecipe(
-        "quarters", None, "small_segmenter", {"width": 4}, 100, options={"batch": 16, "lr": 0.1, "flip": True}
-    )
-    monkeypatch.setitem(zoo.RECIPES, "tiny-segmenter", recipe)
+    recipe = Recipe("quarters", None, "small_segmenter", {"width": 4}, 100, options={"batch": 16, "flip": True})
+    monkeypatch.setitem(RECIPES, "tiny-segmenter", recipe)
     monkeypatch.setitem(data.segmentation.SETS, "quarters", quarters)
     return "tiny-segmenter"
 
 
 def test_a_segmentation_network_is_trained_and_loaded(tiny_segmenter: str) -> None:
-    facts = zoo.train(tiny_segmenter, progress=False, round_size=4)
-    assert facts == zoo.card(tiny_segmenter) and facts["recipe"]["encoder"] is None
-    assert {key: kind for key, kind in CARD.items() if not isinstance(facts.get(key), kind)} == {}
+    facts = zoo.train(tiny_segmenter, progress=False)
+    assert facts == zoo.card(tiny_segmenter) and is_complete(facts) and facts["recipe"]["encoder"] is None
     assert facts["image"] == [1, 8, 8] and facts["classes"] == ["dark", "bright"]
     network, images = zoo.load(tiny_segmenter, "cpu"), zoo.images(tiny_segmenter, "test", "cpu")
     assert not network.training and torch.equal(images.masks, quarters("test").masks)
     scores = segmentation_scores(network, images)
     assert scores["pixel_accuracy"] == pytest.approx(facts["test_accuracy"], abs=1e-4) and scores["mean_iou"] > 0.55
     assert scores["mean_iou"] == pytest.approx(facts["test_mean_iou"], abs=1e-4)
-    with open(zoo.folder(tiny_segmenter) / "log.csv", newline="") as file:
-        lines = list(csv.DictReader(file))
-    assert list(lines[0]) == ["iteration", "loss", "test_accuracy", "test_mean_iou"]
-    assert float(lines[-1]["test_mean_iou"]) == pytest.approx(facts["test_mean_iou"], abs=1e-4)
+    log = log_of(tiny_segmenter)
+    assert list(log[0]) == ["iteration", "loss", "test_accuracy", "test_mean_iou"]
+    assert float(log[-1]["test_mean_iou"]) == pytest.approx(facts["test_mean_iou"], abs=1e-4)
 
 
-def test_a_seed_decides_a_network_with_dropout(
-    tiny_segmenter: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_seed_decides_a_network_with_dropout(tiny_segmenter: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def with_dropout(**arguments: object) -> torch.nn.Module:
         network = nets.small_segmenter(**arguments)
         network.decoder.append(torch.nn.Dropout(0.5))
@@ -203,72 +274,54 @@ def test_a_seed_decides_a_network_with_dropout(
     assert hashes[0] == hashes[1]
 
 
-def test_a_deeplab_teacher_starts_from_imagenet(tiny_segmenter: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision import models as torchvision
+# --- torchvision's networks -------------------------------------------------------------------------------------------
 
+
+def serve(state: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torchvision's downloads give this state."""
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, path, *_, **__: torch.save(state, path))
+
+
+def test_a_deeplab_teacher_starts_from_imagenet(tiny_segmenter: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def in_colour(split: str) -> data.SegmentationSet:
         few = quarters(split).subset(slice(2))
         return replace(few, images=few.images.with_channels(3))
 
     published = torchvision.resnet50()
-    state = published.state_dict()
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, path, *_, **__: torch.save(state, path))
+    serve(published.state_dict(), monkeypatch)
     monkeypatch.setitem(data.segmentation.SETS, "quarters", in_colour)
-    recipe = replace(zoo.RECIPES["camvid-deeplabv3"], dataset="quarters", iterations=1, options={"batch": 2, "lr": 0.0})
-    monkeypatch.setitem(zoo.RECIPES, tiny_segmenter, recipe)
+    recipe = replace(RECIPES["camvid-deeplabv3"], dataset="quarters", iterations=1, options={"batch": 2, "lr": 0.0})
+    monkeypatch.setitem(RECIPES, tiny_segmenter, recipe)
     zoo.train(tiny_segmenter, progress=False)
     encoder = zoo.load(tiny_segmenter, "cpu").encoder
     assert torch.equal(encoder.conv1.weight, published.conv1.weight)
     assert torch.equal(encoder.layer4[2].conv3.weight, published.layer4[2].conv3.weight)
 
 
-@pytest.mark.parametrize(
-    ("name", "epochs"), [("cifar10-vgg16", 200), ("cifar100-vgg16", 200), ("cifar10-vgg16-short", 30)]
-)
-def test_plain_teachers_start_gently(name: str, epochs: int) -> None:
-    recipe = zoo.RECIPES[name]
-    assert recipe.architecture == "vgg16_plain"
-    assert recipe.iterations * recipe.options["batch"] / 50_000 == pytest.approx(epochs, rel=0.01)
-    factor, peak = recipe.schedule(), recipe.options["lr"]
-    assert peak <= 0.03 and recipe.warmup == 390 and factor(recipe.iterations) == pytest.approx(0, abs=1e-3)
-
-
-def serve_resnet18(monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
-    """Let torchvision's download of ResNet-18 give random weights, and make a recipe of them."""
-    from torchvision import models as torchvision
-
-    published = torchvision.resnet18().eval()
+@pytest.fixture
+def resnet18(room: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+    """A recipe of torchvision's ResNet-18, whose download gives random weights."""
+    network = torchvision.resnet18().eval()
     # As in the files of the first years, without the counters of the batch norms, and in an order of their own.
-    state = {key: value for key, value in reversed(published.state_dict().items()) if "num_batches" not in key}
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, path, *_, **__: torch.save(state, path))
-    recipe = zoo.Published("imagenet", None, "resnet18_imagenet", {}, "resnet18", "IMAGENET1K_V1")
-    monkeypatch.setitem(zoo.RECIPES, "imagenet-resnet18", recipe)
-    return published
+    serve({key: v for key, v in reversed(network.state_dict().items()) if "num_batches" not in key}, monkeypatch)
+    recipe = Published("imagenet", None, "resnet18_imagenet", {}, "resnet18", "IMAGENET1K_V1")
+    monkeypatch.setitem(RECIPES, "imagenet-resnet18", recipe)
+    return network
 
 
-def test_published_weights_are_converted(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    published, before = serve_resnet18(monkeypatch), torch.get_rng_state()
+def test_published_weights_are_converted(resnet18: torch.nn.Module) -> None:
+    before = torch.get_rng_state()
     facts = zoo.train("imagenet-resnet18", progress=False)
     assert torch.equal(torch.get_rng_state(), before)
-    files = sorted(path.name for path in zoo.folder("imagenet-resnet18").iterdir())
+    files = sorted(path.name for path in Piece("imagenet-resnet18").folder.iterdir())
     assert files == ["card.json", "weights.safetensors"]
-    assert facts == zoo.card("imagenet-resnet18")
-    assert {key: kind for key, kind in CARD.items() if not isinstance(facts.get(key), kind)} == {}
+    assert facts == zoo.card("imagenet-resnet18") and is_complete(facts)
     assert facts["test_accuracy"] == 0.6976 and facts["image"] == [3, 224, 224] and facts["classes"][0] == "tench"
     assert facts["recipe"]["weights"] == "IMAGENET1K_V1" and facts["origin"].startswith("https://download.pytorch.org/")
     assert (tuple(facts["mean"]), tuple(facts["std"])) == data.vision.IMAGENET_STATISTICS
     network, images = zoo.load("imagenet-resnet18", "cpu"), torch.randn(2, 3, 64, 64)
     assert not network.training and network.card == facts
-    torch.testing.assert_close(network(images), published(images))
-
-
-def test_published_weights_that_were_altered_are_refused(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = room / "downloads" / "torchvision" / "resnet18-f37072fd.pth"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"something else")
-    serve_resnet18(monkeypatch)
-    with pytest.raises(DamagedFile, match=r"f37072fd\.pth is damaged: expected sha256 f37072fd.*reuselib zoo train"):
-        zoo.train("imagenet-resnet18", progress=False)
+    torch.testing.assert_close(network(images), resnet18(images))
 
 
 class Intruder:
@@ -278,127 +331,73 @@ class Intruder:
         return pytest.fail, ("it was unpickled",)
 
 
-@pytest.mark.parametrize("problem", ["network", "pickle"])
-def test_published_weights_that_cannot_be_had(problem: str, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(url: str, path: str, *_: object, **__: object) -> None:
-        if problem == "network":
-            raise URLError("no network")
-        torch.save({"conv1.weight": Intruder()}, path)
+def test_published_weights_that_cannot_be_had(
+    resnet18: torch.nn.Module, room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unconnected(*_: object, **__: object) -> None:
+        raise URLError("no network")
 
-    serve_resnet18(monkeypatch)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    train = partial(zoo.train, "imagenet-resnet18", progress=False)
+    serve({"conv1.weight": Intruder()}, monkeypatch)
     with pytest.raises(ReuseError, match=r"resnet18-f37072fd\.pth could not be fetched.*bring the file"):
-        zoo.train("imagenet-resnet18", progress=False)
-    assert not zoo.folder("imagenet-resnet18").exists()
+        train()
+    path = room / "downloads/torchvision/resnet18-f37072fd.pth"
+    path.unlink()
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unconnected)
+    with pytest.raises(ReuseError, match=r"could not be fetched.*no network.*Connect to the network"):
+        train()
+    path.write_bytes(b"something else")
+    with pytest.raises(DamagedFile, match=r"f37072fd\.pth is damaged: expected sha256 f37072fd.*delete it"):
+        train()
+    assert not Piece("imagenet-resnet18").folder.exists()
 
 
-def test_the_resnet_of_imagenet_is_torchvisions() -> None:
-    recipe = zoo.RECIPES["imagenet-resnet34"]
-    assert isinstance(recipe, zoo.Published) and (recipe.source, recipe.weights) == ("resnet34", "IMAGENET1K_V1")
+# --- pieces that studies make -----------------------------------------------------------------------------------------
+
+LOSSES = {"losses": torch.arange(6.0).reshape(2, 3)}
 
 
-def test_a_loaded_network_is_frozen_and_the_random_state_untouched() -> None:
-    before = torch.get_rng_state()
-    network = zoo.load("digits8-conv3", "cpu")
-    assert torch.equal(torch.get_rng_state(), before)
-    assert not any(module.training for module in network.modules())
-    assert not any(parameter.requires_grad for parameter in network.parameters())
-    assert zoo.load("digits8-conv3", "meta").head.weight.is_meta
+def test_a_study_keeps_networks_and_tables(room: Path) -> None:
+    piece, recipe = Piece("study-0/depth", fix="reuselib run study"), {"updates": 5, "widths": (1, 2)}
+    with pytest.raises(MissingFile, match=r"card\.json is missing. Fix: reuselib run study"):
+        piece.card()
+    network = nets.conv3(width=2)
+    card = piece.save(network, run.History([{"iteration": 5, "loss": 0.1234567}]), recipe=recipe, passed=True)
+    assert piece.has() and piece.card() == card and card["name"] == "study-0/depth" and card["passed"] is True
+    assert card["recipe"] == {"updates": 5, "widths": [1, 2]} and card["parameters"] == nets.parameter_count(network)
+    assert log_of("study-0/depth") == [{"iteration": "5", "loss": "0.12346"}]
+    loaded = piece.load(nets.conv3(width=2), recipe)
+    assert not list(players.differences(players.state(loaded), players.state(network))) and loaded.card == card
+    assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
+    with pytest.raises(ReuseError, match="another recipe. Delete it, then reuselib run study"):
+        piece.load(network, recipe | {"updates": 6})
+    with pytest.raises(ReuseError, match="made by a study"):
+        zoo.load("study-0/depth")
+    table = Piece("study-0/transfers")
+    table.save(LOSSES, recipe=recipe)
+    assert torch.equal(table.tensors(recipe)["losses"], LOSSES["losses"]) and "study-0/transfers" in zoo.names()
+    (table.folder / "losses.safetensors").write_bytes(b"")
+    with pytest.raises(DamagedFile, match="expected sha256.*delete"):
+        table.tensors(recipe)
 
 
-@pytest.mark.parametrize("function", [zoo.load, zoo.card, zoo.verify, zoo.train])
-def test_an_unknown_name_gets_the_nearest(function) -> None:
-    with pytest.raises(UnknownName, match="'fashion16-conv'. Did you mean 'fashion16-conv3'"):
-        function("fashion16-conv")
+def test_a_piece_for_this_process_alone_leaves_nothing_in_the_data_room(room: Path) -> None:
+    piece = Piece("passing/table", kept=False)
+    piece.save(LOSSES, recipe={})
+    assert piece.has() and piece.tensors() and not Piece("passing/table").has() and not list(room.iterdir())
 
 
-@pytest.mark.parametrize("function", [zoo.load, zoo.card, zoo.verify])
-def test_a_network_that_is_not_there_says_how_to_make_it(room: Path, function) -> None:
-    with pytest.raises(MissingFile, match=r"tiny.card\.json is missing. Fix: reuselib zoo train tiny"):
-        function("tiny")
-    (train_tiny() / "weights.safetensors").unlink()
-    if function is not zoo.card:
-        with pytest.raises(MissingFile, match=r"weights\.safetensors is missing. Fix: reuselib zoo train tiny"):
-            function("tiny")
-
-
-def flipped(path: Path, position: int) -> bytes:
-    """The content of a file with one bit flipped."""
-    content = bytearray(path.read_bytes())
-    content[position // 8] ^= 1 << position % 8
-    return bytes(content)
-
-
-def assert_refused_when_flipped(name: str, file: Path, count: int) -> None:
-    """Assert that a network is refused for each of some single flipped bits of a file, and is fine without."""
-    expected, original = home.sha256(file), file.read_bytes()
-    for position in random.Random(0).sample(range(8 * len(original)), count):
-        file.write_bytes(flipped(file, position))
-        with pytest.raises(DamagedFile) as caught:
-            zoo.load(name, "cpu")
-        message = str(caught.value)
-        assert str(file) in message and expected in message and home.sha256(file) in message, message
-        file.write_bytes(original)
-    zoo.load(name, "cpu")
-
-
-@pytest.mark.parametrize("file", ["weights.safetensors", "card.json"])
-def test_a_flipped_bit_in_a_shipped_network_is_refused(room: Path, file: str) -> None:
-    shutil.copytree(home.CLONE / "data" / "zoo" / "digits8-conv3", room / "zoo" / "digits8-conv3")
-    assert_refused_when_flipped("digits8-conv3", room / "zoo" / "digits8-conv3" / file, 120)
-
-
-def test_a_flipped_bit_in_weights_that_the_reader_trained_is_refused(room: Path) -> None:
-    assert_refused_when_flipped("tiny", train_tiny() / "weights.safetensors", 120)
-
-
-@pytest.mark.parametrize("share", [0, 0.5, 0.99])
-def test_cut_off_weights_are_refused(room: Path, share: float) -> None:
-    weights = train_tiny() / "weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[: int(share * weights.stat().st_size)])
-    with pytest.raises(DamagedFile, match="Fix: reuselib zoo train tiny"):
-        zoo.load("tiny", "cpu")
-
-
-def test_a_card_that_is_no_json_is_refused(room: Path) -> None:
-    card = train_tiny() / "card.json"
-    card.write_text(card.read_text()[:-20])
-    with pytest.raises(DamagedFile, match=r"card\.json is damaged: not valid JSON.*Fix: reuselib zoo train tiny"):
-        zoo.load("tiny", "cpu")
-
-
-def test_training_writes_card_log_and_weights(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(home, "write_registry", lambda: pytest.fail("the clone's registry is none of our business"))
-    folder = train_tiny()
-    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "log.csv", "weights.safetensors"]
-    card, network = zoo.card("tiny"), zoo.load("tiny", "cpu")
-    assert {key: kind for key, kind in CARD.items() if not isinstance(card.get(key), kind)} == {}
-    assert card["recipe"]["iterations"] == 9 and "tiny" in zoo.names()
-    assert run.accuracy(network, zoo.images("tiny", "test", "cpu")) == pytest.approx(card["test_accuracy"], abs=1e-3)
-    log = (folder / "log.csv").read_text().splitlines()
-    assert log[0] == "iteration,loss,test_accuracy" and log[-1].startswith("9,")  # all nine updates, by ones
-
-
-def test_interrupted_training_goes_on_and_gives_the_same_network(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = (train_tiny() / "weights.safetensors").read_bytes()
-    shutil.rmtree(zoo.folder("tiny"))
-    with monkeypatch.context() as interrupted:
-        interrupted.setattr(run, "accuracy", players.rigged(run.accuracy, at=0))
-        with pytest.raises(players.Explosion):
-            train_tiny()
-    assert [path.name for path in zoo.folder("tiny").iterdir()] == ["training.pt"]
-    assert (train_tiny() / "weights.safetensors").read_bytes() == whole
-
-
-def test_interrupted_training_by_another_recipe_is_refused(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as interrupted:
-        interrupted.setattr(run, "accuracy", players.rigged(run.accuracy, at=0))
-        with pytest.raises(players.Explosion):
-            train_tiny()
-    monkeypatch.setitem(zoo.RECIPES, "tiny", zoo.Recipe(**asdict(TINY) | {"warmup": 3}))
-    with pytest.raises(ReuseError, match=r"training.pt was made with other settings"):
-        train_tiny()
-
-
-def test_cards_of_the_clone_serve_other_data_rooms(room: Path) -> None:
-    assert zoo.verify("digits8-conv3") == home.CLONE / "data" / "zoo" / "digits8-conv3" / "weights.safetensors"
+def test_pieces_of_the_clone_serve_other_data_rooms(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    piece, clone = Piece("study-0/depth"), room / "clone"
+    piece.save(nets.conv3(width=2), recipe={})
+    there = clone / "data/zoo/study-0/depth"
+    shutil.move(piece.folder, there)
+    assert not piece.has()
+    listed = {f"zoo/study-0/depth/{file.name}": home.sha256(file) for file in there.iterdir()}
+    monkeypatch.setattr(home, "registry", lambda: listed)
+    monkeypatch.setattr(home, "CLONE", clone)
+    monkeypatch.setattr(home, "in_clone", lambda: True)
+    assert piece.has() and piece.tensors()
+    (there / "card.json").write_text("{}")
+    with pytest.raises(DamagedFile, match="git checkout"):
+        piece.card()
