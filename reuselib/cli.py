@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -53,20 +52,18 @@ def run(chapter: str, scale: str, seeds: str, rows: str, again: bool) -> None:
     """Run rows of a CHAPTER and record them; skip finished ones and resume those that were cut off."""
     from reuselib import chapters
 
-    experiment = chapters.chapter(chapter, scale)
-    wanted = [experiment.row(row) for row in rows.split(",") if row] or experiment.rows
-    for seed in list(parse_seeds(seeds)):
+    study = chapters.study(chapter, scale)
+    wanted = [study.row(row) for row in rows.split(",") if row] or study.rows
+    for seed in ledger.parse_seeds(seeds):
         for row in wanted:
-            settings = experiment.settings[row]
-            config = ledger.config_hash(settings.plain() if hasattr(settings, "plain") else settings)
             checkpoint = checkpoint_path(chapter, scale, row, seed)
-            if not again and ledger.find(chapter, scale, row, seed, config):
+            if not again and ledger.find(chapter, scale, row, seed, study.settings[row]):
                 click.echo(f"{row} seed {seed}: recorded already")
                 checkpoint.unlink(missing_ok=True)
                 continue
             if again:
                 checkpoint.unlink(missing_ok=True)
-            record = experiment.run(row, seed, checkpoint=checkpoint).record
+            record = study.run(row, seed, checkpoint=checkpoint).record
             record.save()
             checkpoint.unlink(missing_ok=True)
             numbers = ", ".join(f"{name} {value:.4f}" for name, value in record.metrics.items())
@@ -79,7 +76,7 @@ def run(chapter: str, scale: str, seeds: str, rows: str, again: bool) -> None:
 @click.pass_context
 def resume(context: click.Context, chapter: str, scale: str) -> None:
     """Finish the runs of a CHAPTER that were cut off."""
-    cut = sorted(home.path("results", chapter, scale).glob("*/seed*.pt"))
+    cut = sorted(home.path("results", ".scratch", chapter, scale).glob("*/seed*.pt"))
     if not cut:
         click.echo("Nothing was cut off.")
     for checkpoint in cut:
@@ -179,19 +176,6 @@ def doctor() -> None:
     sys.exit(0 if healthy else 1)
 
 
-def parse_seeds(text: str) -> Iterator[int]:
-    """Read "0-2" or "0,3,5-7" as seeds.
-
-    Raises:
-        click.BadParameter: the text is neither.
-    """
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first)):
-            raise click.BadParameter(f"{text!r} is not a list of seeds. Write 0-2 or 0,3,5.", param_hint="--seeds")
-        yield from range(int(first), int(last or first) + 1)
-
-
 def checkpoint_path(chapter: str, scale: str, row: str, seed: int) -> Path:
     """Where the checkpoint of a run lies until its record is written."""
-    return home.path("results", chapter, scale, row, f"seed{seed}.pt")
+    return ledger.scratch(chapter, scale, row, seed).with_suffix(".pt")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,7 +65,7 @@ def test_a_damaged_network_that_the_reader_trained_is_found(room: Path) -> None:
 def test_what_was_shipped_and_is_gone_is_found(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clone = room / "clone"
     (clone / "data" / "papers").mkdir(parents=True)
-    shutil.copy(home.CLONE / "data" / "papers" / "01_dfad.yaml", clone / "data" / "papers")
+    shutil.copy(home.CLONE / "data" / "papers" / "dfad.yaml", clone / "data" / "papers")
     monkeypatch.delenv("REUSELIB_DATA")
     monkeypatch.setattr(home, "CLONE", clone)
     _, missing = doctor(1)
@@ -89,12 +89,11 @@ def test_a_device_or_precision_that_is_not_there_is_found(
 def test_stale_and_damaged_records_are_found(room: Path) -> None:
     arguments = ["run", "dfad", "--scale", "smoke", "--rows", "digits-untrained", "--seeds", "0"]
     assert CliRunner().invoke(cli.main, arguments).exit_code == 0
-    assert "01_dfad: 1 records" in doctor(0)[0]
-    path = room / "results" / "dfad" / "smoke" / "digits-untrained" / "seed0.json"
-    record = path.read_text()
-    content = json.loads(record)
-    path.write_text(json.dumps(content | {"version": content["version"] + 1}))
-    assert doctor(1)[1] == ["01_dfad: 1 records, 1 stale: reuselib run 01_dfad"]
-    path.write_text(record[:-30])
+    assert "dfad: 1 records" in doctor(0)[0]
+    path = room / "results" / "dfad.jsonl"
+    (record,) = report.records("dfad")
+    replace(record, version=record.version + 1).save()
+    assert doctor(1)[1] == ["dfad: 1 records, 1 stale: reuselib run dfad"]
+    path.write_text(path.read_text()[:-30])
     _, missing = doctor(1)
     assert len(missing) == 1 and f"{path} is damaged" in missing[0]

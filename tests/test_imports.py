@@ -33,7 +33,7 @@ def test_the_layers_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("code", ["import reuselib", "from reuselib import errors, home, ledger"])
+@pytest.mark.parametrize("code", ["import reuselib", "from reuselib import errors, home, report"])
 def test_light_modules_load_nothing_heavy(code: str) -> None:
     assert loaded_by(code) == set()
 

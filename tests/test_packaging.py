@@ -154,8 +154,8 @@ def test_the_licences_are_there() -> None:
 
 def test_the_snakefile_plans_one_job_for_each_record() -> None:
     pytest.importorskip("snakemake", reason="the cluster extra is not installed")
-    options = ["--config", "chapter=01_dfad", "scale=smoke", "seeds=90-91", "rows=dfad"]
+    options = ["--config", "paper=dfad", "scale=smoke", "seeds=90,92-93", "rows=digits-dfad"]
     command = [sys.executable, "-m", "snakemake", "-s", "workflow/Snakefile", "--cores", "2", "--dry-run", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert len(re.findall(r"^rule record:", done.stdout + done.stderr, re.M)) == 2
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(re.findall(r"^rule record:", done.stdout + done.stderr, re.M)) == 3

@@ -205,7 +205,7 @@ class DeparaChapter(Chapter):
         """The truth of a source and an amount of labels: that of the record, if there is one of this configuration."""
         truth = replace(config, method="transfers")
         row = f"layers-{config.source}-{config.amount}-transfers"
-        record = report.find(self.name, self.scale, row, seed, report.config_hash(truth))
+        record = report.find(self.name, self.scale, row, seed, truth)
         if record is not None:
             return Cuts.of(record.metrics)
         return computed_cuts(open_studio(config.plan), config.source, config.amount, seed)

@@ -53,8 +53,8 @@ def _as_records(chapter: str, beside: Any) -> list[Record]:
     several = beside if isinstance(beside, list | tuple) else [] if beside is None else [beside]
     live = [item if isinstance(item, Record) else item.record for item in several]
     for record in live:
-        if record.chapter != chapter:
-            raise ReuseError(f"beside holds a record of {record.chapter}, the table is of {chapter}")
+        if record.paper != chapter:
+            raise ReuseError(f"beside holds a record of {record.paper}, the table is of {chapter}")
     return live
 
 
@@ -117,7 +117,7 @@ def _our_cell(row: Row, column: Column, found: list[Record], notes: Footnotes, e
     if stale := [str(record.seed) for record in mine if record.stale]:
         seeds = f"{name}, seed {', '.join(stale)}"
         marks += " " + notes.mark(f"Stale, made by another version and left out: {seeds}.")
-    if len({record.config_hash for record in fresh}) > 1:
+    if any(record.settings != fresh[0].settings for record in fresh):
         marks += " " + notes.mark(f"The seeds of {name} differ in configuration.")
     values = [column.times * record.value(metric) for record in fresh if record.has(metric)]
     if values:

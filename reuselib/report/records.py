@@ -1,4 +1,4 @@
-"""Records: one run of one row with one seed, a file each."""
+"""Records: one run of one row with one seed, a line each in `data/results/<paper>.jsonl`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,29 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reuselib import __version__, home
-from reuselib.errors import DamagedFile, NonFinite, OldSchema, unknown
+from reuselib.errors import DamagedFile, NonFinite, OldSchema, ReuseError, unknown
 from reuselib.report.papers import SCALES, published
 from reuselib.report.schema import validate
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    import pandas
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+SCHEMA = 2
 
 
 def canonical(value: Any) -> str:
@@ -29,35 +38,50 @@ def canonical(value: Any) -> str:
 
 
 def config_hash(config: Any) -> str:
-    """Return the SHA-256 of a configuration's canonical JSON, 64 hexadecimal digits.
-
-    Args:
-        config: A mapping or a dataclass. Its key `seed` is left out: all seeds of a row share one hash.
-    """
+    """Return the SHA-256 of a configuration's canonical JSON, its key `seed` left out; goes at the end."""
     content = {key: value for key, value in _content(config).items() if key != "seed"}
     return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 
-def _content(config: Any) -> dict[str, Any]:
-    return asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config)
+def _content(settings: Any) -> dict[str, Any]:
+    """Return settings as a mapping of what JSON holds: those of a study, a dataclass, or a mapping."""
+    if hasattr(settings, "plain"):
+        return settings.plain()
+    return asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else dict(settings)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Record:
-    """One run of one row of a chapter's table with one seed.
+    """One run of one row of a paper's tables with one seed.
 
-    `metrics` are final values; `curves` hold `[iteration, value]` pairs; `passes` counts forward and backward
-    passes; times are in seconds, memory in MiB. `dirty` is None where there is no git.
+    Attributes:
+        paper, scale, row, seed: Which run it is; there is one record of each.
+        version: The paper's behaviour version that made it.
+        metrics: Final values by name.
+        settings: Everything that decided the result, beside the seed.
+        commit: The clone's commit, or "unknown".
+        dirty: Whether code or inputs that decide results differed from the commit: files of `reuselib/`, or shipped
+            files of `data/`. Records and networks that runs themselves make do not count. None where there is no git.
+        versions: Of Python, torch and reuselib.
+        device, cpu, threads, precision: Where and how it ran.
+        wall_seconds, cpu_seconds, peak_memory_mb: What it cost, in seconds and MiB.
+        passes: Forward and backward passes by network.
+        finished: When, in UTC.
+        curves: Metrics over the run, as `[iteration, value]` pairs.
+        schema: Version of this list.
     """
 
-    chapter: str
+    paper: str
     scale: str
     row: str
     seed: int
     version: int
     metrics: dict[str, float]
-    config: dict[str, Any]
-    config_hash: str
+    settings: dict[str, Any]
     commit: str
     dirty: bool | None
     versions: dict[str, str]
@@ -76,13 +100,13 @@ class Record:
     @classmethod
     def new(
         cls,
-        chapter: str,
+        paper: str,
         scale: str,
         row: str,
         seed: int,
         *,
         metrics: Mapping[str, float],
-        config: Any,
+        settings: Any,
         device: str,
         threads: int,
         precision: str,
@@ -95,9 +119,9 @@ class Record:
         """Make the record of a run that has just finished; commit, versions, CPU and time are filled in.
 
         Args:
-            chapter, scale, row, seed: Which run it is.
+            paper, scale, row, seed: Which run it is.
             metrics: Final values by name; "accuracy" is a fraction of one.
-            config: Everything that decides the result, a mapping or a dataclass of JSON values.
+            settings: Everything that decides the result: of a study, or a mapping of JSON values.
             device: Name of the device in words, for example "cpu" or "Tesla T4".
             threads, precision: CPU threads, and "fp32", "bf16" or "fp16".
             wall_seconds, cpu_seconds, peak_memory_mb: What the run cost, in seconds and MiB.
@@ -106,121 +130,209 @@ class Record:
 
         Raises:
             NonFinite: If a number is NaN or infinite.
-            UnknownName: If there is no such chapter or scale.
+            UnknownName: If there is no such paper or scale.
         """
-        pairs = {name: [list(pair) for pair in curve] for name, curve in (curves or {}).items()}
         measured = {
             "metrics": dict(metrics),
+            "settings": _content(settings),
             "passes": dict(passes or {}),
-            "curves": pairs,
+            "curves": {name: [list(pair) for pair in curve] for name, curve in (curves or {}).items()},
             "wall_seconds": wall_seconds,
             "cpu_seconds": cpu_seconds,
             "peak_memory_mb": peak_memory_mb,
         }
         try:
-            parts = json.loads(canonical({"config": _content(config), **measured}))
+            measured = json.loads(canonical(measured))
         except ValueError as error:
-            run = f"{chapter}/{scale}/{row} seed {seed}"
             raise NonFinite(
-                f"{run}: a number is NaN or infinite ({error}), nothing was recorded. "
+                f"{paper}/{scale}/{row} seed {seed}: a number is NaN or infinite ({error}), nothing was recorded. "
                 "Fix: lower the learning rate, or run in fp32"
             ) from error
         return cls(
-            chapter=chapter,
+            paper=paper,
             scale=known_scale(scale),
             row=row,
             seed=seed,
-            version=published(chapter).version,
-            config_hash=config_hash(config),
+            version=published(paper).version,
             device=device,
             threads=threads,
             precision=precision,
-            **parts,
+            **measured,
             **_provenance(),
         )
 
     @property
-    def path(self) -> Path:
-        """The record's file below `data/results/`."""
-        return _record_path(self.chapter, self.scale, self.row, self.seed)
+    def key(self) -> tuple[int, str, int]:
+        """What records are sorted by: scale from small to large, row, seed."""
+        return SCALES.index(self.scale), self.row, self.seed
 
     @property
     def stale(self) -> bool:
-        """Whether another behaviour version of the chapter made it: its numbers no longer count."""
-        return self.version != published(self.chapter).version
+        """Whether another behaviour version of the paper's study made it: its numbers no longer count."""
+        return self.version != published(self.paper).version
+
+    def line(self) -> str:
+        """Return the record as one line of JSON that ends with the digest of everything before it."""
+        content = {each.name: getattr(self, each.name) for each in fields(self)}
+        whole = {**content, "digest": _digest(content)}
+        return json.dumps(whole, separators=(",", ":"), allow_nan=False)
 
     def save(self) -> Path:
-        """Check the record against its schema, write it atomically and return its path."""
-        content = asdict(self)
-        validate(content, "record", self.path, "report it: a record that was just made should be valid")
-        lines = (f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items())
-        home.write_atomic(self.path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
-        return self.path
+        """Check the record against its schema, write it, and take it into the paper's file, whose path is returned.
+
+        It is written to the scratch folder first: whatever keeps the paper's file from being read or written, the
+        record is there, and the next :func:`merge` takes it in.
+        """
+        line = self.line()
+        file = scratch(self.paper, self.scale, self.row, self.seed)
+        validate(json.loads(line), "record", file, "report it: a record that was just made should be valid")
+        # Content in the name: a run saved twice at once is two files, and neither is deleted unread.
+        home.write_atomic(file.with_name(f"{file.name}-{json.loads(line)['digest']}.json"), f"{line}\n".encode())
+        return merge(self.paper)
 
     def value(self, name: str) -> float:
         """Return a metric, a count `passes.<name>`, or a cost.
 
-        The costs are `minutes`, `wall_seconds`, `cpu_seconds` and `peak_memory_mb`.
+        The costs are `minutes`, `cpu_minutes`, `wall_seconds`, `cpu_seconds` and `peak_memory_mb`.
 
         Raises:
             UnknownName: If the record holds no such number.
         """
-        numbers = self._numbers()
+        numbers = self.numbers()
         if name not in numbers:
             raise unknown(f"metric of {self.row}", name, numbers)
         return numbers[name]
 
     def has(self, name: str) -> bool:
         """Return whether `value(name)` is there."""
-        return name in self._numbers()
+        return name in self.numbers()
 
-    def _numbers(self) -> dict[str, float]:
+    def numbers(self) -> dict[str, float]:
+        """Return everything that `value` can give, by name."""
         costs = {name: getattr(self, name) for name in ("wall_seconds", "cpu_seconds", "peak_memory_mb")}
         passes = {f"passes.{name}": count for name, count in self.passes.items()}
         minutes = {"minutes": self.wall_seconds / 60, "cpu_minutes": self.cpu_seconds / 60}
         return {**minutes, **costs, **passes, **self.metrics}
 
 
-def records(chapter: str, scale: str | None = None) -> list[Record]:
-    """Read a chapter's records, the stale ones included, sorted by scale, row and seed.
+def records(paper: str, scale: str | None = None) -> list[Record]:
+    """Read a paper's records, the stale ones included, sorted by scale, row and seed.
+
+    What lies finished in the scratch folder is taken in first, so that no record is passed over.
 
     Raises:
-        DamagedFile: If a file is not a whole, valid record.
-        OldSchema: If another version of the schema wrote it.
+        DamagedFile: If a line is not a whole, unaltered record, or a record stands twice.
+        OldSchema: If another version of the schema wrote one.
     """
-    published(chapter)
-    folder = home.path("results", chapter)
-    files = folder.glob(f"{known_scale(scale) if scale else '*'}/*/seed*.json")
-    return sorted(map(_read_record, files), key=lambda r: (SCALES.index(r.scale), r.row, r.seed))
+    published(paper)
+    path = _finished(paper) and merge(paper) or _file(paper)
+    if old := next(path.with_suffix("").glob("*/*/seed*.json"), None):
+        raise OldSchema(f"{old} has record schema 1, this library reads {SCHEMA}. Fix: {_remedy(path)}")
+    found = _read(path, paper)
+    return [r for r in found if r.scale == known_scale(scale)] if scale else list(found)
 
 
-def find(chapter: str, scale: str, row: str, seed: int, config_hash: str | None = None) -> Record | None:
-    """Return the record of one run; None if there is none, it is stale, or its `config_hash` is another."""
-    path = _record_path(chapter, known_scale(scale), row, seed)
-    record = _read_record(path) if path.is_file() else None
-    if record is None or record.stale or config_hash not in (None, record.config_hash):
-        return None
-    return record
+def find(paper: str, scale: str, row: str, seed: int, settings: Any = None) -> Record | None:
+    """Return the record of one run; None if there is none, it is stale, or it has other settings than the given."""
+    for record in records(paper, scale):
+        if (record.row, record.seed) == (row, seed):
+            same = settings is None or canonical(record.settings) == canonical(_content(settings))
+            return record if same and not record.stale else None
+    return None
 
 
-def values(chapter: str, scale: str, row: str, metric: str) -> list[float]:
+def values(paper: str, scale: str, row: str, metric: str) -> list[float]:
     """Return a metric of a row for every recorded seed, stale records left out."""
-    return [record.value(metric) for record in records(chapter, scale) if record.row == row and not record.stale]
+    return [record.value(metric) for record in records(paper, scale) if record.row == row and not record.stale]
 
 
-def curve(chapter: str, scale: str, row: str, metric: str) -> tuple[list[float], list[list[float]]]:
+def curve(paper: str, scale: str, row: str, metric: str) -> tuple[list[float], list[list[float]]]:
     """Return a recorded curve of a row, stale records left out.
 
     Returns:
         The iterations, and one list of values for every seed; both empty where nothing is recorded.
     """
-    found = [r.curves[metric] for r in records(chapter, scale) if r.row == row and not r.stale and metric in r.curves]
+    found = [r.curves[metric] for r in records(paper, scale) if r.row == row and not r.stale and metric in r.curves]
     iterations = [x for x, _ in found[0]] if found else []
     return iterations, [[y for _, y in points] for points in found]
 
 
-def _record_path(chapter: str, scale: str, row: str, seed: int) -> Path:
-    return home.path("results", chapter, scale, row, f"seed{seed}.json")
+def frame(paper: str, scale: str | None = None) -> pandas.DataFrame:
+    """Return a paper's records as a tidy frame, one row per record, in their order.
+
+    Columns: `paper`, `scale`, `task` and `method` (the parts of the row's name before and after its first hyphen),
+    `row`, `seed`, `stale`, then every number that :meth:`Record.value` gives; NaN where a record lacks it.
+    """
+    import pandas
+
+    version, names = published(paper).version, ("paper", "scale", "task", "method", "row", "seed", "stale")
+    found = []
+    for r in records(paper, scale):
+        task, _, method = r.row.partition("-")
+        which = (paper, r.scale, task if method else "", method or task, r.row, r.seed, r.version != version)
+        found.append({**dict(zip(names, which, strict=True)), **r.numbers()})
+    return pandas.DataFrame(found) if found else pandas.DataFrame(columns=list(names))
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read "0-2" or "0,3,5-7" as seeds.
+
+    Raises:
+        ReuseError: If the text is neither.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        last = last or first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+            raise ReuseError(f"{text!r} is not a list of seeds. Fix: write 0-2 or 0,3,5")
+        seeds += range(int(first), int(last) + 1)
+    return seeds
+
+
+def scratch(paper: str, scale: str, row: str, seed: int) -> Path:
+    """Return the path, without a suffix, of what a run keeps until its record stands in the paper's file."""
+    return home.path("results", ".scratch", paper, scale, row, f"seed{seed}")
+
+
+def merge(paper: str) -> Path:
+    """Take finished records from the scratch folder into the paper's file; one of the same run is replaced.
+
+    Any number of processes may do so at once: a lock file lets them in one by one, and the paper's file is replaced
+    as a whole. Where Python has no `fcntl` (Windows) nothing is locked: save from one process at a time there.
+
+    Returns:
+        The path of the paper's file.
+    """
+    path = _file(paper)
+    with _locked(path.parent / ".scratch" / f"{paper}.lock"):
+        files = _finished(paper)
+        if files:
+            new = sorted(
+                (record for file in files for record in _read(file, paper)), key=lambda record: record.finished
+            )
+            kept = {record.key: record for record in (*_read(path, paper), *new)}
+            home.write_atomic(path, "".join(f"{kept[key].line()}\n" for key in sorted(kept)).encode())
+        for file in files:
+            file.unlink()
+    return path
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _file(paper: str) -> Path:
+    return home.path("results", f"{paper}.jsonl")
+
+
+def _finished(paper: str) -> list[Path]:
+    return sorted(home.path("results", ".scratch", paper).glob("*/*/seed*.json"))
 
 
 def known_scale(name: str) -> str:
@@ -230,34 +342,50 @@ def known_scale(name: str) -> str:
     return name
 
 
-def _read_record(path: Path) -> Record:
+def _read(path: Path, paper: str) -> tuple[Record, ...]:
+    if not path.is_file():
+        return ()
     stat = path.stat()
-    return _parse_record(path, stat.st_mtime_ns, stat.st_ino, stat.st_size)
+    return _parse(path, paper, stat.st_mtime_ns, stat.st_ino, stat.st_size)
 
 
-@lru_cache(maxsize=4096)
-def _parse_record(path: Path, *_stamp: int) -> Record:
-    """Read and check one record; the stamp of its file keeps an unchanged one from being parsed again."""
-    chapter, scale, row, name = path.parts[-4:]
-    fix = f"delete it, then reuselib run {chapter} --scale {scale} --seeds {name.removeprefix('seed')[:-5]}"
+@lru_cache(maxsize=64)
+def _parse(path: Path, paper: str, *_stamp: int) -> tuple[Record, ...]:
+    """Read and check a file of records; its stamp keeps an unchanged one from being parsed again."""
+    found: dict[tuple[int, str, int], Record] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        record = _parse_line(line, paper, path, number)
+        if found.setdefault(record.key, record) is not record:
+            raise DamagedFile(path, f"line {number}: {record.row} seed {record.seed} stands twice", _remedy(path))
+    return tuple(found[key] for key in sorted(found))
+
+
+def _parse_line(line: bytes, paper: str, path: Path, number: int) -> Record:
+    """Return the record of a line whose digest and names are right; numbers were checked when it was written."""
     try:
-        content = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
+        content = json.loads(line)
     except ValueError as error:
-        raise DamagedFile(path, f"not valid JSON ({error})", fix) from error
+        raise DamagedFile(path, f"line {number}: not valid JSON ({error})", _remedy(path)) from error
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
-        raise OldSchema(f"{path} has record schema {schema}, this library reads {SCHEMA}. Fix: {fix}")
-    validate(content, "record", path, fix)
-    record = Record(**content)
-    if record.path.parts[-4:] != path.parts[-4:]:
-        raise DamagedFile(path, f"it holds the record of {'/'.join(record.path.parts[-4:])}", fix)
-    if config_hash(record.config) != record.config_hash:
-        raise DamagedFile(path, "config and config_hash disagree", fix)
+        fix = _remedy(path)
+        raise OldSchema(f"{path}, line {number}, has record schema {schema}, this library reads {SCHEMA}. Fix: {fix}")
+    digest = content.pop("digest", None)
+    try:
+        record = Record(**content)
+        found = _digest(content)
+        known_scale(record.scale)
+    except (TypeError, ValueError, KeyError) as error:
+        raise DamagedFile(path, f"line {number}: {error}", _remedy(path)) from error
+    if digest != found:
+        raise DamagedFile(path, f"line {number}: it was altered, its digest is {digest}, not {found}", _remedy(path))
+    if record.paper != paper:
+        raise DamagedFile(path, f"line {number}: it is a record of {record.paper}", _remedy(path))
     return record
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number of JSON")
+def _remedy(path: Path) -> str:
+    return f"git checkout -- {path}, or delete what is wrong, then reuselib run"
 
 
 def _provenance() -> dict[str, Any]:
@@ -277,14 +405,19 @@ def _provenance() -> dict[str, Any]:
 
 
 def _git() -> tuple[str, bool | None]:
-    """Return the clone's commit and whether code or data that decide results changed since, or ("unknown", None)."""
+    """Return the clone's commit and `Record.dirty`, or ("unknown", None)."""
     if not home.in_clone():
         return "unknown", None
     try:
-        changes = _run_git("status", "--porcelain", "--", "reuselib", "data", ":(exclude)data/results")
-        return _run_git("rev-parse", "HEAD").strip(), bool(changes.strip())
+        changes = _run_git("status", "--porcelain", "--", "reuselib", "data", *(f":(exclude)data/{x}" for x in MADE))
+        changes += _run_git("status", "--porcelain", "--untracked-files=no", "--", "data/zoo")
+        return _run_git("rev-parse", "HEAD").strip(), bool(changes)
     except (OSError, subprocess.SubprocessError):
         return "unknown", None
+
+
+# What runs make, below data/: a network of the zoo that is committed is an input and counts all the same.
+MADE = ("results", "pictures", "zoo")
 
 
 def _run_git(*arguments: str) -> str:

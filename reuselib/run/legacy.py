@@ -155,7 +155,7 @@ class Chapter:
                 row,
                 seed,
                 metrics=outcome.metrics,
-                config=config,
+                settings=config,
                 device=_device_name(outcome.device),
                 threads=threads,
                 precision=outcome.precision,

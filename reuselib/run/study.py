@@ -279,7 +279,7 @@ class Study:
                 row,
                 seed,
                 metrics=result.metrics,
-                config=settings.plain(),
+                settings=settings,
                 device=torch.cuda.get_device_name(where)
                 if where.type == "cuda"
                 else f"{where.type} ({platform.machine()})",

@@ -122,7 +122,7 @@ TREES = {"cophenetic", "purity", "mean_cosine", "seconds", "networks"}
 def test_a_row_runs_and_gives_a_valid_record(row: str, zoo: Any) -> None:
     run = SMOKE.run(row, 3, progress=False)
     record, config = run.record, SMOKE.config(row)
-    assert (record.chapter, record.scale, record.row, record.seed) == (NAME, "smoke", row, 3)
+    assert (record.paper, record.scale, record.row, record.seed) == (NAME, "smoke", row, 3)
     assert all(math.isfinite(value) for value in record.metrics.values())
     wanted = tables.named(NAME, "laptop")[row] - {"transfers"} - (TREES if config.part in CONTROLS else set())
     if config.part not in ("training", "transfers"):
@@ -133,7 +133,7 @@ def test_a_row_runs_and_gives_a_valid_record(row: str, zoo: Any) -> None:
         assert all(record.metrics[f"p_at_{k}"] == pytest.approx(counts[k - 1] / 5 / k) for k in (1, 2, 3, 4, 5))
         assert record.metrics["r_at_5"] == pytest.approx(1)
     record.save()
-    assert report.find(NAME, "smoke", row, 3, record.config_hash) == record
+    assert report.find(NAME, "smoke", row, 3, record.settings) == record
 
 
 def test_the_records_of_a_zoo_say_what_it_was(zoo: Any) -> None:

@@ -143,7 +143,7 @@ ONLY = {"random-layer": {"spearman", "depth"}, "scratch": {"spearman", "depth"},
 def test_a_row_runs_and_gives_a_valid_record(row: str, zoo: Any, studio: Studio) -> None:
     run, config = SMOKE.run(row, 3, progress=False), SMOKE.config(row)
     record = run.record
-    assert (record.chapter, record.scale, record.row, record.seed) == (NAME, "smoke", row, 3)
+    assert (record.paper, record.scale, record.row, record.seed) == (NAME, "smoke", row, 3)
     assert all(math.isfinite(value) for value in record.metrics.values())
     missing = ONLY.get(config.method, set()) if isinstance(config, LayerConfig) else set()
     if not isinstance(config, LayerConfig):
@@ -153,7 +153,7 @@ def test_a_row_runs_and_gives_a_valid_record(row: str, zoo: Any, studio: Studio)
         assert run.score.hits.shape == (5, 5)
     assert tables.named(NAME, "laptop").get(row, set()) - missing <= record.metrics.keys()
     record.save()
-    assert report.find(NAME, "smoke", row, 3, record.config_hash) == record
+    assert report.find(NAME, "smoke", row, 3, record.settings) == record
 
 
 def graphs(zoo: Any, probes: ImageSet) -> dict[str, Any]:

@@ -242,13 +242,13 @@ def expected_metrics(config: Any) -> set[str]:
 def test_a_row_runs_and_gives_a_valid_record(row: str) -> None:
     run, config = SMOKE.run(row, 3, progress=False), SMOKE.config(row)
     record = run.record
-    assert (record.chapter, record.scale, record.row, record.seed) == (NAME, "smoke", row, 3)
+    assert (record.paper, record.scale, record.row, record.seed) == (NAME, "smoke", row, 3)
     assert record.metrics.keys() == expected_metrics(config)
     assert all(math.isfinite(value) for value in record.metrics.values())
     shares = {name for name in record.metrics if name.startswith(("teacher_", "part_", "masked_"))}
     assert all(0 <= record.metrics[name] <= 1 for name in shares)
     record.save()
-    assert report.find(NAME, "smoke", row, 3, record.config_hash) == record
+    assert report.find(NAME, "smoke", row, 3, record.settings) == record
     trained = config.method not in UNTRAINED
     assert bool(record.passes) == trained == bool(record.curves)
     assert ("encoders" in run.kept) == (config.method in STAGES)

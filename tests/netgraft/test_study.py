@@ -336,13 +336,13 @@ def test_a_row_runs_and_gives_a_valid_record(row: str) -> None:
     config = SMOKE.config(row)
     run = SMOKE.run(row, 3, progress=False)
     record = run.record
-    assert (record.chapter, record.scale, record.row, record.seed) == (NAME, "smoke", row, 3) and not record.stale
+    assert (record.paper, record.scale, record.row, record.seed) == (NAME, "smoke", row, 3) and not record.stale
     assert all(math.isfinite(value) for value in record.metrics.values())
     assert record.metrics.keys() == measured(config)
     shares = [value for name, value in record.metrics.items() if name.endswith("accuracy") or name.startswith("graft")]
     assert all(0 <= value <= 1 for value in [*shares, record.metrics["agreement"]])
     record.save()
-    assert report.find(NAME, "smoke", row, 3, record.config_hash) == record
+    assert report.find(NAME, "smoke", row, 3, record.settings) == record
     trained = config.method not in ("teacher", "untrained")
     assert (run.method is not None) == bool(record.curves["loss"]) == trained
     plain = study.build_student(config, zoo.card(config.teacher), 3, torch.device("cpu"))
@@ -648,7 +648,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("method", ["netgraft", "kd", "fitnet", "fskd", "cd"])
 def test_one_update_of_every_method_on_cifar10(method: str, published: Any) -> None:
     run = published("paper", f"cifar10-prefix.1-{method}")
-    assert run.record.metrics["parameters"] == 5_412_682 and run.record.config["batch"] == 6
+    assert run.record.metrics["parameters"] == 5_412_682 and run.record.settings["batch"] == 6
     for own, model in zip(run.student.blocks[:3], run.teacher.blocks[:3], strict=True):
         assert not list(players.differences(players.state(own), players.state(model)))
     if method == "netgraft":
@@ -667,7 +667,7 @@ def test_one_update_of_every_method_on_cifar10(method: str, published: Any) -> N
 )
 def test_one_update_of_the_other_tasks(scale: str, row: str, published: Any) -> None:
     run = published(scale, row)
-    assert run.record.config["teacher"] == run.teacher.card["name"]
+    assert run.record.settings["teacher"] == run.teacher.card["name"]
     assert run.teacher.card["name"].endswith("short") == (scale == "colab")
 
 

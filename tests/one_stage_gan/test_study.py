@@ -204,10 +204,10 @@ def test_the_widths_of_the_speed_rows_are_what_they_are_called() -> None:
 
 def check_record(run: chapters.Run, row: str, seed: int) -> None:
     record = run.record
-    assert (record.chapter, record.scale, record.row, record.seed) == (NAME, "smoke", row, seed)
+    assert (record.paper, record.scale, record.row, record.seed) == (NAME, "smoke", row, seed)
     assert record.metrics and all(math.isfinite(value) for value in record.metrics.values())
     record.save()
-    assert report.find(NAME, "smoke", row, seed, record.config_hash) == record
+    assert report.find(NAME, "smoke", row, seed, record.settings) == record
 
 
 @pytest.mark.parametrize("row", of_kind(SMOKE, GanConfig))

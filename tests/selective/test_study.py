@@ -136,7 +136,7 @@ def test_a_row_has_its_metrics(row: str, wanted: set[str], runs: dict[str, Run])
     assert run.confidence.shape == run.wrong.shape == (len(run.data.test_unseen),) and run.wrong.dtype == torch.bool
     assert run.record.cpu_seconds > 0
     run.record.save()
-    assert report.find(NAME, "smoke", row, 0, run.record.config_hash) == run.record
+    assert report.find(NAME, "smoke", row, 0, run.record.settings) == run.record
 
 
 @pytest.mark.parametrize("regime", REGIMES)
