@@ -6,23 +6,19 @@ images = segmentation.load("camvid", "train")
 
 from __future__ import annotations
 
-import hashlib
-import io
-import tarfile
 from pathlib import Path
-from urllib.request import urlretrieve
 
+import archives
 import numpy as np
 import pytest
-import scipy.io
 from PIL import Image
-from torchvision.datasets import utils, voc
 
-from reuselib.data import segmentation, vision
+from reuselib.data import files, photographs, segmentation
 
 SHORTER = 32
 """Of the tests' images, in place of 256: the networks of the paper are slow."""
-Contents = dict[str, tuple[np.ndarray, np.ndarray]]
+Contents = archives.Contents
+PHOTOGRAPHS = ("cityscapes", "sunrgbd", "voc2012")
 
 
 def bring(
@@ -39,27 +35,18 @@ def bring(
         shorter: The shorter side that images get when they are read.
 
     Returns:
-        For each split, what should be read: images uint8 (N, 3, H, W) and masks int64 (N, H, W).
+        For each split of CamVid and NYUv2, what should be read: images uint8 (N, 3, H, W) and masks int64 (N, H, W).
     """
     monkeypatch.setenv("REUSELIB_DATA", str(folder / "data"))
     monkeypatch.setattr(segmentation, "SHORTER", shorter)
-    root = vision._downloads()
-    root.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(photographs, "SHORTER", shorter)
     counts = {"train": train, "test": test}
-    if name in ("camvid", "nyuv2"):
-        writer = {"camvid": _camvid, "nyuv2": _nyuv2}[name]
-        monkeypatch.setattr(segmentation, f"{name.upper()}_IMAGES", counts)
-        return {split: writer(root, split, counts, shorter) for split in counts}
-    constant, write = PHOTOGRAPHS[name]
-    monkeypatch.setattr(segmentation, constant, train)
-    write(monkeypatch, root, train)
-    return {}
-
-
-def scene(size: tuple[int, int], seed: int) -> Image.Image:
-    """A smooth random picture of (width, height) pixels."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
-    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+    if name in PHOTOGRAPHS:
+        archives.publish(name, monkeypatch, folder, train, test)
+        return {}
+    monkeypatch.setattr(segmentation, f"{name.upper()}_IMAGES", counts)
+    writer = {"camvid": _camvid, "nyuv2": _nyuv2}[name]
+    return {split: writer(split, counts, shorter) for split in counts}
 
 
 def regions(size: tuple[int, int], values: int, seed: int) -> Image.Image:
@@ -68,99 +55,42 @@ def regions(size: tuple[int, int], values: int, seed: int) -> Image.Image:
     return Image.fromarray(coarse).resize(size, Image.Resampling.NEAREST)
 
 
-def read(image: Image.Image, mask: Image.Image, shorter: int) -> tuple[np.ndarray, np.ndarray]:
-    """What a picture and its mask are when the shorter side, their height, has its length."""
-    size = (int(shorter * image.width / image.height), shorter)
-    small = np.asarray(image.resize(size, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-    return small, np.asarray(mask.resize(size, Image.Resampling.NEAREST)).astype(np.int64)
+def _pair(
+    size: tuple[int, int], values: int, seed: int, shorter: int, image: Path, mask: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Write a smooth random picture and a mask; return what they are when the shorter side has its length."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
+    picture, kinds = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC), regions(size, values, seed)
+    for path, content in ((image, picture), (mask, kinds)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content.save(path, compress_level=1)
+    small = (int(shorter * size[0] / size[1]), shorter)
+    pixels = np.asarray(picture.resize(small, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    return pixels, np.asarray(kinds.resize(small, Image.Resampling.NEAREST)).astype(np.int64)
 
 
-def _save(path: Path, image: Image.Image) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, compress_level=1)
-
-
-def _camvid(root: Path, split: str, counts: dict[str, int], shorter: int) -> tuple[np.ndarray, np.ndarray]:
+def _camvid(split: str, counts: dict[str, int], shorter: int) -> tuple[np.ndarray, np.ndarray]:
     """Pictures of 480x360 pixels; in the masks 11 means void."""
-    found = []
+    found, folder = [], files.downloads("CamVid")
     for number in range(counts[split]):
-        seed = 100 * (split == "test") + number
-        image, mask = scene((480, 360), seed), regions((480, 360), 12, seed)
         name = f"{'0016E5' if split == 'test' else '0001TP'}_{8000 + 30 * number:06d}.png"
-        _save(root / "CamVid" / split / name, image)
-        _save(root / "CamVid" / f"{split}annot" / name, mask)
-        found.append(read(image, mask, shorter))
-    if split == "test":
-        (root / "CamVid" / "val").mkdir()
-        (root / "CamVid" / "test.txt").write_text("/SegNet/CamVid/test/0001TP_008550.png ...\n")
+        seed = 100 * (split == "test") + number
+        found.append(_pair((480, 360), 12, seed, shorter, folder / split / name, folder / f"{split}annot" / name))
+    archives.write(folder, {"val/other.png": b"", "test.txt": b"/SegNet/CamVid/test/0001TP_008550.png ...\n"})
     images, masks = (np.stack(each) for each in zip(*found, strict=True))
     return images, np.where(masks == 11, 255, masks)
 
 
-def _nyuv2(root: Path, split: str, counts: dict[str, int], shorter: int) -> tuple[np.ndarray, np.ndarray]:
+def _nyuv2(split: str, counts: dict[str, int], shorter: int) -> tuple[np.ndarray, np.ndarray]:
     """Pictures of 640x480 pixels, numbered from 1, the two splits in turn; in the masks 0 means no class."""
-    folder, total = root / "NYUv2", sum(counts.values())
-    order = np.random.default_rng(3).permutation(total) + 1
+    order = np.random.default_rng(3).permutation(sum(counts.values())) + 1
     numbers = {"train": np.sort(order[: counts["train"]]), "test": np.sort(order[counts["train"] :])}
-    folder.mkdir(exist_ok=True)
-    variables = {f"{part}Ndxs": each.reshape(-1, 1).astype(np.uint16) for part, each in numbers.items()}
-    scipy.io.savemat(folder / "splits.mat", variables)
-    found = []
+    folder, found = files.downloads("NYUv2"), []
+    splits = {f"{part}Ndxs": each.reshape(-1, 1).astype(np.uint16) for part, each in numbers.items()}
+    archives.write(folder, {"splits.mat": archives.mat(**splits)})
     for number in numbers[split].tolist():
-        image, mask = scene((640, 480), number), regions((640, 480), 14, number)
-        _save(folder / f"nyu_{split}_rgb" / f"nyu_rgb_{number:04d}.png", image)
-        _save(folder / f"{split}_labels_13" / f"new_nyu_class13_{number:04d}.png", mask)
-        found.append(read(image, mask, shorter))
+        image = folder / f"nyu_{split}_rgb" / f"nyu_rgb_{number:04d}.png"
+        mask = folder / f"{split}_labels_13" / f"new_nyu_class13_{number:04d}.png"
+        found.append(_pair((640, 480), 14, number, shorter, image, mask))
     images, masks = (np.stack(each) for each in zip(*found, strict=True))
     return images, np.where(masks == 0, 255, masks - 1)
-
-
-def _cityscapes(monkeypatch: pytest.MonkeyPatch, root: Path, count: int) -> None:
-    for number in range(count):
-        city = ("aachen", "zurich")[number % 2]
-        name = f"{city}_{number:06d}_000019_leftImg8bit.png"
-        _save(root / "cityscapes" / "leftImg8bit" / "train" / city / name, scene((200, 100), number))
-
-
-def _sunrgbd(monkeypatch: pytest.MonkeyPatch, root: Path, count: int) -> None:
-    for number in range(count):
-        size = ((73, 53), (56, 43))[number % 2]
-        _save(root / "SUNRGBD" / "SUNRGBD-train_images" / f"img-{number + 1:06d}.jpg", scene(size, number))
-
-
-def _voc2012(monkeypatch: pytest.MonkeyPatch, root: Path, count: int) -> None:
-    """The archive that torchvision fetches; of its photographs only some belong to the segmentation task."""
-    server = root.parent.parent / "server"
-    server.mkdir()
-    base, members, names = "VOCdevkit/VOC2012", {}, []
-    for number in range(count + 2):
-        name = f"2007_{number:06d}"
-        size = ((50, 37), (37, 50))[number % 2]
-        members[f"{base}/JPEGImages/{name}.jpg"] = _encoded(scene(size, number), "JPEG")
-        if number < count:
-            names.append(name)
-            members[f"{base}/SegmentationClass/{name}.png"] = _encoded(regions(size, 21, number), "PNG")
-    members[f"{base}/ImageSets/Segmentation/train.txt"] = ("\n".join(names) + "\n").encode()
-    path = server / "VOCtrainval_11-May-2012.tar"
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    digest = hashlib.md5(path.read_bytes()).hexdigest()
-    entry = voc.DATASET_YEAR_DICT["2012"] | {"url": path.as_uri(), "md5": digest}
-    monkeypatch.setitem(voc.DATASET_YEAR_DICT, "2012", entry)
-    monkeypatch.setattr(utils, "_urlretrieve", lambda url, path, *_: urlretrieve(url, path))
-
-
-def _encoded(image: Image.Image, form: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form)
-    return buffer.getvalue()
-
-
-PHOTOGRAPHS = {
-    "cityscapes": ("CITYSCAPES_IMAGES", _cityscapes),
-    "sunrgbd": ("SUNRGBD_IMAGES", _sunrgbd),
-    "voc2012": ("VOC_IMAGES", _voc2012),
-}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from reuselib import data, home, nets, report, run
-from reuselib.data import ImageSet, MultiLabelSet, augment, multi_label, vision
+from reuselib.data import ImageSet, MultiLabelSet, augment, multi_label
 from reuselib.errors import ReuseError, unknown
 from reuselib.nets import MultiHead, zoo
 from reuselib.nets.supervised import MultiTaskSupervised
@@ -22,7 +22,7 @@ from reuselib.nets.supervised import MultiTaskSupervised
 ALL = "all"
 """The one task of a source of classes: its main and its auxiliary classes in one softmax."""
 
-LOADERS = multi_label.MULTI_LABEL | {"celeba_attributes": vision.celeba_attributes}
+LOADERS = dict(multi_label.MULTI_LABEL)
 
 
 @dataclass(frozen=True)

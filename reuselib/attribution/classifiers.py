@@ -19,6 +19,7 @@ from reuselib.attribution.method import EPSILON, gradient_times_input
 from reuselib.attribution.scores import Scorer, off_diagonal, outcome, scorer, similarities
 from reuselib.attribution.tree import Tree, purity
 from reuselib.data import ImageSet
+from reuselib.data.image_set import IMAGENET_STATISTICS
 from reuselib.errors import ReuseError
 from reuselib.prediction import Prediction, saved_bytes
 from reuselib.run.legacy import Outcome
@@ -33,7 +34,6 @@ FAMILIES = {
 SMALL_FAMILIES = {family: names[:3] for family, names in FAMILIES.items()}
 NATURAL, FOREIGN = "stl10", "svhn"
 """Probe images for classifiers of photographs: photographs, and house numbers."""
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ class Classifiers:
     def probes(self) -> ImageSet:
         """The probe images, normalised as the classifiers take them."""
         drawn = data.load(self.config.probes, "test", channels=3).take(self.config.count, self.seed).unlabelled()
-        return replace(drawn.resized(self.config.size), mean=IMAGENET[0], std=IMAGENET[1]).to(self.device)
+        mean, std = IMAGENET_STATISTICS
+        return replace(drawn.resized(self.config.size), mean=mean, std=std).to(self.device)
 
     def outcome(self, progress: bool, way: Scorer | None = None) -> Outcome:
         """Compare, by the scorer of the row's score or another, and say whether families stand together."""

@@ -13,9 +13,9 @@ from torch import nn
 from reuselib import run
 from reuselib.cmi.rivals import FAMILY, Studio
 from reuselib.data import ImageSet
+from reuselib.data.image_set import IMAGENET_STATISTICS
 from reuselib.errors import ReuseError, unknown
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation per channel that torchvision's networks were trained with."""
 
 
@@ -72,7 +72,7 @@ def invert(
     if image is None and "image" not in card:
         raise ReuseError("No card says what images the network takes. Give image=(channels, height, width).")
     image = tuple(image or card["image"])
-    usual = (card["mean"], card["std"]) if card else IMAGENET if image[0] == 3 else ((0.5,) * image[0],) * 2
+    usual = (card["mean"], card["std"]) if card else IMAGENET_STATISTICS if image[0] == 3 else ((0.5,) * image[0],) * 2
     studio = Studio(image, tuple(mean or usual[0]), tuple(std or usual[1]), **(sizes or {}))
     batch = batch or (len(labels) if labels is not None else min(count, 256))
     if batch < 1 or count < 1:

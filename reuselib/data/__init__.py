@@ -3,104 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
-from reuselib.data import attributes, augment, digits, multi_label, procedural, segmentation, vision
+from reuselib.data import attributes, augment, digits, files, multi_label, photographs, procedural, segmentation, vision
 from reuselib.data.attributes import ZeroShotSet
 from reuselib.data.image_set import ImageSet
 from reuselib.data.multi_label import MultiLabelSet
+from reuselib.data.rendered import rendered
 from reuselib.data.segmentation import SegmentationSet
 from reuselib.errors import unknown
-from reuselib.worlds import attributes as attribute_world
-from reuselib.worlds import shapes, symbols
-from reuselib.worlds.attributes import AttributeWorld, WorldPlan
 
 __all__ = [
     "SETS",
-    "AttributeWorld",
     "ImageSet",
     "MultiLabelSet",
     "SegmentationSet",
-    "WorldPlan",
     "ZeroShotSet",
-    "attribute_world",
     "attributes",
     "augment",
     "digits",
     "load",
     "load_few",
     "multi_label",
+    "photographs",
     "procedural",
     "segmentation",
-    "shapes",
-    "symbols",
     "vision",
 ]
 
-PROCEDURAL_COUNT = {"train": 10_000, "test": 2_000}
-SHAPES_COUNT = {"train": 4_000, "test": 1_000}
-SYMBOLS_COUNT = {"train": 6_000, "test": 1_500}
-PROCEDURAL_SEED = {"train": 0, "test": 1}
+Loader = Callable[[str, int | None, int | None, bool], ImageSet]
 
 
-def _handwritten(split: str, size: int | None, channels: int | None, download: bool) -> ImageSet:
-    return digits.digits(split)
-
-
-def _printed(split: str, size: int | None, channels: int | None, download: bool) -> ImageSet:
-    return digits.printed_digits(_of(PROCEDURAL_COUNT, split), size or 8, _of(PROCEDURAL_SEED, split))
-
-
-def _textures(split: str, size: int | None, channels: int | None, download: bool) -> ImageSet:
-    image = (channels or 1, size or 16, size or 16)
-    return procedural.textures(_of(PROCEDURAL_COUNT, split), image, _of(PROCEDURAL_SEED, split))
-
-
-def _noise(split: str, size: int | None, channels: int | None, download: bool) -> ImageSet:
-    image = (channels or 1, size or 16, size or 16)
-    return procedural.noise(_of(PROCEDURAL_COUNT, split), image, _of(PROCEDURAL_SEED, split))
-
-
-def _shapes(split: str, size: int | None, channels: int | None, download: bool, label: str = "shape") -> ImageSet:
-    images = shapes.shapes(_of(SHAPES_COUNT, split), size or 16, _of(PROCEDURAL_SEED, split), label)
-    return images if split == "train" else images.with_statistics_of(_shapes("train", size, channels, download))
-
-
-def _symbols(split: str, size: int | None, channels: int | None, download: bool) -> ImageSet:
-    images = symbols.symbols(_of(SYMBOLS_COUNT, split), size or 16, _of(PROCEDURAL_SEED, split))
-    return images if split == "train" else images.with_statistics_of(_symbols("train", size, channels, download))
-
-
-def _collage(split: str, size: int | None, channels: int | None, download: bool) -> ImageSet:
-    return segmentation.room_collage(split)
-
-
-def _of(values: dict[str, int], split: str) -> int:
-    if split not in values:
-        raise unknown("split", split, values)
-    return values[split]
-
-
-def _from_files(loader: Callable[..., ImageSet]) -> Callable[..., ImageSet]:
+def _from_files(loader: Callable[[str, bool], ImageSet]) -> Loader:
     return lambda split, size, channels, download: loader(split, download)
 
 
-SETS: dict[str, Callable[..., ImageSet]] = {
-    **{loader.__name__: _from_files(loader) for loader in vision.LOADERS},
-    "digits": _handwritten,
+def _printed(split: str, size: int | None, channels: int | None, download: bool) -> ImageSet:
+    count, seed = files.count_and_seed(split, 10_000, 2_000)
+    return digits.printed_digits(count, size or 8, seed)
+
+
+def _procedural(draw: Callable[[int, tuple[int, int, int], int], ImageSet]) -> Loader:
+    def load(split: str, size: int | None, channels: int | None, download: bool) -> ImageSet:
+        count, seed = files.count_and_seed(split, 10_000, 2_000)
+        return draw(count, (channels or 1, size or 16, size or 16), seed)
+
+    return load
+
+
+def _rendered(name: str, *options: str) -> Loader:
+    return lambda split, size, channels, download: rendered(name)(split, size or 16, *options)
+
+
+SETS: dict[str, Loader] = {
+    **{loader.__name__: _from_files(loader) for loader in vision.LOADERS + photographs.LOADERS},
+    "digits": lambda split, *_: digits.digits(split),
     "printed_digits": _printed,
-    "textures": _textures,
-    "noise": _noise,
-    "shapes": _shapes,
-    "shape_cells": partial(_shapes, label="cell"),
-    "symbols": _symbols,
-    "room_collage": _collage,
-    "cityscapes": _from_files(segmentation.cityscapes),
-    "sunrgbd": _from_files(segmentation.sunrgbd),
-    "voc2012": _from_files(segmentation.voc2012),
+    "textures": _procedural(procedural.textures),
+    "noise": _procedural(procedural.noise),
+    "shapes": _rendered("shapes:load"),
+    "shape_cells": _rendered("shapes:load", "cell"),
+    "symbols": _rendered("symbols:load"),
+    "room_collage": lambda split, *_: rendered("rooms:room_collage")(split),
 }
-FEW: dict[str, Callable[[int, int], ImageSet]] = {"imagenet": vision.imagenet_few}
-"""Sets whose training images are only read in part."""
 
 
 def load(
@@ -130,7 +94,7 @@ def load_few(
 ) -> ImageSet:
     """Load a few training images of each class, as `ImageSet.per_class` draws them.
 
-    Of sets that are too large to be held, only the files of the drawn images are read.
+    Of "imagenet", which is too large to be held, only the files of the drawn images are read.
 
     Args:
         name: One of `SETS`.
@@ -143,13 +107,12 @@ def load_few(
     Raises:
         ReuseError: If a class has fewer images; also every error of `load`.
     """
-    if name in FEW:
-        return _shaped(FEW[name](per_class, seed), size, channels)
+    if name == "imagenet":
+        return _shaped(photographs.imagenet_few(per_class, seed), size, channels)
     return load(name, "train", size, channels, download).per_class(per_class, seed)
 
 
 def _shaped(images: ImageSet, size: int | None, channels: int | None) -> ImageSet:
     """Return the images in the size and with the channels wanted."""
-    if size is not None:
-        images = images.resized(size)
+    images = images if size is None else images.resized(size)
     return images if channels is None else images.with_channels(channels)

@@ -11,23 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from reuselib.data.files import check_split
 from reuselib.data.image_set import STATISTICS, ImageSet, statistics
-from reuselib.errors import unknown
 
 CLASSES = tuple("0123456789")
 TEST_IMAGES = 500
 SPLIT_SEED = 0
 
-FONTS = (
-    "DejaVuSans",
-    "DejaVuSans-Bold",
-    "DejaVuSans-Oblique",
-    "DejaVuSansMono",
-    "DejaVuSansMono-Bold",
-    "DejaVuSerif",
-    "DejaVuSerif-Bold",
-    "DejaVuSerif-Italic",
-)
+FACES = "Sans Sans-Bold Sans-Oblique SansMono SansMono-Bold Serif Serif-Bold Serif-Italic".split()  # of DejaVu
 CANVAS = 64  # pixels of a glyph before it is warped
 STROKES = (0, 1, 2)  # extra stroke width, in pixels of the canvas
 
@@ -41,8 +32,7 @@ def digits(split: str = "train") -> ImageSet:
     Args:
         split: "train" or "test".
     """
-    if split not in ("train", "test"):
-        raise unknown("split", split, ("train", "test"))
+    check_split(split)
     from sklearn.datasets import load_digits
 
     source = load_digits()
@@ -100,7 +90,7 @@ def _glyphs() -> Tensor:
     from PIL import Image, ImageDraw, ImageFont
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    fonts = [ImageFont.truetype(folder / f"{name}.ttf", round(1.1 * CANVAS)) for name in FONTS]
+    fonts = [ImageFont.truetype(folder / f"DejaVu{name}.ttf", round(1.1 * CANVAS)) for name in FACES]
     middle = (CANVAS / 2, CANVAS / 2)
     glyphs = np.empty((10, len(fonts), len(STROKES), CANVAS, CANVAS), np.uint8)
     for place in np.ndindex(glyphs.shape[:3]):

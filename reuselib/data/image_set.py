@@ -1,10 +1,15 @@
-"""An image set: every pixel as one uint8 tensor on one device, normalised only when a batch is drawn."""
+"""An image set: every pixel as one uint8 tensor on one device, normalised only when a batch is drawn.
+
+What all sets can do stands in their bases: `Rows` are moved and chosen from, `Batches` give normalised images with
+labels, `OfImages` are an `ImageSet` with other labels beside it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -26,6 +31,8 @@ STATISTICS: dict[tuple[str, int], Statistics] = {
     ("digits", 32): ((0.3060,), (0.3239,)),
 }
 
+HALVES: Statistics = (0.5,) * 3, (0.5,) * 3  # pixels in [-1, 1]
+IMAGENET_STATISTICS: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 
 
@@ -75,7 +82,82 @@ def draw_per_class(labels: Tensor, classes: Sequence[str], count: int, seed: int
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet:
+class OnDevice:
+    """Base of what consists of tensors, and of parts that do, all on one device."""
+
+    def _parts(self) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor | OnDevice)}
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything is."""
+        return next(iter(self._parts().values())).device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same on another device."""
+        return replace(self, **{name: part.to(device) for name, part in self._parts().items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Rows(OnDevice):
+    """Base of sets: every tensor has one row for each thing."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(next(iter(self._parts().values())))
+
+    def __getitem__(self, index: Tensor | slice) -> Self:
+        """Return the rows at `index`, which is on their device."""
+        return replace(self, **{name: part[index] for name, part in self._parts().items()})
+
+    def subset(self, index: Tensor | list[int] | slice) -> Self:
+        """Return the rows at `index` (positions, a mask or a slice), in that order."""
+        if isinstance(index, list):
+            index = torch.tensor(index, dtype=torch.int64)
+        return self[index.to(self.device) if isinstance(index, Tensor) else index]
+
+    def take(self, count: int, seed: int) -> Self:
+        """Return `count` rows drawn without replacement: the same for one seed on every device."""
+        if not 0 < count <= len(self):
+            raise ReuseError(f"cannot take {count} of {self!r}: ask for 1 to {len(self)}")
+        return self.subset(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count])
+
+
+@dataclass(frozen=True, eq=False)
+class Batches(Rows):
+    """Base of image sets that give batches of normalised images with labels."""
+
+    def _batch(
+        self, index: Tensor | slice, generator: torch.Generator | None = None, augment: Augment | None = None
+    ) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def sample(
+        self, count: int, generator: torch.Generator | None, augment: Augment | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw images at random, with replacement.
+
+        Args:
+            count: How many.
+            generator: On the device of the images.
+            augment: Applied to the uint8 images, for example `augment.crop_and_flip`.
+
+        Returns:
+            Normalised images, float32 (count, C, H, W), and their labels, int64 with `count` rows.
+        """
+        return self._batch(
+            torch.randint(len(self), (count,), generator=generator, device=self.device), generator, augment
+        )
+
+    def batches(self, batch: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield normalised images and labels in order, for evaluation; a last short batch is kept."""
+        for start in range(0, len(self), batch):
+            yield self._batch(slice(start, start + batch))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet(Batches):
     """Images and labels, resident on one device.
 
     Attributes:
@@ -101,19 +183,15 @@ class ImageSet:
         """Check types and shapes."""
         images, labels, channels = self.images, self.labels, self.shape[0]
         if images.dtype != torch.uint8 or images.ndim != 4:
-            raise ShapeMismatch(f"images must be uint8 (N, C, H, W), not {_form(images)}")
+            raise ShapeMismatch(f"images must be uint8 (N, C, H, W), not {form(images)}")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise ShapeMismatch(f"labels must be int64 ({len(images)},), not {_form(labels)}")
+            raise ShapeMismatch(f"labels must be int64 ({len(images)},), not {form(labels)}")
         if labels.device != images.device:
             raise ShapeMismatch(f"labels are on {labels.device}, images on {images.device}: use .to(device)")
         if len(self.mean) != channels or len(self.std) != channels:
             raise ShapeMismatch(f"{channels} channels need as many means and stds: {self.mean}, {self.std}")
         if min(self.std) <= 0:
             raise ShapeMismatch(f"every std must be above 0, not {self.std}")
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.images)
 
     def __repr__(self) -> str:
         """Name the set, its size, shape, classes and device."""
@@ -125,29 +203,6 @@ class ImageSet:
         """Channels, height and width of one image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
-
-    @property
-    def device(self) -> torch.device:
-        """Where images and labels are."""
-        return self.images.device
-
-    def to(self, device: torch.device | str) -> ImageSet:
-        """Return the set on another device."""
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
-
-    def subset(self, index: Tensor | list[int] | slice) -> ImageSet:
-        """Return the images at `index` (positions, a mask or a slice), in that order."""
-        if isinstance(index, list):
-            index = torch.tensor(index, dtype=torch.int64)
-        if isinstance(index, Tensor):
-            index = index.to(self.device)
-        return replace(self, images=self.images[index], labels=self.labels[index])
-
-    def take(self, count: int, seed: int) -> ImageSet:
-        """Return `count` images drawn without replacement: the same for one seed on every device."""
-        if not 0 < count <= len(self):
-            raise ReuseError(f"cannot take {count} images of {self.name}: ask for 1 to {len(self)}")
-        return self.subset(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count])
 
     def per_class(self, count: int, seed: int) -> ImageSet:
         """Return `count` images of every class, drawn without replacement (see `draw_per_class`).
@@ -219,35 +274,20 @@ class ImageSet:
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != self.shape[0]:
             raise ShapeMismatch(
-                f"normalised takes uint8 images with {self.shape[0]} channels, not {_form(images)}; "
+                f"normalised takes uint8 images with {self.shape[0]} channels, not {form(images)}; "
                 "sample, epoch and batches give normalised images already"
             )
         scale, shift = self._scale_and_shift
         return images * scale.to(images.device) - shift.to(images.device)
 
-    def _batch(
-        self, index: Tensor, generator: torch.Generator | None, augment: Augment | None
-    ) -> tuple[Tensor, Tensor]:
+    def _drawn(self, index: Tensor | slice, generator: torch.Generator | None, augment: Augment | None) -> Tensor:
         images = self.images[index]
-        if augment is not None:
-            images = augment(images, generator)
-        return self.normalised(images), self.labels[index]
+        return self.normalised(images if augment is None else augment(images, generator))
 
-    def sample(
-        self, count: int, generator: torch.Generator | None, augment: Augment | None = None
+    def _batch(
+        self, index: Tensor | slice, generator: torch.Generator | None = None, augment: Augment | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Draw images at random, with replacement.
-
-        Args:
-            count: How many.
-            generator: On the device of the images.
-            augment: Applied to the uint8 images, for example `augment.crop_and_flip`.
-
-        Returns:
-            Normalised images, float32 (count, C, H, W), and labels, int64 (count,).
-        """
-        index = torch.randint(len(self), (count,), generator=generator, device=self.device)
-        return self._batch(index, generator, augment)
+        return self._drawn(index, generator, augment), self.labels[index]
 
     def epoch(
         self, batch: int, generator: torch.Generator | None, augment: Augment | None = None
@@ -263,13 +303,50 @@ class ImageSet:
         full = len(self) // batch * batch
         return (self._batch(index, generator, augment) for index in order[:full].split(batch))
 
-    def batches(self, batch: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield normalised images and labels in order, for evaluation; a last short batch is kept."""
-        for images, labels in zip(self.images.split(batch), self.labels.split(batch), strict=True):
-            yield self.normalised(images), labels
+
+def one_class(name: str, images: Tensor, word: str, normalisation: Statistics = HALVES) -> ImageSet:
+    """Make a set of images that are all of one class, `word`."""
+    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    return ImageSet(name, images, labels, (word,), *normalisation)
 
 
-def _form(tensor: Tensor) -> str:
+@dataclass(frozen=True, eq=False)
+class OfImages(Rows):
+    """Base of sets with other labels than those of their images.
+
+    Attributes:
+        images: The images, normalised as their set says; their own labels have another use or none.
+    """
+
+    images: ImageSet
+
+    @property
+    def name(self) -> str:
+        """The name of the images."""
+        return self.images.name
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        return self.images.shape
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per channel, in [0, 1] units; batches are normalised with it."""
+        return self.images.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Per channel, in [0, 1] units."""
+        return self.images.std
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return (x / 255 - mean) / std, as of the images."""
+        return self.images.normalised(images)
+
+
+def form(tensor: Tensor) -> str:
+    """Return type and shape in words, for messages."""
     return f"{tensor.dtype} {tuple(tensor.shape)}"
 
 

@@ -31,6 +31,7 @@ from reuselib.attribution.representation import features
 from reuselib.attribution.rivals import cka, rsa, spearman
 from reuselib.attribution.rooms_zoo import ZooPlan, deep_network, open_zoo
 from reuselib.data import ImageSet
+from reuselib.data.image_set import IMAGENET_STATISTICS
 from reuselib.depara.graph import Graph, edge_similarity, graph_similarity
 from reuselib.depara.layers import cut, layer_graphs, layer_names
 from reuselib.errors import MissingFile, ReuseError, ShapeMismatch, unknown
@@ -162,7 +163,6 @@ def layer_rows(plan: LayerPlan) -> dict[str, LayerConfig]:
 HALF = (0.5,) * 3
 POOL = 5
 """Sets of probes that fit into the images from which they are drawn."""
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FASHION_CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
     "fashion": lambda images: images,
     "fashion-inverted": lambda images: 255 - images,
@@ -221,7 +221,8 @@ def domain_images(domain: str, split: str, count: int, size: int, seed: int = 0)
     if domain.startswith("syn2real-"):
         return syn2real(domain.removeprefix("syn2real-"), split, count, size, seed)
     whole = data.load(domain, "test" if split == "test" else "train", channels=3)
-    return replace(_part(whole, split, count, seed).resized(size), mean=IMAGENET[0], std=IMAGENET[1])
+    mean, std = IMAGENET_STATISTICS
+    return replace(_part(whole, split, count, seed).resized(size), mean=mean, std=std)
 
 
 def _part(whole: ImageSet, split: str, count: int, seed: int) -> ImageSet:
@@ -274,7 +275,7 @@ def syn2real(domain: str, split: str, count: int, size: int = 224, seed: int = 0
         chosen += part[: max(1, count // len(listed.classes))]
     cutting = v2.Compose([v2.PILToTensor(), v2.Resize(size * 8 // 7), v2.CenterCrop(size)])
     pixels = torch.stack([cutting(listed[i][0]) for i in chosen])
-    return ImageSet(f"syn2real_{domain}", pixels, labels[chosen], tuple(listed.classes), *IMAGENET)
+    return ImageSet(f"syn2real_{domain}", pixels, labels[chosen], tuple(listed.classes), *IMAGENET_STATISTICS)
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------

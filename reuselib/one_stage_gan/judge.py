@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reuselib.data import ImageSet
+from reuselib.data.image_set import IMAGENET_STATISTICS, Statistics
 from reuselib.errors import ReuseError
 from reuselib.nets import zoo
 from reuselib.report import metrics
@@ -67,10 +68,10 @@ class Judge:
         return (images - self.mean) / self.std
 
 
-def _network(name: str, where: torch.device) -> tuple[nn.Module, int, tuple[list[float], list[float]]]:
+def _network(name: str, where: torch.device) -> tuple[nn.Module, int, Statistics]:
     """A network with ``features`` and ``head``, the side of its images, and their mean and std."""
     if name == INCEPTION:
-        return _Inception().to(where).eval(), 299, ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        return _Inception().to(where).eval(), 299, IMAGENET_STATISTICS
     network = zoo.load(name, where)
     card = zoo.card(name)
     return network, card["image"][1], (card["mean"], card["std"])

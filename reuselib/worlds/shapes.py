@@ -8,12 +8,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from reuselib.data.files import count_and_seed
 from reuselib.data.image_set import ImageSet, statistics
+from reuselib.data.multi_label import MultiLabelSet, from_classes
 from reuselib.errors import unknown
 
 SHAPES = ("square", "disc", "cross", "triangle")
-MODES = tuple(product(("light", "dark"), ("solid", "striped"), ("small", "large")))
-CELLS = tuple(" ".join((shape, *mode)) for shape, mode in product(SHAPES, MODES))
+ATTRIBUTES = {
+    "shape": SHAPES,
+    "polarity": ("light", "dark"),
+    "filling": ("solid", "striped"),
+    "size": ("small", "large"),
+}
+CELLS = tuple(" ".join(cell) for cell in product(*ATTRIBUTES.values()))
+MODES = len(CELLS) // len(SHAPES)
 
 # Half the image is one unit. At 16 pixels: radii of 3.8 and 6.1 pixels, stripes of 2, shifts of up to 1.6.
 RADII = (0.48, 0.76)
@@ -51,12 +59,42 @@ def shapes(count: int, size: int = 16, seed: int = 0, label: str = "shape") -> I
     images = torch.cat([_draw(part, size, generator) for part in cells.split(1000)])
     if label == "cell":
         return ImageSet("shape_cells", images, cells, CELLS, *statistics(images))
-    return ImageSet("shapes", images, cells // len(MODES), SHAPES, *statistics(images))
+    return ImageSet("shapes", images, cells // MODES, SHAPES, *statistics(images))
+
+
+def load(split: str, size: int = 16, label: str = "shape") -> ImageSet:
+    """Draw the sets "shapes" and "shape_cells": 4,000 / 1,000 images, normalised as the training images."""
+    count, seed = count_and_seed(split, 4_000, 1_000)
+    images = shapes(count, size, seed, label)
+    return images if split == "train" else images.with_statistics_of(load("train", size, label))
+
+
+def shape_attributes(split: str = "train", size: int = 16) -> MultiLabelSet:
+    """Draw shapes with four attributes: shape, polarity, filling and size, each in equal shares.
+
+    The 32 cells stay as the labels of the images: 6,000 / 2,000 grey images, other ones than those of the set "shapes".
+
+    Args:
+        split: "train" or "test".
+        size: Height and width.
+
+    Raises:
+        UnknownName: If the split is neither.
+    """
+    count, seed = count_and_seed(split, 6_000, 2_000, seed=2)
+    images = shapes(count, size, seed, label="cell")
+    if split != "train":
+        images = images.with_statistics_of(shape_attributes("train", size).images)
+    words = [cell.split() for cell in CELLS]
+    table = {
+        task: [names.index(word[place]) for word in words] for place, (task, names) in enumerate(ATTRIBUTES.items())
+    }
+    return from_classes(images, ATTRIBUTES, table)
 
 
 def _draw(cells: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Draw one image of each given cell: uint8 (B, 1, size, size)."""
-    shape, mode = cells // len(MODES), cells % len(MODES)
+    shape, mode = cells // MODES, cells % MODES
     dark, striped, large = ((mode // place % 2).view(-1, 1, 1) for place in (4, 2, 1))
     right, down, contrast, level = torch.rand(4, len(cells), 1, 1, generator=generator)
     places = (torch.arange(SAMPLES * size) + 0.5) * (2 / (SAMPLES * size)) - 1

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from reuselib.data.files import count_and_seed
 from reuselib.data.image_set import ImageSet, statistics
 
 SYMBOLS = ("disc", "ring", "square", "frame", "triangle", "plus", "cross", "rows", "columns", "checkerboard")
@@ -37,6 +38,13 @@ def symbols(count: int, size: int = 16, seed: int = 0) -> ImageSet:
     labels = (torch.arange(count) % len(SYMBOLS))[torch.randperm(count, generator=generator)]
     images = torch.cat([_draw(part, size, generator) for part in labels.split(1000)])
     return ImageSet("symbols", images, labels, SYMBOLS, *statistics(images))
+
+
+def load(split: str, size: int = 16) -> ImageSet:
+    """Draw the set "symbols": 6,000 / 1,500 images, normalised as the training images."""
+    count, seed = count_and_seed(split, 6_000, 1_500)
+    images = symbols(count, size, seed)
+    return images if split == "train" else images.with_statistics_of(load("train", size))
 
 
 def _draw(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:

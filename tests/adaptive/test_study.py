@@ -23,6 +23,7 @@ from reuselib.adaptive import customise, pools
 from reuselib.adaptive import study as chapter06
 from reuselib.adaptive.pools import PoolPlan, SourcePlan
 from reuselib.errors import ReuseError, UnknownName
+from reuselib.worlds.shapes import shape_attributes
 
 NAME = "adaptive"
 SMOKE = chapters.chapter(NAME, "smoke")
@@ -189,7 +190,7 @@ def test_a_source_sees_a_tenth_of_the_other_side() -> None:
         sides = pools._sides(lesson.images, plan.half)
         assert float((sides == 1 - source.side).float().sum()) / 2000 == pytest.approx(0.1, abs=0.03)
         assert float((sides == source.side).float().sum()) == pytest.approx(2000, abs=100)
-    light = data.multi_label.shape_attributes("test").labels("polarity")[:50]
+    light = shape_attributes("test").labels("polarity")[:50]
     assert torch.equal(pools._sides(world.test.images, plan.half)[:50], light)
 
 
@@ -530,7 +531,7 @@ def test_one_step_of_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_f
     monkeypatch.setattr(pools.home, "root", lambda: tmp_path / "data")
     monkeypatch.setattr(archives, "CELEBA_ATTRIBUTES", tuple(CELEBA))
     archives.publish("celeba_attributes", monkeypatch, tmp_path, train=4, test=2)
-    data.vision.celeba_attributes("train", 32, download=True)
+    data.multi_label.celeba_attributes("train", 32, download=True)
     chapter = chapters.chapter(NAME, "paper")
     plan = replace(chapter.config("face-target").pool, updates=1, batch=2, kept=False)
     run = chapter.run("face-target", 0, progress=False, pool=plan, **ONE_STEP)

@@ -19,8 +19,8 @@ from reuselib import nets
 from reuselib import run as engine
 from reuselib.cmi import FAMILY, InstanceHead, Inversion, Studio, Views, instance, invert, losses
 from reuselib.cmi.instance import instance_accuracy, watched_features
-from reuselib.cmi.invert import IMAGENET
 from reuselib.data import ImageSet
+from reuselib.data.image_set import IMAGENET_STATISTICS
 from reuselib.dfad.losses import kl_divergence, mean_absolute_error
 from reuselib.errors import NonFinite, ReuseError, ShapeMismatch, UnknownName
 from reuselib.nets import zoo
@@ -592,9 +592,11 @@ def test_invert_a_network_of_torchvision_in_one_call(resnet: nn.Module) -> None:
         images = invert(resnet, (3, 32, 32), count=3, image_steps=2, labels=[4, 0], progress=False)
     assert images.images.shape == (4, 3, 32, 32) and images.images.dtype == torch.uint8  # two batches of two
     assert images.labels.tolist() == [4, 0, 4, 0] and images.images.float().std() > 1
-    assert (images.mean, images.std, images.classes) == (*IMAGENET, ())
+    assert (images.mean, images.std, images.classes) == (*IMAGENET_STATISTICS, ())
     assert len(seen) == 1 + 2 * 2 * 2  # a look at its outputs; two batches, two updates, two views
-    low, high = ((value - torch.tensor(IMAGENET[0])) / torch.tensor(IMAGENET[1]) for value in (0, 1))
+    low, high = (
+        (value - torch.tensor(IMAGENET_STATISTICS[0])) / torch.tensor(IMAGENET_STATISTICS[1]) for value in (0, 1)
+    )
     for x in seen:
         assert (x.amin((0, 2, 3)) >= low - 1e-5).all() and (x.amax((0, 2, 3)) <= high + 1e-5).all()
     after = players.state(resnet), [module.training for module in resnet.modules()]

@@ -1,47 +1,62 @@
+"""Digits by hand and in print, textures and noise: exact by seed, in equal shares, and what they say they are."""
+
+from __future__ import annotations
+
+from functools import partial
+
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from reuselib import data
+from reuselib.data.digits import digits, printed_digits
 from reuselib.data.procedural import TEXTURES, noise, textures
 from reuselib.errors import UnknownName
 
 
-@pytest.mark.parametrize("image", [(1, 16, 16), (3, 32, 32), (1, 8, 12)])
-@pytest.mark.parametrize("draw", [textures, noise])
-def test_repeats_by_seed(draw, image) -> None:
-    first = draw(40, image, seed=1)
-    assert first.shape == image and len(first) == 40
-    assert torch.equal(first.images, draw(40, image, seed=1).images)
-    assert not torch.equal(first.images, draw(40, image, seed=2).images)
+def test_handwritten_digits_split_once_and_for_all() -> None:
+    train, test = digits("train"), digits("test")
+    assert len(train) == 1297 and len(test) == 500 and train.shape == (1, 8, 8)
+    assert torch.equal(test.images, digits("test").images)
+    source = torch.from_numpy(load_digits().data).mul(255 / 16).round().byte()
+    together = torch.cat([train.images, test.images]).flatten(1)
+    assert sorted(map(bytes, together.numpy())) == sorted(map(bytes, source.numpy()))
+    assert test.labels.bincount(minlength=10).min() > 30
+    for name in ("digits", "printed_digits", "textures", "noise"):
+        with pytest.raises(UnknownName, match="split 'tset'. Did you mean 'test'"):
+            data.load(name, "tset")
 
 
-def test_textures_in_equal_shares_and_all_different() -> None:
-    images = textures(400)
-    assert images.labels.bincount().tolist() == [100] * 4 and images.classes == TEXTURES
-    assert images.images.flatten(1).unique(dim=0).shape[0] > 395
+@pytest.mark.parametrize("draw", [partial(printed_digits, size=16), textures, noise])
+def test_a_seed_decides_the_images(draw: partial) -> None:
+    first, again, other = (draw(60, seed=seed) for seed in (3, 3, 4))
+    assert first.shape == (1, 16, 16) and torch.equal(first.images, again.images)
+    assert not torch.equal(first.images, other.images) and first.images.flatten(1).unique(dim=0).shape[0] > 57
+    counts = first.labels.bincount()
+    assert counts.min() == counts.max() and (len(counts) == 1 or not first.labels.equal(first.labels.sort().values))
 
 
-def test_checkerboards_have_two_values_and_gratings_many() -> None:
-    images = textures(400)
-    values = torch.tensor([image.unique().numel() for image in images.images])
-    assert values[images.labels == TEXTURES.index("checkerboard")].max() <= 2
-    assert values[images.labels == TEXTURES.index("grating")].float().mean() > 20
+def test_printed_digits_stay_in_the_picture_and_look_like_their_class() -> None:
+    (train, labels), (test, truth) = ((s.images, s.labels) for s in (printed_digits(1000, 16, seed) for seed in (0, 1)))
+    assert train[:, :, 1:-1, 1:-1].sum() > 0.95 * train.sum() and train.amax((1, 2, 3)).min() > 60
+    means = torch.stack([train[labels == digit].float().mean(0).flatten() for digit in range(10)])
+    assert (torch.cdist(test.float().flatten(1), means).argmin(1) == truth).float().mean() > 0.6, "nearest means"
 
 
-def test_clouds_fall_with_frequency() -> None:
+def test_textures_are_what_they_are_called() -> None:
     images = textures(400, (1, 32, 32))
-    clouds = images.images[images.labels == TEXTURES.index("cloud")].float()
-    power = torch.fft.rfft2(clouds - clouds.mean((2, 3), keepdim=True)).abs().square().mean((0, 1))
-    assert power[0, 2] > 10 * power[0, 10]
-
-
-def test_noise_is_uniform() -> None:
+    by_kind = {name: images.images[images.labels == label, 0] for label, name in enumerate(TEXTURES)}
+    values = {name: torch.tensor([image.unique().numel() for image in found]) for name, found in by_kind.items()}
+    assert values["checkerboard"].max() <= 2 and values["grating"].float().mean() > 20
+    clouds = by_kind["cloud"].float()
+    power = torch.fft.rfft2(clouds - clouds.mean((1, 2), keepdim=True)).abs().square().mean(0)
+    assert power[0, 2] > 10 * power[0, 10], "clouds fall with frequency"
     counts = noise(200).images.flatten().long().bincount(minlength=256)
     assert counts.min() > 100 and counts.max() < 320
 
 
-def test_load_and_its_errors() -> None:
-    assert data.load("textures", "train", size=8, channels=3).shape == (3, 8, 8)
-    assert data.load("noise", "test").shape == (1, 16, 16)
-    with pytest.raises(UnknownName, match="unknown split"):
-        data.load("textures", "validation")
+def test_load_draws_at_the_size_asked_for() -> None:
+    for name in ("printed_digits", "textures", "noise"):
+        train, test = (data.load(name, split, 16, 3) for split in ("train", "test"))
+        assert train.shape == (3, 16, 16) and (len(train), len(test)) == (10_000, 2_000) and len(train.mean) == 3
+        assert not torch.equal(test.images[:10], train.images[:10])

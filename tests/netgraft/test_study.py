@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from reuselib import chapters, data, home, netgraft, nets, prediction, report
 from reuselib import run as engine
-from reuselib.data import vision
+from reuselib.data import photographs
 from reuselib.errors import ReuseError
 from reuselib.netgraft import study
 from reuselib.netgraft.study import ABLATIONS, BOUNDS, GRAFTING, METHODS, PRUNED, PRUNED_BOUND, Bench, Config
@@ -627,7 +627,8 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         count = len(archives.IMAGENET_CLASSES) if dataset == "imagenet" else int(dataset.removeprefix("cifar"))
         archives.publish(dataset, monkeypatch, tmp_path, train=count * max(config.shots, 1), test=10)
         if dataset == "imagenet":
-            monkeypatch.setattr(vision, "IMAGENET_SIZES", (40, 32))  # the networks are slow at 224 pixels
+            monkeypatch.setattr(photographs, "SHORTER", 40)  # the networks are slow at 224 pixels
+            monkeypatch.setattr(photographs, "SQUARE", 32)
         else:
             data.load(dataset, download=True)
         trained_for_one_step(config.teacher, monkeypatch)

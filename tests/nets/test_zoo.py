@@ -18,6 +18,7 @@ import torch
 from torchvision import models as torchvision
 
 from reuselib import data, home, nets, run
+from reuselib.data.image_set import IMAGENET_STATISTICS
 from reuselib.errors import DamagedFile, MissingFile, ReuseError, UnknownName
 from reuselib.nets import zoo
 from reuselib.nets.supervised import Supervised, segmentation_scores
@@ -318,7 +319,7 @@ def test_published_weights_are_converted(resnet18: torch.nn.Module) -> None:
     assert facts == zoo.card("imagenet-resnet18") and is_complete(facts)
     assert facts["test_accuracy"] == 0.6976 and facts["image"] == [3, 224, 224] and facts["classes"][0] == "tench"
     assert facts["recipe"]["weights"] == "IMAGENET1K_V1" and facts["origin"].startswith("https://download.pytorch.org/")
-    assert (tuple(facts["mean"]), tuple(facts["std"])) == data.vision.IMAGENET_STATISTICS
+    assert (tuple(facts["mean"]), tuple(facts["std"])) == IMAGENET_STATISTICS
     network, images = zoo.load("imagenet-resnet18", "cpu"), torch.randn(2, 3, 64, 64)
     assert not network.training and network.card == facts
     torch.testing.assert_close(network(images), resnet18(images))

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reuselib.data import AttributeWorld, WorldPlan
 from reuselib.errors import ReuseError, UnknownName
 from reuselib.worlds.attributes import (
     ANNOTATED,
@@ -24,8 +23,10 @@ from reuselib.worlds.attributes import (
     REGIMES,
     SELECTIVE_PLAN,
     SPLITS,
+    AttributeWorld,
     Classes,
     Scenes,
+    WorldPlan,
     classes,
     draw_classes,
     drawing,

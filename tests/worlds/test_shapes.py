@@ -35,7 +35,7 @@ def test_repeats_by_seed(size: int) -> None:
 
 
 def test_32_cells_in_equal_shares_and_random_order(cells: data.ImageSet) -> None:
-    assert len(CELLS) == 32 == len(SHAPES) * len(MODES) and CELLS[31] == "triangle dark striped large"
+    assert len(CELLS) == 32 == len(SHAPES) * MODES and CELLS[31] == "triangle dark striped large"
     assert cells.classes == CELLS and cells.labels.bincount().tolist() == [50] * 32
     assert not torch.equal(cells.labels, cells.labels.sort().values)
     assert len(cells.images.flatten(1).unique(dim=0)) == len(cells)

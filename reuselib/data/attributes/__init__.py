@@ -1,7 +1,7 @@
 """Sets for zero-shot learning: classes that attributes describe, some of which have no training images.
 
 `gbu` and `gbu_images` read AwA, CUB, SUN and aPY in their published files, `digits` and `fashion` give attributes to
-images that are at hand, and `attribute_world` draws classes of its own. Each is a `ZeroShotSet`.
+images that are at hand, and `reuselib.worlds.attributes` draws classes of its own. Each is a `ZeroShotSet`.
 """
 
 from reuselib.data.attributes.gbu import BENCHMARKS, SPLIT_KINDS, Benchmark, gbu, gbu_images

@@ -9,44 +9,21 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from reuselib.data import digits as handwritten
 from reuselib.data import vision
 from reuselib.data.attributes.zero_shot import ZeroShotSet, standardised
-from reuselib.data.digits import digits as load_digits
+from reuselib.data.files import SPLITS
 from reuselib.data.image_set import ImageSet
 from reuselib.errors import ReuseError, unknown
 
 DIGIT_NAMES = (
-    "top",
-    "up-left",
-    "up-right",
-    "middle",
-    "low-left",
-    "low-right",
-    "bottom",
-    "upper loop",
-    "lower loop",
-    "one big loop",
-    "diagonal stroke",
-    "all straight",
-    "open up-left",
-    "open up-right",
-    "open low-left",
-    "open low-right",
+    *("top", "up-left", "up-right", "middle", "low-left", "low-right", "bottom"),
+    *("upper loop", "lower loop", "one big loop", "diagonal stroke", "all straight"),
+    *("open up-left", "open up-right", "open low-left", "open low-right"),
 )
 SEGMENTS = 7
 """The first attributes of a digit: the bars of a seven-segment display, in reading order."""
-DIGIT_SEGMENTS = (
-    "1110111",
-    "0010010",
-    "1011101",
-    "1011011",
-    "0111010",
-    "1101011",
-    "0101111",
-    "1010010",
-    "1111111",
-    "1111011",
-)
+DIGIT_SEGMENTS = "1110111 0010010 1011101 1011011 0111010 1101011 0101111 1010010 1111111 1111011".split()
 DIGIT_TRAITS: tuple[tuple[str, ...], ...] = (
     ("one big loop",),
     ("all straight",),
@@ -70,20 +47,8 @@ UNSEEN_DIGITS = 3
 RANDOM_FEATURES = 64
 
 FASHION_NAMES = (
-    "covers torso",
-    "covers legs",
-    "short sleeve",
-    "long sleeve",
-    "sleeveless",
-    "front opening",
-    "collar",
-    "two tubes",
-    "long vertical",
-    "footwear",
-    "open toe",
-    "high shaft",
-    "handle",
-    "boxy",
+    *("covers torso", "covers legs", "short sleeve", "long sleeve", "sleeveless", "front opening", "collar"),
+    *("two tubes", "long vertical", "footwear", "open toe", "high shaft", "handle", "boxy"),
 )
 FASHION_TRAITS: dict[str, tuple[str, ...]] = {
     "T-shirt/top": ("covers torso", "short sleeve", "boxy"),
@@ -112,12 +77,11 @@ def digits(seed: int = 0) -> ZeroShotSet:
     Args:
         seed: Of the unseen digits: the first 120 seeds give the 120 choices of three, in random order.
     """
-    parts = [load_digits("train"), load_digits("test")]
-    images = _joined("zero_shot_digits", parts)
+    train, test = handwritten.digits("train"), handwritten.digits("test")
     choices = list(combinations(range(10), UNSEEN_DIGITS))
     order = torch.randperm(len(choices), generator=torch.Generator().manual_seed(0))
     unseen = torch.tensor(choices[order[seed % len(choices)]])
-    return _split(f"digits_{seed}", images, unseen, len(parts[0]), DIGIT_ATTRIBUTES, DIGIT_NAMES)
+    return _split(f"digits_{seed}", "zero_shot_digits", (train, test), unseen, DIGIT_ATTRIBUTES, DIGIT_NAMES)
 
 
 def fashion(
@@ -138,16 +102,15 @@ def fashion(
         UnknownName: If there is no such class.
         ReuseError: If no class or every class is unseen, or a class has fewer images.
     """
-    parts = [vision.fashion_mnist(split).resized(size).per_class(per_class, seed) for split in vision.SPLITS]
+    train, test = (vision.fashion_mnist(split).resized(size).per_class(per_class, seed) for split in SPLITS)
     for name in unseen:
-        if name not in parts[0].classes:
-            raise unknown("class of Fashion-MNIST", name, parts[0].classes)
-    if not 0 < len(set(unseen)) < len(parts[0].classes):
+        if name not in train.classes:
+            raise unknown("class of Fashion-MNIST", name, train.classes)
+    if not 0 < len(set(unseen)) < len(train.classes):
         raise ReuseError(f"{len(set(unseen))} of 10 classes cannot be unseen: leave some of each kind")
-    hidden = torch.tensor(sorted({parts[0].classes.index(name) for name in unseen}))
-    parts[0] = parts[0].subset(~torch.isin(parts[0].labels, hidden))
-    images = _joined("zero_shot_fashion", parts)
-    return _split("fashion", images, hidden, len(parts[0]), FASHION_ATTRIBUTES, FASHION_NAMES)
+    hidden = torch.tensor([train.classes.index(name) for name in set(unseen)])
+    train = train.subset(~torch.isin(train.labels, hidden))
+    return _split("fashion", "zero_shot_fashion", (train, test), hidden, FASHION_ATTRIBUTES, FASHION_NAMES)
 
 
 def random_features(images: Tensor, train: Tensor, count: int = RANDOM_FEATURES, seed: int = 0) -> Tensor:
@@ -169,31 +132,31 @@ def random_features(images: Tensor, train: Tensor, count: int = RANDOM_FEATURES,
     return torch.cat([pixels, (pixels @ weight.to(images.device)).relu()], 1)
 
 
-def _joined(name: str, parts: Sequence[ImageSet]) -> ImageSet:
-    """Return several sets of the same classes as one, normalised as the first."""
-    pixels, labels = (torch.cat([getattr(part, field) for part in parts]) for field in ("images", "labels"))
-    return replace(parts[0], name=name, images=pixels, labels=labels)
-
-
 def _split(
-    name: str, images: ImageSet, unseen: Tensor, training: int, attributes: Tensor, names: tuple[str, ...]
+    name: str,
+    images: str,
+    parts: tuple[ImageSet, ImageSet],
+    unseen: Tensor,
+    attributes: Tensor,
+    attribute_names: tuple[str, ...],
 ) -> ZeroShotSet:
-    """Split images, the first `training` of which are training images, by the unseen classes."""
-    unseen = unseen.sort().values
-    hidden = torch.isin(images.labels, unseen)
-    place = torch.arange(len(images))
-    train = place[~hidden & (place < training)]
+    """Put training and test images together, normalised as the first, and split them by the unseen classes."""
+    pixels, labels = (torch.cat([getattr(part, field) for part in parts]) for field in ("images", "labels"))
+    unseen, classes = unseen.sort().values, parts[0].classes
+    hidden, place = torch.isin(labels, unseen), torch.arange(len(labels))
+    train = place[~hidden & (place < len(parts[0]))]
+    label = torch.arange(len(classes))
     return ZeroShotSet(
         name=name,
-        labels=images.labels,
+        labels=labels,
         attributes=attributes,
-        seen=torch.tensor([label for label in range(len(images.classes)) if label not in unseen.tolist()]).long(),
+        seen=label[~torch.isin(label, unseen)],
         unseen=unseen,
         train=train,
-        test_seen=place[~hidden & (place >= training)],
+        test_seen=place[~hidden & (place >= len(parts[0]))],
         test_unseen=place[hidden],
-        classes=images.classes,
-        attribute_names=names,
-        features=random_features(images.images, train),
-        images=images,
+        classes=classes,
+        attribute_names=attribute_names,
+        features=random_features(pixels, train),
+        images=replace(parts[0], name=images, images=pixels, labels=labels),
     )

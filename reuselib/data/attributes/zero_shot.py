@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from reuselib.data.image_set import ImageSet
+from reuselib.data.image_set import ImageSet, OnDevice, form
 from reuselib.errors import ReuseError, ShapeMismatch, unknown
 
 PARTS = ("train", "test_seen", "test_unseen")
 
 
 @dataclass(frozen=True, eq=False)
-class ZeroShotSet:
+class ZeroShotSet(OnDevice):
     """Images or features with labels, the attributes of their classes, and who is seen. All tensors are on one device.
 
     Attributes:
@@ -54,15 +54,15 @@ class ZeroShotSet:
         """Check shapes, types and the split."""
         shape = (len(self.classes), len(self.attribute_names))
         if self.attributes.shape != shape or not self.attributes.is_floating_point():
-            raise ShapeMismatch(f"attributes must be float {shape}, one row a class, not {_form(self.attributes)}")
+            raise ShapeMismatch(f"attributes must be float {shape}, one row a class, not {form(self.attributes)}")
         for name in ("labels", "seen", "unseen", *PARTS):
             index = getattr(self, name)
             if index.dtype != torch.int64 or index.ndim != 1:
-                raise ShapeMismatch(f"{name} must be int64 with one dimension, not {_form(index)}")
-            if index.device != self.labels.device:
-                raise ShapeMismatch(f"{name} is on {index.device}, labels on {self.labels.device}: use .to(device)")
+                raise ShapeMismatch(f"{name} must be int64 with one dimension, not {form(index)}")
+            if index.device != self.device:
+                raise ShapeMismatch(f"{name} is on {index.device}, labels on {self.device}: use .to(device)")
         if self.features is not None and (self.features.ndim != 2 or len(self.features) != len(self)):
-            raise ShapeMismatch(f"features must be ({len(self)}, d), one row a label, not {_form(self.features)}")
+            raise ShapeMismatch(f"features must be ({len(self)}, d), one row a label, not {form(self.features)}")
         if self.images is not None and len(self.images) != len(self):
             raise ShapeMismatch(f"{len(self)} labels need as many images, not {len(self.images)}")
         if not self.labels.is_meta:
@@ -97,17 +97,6 @@ class ZeroShotSet:
         held += [f"images of {self.images.shape}"] if self.images is not None else []
         counts = f"{len(self.seen)} seen and {len(self.unseen)} unseen classes, {len(self.attribute_names)} attributes"
         return f"ZeroShotSet({self.name!r}, {len(self)} {' and '.join(held) or 'labels'}, {counts}, {self.device})"
-
-    @property
-    def device(self) -> torch.device:
-        """Where everything is."""
-        return self.labels.device
-
-    def to(self, device: torch.device | str) -> ZeroShotSet:
-        """Return the set on another device."""
-        names = ("labels", "attributes", "seen", "unseen", *PARTS, "features", "images")
-        values = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})
 
     def part(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the features, float32 (n, d), and labels, int64 (n,), of one of `PARTS`.
@@ -197,10 +186,6 @@ class ZeroShotSet:
             test_seen=rest[:tested].sort().values,
             test_unseen=self.train[out],
         )
-
-
-def _form(tensor: Tensor) -> str:
-    return f"{tensor.dtype} {tuple(tensor.shape)}"
 
 
 def standardised(features: Tensor, train: Tensor) -> Tensor:

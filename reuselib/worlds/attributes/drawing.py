@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from reuselib.data.image_set import Rows
 from reuselib.worlds.attributes.classes import REDRAW
 from reuselib.worlds.attributes.factors import NAMES, SIZES
 from reuselib.worlds.rooms.draws import Draws, normal
@@ -46,7 +47,7 @@ GROUND_DRAWS, PIXEL_DRAWS, COLOUR_DRAWS = 1 << 31, 1 << 32, 1 << 33  # where the
 
 
 @dataclass(frozen=True, eq=False)
-class Scenes:
+class Scenes(Rows):
     """N images to be rendered, on one device.
 
     Attributes:
@@ -62,14 +63,6 @@ class Scenes:
     shift: Tensor
     scale: Tensor
     tint: Tensor
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.key)
-
-    def __getitem__(self, index: Tensor | slice) -> Scenes:
-        """Return the scenes at `index` (positions, a mask or a slice), in that order."""
-        return Scenes(**{each.name: getattr(self, each.name)[index] for each in fields(self)})
 
     def value(self, factor: str) -> Tensor:
         """Return the positions of one factor's values, (N, 1, 1)."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from reuselib.data.attributes.zero_shot import ZeroShotSet
-from reuselib.data.image_set import ImageSet
+from reuselib.data.image_set import HALVES, ImageSet
 from reuselib.errors import unknown
 from reuselib.worlds.attributes.classes import (
     QFSL_PLAN,
@@ -22,7 +22,6 @@ from reuselib.worlds.attributes.factors import ATTRIBUTES, REGIMES, columns, wor
 from reuselib.worlds.rooms.draws import keys
 
 SPLITS = ("train", "test_seen", "unseen", "auxiliary")
-HALF = (0.5, 0.5, 0.5)  # mean and standard deviation that bring images to [-1, 1]
 MOST_IMAGES = 1 << 20  # of one class
 
 
@@ -131,7 +130,7 @@ class AttributeWorld:
         if split not in self._images:
             names = tuple(words(row) for row in self._tuples(split))
             images = render(self.scenes(split))
-            self._images[split] = ImageSet(f"attribute_world_{split}", images, self._labels(split), names, HALF, HALF)
+            self._images[split] = ImageSet(f"attribute_world_{split}", images, self._labels(split), names, *HALVES)
         return self._images[split]
 
     def zero_shot(self, annotated: str | None = None) -> ZeroShotSet:
@@ -143,7 +142,7 @@ class AttributeWorld:
         parts = [self.images(split) for split in SPLITS[:3]]
         index = torch.arange(sum(map(len, parts)), device=self.device).split([len(part) for part in parts])
         pixels, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "labels"))
-        images = ImageSet("attribute_world", pixels, labels, self.class_names, HALF, HALF)
+        images = ImageSet("attribute_world", pixels, labels, self.class_names, *HALVES)
         return ZeroShotSet(
             name=f"attribute_world_{self.seed}",
             labels=labels,

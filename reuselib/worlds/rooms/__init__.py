@@ -7,9 +7,9 @@ shows all labels of a few images.
 """
 
 from reuselib.worlds.rooms.pictures import gallery
-from reuselib.worlds.rooms.probes import CLOSEUP_SPLITS, DOMAINS, closeups, collage, noise
+from reuselib.worlds.rooms.probes import CLOSEUP_SPLITS, DOMAINS, closeups, collage, noise, room_collage
 from reuselib.worlds.rooms.render import KINDS, Hits
-from reuselib.worlds.rooms.room_set import SIZE, SPLITS, RoomSet, inputs, rooms
+from reuselib.worlds.rooms.room_set import SIZE, SPLITS, RoomSet, inputs, rooms, with_masks
 from reuselib.worlds.rooms.scene import MATERIALS, ROOMS, SHAPES, Scenes
 from reuselib.worlds.rooms.tasks import GROUPS, TASKS, Task, losses, task
 
@@ -34,6 +34,8 @@ __all__ = [
     "inputs",
     "losses",
     "noise",
+    "room_collage",
     "rooms",
     "task",
+    "with_masks",
 ]

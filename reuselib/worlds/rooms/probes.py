@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reuselib.data.image_set import ImageSet
+from reuselib.data.files import count_and_seed
+from reuselib.data.image_set import HALVES, ImageSet, one_class
 from reuselib.errors import ReuseError, unknown
 from reuselib.worlds.rooms.draws import GOLDEN, Draws, keys, mixed, normal
 from reuselib.worlds.rooms.render import NOISE, render
-from reuselib.worlds.rooms.room_set import CHUNK, HALF, SIZE, stream
+from reuselib.worlds.rooms.room_set import CHUNK, SIZE, stream
 from reuselib.worlds.rooms.scene import SHAPES, Scenes
 
 RECTANGLES = 16  # of a collage
@@ -30,7 +31,12 @@ def collage(count: int = 256, seed: int = 0, device: torch.device | str | None =
         device: Where the set goes; None for the CPU.
     """
     parts = [_collage(part, seed) for part in _positions(count).split(CHUNK)]
-    return _unlabelled("collage", torch.cat(parts), device)
+    return one_class("collage", torch.cat(parts).to(device or "cpu"), "unlabelled")
+
+
+def room_collage(split: str = "train") -> ImageSet:
+    """Draw the set "room_collage", 4,000 images: related to rooms, but none; UnknownName if there is no such split."""
+    return collage(*count_and_seed(split, 4_000, 4_000))
 
 
 def _collage(index: Tensor, seed: int) -> Tensor:
@@ -59,7 +65,7 @@ def noise(count: int = 256, seed: int = 0, device: torch.device | str | None = N
     numbers = torch.arange(3 * SIZE**2) * GOLDEN
     parts = [keys(stream("noise", seed), part).unsqueeze(1) + numbers for part in _positions(count).split(CHUNK)]
     images = torch.cat([(mixed(part) & 255).byte() for part in parts]).view(-1, 3, SIZE, SIZE)
-    return _unlabelled("noise", images, device)
+    return one_class("noise", images.to(device or "cpu"), "unlabelled")
 
 
 def closeups(domain: str, split: str, count: int, seed: int = 0, device: torch.device | str | None = None) -> ImageSet:
@@ -93,15 +99,10 @@ def closeups(domain: str, split: str, count: int, seed: int = 0, device: torch.d
         scenes = Scenes.closeups(min(CHUNK, count - first), start, device, first, textured=real)
         images.append(render(scenes, SIZE, shadows=real, noise=NOISE if real else 0).images)
         labels.append(scenes.shape[:, 0])
-    return ImageSet(f"closeups_{domain}_{split}", torch.cat(images), torch.cat(labels), SHAPES, HALF, HALF)
+    return ImageSet(f"closeups_{domain}_{split}", torch.cat(images), torch.cat(labels), SHAPES, *HALVES)
 
 
 def _positions(count: int) -> Tensor:
     if count < 1:
         raise ReuseError(f"cannot draw {count} images: ask for 1 or more")
     return torch.arange(count)
-
-
-def _unlabelled(name: str, images: Tensor, device: torch.device | str | None) -> ImageSet:
-    labels = torch.zeros(len(images), dtype=torch.int64)
-    return ImageSet(name, images, labels, ("unlabelled",), HALF, HALF).to(device or "cpu")

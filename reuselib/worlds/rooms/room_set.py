@@ -9,16 +9,17 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from reuselib.data.image_set import ImageSet
+from reuselib.data.files import check_split
+from reuselib.data.image_set import HALVES, ImageSet, OfImages
+from reuselib.data.segmentation import SegmentationSet
 from reuselib.errors import ReuseError, ShapeMismatch, unknown
 from reuselib.worlds.rooms import labels
-from reuselib.worlds.rooms.render import render
+from reuselib.worlds.rooms.render import KINDS, render
 from reuselib.worlds.rooms.scene import ROOMS, Scenes
 from reuselib.worlds.rooms.tasks import TASKS, task
 
 SIZE = 32
 SPLITS = {"zoo": 8192, "transfer": 1024, "test": 512, "probes": 256}
-HALF = (0.5, 0.5, 0.5)  # mean and standard deviation that bring images to [-1, 1]
 CHUNK = 1024  # rooms whose full record is in memory at a time
 STREAMS = (
     *SPLITS,
@@ -37,7 +38,7 @@ RECORD = ("depth", "normal", "surface", "kind", "segment")  # of `Hits`, what is
 
 
 @dataclass(frozen=True, eq=False)
-class RoomSet:
+class RoomSet(OfImages):
     """Rooms with all their labels, resident on one device. Labels are worked out when they are asked for.
 
     Attributes:
@@ -50,7 +51,6 @@ class RoomSet:
         segment: Twice the surface, plus 1 on the second tone, uint8, (N, 32, 32).
     """
 
-    images: ImageSet
     scenes: Scenes
     depth: Tensor
     normal: Tensor
@@ -58,54 +58,9 @@ class RoomSet:
     kind: Tensor
     segment: Tensor
 
-    def __len__(self) -> int:
-        """Return the number of rooms."""
-        return len(self.images)
-
     def __repr__(self) -> str:
         """Name the set, its size, shape and device."""
         return f"RoomSet({self.name!r}, {len(self)} x {self.shape}, {len(TASKS)} tasks, {self.device})"
-
-    @property
-    def name(self) -> str:
-        """The name of the images."""
-        return self.images.name
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of one image."""
-        return self.images.shape
-
-    @property
-    def device(self) -> torch.device:
-        """Where everything is."""
-        return self.images.device
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        return {name: change(getattr(self, name)) for name in RECORD}
-
-    def to(self, device: torch.device | str) -> RoomSet:
-        """Return the set on another device."""
-        parts = self._each(lambda part: part.to(device))
-        return RoomSet(self.images.to(device), self.scenes.to(device), **parts)
-
-    def subset(self, index: Tensor | list[int] | slice) -> RoomSet:
-        """Return the rooms at `index` (positions, a mask or a slice), in that order."""
-        if isinstance(index, list):
-            index = torch.tensor(index, dtype=torch.int64)
-        if isinstance(index, Tensor):
-            index = index.to(self.device)
-        return RoomSet(self.images.subset(index), self.scenes[index], **self._each(lambda part: part[index]))
-
-    def take(self, count: int, seed: int) -> RoomSet:
-        """Return `count` rooms drawn without replacement: the same for one seed on every device."""
-        if not 0 < count <= len(self):
-            raise ReuseError(f"cannot take {count} rooms of {self.name}: ask for 1 to {len(self)}")
-        return self.subset(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count])
-
-    def normalised(self, images: Tensor) -> Tensor:
-        """Return uint8 images in [-1, 1], float32."""
-        return self.images.normalised(images)
 
     def labels(self, name: str) -> Tensor:
         """Return the labels of a task for all rooms.
@@ -214,6 +169,20 @@ def rooms(split: str, count: int | None = None, seed: int = 0, device: torch.dev
     return _rooms(split, count, stream(split, seed), torch.device(device or "cpu"))
 
 
+def with_masks(split: str = "train") -> SegmentationSet:
+    """Render the set "rooms" of `data.segmentation`: 8,192 / 512 images with the kind of surface of every pixel.
+
+    Args:
+        split: "train", the split "zoo" of rooms, or "test".
+
+    Raises:
+        UnknownName: If the split is neither.
+    """
+    check_split(split, "rooms")
+    part = rooms({"train": "zoo"}.get(split, split))
+    return SegmentationSet(part.images, part.labels("semseg"), KINDS)
+
+
 @cache
 def _rooms(split: str, count: int, seed: int, device: torch.device) -> RoomSet:
     parts = []
@@ -222,5 +191,5 @@ def _rooms(split: str, count: int, seed: int, device: torch.device) -> RoomSet:
         hits = render(scenes, SIZE)
         parts.append((scenes, hits.images, {name: getattr(hits, name) for name in RECORD}))
     scenes = Scenes.join([part for part, _, _ in parts])
-    images = ImageSet(f"rooms_{split}", torch.cat([part for _, part, _ in parts]), scenes.kind, ROOMS, HALF, HALF)
+    images = ImageSet(f"rooms_{split}", torch.cat([part for _, part, _ in parts]), scenes.kind, ROOMS, *HALVES)
     return RoomSet(images, scenes, **{name: torch.cat([part[name] for _, _, part in parts]) for name in RECORD})

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reuselib.data.image_set import Rows
 from reuselib.worlds.rooms.draws import Draws, keys
 
 ROOMS = ("chamber", "corridor", "closet", "hall", "study", "lounge")
@@ -58,7 +59,7 @@ IN_VIEW = 0.6  # largest angle between the camera's direction and the first soli
 
 
 @dataclass(frozen=True, eq=False)
-class Scenes:
+class Scenes(Rows):
     """N scenes. All tensors are on one device: float32, or what is said.
 
     Attributes:
@@ -100,23 +101,6 @@ class Scenes:
     pattern: Tensor
     frequency: Tensor
     tone: Tensor
-
-    def __len__(self) -> int:
-        """Return the number of scenes."""
-        return len(self.key)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tensors are."""
-        return self.key.device
-
-    def __getitem__(self, index: Tensor | slice) -> Scenes:
-        """Return the scenes at `index` (positions, a mask or a slice), in that order."""
-        return Scenes(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
-
-    def to(self, device: torch.device | str) -> Scenes:
-        """Return the scenes on another device."""
-        return Scenes(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
     @classmethod
     def join(cls, parts: Sequence[Scenes]) -> Scenes:
