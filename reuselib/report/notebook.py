@@ -181,6 +181,8 @@ class BookFigure:
 
         (image,) = renderer.render_image(data)
         image["alt"] = described["alt"]
+        if "width" in described:
+            image["width"] = f"{described['width']}px"
         image["classes"] = ["dark-light"]  # or the theme would change its brightness in dark mode
         figure = nodes.figure("", image)
         if "caption" in described:

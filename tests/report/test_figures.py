@@ -1,201 +1,148 @@
-"""Figures: every function gives a Figure, draws what it is given, leaves nothing open, and needs alt text."""
+"""Figures: each draws what it is given, leaves nothing open, is readable on any page, and needs alt text."""
 
+import builtins
 import io
 import sys
 from types import SimpleNamespace
 
-import matplotlib.colors
+import matplotlib
 import numpy
+import pandas
 import pytest
+import seaborn
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
 from reuselib.errors import ReuseError, ShapeMismatch, UnknownName
-from reuselib.report import figures
+from reuselib.report import figures, theme
 
 STEPS = numpy.arange(0, 100, 10)
 CLASSES = [f"class {index}" for index in range(10)]
+NAN = float("nan")
 TREE = SimpleNamespace(  # d joins b, then a joins c, then both pairs join
     names=("a", "b", "c", "d"), links=numpy.array([[3, 1, 0.1, 2], [0, 2, 0.4, 2], [4, 5, 1.0, 4]])
 )
-
-
-def lines() -> dict:
-    """One line per kind that `curves` takes."""
-    spread = numpy.random.default_rng(0).normal(0.8, 0.02, (3, len(STEPS)))
-    return {"seeds": (STEPS, spread), "mean and sd": (STEPS, spread.mean(0), spread.std(0)), "one": (STEPS, spread[0])}
-
+SPREAD = numpy.random.default_rng(0).normal(0.8, 0.02, (3, len(STEPS)))
+LINES = {
+    "seeds": (STEPS, SPREAD),
+    "mean and sd": (STEPS, SPREAD.mean(0), SPREAD.std(0, ddof=1)),
+    "by x": dict(zip(STEPS, SPREAD.T, strict=True)),
+    "one": (STEPS, SPREAD[0]),
+}
+TIDY = pandas.DataFrame({"panel": list("ppqq"), "label": ["one"] * 4, "value": [0.2, 0.4, 0.5, 0.5]})
+SHEET = [{"A": {"a": torch.rand(3, 1, 8, 8)}, "": {"b": torch.rand(2, 3, 8, 8)}}, {"C": {"c": torch.ones(1, 1, 8, 8)}}]
+ROOMS = {"room": torch.rand(4, 3, 32, 32), "mask": torch.ones(4, 32, 32)}
+POINTS = {"a": {"one": torch.rand(5, 2), "_line": torch.rand(3, 2)}, "b": {"one": torch.rand(0, 2)}}
 
 DRAWN = {
-    "image_grid": lambda: figures.image_grid(torch.randn(40, 1, 16, 16), rows=["a", "b", "c", "d"], title="t"),
-    "image_grid in colour": lambda: figures.image_grid(torch.rand(8, 3, 32, 32), rows=["a"], scale="each"),
-    "image_grid of values": lambda: figures.image_grid(torch.randn(6, 1, 8, 8), rows=["a", "b"], values="gradient"),
-    "mask_grid": lambda: figures.mask_grid({"room": torch.rand(4, 3, 32, 32), "mask": torch.ones(4, 32, 32)}, "abc"),
+    "image_grid": lambda: figures.image_grid(torch.rand(8, 3, 16, 16), ["a", "b"], CLASSES[:4], "t", "each"),
+    "image_grid of values": lambda: figures.image_grid(torch.randn(6, 1, 8, 8), ["a", "b"], values="gradient"),
+    "mask_grid": lambda: figures.mask_grid(ROOMS, "abc"),
     "image_sheet": lambda: figures.image_sheet(
-        [{"A": {"a": torch.rand(3, 1, 8, 8)}, "": {"b": torch.rand(2, 3, 8, 8)}}, {"C": {"c": torch.ones(1, 1, 8, 8)}}],
-        texts={"b": ["1", "2\n3"]},
-        arrows={"a": 8 * torch.rand(3, 2, 1, 2, 2)},
-    ),
-    "curves": lambda: figures.curves(lines(), "iteration", "accuracy", drops=[50, 80], references={"teacher": 0.9}),
-    "bars_with_seeds": lambda: figures.bars_with_seeds(
-        {"dfad": [0.9, 0.8], "not run": []}, "accuracy", references={"chance": 0.1}, title="t"
-    ),
-    "bars_with_quartiles": lambda: figures.bars_with_quartiles(
-        {"a": {"one": (1, 2, 4), "two": ()}, "b": {"one": (5, 6, 7), "two": (8, 9, 10)}}, "ms", "t"
-    ),
-    "class_coverage": lambda: figures.class_coverage({"a": range(10), "b": [5] + [0] * 9}, CLASSES, "t"),
-    "scatter": lambda: figures.scatter(
-        {"real": (torch.randn(500, 10), torch.randn(500, 10)), "fake": (torch.ones(2), torch.ones(2))}, "x", "y"
-    ),
-    "histogram": lambda: figures.histogram({"a": torch.randn(300), "b": torch.ones(5)}, "logit"),
-    "panels": lambda: figures.panels({"t": {"lines": lines(), "references": {"top": 0.9}}}, "iteration", across=1),
-    "confusions": lambda: figures.confusions({"a": torch.eye(10), "b": torch.rand(10, 10)}, CLASSES, cuts=[5]),
-    "dumbbells": lambda: figures.dumbbells({"a": ([0.8, 0.9], [0.9, 1.0]), "b": ([], [])}, ("x", "y"), "accuracy"),
-    "dots_with_seeds": lambda: figures.dots_with_seeds(
-        {"a": {"one": [0.9, 0.8], "not run": []}, "b": {"one": [0.1], "not run": []}}, "accuracy", {"a": {"top": 1.0}}
-    ),
-    "dots_with_seeds of kinds": lambda: figures.dots_with_seeds(
-        {"a": {"one": [0.9, 0.8], "two": [0.7]}}, "accuracy", across=1, kinds={"one": "first", "two": "second"}
-    ),
-    "planes": lambda: figures.planes(
-        {"a": {"one": torch.rand(5, 2), "_line": torch.rand(3, 2)}, "b": {"one": torch.rand(0, 2)}},
-        {"one": ("x", 1, 4), "_line": (":", 0, 1)},
-        "x",
-        "y",
-    ),
-    "class_bars": lambda: figures.class_bars(
-        {"a": torch.rand(10), "b": torch.rand(10)}, CLASSES, [0, 1] * 5, ["seen", "unseen"], "accuracy", means=True
+        SHEET, {"b": ["1", "2\n3"]}, arrows={"a": 8 * torch.rand(3, 2, 1, 2, 2)}
     ),
     "captioned_images": lambda: figures.captioned_images(
-        torch.rand(5, 1, 16, 16), ["one\ntwo"] * 5, across=3, rows=["first", "second"], groups=[0, 1, 0, 1, 0]
+        torch.rand(5, 1, 16, 16), ["x\ny"] * 5, 3, "ab", [0, 1, 0, 1, 0]
     ),
-    "matrices": lambda: figures.matrices(
-        {"a": torch.eye(10), "b": torch.randn(10, 10)}, CLASSES, cuts=[5], values="affinity"
-    ),
-    "matrices on one scale": lambda: figures.matrices(
-        {"a": torch.full((3, 10), torch.nan), "b": torch.rand(3, 10)}, CLASSES, CLASSES[4:7], [5], 1, "shared"
-    ),
-    "dendrogram": lambda: figures.dendrogram({"a": TREE, "b": TREE}, dict.fromkeys(TREE.names, "2D"), "distance", 2),
     "image_graphs": lambda: figures.image_graphs(
         torch.rand(6, 3, 16, 16), {name: (torch.randn(6, 8, 8), torch.rand(15)) for name in "abc"}
     ),
     "image_map": lambda: figures.image_map(
         torch.randn(60, 2), torch.rand(60, 1, 16, 16), {"a": torch.arange(60) % 2}, ["s1", "s2"], "x", "y"
     ),
+    "curves": lambda: figures.curves(LINES, "iteration", "accuracy", drops=[50, 80], references={"teacher": 0.9}),
+    "panels": lambda: figures.panels({"t": {"lines": LINES, "references": {"top": 0.9}}}, "iteration", logs="y"),
+    "bars_with_seeds": lambda: figures.bars_with_seeds({"dfad": [0.9, 0.8], "none": []}, "accuracy", {"chance": 0.1}),
+    "bars_with_quartiles": lambda: figures.bars_with_quartiles(
+        {"a": {"one": (1, 2, 4), "two": ()}, "b": {"one": (5, 6, 7), "two": (8, 9, 10)}}, "ms"
+    ),
+    "dots_with_seeds": lambda: figures.dots_with_seeds(
+        {"a": {"one": [0.9, 0.8], "none": []}, "b": {"one": [0.1], "none": []}}, "accuracy", {"a": {"top": 1.0}}
+    ),
+    "dots of a frame": lambda: figures.dots_with_seeds(TIDY, "accuracy", kinds={"one": "kind"}),
+    "differences": lambda: figures.differences({"a": [0.1, 0.2, 0.12], "one seed": [0.1], "none": []}, 0.05),
+    "dumbbells": lambda: figures.dumbbells({"a": ([0.8, 0.9], [0.9, 1.0]), "b": ([], [])}, ("x", "y"), "accuracy"),
+    "histogram": lambda: figures.histogram({"a": torch.randn(300), "b": torch.ones(5)}, "logit"),
+    "class_bars": lambda: figures.class_bars({"a": torch.rand(10)}, CLASSES, [0, 1] * 5, ["s", "u"], "accuracy", True),
+    "matrices": lambda: figures.matrices({"truth": torch.eye(10), "b": torch.randn(10, 10)}, CLASSES, cuts=[5]),
+    "planes": lambda: figures.planes(POINTS, {"one": ("x", 1, 4), "_line": (":", None, 1)}, "x", "y"),
+    "dendrogram": lambda: figures.dendrogram({"a": TREE, "b": TREE}, dict.fromkeys(TREE.names, "2D"), clusters=2),
 }
+
+
+def texts(artists: object) -> list[str]:
+    return [text.get_text() for text in artists]
 
 
 @pytest.mark.parametrize("case", DRAWN)
 def test_gives_a_small_white_figure_that_pyplot_does_not_hold(case: str) -> None:
-    before = sys.modules.get("matplotlib.pyplot")
-    opened = list(before.get_fignums()) if before else []
+    opened, before = matplotlib.pyplot.get_fignums(), dict(matplotlib.rcParams)
     figure = DRAWN[case]()
     data = figures.png(figure)
-    assert isinstance(figure, Figure)
-    assert len(data) < 100_000
+    assert isinstance(figure, Figure) and matplotlib.pyplot.get_fignums() == opened
+    assert dict(matplotlib.rcParams) == before
     image = Image.open(io.BytesIO(data)).convert("RGBA")
-    assert image.getpixel((0, 0)) == (255, 255, 255, 255) and image.width <= 800
-    after = sys.modules.get("matplotlib.pyplot")
-    assert (list(after.get_fignums()) if after else []) == opened
+    assert len(data) < 100_000 and image.width <= 1360 and image.getpixel((0, 0)) == (255, 255, 255, 255)
+    labels = [text for axes in figure.axes for text in (*axes.get_xticklabels(), *axes.get_yticklabels(), *axes.texts)]
+    assert min(text.get_fontsize() for text in labels if text.get_text()) >= 7
 
 
-def test_the_same_figure_gives_the_same_bytes() -> None:
-    torch.manual_seed(0)
-    first = figures.png(DRAWN["image_grid"]())
-    torch.manual_seed(0)
-    assert figures.png(DRAWN["image_grid"]()) == first
-
-
-def test_a_palette_makes_the_file_small_but_not_the_colours_wrong() -> None:
+def test_the_same_figure_gives_the_same_bytes_and_a_palette_does_not_change_colours() -> None:
     grey = figures.image_grid(torch.arange(0.0, 256, 3)[:64].view(1, 1, 8, 8), rows=["a"], scale=(0, 255))
-    with Image.open(io.BytesIO(figures.png(grey))) as picture:
+    data = figures.png(grey)
+    assert data == figures.png(grey)
+    with Image.open(io.BytesIO(data)) as picture:
         assert picture.mode == "P"
         seen = numpy.asarray(picture.convert("RGB"))
     greys = numpy.unique(seen[(seen == seen[..., :1]).all(2)][:, 0]).astype(int)
     assert all(numpy.abs(greys - level).min() <= 1 for level in range(0, 192, 3))
-    colourful = figures.image_grid(torch.rand(16, 3, 32, 32), rows=["a"])
-    with Image.open(io.BytesIO(figures.png(colourful))) as picture:
+    with Image.open(io.BytesIO(figures.png(figures.image_grid(torch.rand(16, 3, 32, 32), rows=["a"])))) as picture:
         assert picture.mode == "RGB"
-    assert len(figures.png(DRAWN["curves"]())) < 40_000
 
 
-def test_style_is_undone() -> None:
-    import matplotlib
+def test_text_has_contrast_on_the_white_that_it_stands_on_in_dark_mode_too() -> None:
+    def contrast(colour: str) -> float:
+        parts = numpy.array(matplotlib.colors.to_rgb(colour))
+        linear = numpy.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return 1.05 / (0.05 + float(linear @ [0.2126, 0.7152, 0.0722]))
 
-    before = dict(matplotlib.rcParams)
-    with figures.style():
-        assert matplotlib.rcParams["axes.edgecolor"] == figures.FAINT
-    assert dict(matplotlib.rcParams) == before
-
-
-def contrast(colour: str) -> float:
-    """Contrast ratio of a colour on white, by the WCAG formula."""
-    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 1.05 / (0.05 + numpy.dot(linear, [0.2126, 0.7152, 0.0722]))
+    assert contrast(figures.INK) > 7 and contrast(figures.FAINT) > 4.5 and len(set(figures.PALETTE)) == 8
 
 
-def test_text_has_contrast_and_colours_are_distinct() -> None:
-    assert contrast(figures.INK) > 7 and contrast(figures.FAINT) > 4.5
-    assert len(set(figures.PALETTE)) == 8
+def pixels(figure: Figure) -> list[numpy.ndarray]:
+    """The images that a figure shows, as (H, W, RGBA)."""
+    return [image.get_array() for image in figure.axes[0].images]
 
 
-def mosaic(figure: Figure) -> numpy.ndarray:
-    """The pixels of a grid's only image."""
-    (axes,) = (axes for axes in figure.axes if axes.images and axes.images[0].get_array().ndim >= 2)
-    return numpy.ma.filled(axes.images[0].get_array(), numpy.nan)
-
-
-def test_image_grid_shows_every_image_in_its_place() -> None:
-    images = torch.rand(6, 1, 4, 5)
-    images[0, 0, 0, 0], images[5, 0, 3, 4] = 0, 1
-    pixels = mosaic(figures.image_grid(images, rows=["first", "second"]))
-    assert pixels.shape == (2 * 5 - 1, 3 * 6 - 1)
-    for index, image in enumerate(images):
-        top, left = index // 3 * 5, index % 3 * 6
-        assert numpy.allclose(pixels[top : top + 4, left : left + 5], image[0])
-    assert numpy.isnan(pixels[4]).all() and numpy.isnan(pixels[:, 5]).all()
-
-
-def test_image_grid_keeps_colours_and_leaves_short_rows_empty() -> None:
+def test_image_grid_shows_every_image_in_its_place_with_labels() -> None:
+    images = torch.rand(4, 1, 4, 5)
+    images[0, 0, 0, 0], images[3, 0, 3, 4] = 0, 1
+    figure = figures.image_grid(images, rows=["real", "fake"], columns=["cat", "dog"])
+    axes = figure.axes[0]
+    for found, image in zip(pixels(figure), images, strict=True):
+        assert numpy.allclose(found[..., :3], image.permute(1, 2, 0)) and (found[..., 3] == 1).all()
+    corners = [image.get_extent()[::3] for image in axes.images]
+    assert corners[0][0] == corners[2][0] < corners[1][0] and corners[0][1] == corners[1][1] < corners[2][1]
+    assert texts(axes.get_yticklabels()) == ["real", "fake"] and {"cat", "dog"} < set(texts(axes.texts))
     long, short = torch.rand(3, 3, 4, 4), torch.rand(1, 3, 4, 4)
-    pixels = mosaic(figures.image_grid([long, short], rows=["long", "short"], scale=(0, 1)))
-    assert numpy.allclose(pixels[:4, 10:14, :3], long[2].permute(1, 2, 0))
-    assert numpy.allclose(pixels[5:9, :4], numpy.dstack([short[0].permute(1, 2, 0), numpy.ones((4, 4))]))
-    assert not pixels[5:, 5:, 3].any()
+    assert len(pixels(figures.image_grid([long, short], rows=["long", "short"], scale=(0, 1)))) == 4
 
 
-def test_image_grid_labels_rows_and_columns() -> None:
-    axes = figures.image_grid(torch.rand(4, 1, 4, 4), rows=["real", "fake"], columns=["cat", "dog"]).axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["real", "fake"]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog"]
-
-
-@pytest.mark.parametrize(
-    ("scale", "note"),
-    [("shared", "One scale for all images: 0 to 8."), ("each", "own range"), ((0, 4), "0 to 4, clipped.")],
-)
-def test_image_grid_says_how_values_became_colours(scale, note: str) -> None:
+def test_image_grid_says_how_values_became_colours_and_takes_any_type() -> None:
     images = torch.zeros(2, 1, 2, 2)
     images[0, 0, 0, 0], images[1, 0, 0, 0] = 2, 8
-    figure = figures.image_grid(images, rows=["only"], scale=scale)
-    assert note in figure.get_supxlabel()
-    expected = {"shared": (0.25, 1), "each": (1, 1), (0, 4): (0.5, 1)}[scale]
-    assert (mosaic(figure)[0, 0], mosaic(figure)[0, 3]) == expected
+    cases = {"shared": ("0 to 8.", (0.25, 1)), "each": ("its own", (1, 1)), (0, 4): ("0 to 4, clipped.", (0.5, 1))}
+    for scale, (note, expected) in cases.items():
+        figure = figures.image_grid(images, rows=["only"], scale=scale)
+        assert note in figure.texts[0].get_text()
+        assert tuple(found[0, 0, 0] for found in pixels(figure)) == expected
+    for given in (images.byte(), images.bfloat16().requires_grad_(), torch.full((2, 1, 4, 4), NAN), images.numpy()):
+        figures.image_grid(given, rows=["a"], scale="each")
 
 
-@pytest.mark.parametrize("images", [torch.randint(0, 255, (2, 1, 4, 4), dtype=torch.uint8)])
-def test_image_grid_takes_bytes_and_half_precision_and_constants(images: torch.Tensor) -> None:
-    figures.image_grid(images, rows=["a"])
-    figures.image_grid(images.bfloat16().requires_grad_(), rows=["a"])
-    figures.image_grid(torch.full((2, 1, 4, 4), torch.nan), rows=["a"], scale="each")
-    figures.image_grid(numpy.ones((2, 1, 4, 4)), rows=["a", "b"])
-
-
-@pytest.mark.parametrize(
-    ("images", "rows", "columns", "message"),
-    [
+def test_image_grid_refuses_what_does_not_fit() -> None:
+    for images, rows, columns, message in (
         (torch.rand(5, 1, 4, 4), ["a", "b"], None, "5 images do not fill 2 rows"),
         (torch.rand(4, 1, 4, 4), [], None, "row label"),
         (torch.rand(4, 2, 4, 4), ["a"], None, "1 or 3 channels"),
@@ -203,159 +150,82 @@ def test_image_grid_takes_bytes_and_half_precision_and_constants(images: torch.T
         ([torch.rand(4, 1, 4, 4), torch.rand(0, 1, 4, 4)], ["a", "b"], None, "not .*0, 1, 4, 4"),
         ([torch.rand(4, 1, 4, 4)], ["a", "b"], None, "one label per row"),
         (torch.rand(4, 1, 4, 4), ["a"], ["x"], "column labels"),
-    ],
-)
-def test_image_grid_refuses_what_does_not_fit(images, rows, columns, message: str) -> None:
-    with pytest.raises(ShapeMismatch, match=message):
-        figures.image_grid(images, rows=rows, columns=columns)
+    ):
+        with pytest.raises(ShapeMismatch, match=message):
+            figures.image_grid(images, rows=rows, columns=columns)
+    for draw in (lambda s: figures.image_grid(torch.rand(1, 1, 4, 4), ["a"], scale=s), matrices_of_scale):
+        with pytest.raises(UnknownName, match="each"):
+            draw("eahc")
 
 
-def test_image_grid_refuses_an_unknown_scale() -> None:
-    with pytest.raises(UnknownName, match="each"):
-        figures.image_grid(torch.rand(1, 1, 4, 4), rows=["a"], scale="eahc")
+def matrices_of_scale(scale: str) -> Figure:
+    return figures.matrices({"a": torch.eye(2)}, "xy", scale=scale)
 
 
 def test_mask_grid_gives_each_class_its_colour_and_names_it() -> None:
-    mask = torch.tensor([[[0, 1], [2, 255]]])
-    drawn = figures.mask_grid({"image": torch.tensor([[[[2.0, 0.0], [0.5, -1.0]]]]), "mask": mask}, ["a", "b", "c"])
-    pixels = drawn.axes[0].images[0].get_array()
-    assert pixels.shape == (2 + 1 + 2, 2, 4)
-    assert pixels[:2, :, 0].tolist() == [[1, 0], [0.5, 0]]
+    mask, image = torch.tensor([[[0, 1], [2, 255]]]), torch.tensor([[[[2.0, 0.0], [0.5, -1.0]]]])
+    figure = figures.mask_grid({"image": image, "mask": mask}, ["a", "b", "c"])
+    first, second = pixels(figure)
+    assert first[..., 0].tolist() == [[1, 0], [0.5, 0]]
     colours = [matplotlib.colors.to_rgb(colour) for colour in figures.PALETTE[:3]]
-    found = pixels[3:, :, :3].reshape(4, 3)[:3]
-    assert numpy.allclose(found, colours) and pixels[4, 1, 3] == 0
-    legend = drawn.legends[0]
-    assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c"]
-    assert [patch.get_facecolor()[:3] for patch in legend.get_patches()] == colours
-
-
-def test_mask_grid_refuses_too_few_colours_and_several_sizes() -> None:
+    assert numpy.allclose(second.reshape(4, 4)[:3, :3], colours) and second[1, 1, 3] == 0
+    assert texts(figure.legends[0].get_texts()) == ["a", "b", "c"]
     with pytest.raises(ShapeMismatch, match="1 colours for 2 classes"):
-        figures.mask_grid({"mask": torch.zeros(1, 2, 2)}, ["a", "b"], ["red"])
-    with pytest.raises(ShapeMismatch, match="of one shape"):
-        figures.mask_grid({"image": torch.zeros(1, 3, 4, 4), "mask": torch.zeros(1, 2, 2)}, ["a"])
+        figures.mask_grid({"mask": mask}, ["a", "b"], ["red"])
 
 
-def test_image_sheet_draws_images_texts_and_strokes_where_they_belong() -> None:
+def test_sheets_put_texts_frames_and_strokes_where_they_belong() -> None:
     first, other = torch.rand(2, 1, 8, 8), torch.rand(3, 3, 8, 8)
-    ends = [[[1.0, 2.0], [5.0, 20.0]], [[0.0, 0.0], [3.0, 3.0]], [[1.0, 1.0], [2.0, 2.0]]]
-    strokes = torch.tensor(ends).view(3, 1, 1, 2, 2)
-    columns = [{"left": {"a": first}}, {"right": {"b": other, "a": first}}]
-    figure = figures.image_sheet(columns, texts={"b": ["x", "y", "z"]}, lines={"b": strokes})
-    left, right = figure.axes
-    assert [label.get_text() for label in right.get_yticklabels()] == ["b", "a"]
-    assert [text.get_text() for text in right.texts] == ["right", "x", "y", "z"] and len(left.images) == 2
-    assert numpy.allclose(right.images[2].get_array(), other[2].permute(1, 2, 0))
-    assert numpy.allclose(left.images[1].get_array(), first[1].expand(3, -1, -1).permute(1, 2, 0))
-    extent = right.images[1].get_extent()
-    assert extent[:2] == pytest.approx((8.48, 16.48)) and right.get_xlim()[1] == pytest.approx(24.96)
-    (found,) = [patch for patch in right.patches if numpy.allclose(patch._posA_posB[0], (8.48, extent[3]))]
-    assert numpy.allclose(found._posA_posB[1], (11.48, extent[3] + 3))
-    assert right.images[3].get_extent()[3] > extent[2], "the text has room below its row"
+    strokes = torch.tensor([[[1.0, 2.0], [5.0, 20.0]], [[0.0, 0.0], [4.0, 8.0]], [[1.0, 1.0], [2.0, 2.0]]])
+    strokes, columns = strokes.view(3, 1, 1, 2, 2), [{"left": {"a": first}}, {"right": {"b": other, "a": first}}]
+    left, right = figures.image_sheet(columns, {"b": ["x", "y", "z"]}, lines={"b": strokes}).axes
+    assert texts(right.get_yticklabels()) == ["b", "a"] and len(left.images) == 2
+    assert {"right", "x", "y", "z"} <= set(texts(right.texts))
+    assert numpy.allclose(right.images[2].get_array()[..., :3], other[2].permute(1, 2, 0))
+    x, end, bottom, top = right.images[1].get_extent()
+    assert numpy.allclose(right.patches[1]._posA_posB, [(x, top), ((x + end) / 2, bottom)])
     cut = right.patches[1].get_clip_box().transformed(right.transData.inverted())
-    assert sorted(cut.intervalx) == pytest.approx(extent[:2]) and len(right.patches) == 3
+    assert sorted(cut.intervalx) == pytest.approx([x, end]) and len(right.patches) == 3
+    assert right.images[3].get_extent()[3] > bottom + 0.1, "the text has room below its row"
     for wrong in ({"texts": {"a": ["x"]}}, {"arrows": {"b": strokes[:2]}}):
         with pytest.raises(ShapeMismatch, match="other numbers of texts, lines or arrows"):
             figures.image_sheet(columns, **wrong)
-    with pytest.raises(ShapeMismatch, match="row 'b' has images"):
-        figures.image_sheet([{"": {"a": first, "b": other[..., :4]}}])
+    (axes,) = figures.captioned_images(other, ["x", "y", "z"], 2, ["one", "two"], [1, 0, 1]).axes
+    assert {"one", "two", "x", "y", "z"} <= set(texts(axes.texts))
+    frames = [matplotlib.colors.to_hex(patch.get_edgecolor()).upper() for patch in axes.patches]
+    assert frames == [figures.PALETTE[k] for k in (1, 0, 1)]
+    with pytest.raises(ShapeMismatch, match="3 images need as many"):
+        figures.captioned_images(other, ["x", "y"])
 
 
-def test_curves_average_seeds_and_draw_bands_drops_and_references() -> None:
-    drawn = lines()
-    figure = figures.curves(drawn, "iteration", "accuracy", drops=[50, 80], references={"teacher": 0.9})
+def test_an_image_map_shows_every_point_and_no_two_images_in_one_place() -> None:
+    points = torch.tensor([[0.0, 0.0], [0.001, 0.0], [1.0, 1.0]])
+    figure = figures.image_map(points, torch.rand(3, 1, 4, 4), {"a": [0, 1, 1], "b": [0, 0, 0]}, ["s", "t"], "x", "y")
+    assert [[len(line.get_xdata()) for line in axes.lines] for axes in figure.axes] == [[1, 2], [3, 0]]
+    assert [tuple(each.xy) for each in figure.axes[0].artists] == [(0, 0), (1, 1)]
+    with pytest.raises(ShapeMismatch, match="3 images need as many points"):
+        figures.image_map(points, torch.rand(3, 1, 4, 4), {"a": [0, 1]}, ["s", "t"], "x", "y")
+    with pytest.raises(ShapeMismatch, match="1 maps and 1 edges for 3 images"):
+        figures.image_graphs(torch.rand(3, 1, 4, 4), {"a": (torch.rand(1, 2, 2), torch.rand(1))})
+
+
+def test_lines_in_every_form_have_the_same_mean_and_band() -> None:
+    figure = figures.curves(LINES, "iteration", "accuracy", drops=[50, 80], references={"teacher": 0.9})
     (axes,) = figure.axes
-    assert numpy.allclose(axes.lines[0].get_ydata(), drawn["seeds"][1].mean(0))
-    assert len(axes.lines) == 3 + 2 + 1 and len(axes.collections) == 2
-    assert "over seeds" in figure.legends[0].get_title().get_text()
-    assert [text.get_text() for text in axes.texts] == ["teacher"]
-
-
-def test_curves_without_seeds_promise_no_band() -> None:
-    figure = figures.curves({"one": (STEPS, STEPS)}, "x", "y")
-    assert not figure.axes[0].collections and not figure.legends[0].get_title().get_text()
-
-
-def test_curves_refuse_a_line_of_another_length() -> None:
+    assert all(numpy.allclose(line.get_ydata(), SPREAD.mean(0)) for line in axes.lines[:3])
+    bands = [each.get_paths()[0].vertices for each in axes.collections[:3]]
+    top = SPREAD.mean(0) + SPREAD.std(0, ddof=1)
+    assert all(numpy.allclose(band[:, 1].max(), top.max()) for band in bands)
+    assert "over seeds" in figure.legends[0].get_title().get_text() and texts(axes.texts) == ["teacher"]
+    assert texts(figure.legends[0].get_texts()) == list(LINES)
+    alone = figures.curves(pandas.DataFrame({"label": "a", "x": STEPS, "y": STEPS + 1}), "x", "y", log=True)
+    assert not alone.legends[0].get_title().get_text() and alone.axes[0].get_yscale() == "log"
+    assert alone.axes[0].yaxis.get_major_formatter()(10) == "10"
     with pytest.raises(ShapeMismatch, match="'a'"):
         figures.curves({"a": (STEPS, STEPS[:-1])}, "x", "y")
-
-
-@pytest.mark.parametrize("length", [5, 26, 200])
-def test_the_legend_of_curves_fits_the_figure_as_far_as_it_can(length: int) -> None:
-    labels = [f"{index} {'m' * length}" for index in range(5)]
-    figure = figures.curves({label: (STEPS, STEPS) for label in labels}, "x", "y")
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == labels
-    assert length == 200 or legend.get_window_extent().width <= figure.bbox.width
-
-
-def test_curves_may_be_logarithmic() -> None:
-    assert figures.curves({"one": (STEPS, STEPS + 1)}, "x", "y").axes[0].get_yscale() == "linear"
-    (axes,) = figures.curves({"one": (STEPS, STEPS + 1)}, "x", "y", log=True).axes
-    assert axes.get_yscale() == "log" and axes.yaxis.get_major_formatter()(10) == "10"
-
-
-def test_bars_show_medians_and_quartiles() -> None:
-    first, second = DRAWN["bars_with_quartiles"]().axes
-    assert [[bar.get_width() for bar in axes.patches] for axes in (first, second)] == [[2, 0], [6, 9]]
-    assert list(first.lines[0].get_xdata()) == [1, 4] and first.get_title(loc="left") == "a"
-    assert [text.get_text() for text in first.texts] == ["2", "not run"] and first.get_xlim()[0] == 0
-    with pytest.raises(ShapeMismatch, match="'b' has the bars"):
-        figures.bars_with_quartiles({"a": {"one": (1, 2, 3)}, "b": {"two": (1, 2, 3)}}, "ms")
-
-
-def test_bars_show_the_mean_and_every_seed() -> None:
-    (axes,) = DRAWN["bars_with_seeds"]().axes
-    assert axes.patches[0].get_width() == pytest.approx(0.85)
-    assert list(axes.lines[0].get_xdata()) == [0.9, 0.8]
-    assert [text.get_text() for text in axes.texts] == ["0.850", "not run", "chance"]
-
-
-def test_dots_show_every_seed_and_the_mean() -> None:
-    panels = {"a": {"one": [0.2, 0.4], "none": []}, "b": {"one": [-0.1], "none": []}, "c": {"one": [], "none": [1]}}
-    figure = figures.dots_with_seeds(panels, "accuracy", {"b": {"top": 0.5}})
-    first, second, _, empty = figure.axes
-    assert [list(line.get_xdata()) for line in first.lines] == [[0.2, 0.4], [pytest.approx(0.3)], []]
-    assert {text.get_text() for text in first.texts} == {"0.300", "not run"}
-    assert {text.get_text() for text in second.texts} == {"−0.100", "not run", "top"}
-    assert [label.get_text() for label in first.get_yticklabels()] == ["one", "none"] and not empty.get_visible()
-    with pytest.raises(ShapeMismatch, match="the first one"):
-        figures.dots_with_seeds({"a": {"one": []}, "b": {"two": []}}, "accuracy")
-
-
-def test_dots_of_two_kinds_have_two_looks_and_a_legend() -> None:
-    kinds = {"one": "inductive", "two": "transductive", "none": "inductive"}
-    figure = figures.dots_with_seeds({"a": {"one": [0.2], "two": [0.4], "none": []}}, "H", across=1, kinds=kinds)
-    one, _, two, _, none = figure.axes[0].lines
-    assert one.get_color() == none.get_color() != two.get_color() and one.get_marker() != two.get_marker()
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["inductive", "transductive"]
-
-
-def test_planes_have_one_look_for_a_label() -> None:
-    looks = {"code": ("s", 0, 6.0), "_equal": (":", 0, 1.0)}
-    points = {"code": torch.rand(4, 2), "_equal": torch.rand(2, 2)}
-    figure = figures.planes({"before": points, "after": {"code": torch.rand(3, 2)}}, looks, ticks=False)
-    first, second = figure.axes
-    assert first.lines[0].get_color() == second.lines[0].get_color() == figures.PALETTE[0]
-    assert first.lines[1].get_color() == figures.FAINT and len(first.get_xticks()) == 0
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["code"]
-    with pytest.raises(ShapeMismatch, match="'code' has points"):
-        figures.planes({"a": {"code": torch.rand(3, 3)}}, looks)
-
-
-def test_class_bars_put_groups_together() -> None:
-    names = ["seen", "unseen"]
-    values = [0.1, 0.9, float("nan"), 0.7]
-    figure = figures.class_bars({"a": values, "b": [1, 1, 1, 1]}, list("pqrs"), [1, 0, 1, 0], names, "share", True)
-    first, second = figure.axes
-    assert [label.get_text() for label in second.get_xticklabels()] == ["q", "s", "p", "r"]
-    assert [bar.get_height() for bar in first.patches][:3] == [0.9, 0.7, 0.1] and len(first.patches) == 4
-    assert [line.get_ydata()[0] for line in first.lines] == [pytest.approx(0.8), pytest.approx(0.1)]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == names
-    with pytest.raises(ShapeMismatch, match="4 classes"):
-        figures.class_bars({"a": [1, 2]}, list("pqrs"), [0, 0, 1, 1], names, "share")
+    for length in (5, 26):
+        wide = figures.curves({f"{k} {'m' * length}": (STEPS, STEPS) for k in range(5)}, "x", "y")
+        assert wide.legends[0].get_window_extent().width <= wide.bbox.width
 
 
 def test_panels_share_looks_and_one_legend() -> None:
@@ -364,188 +234,133 @@ def test_panels_share_looks_and_one_legend() -> None:
         "second": {"lines": {"b": (STEPS, STEPS), "a": (STEPS, [STEPS, STEPS + 2])}, "ticks": {0: "none", 90: "all"}},
         "third": {"lines": {}},
     }
-    figure = figures.panels(contents, "updates")
+    figure = figures.panels(contents, "updates", logs="x", one_scale=True)
     first, second, _, empty = figure.axes
     assert first.lines[0].get_color() == second.lines[1].get_color() != second.lines[0].get_color()
-    assert numpy.allclose(second.lines[1].get_ydata(), STEPS + 1) and len(second.collections) == 1
-    assert [label.get_text() for label in second.get_xticklabels()] == ["none", "all"]
+    assert numpy.allclose(second.lines[1].get_ydata(), STEPS + 1) and first.get_ylim() == second.get_ylim()
+    assert texts(second.get_xticklabels()) == ["none", "all"] and first.get_xscale() == "log"
     assert not empty.axison and [axes.get_xlabel() for axes in figure.axes[:3]] == ["", "updates", "updates"]
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["a", "top", "b"]
+    assert texts(figure.legends[0].get_texts()) == ["a", "top", "b"]
+    tidy = figures.panels(pandas.DataFrame({"panel": "p", "label": list("aab"), "x": [1, 2, 1], "y": 1.0}), "x")
+    assert tidy.axes[0].get_title(loc="left") == "p" and texts(tidy.legends[0].get_texts()) == ["a", "b"]
 
 
-def test_panels_may_be_logarithmic_and_on_one_scale() -> None:
-    contents = {"a": {"lines": {"x": ([1, 2], [0.05, 1])}}, "b": {"lines": {"x": ([1, 2], [0.2, 0.5])}}}
-    first, second = figures.panels(contents, "updates", logs="y", one_scale=True).axes
-    assert first.get_yscale() == "log" and first.get_xscale() == "linear"
-    assert first.get_ylim() == second.get_ylim()
-    assert [first.yaxis.get_major_formatter()(0.1), first.yaxis.get_minor_formatter()(0.2)] == ["0.1", "0.2"]
-    (wide,) = figures.panels({"a": {"lines": {"x": ([1, 2], [1e-6, 1])}}}, "updates", across=1, logs="y").axes
-    assert wide.yaxis.get_minor_formatter()(0.2) == ""
+def dots(axes: object) -> list[float]:
+    return sorted(round(x, 6) for points in axes.collections for x, _ in points.get_offsets())
 
 
-def test_confusions_are_on_one_scale_and_cut_between_groups() -> None:
-    figure = figures.confusions({name: torch.rand(3, 3) for name in "abcd"}, ["x", "y", "z"], cuts=[2])
-    axes = figure.axes[:6]
-    assert all(each.images[0].get_clim() == (0, 1) for each in axes[:4]) and not axes[4].axison
-    assert {line.get_xdata()[0] for line in axes[0].lines} == {1.5, 0.0}
-    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["x", "y", "z"]
-    assert [label.get_text() for label in axes[3].get_xticklabels()] == ["x", "y", "z"]
-    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["", "", ""]
-    with pytest.raises(ShapeMismatch, match="'a' has shape"):
-        figures.confusions({"a": torch.rand(2, 2)}, ["x", "y", "z"])
+def test_rows_show_the_mean_and_every_seed() -> None:
+    (axes,) = DRAWN["bars_with_seeds"]().axes
+    assert axes.patches[0].get_width() == pytest.approx(0.85) and dots(axes) == [0.8, 0.9]
+    assert texts(axes.texts) == ["chance", "0.850", "not run"]
+    first, second = DRAWN["bars_with_quartiles"]().axes
+    assert [bar.get_width() for bar in second.patches] == [6, 9] and list(first.lines[0].get_xdata()) == [1, 4]
+    assert [float(text) for text in texts(first.texts)[:1]] == [2] and first.get_xlim()[0] == 0
+    panels = {"a": {"one": [0.2, 0.4], "none": []}, "b": {"one": [-0.1], "none": []}, "c": {"one": [], "none": [1]}}
+    figure = figures.dots_with_seeds(panels, "x", {"b": {"top": 0.5}}, kinds={"one": "inductive", "none": "oracle"})
+    first, second, _, empty = figure.axes
+    assert dots(first) == [0.2, 0.4] and list(first.lines[0].get_xdata()) == [pytest.approx(0.3)]
+    assert texts(first.texts) == ["0.300", "not run"] and texts(second.texts) == ["top", "−0.100", "not run"]
+    assert texts(first.get_yticklabels()) == ["one", "none"] and not empty.axison
+    assert texts(figure.legends[0].get_texts()) == ["inductive", "oracle"]
+    assert [axes.get_title(loc="left") for axes in DRAWN["dots of a frame"]().axes] == ["p", "q"]
+    with pytest.raises(ShapeMismatch, match="the first one"):
+        figures.dots_with_seeds({"a": {"one": []}, "b": {"two": []}}, "accuracy")
+
+
+def test_differences_are_coloured_by_their_interval_against_the_margin() -> None:
+    values = {
+        "met": [0.1, 0.11, 0.12],
+        "not": [0.0, 0.01],
+        "open": [0.0, 0.2],
+        "one": [0.9],
+        "none": [],
+        "same": [1, 1],
+    }
+    figure = figures.differences(values, {label: 0.05 if label != "not" else 0.5 for label in values})
+    (axes,) = figure.axes
+    assert texts(axes.texts) == ["+0.110", "+0.005", "+0.100", "+0.900", "not run", "+1.000"]
+    found = [matplotlib.colors.to_hex(each.lines[0].get_color()).upper() for each in axes.containers]
+    blue, red = figures.PALETTE[:2]
+    assert found == [blue, red, figures.FAINT, figures.FAINT, blue]
 
 
 def test_dumbbells_join_two_means() -> None:
     (axes,) = DRAWN["dumbbells"]().axes
-    assert numpy.allclose(axes.lines[0].get_xdata(), [0.85, 0.95])
-    assert list(axes.lines[1].get_xdata()) == [0.8, 0.9]
-    assert [text.get_text() for text in axes.texts] == ["not run"]
-    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["x", "y"]
+    assert numpy.allclose(axes.lines[0].get_xdata(), [0.85, 0.95]) and list(axes.lines[1].get_xdata()) == [0.8, 0.9]
+    assert texts(axes.texts) == ["not run"] and texts(axes.figure.legends[0].get_texts()) == ["x", "y"]
 
 
-def test_captions_and_frames_belong_to_their_images() -> None:
-    images = torch.rand(3, 1, 4, 4)
-    figure = figures.captioned_images(images, ["x", "y", "z"], across=2, rows=["first", "second"], groups=[1, 0, 1])
-    axes = figure.axes
-    assert [each.get_xlabel() for each in axes] == ["x", "y", "z", ""]
-    assert [axes[k].texts[0].get_text() for k in (0, 2)] == ["first", "second"]
-    colours = [matplotlib.colors.to_hex(each.spines["top"].get_edgecolor()).upper() for each in axes[:3]]
-    assert colours == [figures.PALETTE[k] for k in (1, 0, 1)]
-    third = (images[2, 0] - images[2].min()) / (images[2].max() - images[2].min())
-    numpy.testing.assert_allclose(axes[2].images[0].get_array(), third.numpy(), atol=1e-6)
-    with pytest.raises(ShapeMismatch, match="3 images need as many"):
-        figures.captioned_images(images, ["x", "y"])
-
-
-def test_an_image_map_shows_every_point_and_no_two_images_in_one_place() -> None:
-    points = torch.tensor([[0.0, 0.0], [0.001, 0.0], [1.0, 1.0]])
-    figure = figures.image_map(points, torch.rand(3, 1, 4, 4), {"a": [0, 1, 1], "b": [0, 0, 0]}, ["s", "t"], "x", "y")
-    first, second = figure.axes
-    assert [len(line.get_xdata()) for line in first.lines] == [1, 2]
-    assert [len(line.get_xdata()) for line in second.lines] == [3, 0]
-    assert [tuple(each.xy) for each in first.artists] == [(0, 0), (1, 1)]
-    with pytest.raises(ShapeMismatch, match="3 images need as many points"):
-        figures.image_map(points, torch.rand(3, 1, 4, 4), {"a": [0, 1]}, ["s", "t"], "x", "y")
-
-
-def test_class_coverage_gives_shares_and_counts_classes() -> None:
-    figure = figures.class_coverage({"a": [3, 1, 0]}, ["x", "y", "z"])
-    assert [bar.get_height() for bar in figure.axes[0].patches] == [0.75, 0.25, 0]
-    assert figure.axes[0].get_title(loc="left") == "a: 2 of 3 classes occur"
-    with pytest.raises(ShapeMismatch, match="3 classes"):
-        figures.class_coverage({"a": [3, 1]}, ["x", "y", "z"])
-
-
-def test_scatter_draws_a_sample_and_measures_all() -> None:
-    x = torch.randn(1000, 10)
-    figure = figures.scatter({"a": (x, x + 0.5)}, "teacher", "student", limit=100)
-    assert len(figure.axes[0].lines[1].get_xdata()) == 100
-    assert "mean |difference| 0.5" in figure.axes[0].get_title(loc="left")
-    with pytest.raises(ShapeMismatch, match="'a'"):
-        figures.scatter({"a": (x, x[:1])}, "teacher", "student")
-
-
-def test_matrices_keep_one_order_and_scale() -> None:
-    tables = {"a": torch.rand(3, 10), "b": 5 * torch.rand(3, 10)}
-    figure = figures.matrices(tables, CLASSES, CLASSES[4:7], cuts=[5], scale=(0, 2), values="S")
-    one, other, bar = figure.axes
-    assert [label.get_text() for label in one.get_yticklabels()] == CLASSES[4:7]
-    assert [label.get_text() for label in other.get_xticklabels()] == CLASSES
-    assert not any(label.get_text() for label in other.get_yticklabels())
-    assert {axes.images[0].get_clim() for axes in (one, other)} == {(0, 2)} and bar.get_ylabel() == "S"
-    assert [line.get_xdata()[0] for line in one.lines] == [4.5, 0] and one.lines[1].get_ydata()[0] == 0.5
-    assert len(figures.matrices(tables, CLASSES, CLASSES[4:7]).axes) == 4  # each with its own bar
-    shared = figures.matrices(tables, CLASSES, CLASSES[4:7], scale="shared").axes[:2]
-    assert len({axes.images[0].get_clim() for axes in shared}) == 1
-    with pytest.raises(ShapeMismatch, match="'a' has shape"):
-        figures.matrices(tables, CLASSES)
-    with pytest.raises(UnknownName, match="shared"):
-        figures.matrices(tables, CLASSES, CLASSES[4:7], scale="shred")
-
-
-def test_dendrogram_orders_leaves_and_cuts_where_it_says() -> None:
-    figure = figures.dendrogram({"t": TREE}, {"a": "2D", "b": "3D", "c": "2D", "d": "3D"}, clusters=2)
+def test_histogram_gives_shares_over_common_bins() -> None:
+    figure = figures.histogram({"p": {"a": [0, 0, 0, 1.0], "b": [1.0]}}, "x", bins=2, references={"p": {"0": 0.5}})
     (axes,) = figure.axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["d", "b", "a", "c"]
-    merges = [line for line in axes.lines if len(line.get_xdata()) == 4]
-    assert [line.get_xdata()[1] for line in merges] == [0.1, 0.4, 1.0]
-    assert merges[2].get_ydata().tolist() == [0.5, 0.5, 2.5, 2.5]
-    assert axes.lines[-1].get_xdata()[0] == pytest.approx(0.7)
-    marks = {line.get_label(): line.get_ydata().tolist() for line in axes.lines if line.get_marker() in ("o", "^")}
-    assert marks == {"2D": [2, 3], "3D": [0, 1]}
-    assert not figures.dendrogram({"t": TREE}).legends
-    with pytest.raises(ShapeMismatch, match="'t' has links"):
-        figures.dendrogram({"t": SimpleNamespace(names=("a",), links=TREE.links)})
+    assert [line.get_ydata().max() for line in axes.lines[:2]] == [0.75, 1] and texts(axes.texts) == ["0"]
 
 
-def test_graphs_of_images_draw_the_order_of_their_edges() -> None:
-    images, maps = torch.rand(4, 1, 8, 8), torch.randn(4, 8, 8)
-    edges = torch.tensor([0.1, 0.9, 0.2, 0.3, -0.5, 0.95])  # (0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)
-    figure = figures.image_graphs(images, {"a": (maps, edges), "b": (maps, edges.exp())})
-    one, other = figure.axes
-    widths = [line.get_linewidth() for line in one.lines]
-    assert len(widths) == 6 and widths == sorted(widths) == [line.get_linewidth() for line in other.lines]
-    ends = numpy.stack([one.lines[-1].get_xdata(), one.lines[-1].get_ydata()], 1)
-    nodes = [box.xy for box in one.artists][::2]
-    assert numpy.allclose(ends, [nodes[2], nodes[3]]) and len(one.artists) == 8
-    with pytest.raises(ShapeMismatch, match="'a' has 4 maps and 5 edges for 4 images"):
-        figures.image_graphs(images, {"a": (maps, edges[1:])})
+def test_class_bars_put_groups_together() -> None:
+    values, names = {"a": [0.1, 0.9, NAN, 0.7], "b": [1, 1, 1, 1]}, ["seen", "unseen"]
+    figure = figures.class_bars(values, list("pqrs"), [1, 0, 1, 0], names, "share", True, reference=0.25)
+    first, second = figure.axes
+    assert texts(second.get_xticklabels()) == ["q", "s", "p", "r"]
+    assert [bar.get_height() for bar in first.patches][:3] == [0.9, 0.7, 0.1]
+    assert [line.get_ydata()[0] for line in first.lines] == pytest.approx([0.8, 0.1, 0.25])
+    assert texts(figure.legends[0].get_texts()) == names
+    with pytest.raises(ShapeMismatch, match="4 classes"):
+        figures.class_bars({"a": [1, 2]}, list("pqrs"))
 
 
-def test_dots_reach_as_far_as_their_errors() -> None:
-    seeds = {"a": {"one": [0.4, 0.6], "not run": []}}
-    axes = figures.dots_with_seeds(seeds, "P", errors={"a": {"one": 0.2}}).axes[0]
-    assert any(numpy.allclose(line.get_xdata(), [0.3, 0.7]) for line in axes.lines if len(line.get_xdata()) == 2)
-    assert axes.get_xlim()[0] < 0.3 and axes.get_xlim()[1] > 0.7
-    plain = figures.dots_with_seeds(seeds, "P")
-    assert "standard error" not in plain.get_supxlabel()
+def test_matrices_share_an_order_and_are_cut_between_groups() -> None:
+    tables = {name: torch.rand(2, 3) for name in "abcd"}
+    figure = figures.matrices(tables, "xyz", "yz", cuts=[2], across=3, scale=(0, 1), values="share")
+    axes = figure.axes[:6]
+    assert all(each.collections[0].get_clim() == (0, 1) for each in axes[:4]) and not axes[4].axison
+    assert [each.get_segments()[0][0].tolist() for each in axes[0].collections[1:]] == [[2, 0], [0, 1]]
+    assert texts(axes[0].get_yticklabels()) == ["y", "z"] and texts(axes[3].get_xticklabels()) == list("xyz")
+    assert "share" in figure.get_supxlabel()
+    whole = figures.matrices({"a": torch.full((2, 2), NAN), "b": torch.eye(2)}, "xy", scale="shared")
+    assert whole.axes[0].collections[0].get_clim() == (0, 1)
+    with pytest.raises(ShapeMismatch, match="'a' has shape"):
+        figures.matrices({"a": torch.rand(2, 2)}, ["x", "y", "z"])
 
 
-def test_clouds_draw_every_point_over_one_background() -> None:
-    points = {name: torch.randn(count, 2) for name, count in (("real", 50), ("a", 7), ("b", 9))}
-    figure = figures.clouds(points, "first", "second", background="real")
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "b"]
-    assert [[len(line.get_xdata()) for line in axes.lines] for axes in figure.axes] == [[50, 7], [50, 9]]
-    assert len(figures.clouds(points, "first", "second").axes) == 3
-    with pytest.raises(ShapeMismatch, match="'a' has points of shape"):
-        figures.clouds({"a": torch.randn(4, 3)}, "first", "second")
+def test_planes_have_one_look_for_a_label() -> None:
+    figure = DRAWN["planes"]()
+    first, second = figure.axes
+    assert first.lines[0].get_color() == second.lines[0].get_color() == figures.PALETTE[1]
+    assert texts(figure.legends[0].get_texts()) == ["one"]
+    assert len(figures.planes(POINTS, ticks=False).axes[0].get_xticks()) == 0
+    with pytest.raises(ShapeMismatch, match="'code' has points"):
+        figures.planes({"a": {"code": torch.rand(3, 3)}})
 
 
-def test_histogram_gives_shares() -> None:
-    figure = figures.histogram({"a": torch.randn(1000)}, "x", bins=7)
-    assert figure.axes[0].patches[0].get_data().values.sum() == pytest.approx(1)
+def test_a_tree_joins_neighbours_and_is_cut() -> None:
+    figure = DRAWN["dendrogram"]()
+    axes = figure.axes[0]
+    assert texts(axes.get_yticklabels()) == ["d", "b", "a", "c"]
+    assert sorted(path[1][0] for path in axes.collections[0].get_segments()) == [0.1, 0.4, 1.0]
+    assert 0.4 < axes.lines[-1].get_xdata()[0] < 1.0 and texts(figure.legends[0].get_texts()) == ["2D"]
+    with pytest.raises(ShapeMismatch, match="'a' has links"):
+        figures.dendrogram({"a": SimpleNamespace(names=("x", "y"), links=TREE.links)})
 
 
-@pytest.mark.parametrize("alt", ["", "  ", None])
-def test_show_needs_alt_text(alt) -> None:
-    with pytest.raises(ReuseError, match="alt text"):
-        figures.show(DRAWN["histogram"](), alt=alt)
+def test_show_needs_alt_text_and_prints_it_outside_a_notebook(capsys: pytest.CaptureFixture[str]) -> None:
+    for alt in ("", "  "):
+        with pytest.raises(ReuseError, match="alt text"):
+            figures.show(Figure(), alt=alt)
+    figures.show(Figure(), alt="A line that rises.", caption="Seed 0.")
+    assert capsys.readouterr().out == "A line that rises.\nSeed 0.\n"
 
 
-def test_show_prints_outside_a_notebook(capsys: pytest.CaptureFixture) -> None:
-    figures.show(DRAWN["histogram"](), alt="Two bells.", caption="A caption.")
-    assert capsys.readouterr().out == "Two bells.\nA caption.\n"
-
-
-def test_show_displays_one_png_with_its_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    display = pytest.importorskip("IPython.display")
-    shown = []
-    monkeypatch.setattr(display, "display", lambda data, metadata, raw: shown.append((data, metadata)))
-    monkeypatch.setattr(figures, "_in_notebook", lambda: True)
-    figures.show(DRAWN["histogram"](), alt="Two bells.", caption="A caption.")
-    (picture, described), (caption, marked) = shown
-    assert picture["image/png"].startswith(b"\x89PNG")
-    assert described == {"image/png": {"alt": "Two bells.", "caption": "A caption."}}
-    assert caption == {"text/markdown": "A caption."} and marked == {"text/markdown": {"caption": True}}
-
-
-def test_show_closes_a_figure_of_pyplots() -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure = pyplot.figure()
-    figures.show(figure, alt="Nothing yet.")
-    assert figure.number not in pyplot.get_fignums()
+def test_show_gives_a_notebook_one_picture_with_its_texts_and_closes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[dict, dict]] = []
+    monkeypatch.setattr(builtins, "get_ipython", lambda: SimpleNamespace(kernel=True), raising=False)
+    monkeypatch.setattr("IPython.display.display", lambda data, metadata, raw: sent.append((data, metadata)))
+    grid = seaborn.catplot(TIDY, x="value", y="label")
+    figures.show(grid, alt="Two dots.", caption="*Seeds*.", dpi=50)
+    assert not matplotlib.pyplot.get_fignums()
+    (picture, about), caption = sent
+    assert picture["image/png"].startswith(b"\x89PNG") and picture["text/plain"] == "Two dots."
+    width = round(grid.figure.get_figwidth() / theme.WIDTH * theme.COLUMN)
+    assert about == {"image/png": {"alt": "Two dots.", "caption": "*Seeds*.", "width": width}}
+    assert caption == ({"text/markdown": "*Seeds*."}, {"text/markdown": {"caption": True}})
+    assert "matplotlib.pyplot" in sys.modules
