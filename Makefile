@@ -11,15 +11,19 @@ PIP   := $(BIN)/python -m pip install -qq --disable-pip-version-check
 ONE   := OMP_NUM_THREADS=1
 TORCH := $(shell grep -E '^torch(vision)?==' requirements.lock)
 
-.PHONY: help book test html chapter smoke check install clean
+.PHONY: help book test test-all html lab chapter smoke check lines benchmark install clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book                          run every chapter at the laptop scale, then build the HTML"
 	@echo "make test                          unit tests, then every notebook against its stored outputs"
+	@echo "make test-all                      the same with every row of every chapter and all that is trained in notebooks"
+	@echo "make lab                           open the notebooks in JupyterLab"
 	@echo "make html                          build the HTML from the stored outputs (seconds)"
 	@echo "make chapter CH=01_dfad SCALE=smoke   run one chapter (SCALE: smoke, laptop, colab, paper; SEED: 0)"
 	@echo "make smoke                         run every chapter at the smoke scale, into _build/smoke"
+	@echo "make benchmark                     steps per second beside plain loops"
+	@echo "make lines                         lines of code, room by room"
 	@echo "make check                         style, types and the direction of imports"
 	@echo "make clean                         remove what was built (not .venv, not your records)"
 	@echo "Another environment: VENV=/path/to/venv. Another Python: PYTHON=python3.12."
@@ -37,9 +41,22 @@ html: $(READY)
 
 test: $(READY)
 	@echo "[test 1/2] unit tests, the rules of the notebooks, the book in a browser"
-	@$(ONE) $(BIN)/python -m pytest -q tests
+	@$(ONE) $(BIN)/python -m pytest -q -n 2 tests
 	@echo "[test 2/2] every notebook, run afresh against its stored outputs"
-	@$(ONE) $(BIN)/python -m pytest -q --nbval --nbval-current-env notebooks
+	@$(ONE) $(BIN)/python -m pytest -q -n 2 --dist loadscope --nbval --nbval-current-env notebooks
+
+test-all: $(READY)
+	@$(ONE) $(BIN)/python -m pytest -q -n 2 -m "" tests
+	@$(ONE) REUSELIB_RECOMPUTE=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope --nbval --nbval-current-env notebooks
+
+lab: $(READY)
+	@$(BIN)/jupyter lab --notebook-dir notebooks
+
+benchmark: $(READY)
+	@$(ONE) $(BIN)/python -m pytest -q benchmarks --benchmark-columns=median,ops,rounds --benchmark-group-by=group
+
+lines: $(READY)
+	@$(BIN)/python book/lines.py
 
 chapter: $(READY)
 	@test -n "$(CH)" || { echo "Which chapter? For example: make chapter CH=01_dfad SCALE=smoke"; exit 2; }
