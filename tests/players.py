@@ -377,6 +377,13 @@ def make(name: str, where: str = "cpu", seed: int = 0, dropout: float = 0.0, **o
     return method
 
 
+def drive(method: run.Method, reports: int, **options: Any) -> run.History:
+    """Run a method for some reports of ``method.steps_per_round`` updates, a checkpoint after each, no bar."""
+    every = method.steps_per_round
+    options = {"save_every": 0, "progress": False} | options
+    return run.run(method, updates=every * reports, report_every=every, **options)
+
+
 def learner(method: run.Method) -> nn.Module:
     """The network that a method is there for: its student or, where no student learns, its generator or encoders."""
     student = getattr(method, "student", None)

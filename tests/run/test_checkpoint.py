@@ -20,7 +20,7 @@ from reuselib.errors import DamagedFile, MissingFile, OldSchema, ReuseError
 def checkpoint(tmp_path: Path) -> Path:
     """The checkpoint of a short DFAD run."""
     path = tmp_path / "run.pt"
-    run.run(players.make("dfad"), 1, checkpoint=path, progress=False)
+    players.drive(players.make("dfad"), 1, checkpoint=path)
     return path
 
 
@@ -59,7 +59,7 @@ def test_a_cut_off_checkpoint_is_refused_by_a_run(checkpoint: Path, share: float
     cut = original[: int(share * len(original))]
     checkpoint.write_bytes(cut)
     with pytest.raises(DamagedFile, match="run.pt is damaged"):
-        run.run(players.make("dfad"), 2, checkpoint=checkpoint, progress=False)
+        players.drive(players.make("dfad"), 2, checkpoint=checkpoint)
     assert checkpoint.read_bytes() == cut
 
 
@@ -71,7 +71,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(checkpoint: Path, monkeypa
 
     monkeypatch.setattr(home.os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
-        run.run(players.make("dfad"), 2, checkpoint=checkpoint, progress=False)
+        players.drive(players.make("dfad"), 2, checkpoint=checkpoint)
     assert checkpoint.read_bytes() == before and list(checkpoint.parent.iterdir()) == [checkpoint]
 
 
@@ -99,7 +99,7 @@ def resume(method: run.Method, checkpoint: Path) -> None:
     """Try to go on, and assert that the checkpoint is left alone."""
     before = checkpoint.read_bytes()
     try:
-        run.run(method, 2, checkpoint=checkpoint, progress=False)
+        players.drive(method, 2, checkpoint=checkpoint)
     finally:
         assert checkpoint.read_bytes() == before
 
@@ -121,9 +121,9 @@ def test_a_checkpoint_made_with_another_teacher_is_refused(checkpoint: Path) -> 
 def test_a_checkpoint_of_another_architecture_is_refused(checkpoint: Path, changed: str) -> None:
     cast = players.cast()
     if changed == "student":
-        cast.student = players.models.conv3(width=3, classes=players.CLASSES)
+        cast.student = players.nets.conv3(width=3, classes=players.CLASSES)
     else:
-        cast.generator = players.models.upsampling_generator(image=players.IMAGE, latent=6, width=4)
+        cast.generator = players.nets.upsampling_generator(image=players.IMAGE, latent=6, width=4)
     method = players.MAKERS["dfad"](cast, precision="fp32")
     with pytest.raises(ReuseError, match=f"(?s)does not fit this method's {changed} .*Delete .*run.pt"):
         resume(method, checkpoint)
@@ -152,7 +152,7 @@ def held(**options: Any) -> run.Method:
 
 def test_a_held_method_is_captured_with_its_holder_and_the_teacher_is_not(tmp_path: Path) -> None:
     method = held()
-    run.run(method, 2, checkpoint=tmp_path / "run.pt", progress=False)
+    players.drive(method, 2, checkpoint=tmp_path / "run.pt")
     content = run.load_checkpoint(tmp_path / "run.pt")
     inner = content["state"]["imitation"]
     assert inner.keys() == {"student", "student_optimizer", "schedulers", "random", "precision"}
@@ -164,13 +164,13 @@ def test_a_held_method_is_captured_with_its_holder_and_the_teacher_is_not(tmp_pa
 
 def test_a_held_method_is_resumed_with_its_holder(tmp_path: Path) -> None:
     whole, first, second = held(), held(), held(seed=5)
-    run.run(whole, 4, progress=False)
-    run.run(first, 2, checkpoint=tmp_path / "run.pt", progress=False)
+    players.drive(whole, 4)
+    players.drive(first, 2, checkpoint=tmp_path / "run.pt")
     networks = players.state(second.imitation)
-    run.run(second, 2, checkpoint=tmp_path / "run.pt", progress=False)
+    players.drive(second, 2, checkpoint=tmp_path / "run.pt")
     assert not list(players.differences(players.state(first), players.state(second)))
     assert list(players.differences(networks, players.state(second.imitation)))
-    run.run(second, 4, checkpoint=tmp_path / "run.pt", progress=False)
+    players.drive(second, 4, checkpoint=tmp_path / "run.pt")
     assert not list(players.differences(players.state(whole), players.state(second)))
 
 
@@ -178,14 +178,14 @@ def test_a_held_method_is_resumed_with_its_holder(tmp_path: Path) -> None:
 def test_a_checkpoint_with_other_parts_is_refused(tmp_path: Path, saved: str, resumed: str) -> None:
     """A student of whom the file knows nothing would start afresh without anybody noticing."""
     path = tmp_path / "run.pt"
-    run.run(players.make(f"inversion-{saved}"), 1, checkpoint=path, progress=False)
+    players.drive(players.make(f"inversion-{saved}"), 1, checkpoint=path)
     with pytest.raises(ReuseError, match="(?s)do not both have: .*imitation.*Delete .*run.pt"):
         resume(players.make(f"inversion-{resumed}"), path)
 
 
 def test_a_checkpoint_whose_held_method_has_another_architecture_is_refused(tmp_path: Path) -> None:
     path, cast = tmp_path / "run.pt", players.cast()
-    run.run(held(), 1, checkpoint=path, progress=False)
-    cast.student = players.models.conv3(width=3, classes=players.CLASSES)
+    players.drive(held(), 1, checkpoint=path)
+    cast.student = players.nets.conv3(width=3, classes=players.CLASSES)
     with pytest.raises(ReuseError, match="(?s)does not fit this method's imitation .*Delete .*run.pt"):
         resume(players.MAKERS["inversion-cmi"](cast, precision="fp32"), path)

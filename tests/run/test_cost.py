@@ -89,7 +89,7 @@ PER_STEP = {
 @pytest.mark.parametrize("name", PER_STEP)
 def test_a_run_counts_the_passes_of_its_steps_and_not_of_its_evaluation(name: str) -> None:
     method = players.make(name)
-    history = run.run(method, 3, evaluate=players.evaluation(method), progress=False)
+    history = players.drive(method, 3, evaluate=players.evaluation(method))
     steps = 3 * method.steps_per_round
     expected = {}
     for network, (forward, backward) in PER_STEP[name].items():

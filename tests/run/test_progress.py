@@ -9,7 +9,6 @@ from typing import Any
 import players
 import pytest
 
-from reuselib import run
 from reuselib.run.progress import Progress
 
 
@@ -36,7 +35,7 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_a_notebook_gets_one_line_that_is_rewritten(
     notebook: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run.run(players.make("dfad"), 3, title="tiny")
+    players.drive(players.make("dfad"), 3, title="tiny", progress=True)
     assert capsys.readouterr() == ("", "")
     assert len(notebook) >= 2
     assert all(set(content) == {"text/plain"} for content in notebook)
@@ -54,11 +53,11 @@ def test_a_resumed_bar_starts_where_the_run_was_left(notebook: list[dict[str, An
 
 
 def test_a_terminal_gets_tqdm(capsys: pytest.CaptureFixture[str]) -> None:
-    run.run(players.make("dfad"), 2)
+    players.drive(players.make("dfad"), 2, progress=True)
     shown = capsys.readouterr()
     assert shown.out == "" and "DFAD: 100%" in shown.err and "2/2" in shown.err
 
 
 def test_no_bar_if_none_is_wanted(notebook: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
-    run.run(players.make("dfad"), 2, progress=False)
+    players.drive(players.make("dfad"), 2)
     assert notebook == [] and capsys.readouterr() == ("", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from pathlib import Path
 
 import players
@@ -36,7 +37,7 @@ class Fitting(run.Method):
 
 
 def test_a_run_reports_every_round() -> None:
-    history = run.run(Fitting(), 5, progress=False)
+    history = players.drive(Fitting(), 5)
     assert [entry["iteration"] for entry in history.rounds] == [1, 2, 3, 4, 5]
     iterations, fits = history.curve("fit")
     assert iterations == [1, 2, 3, 4, 5] and fits == sorted(fits, reverse=True)
@@ -44,11 +45,11 @@ def test_a_run_reports_every_round() -> None:
     assert history.cost.wall_seconds > 0 and history.cost.peak_memory_mb > 0
 
 
-@pytest.mark.parametrize(("every", "expected"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (10, [5])])
-def test_evaluation_comes_every_so_often_and_at_the_end(every: int, expected: list[int]) -> None:
+@pytest.mark.parametrize(("times", "expected"), [(None, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (1, [5])])
+def test_evaluation_comes_so_many_times_and_at_the_end(times: int | None, expected: list[int]) -> None:
     method = Fitting()
-    history = run.run(
-        method, 5, evaluate=lambda: {"seen": float(method.iteration)}, evaluate_every=every, progress=False
+    history = players.drive(
+        method, 5, evaluate=lambda: {"seen": float(method.iteration)}, evaluations=times, progress=False
     )
     assert history.curve("seen") == (expected, expected)
     assert len(history.curve("fit")[0]) == 5 and history.curve("nothing") == ([], [])
@@ -61,66 +62,73 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     torch.manual_seed(1)
     good.student.reset_parameters()
     start = players.state(good.student)
-    run.run(good, 3, progress=False)
+    players.drive(good, 3)
 
     spoilt = Fitting({4: bad})
     spoilt.student.load_state_dict(start)
     words = rf"'fit' became {bad} in round 4.*last good checkpoint is kept in .*run.pt.*learning rate.*fp32"
     with pytest.raises(NonFinite, match=words):
-        run.run(spoilt, 6, checkpoint=path, progress=False)
+        players.drive(spoilt, 6, checkpoint=path)
     content = run.load_checkpoint(path)
     assert content["iteration"] == 3 and len(content["history"]["rounds"]) == 3
     assert not list(players.differences(players.state(good.student), content["state"]["student"]))
     mended = Fitting()
-    assert len(run.run(mended, 6, checkpoint=path, progress=False).rounds) == 6
+    assert len(players.drive(mended, 6, checkpoint=path).rounds) == 6
 
 
 def test_weights_that_are_not_finite_never_reach_a_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     method = Fitting()
-    run.run(method, 2, checkpoint=path, progress=False)
+    players.drive(method, 2, checkpoint=path)
     method.optimizer.param_groups[0]["lr"] = float("inf")  # the next loss is still good, the weights after it not
     content = players.state(run.load_checkpoint(path))
     run.save_checkpoint(path, content | {"state": content["state"] | {"optimizer": method.optimizer.state_dict()}})
     with pytest.raises(NonFinite, match=r"'a weight of the student' became (inf|nan) in round 3.*kept in"):
-        run.run(Fitting(), 4, checkpoint=path, progress=False)
+        players.drive(Fitting(), 4, checkpoint=path)
     assert run.load_checkpoint(path)["iteration"] == 2
 
 
 def test_without_a_checkpoint_the_guard_promises_none(tmp_path: Path) -> None:
     with pytest.raises(NonFinite, match="Nothing was saved"):
-        run.run(Fitting({1: float("nan")}), 3, progress=False)
+        players.drive(Fitting({1: float("nan")}), 3)
     with pytest.raises(NonFinite, match="Nothing was saved"):
-        run.run(Fitting({1: float("nan")}), 3, checkpoint=tmp_path / "run.pt", progress=False)
+        players.drive(Fitting({1: float("nan")}), 3, checkpoint=tmp_path / "run.pt")
     assert not list(tmp_path.iterdir())
 
 
 def test_lack_of_memory_names_the_batch_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     method, path = players.make("dfad", batch=12), tmp_path / "run.pt"
-    run.run(method, 1, checkpoint=path, progress=False)
+    players.drive(method, 1, checkpoint=path)
 
     def full(*_: object) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(method.student, "forward", full)
     with pytest.raises(DeviceError, match="out of memory in round 2.*batch of 6 instead of 12"):
-        run.run(method, 3, checkpoint=path, progress=False)
+        players.drive(method, 3, checkpoint=path)
     assert run.load_checkpoint(path)["iteration"] == 2
 
 
-def test_checkpoints_are_written_every_so_often_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = []
-    module = importlib.import_module("reuselib.run.loop")
+def test_checkpoints_are_written_by_the_clock_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    module, clock = importlib.import_module("reuselib.run.loop"), itertools.count()
     monkeypatch.setattr(module, "save_checkpoint", lambda _, content: written.append(content["iteration"]))
-    run.run(Fitting(), 5, checkpoint=tmp_path / "run.pt", save_every=2, progress=False)
-    assert written == [2, 4, 5]
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))  # a second for every look at it
+    players.drive(Fitting(), 7, checkpoint=tmp_path / "run.pt", save_every=3)
+    assert written == [3, 6, 7]
+
+
+def test_updates_are_reported_in_equal_parts() -> None:
+    assert [run.divisor(*each) for each in ((2400, 50), (78, 50), (7, 50), (53, 50), (0, 50))] == [50, 39, 7, 1, 1]
+    history = run.run(Fitting(), updates=6, report_every=4, progress=False)
+    assert [entry["iteration"] for entry in history.rounds] == [3, 6]
 
 
 def test_threads_are_one_during_a_run_and_come_back() -> None:
     seen = []
     torch.set_num_threads(2)
     try:
-        run.run(Fitting(), 1, evaluate=lambda: seen.append(torch.get_num_threads()) or {}, progress=False)
+        players.drive(Fitting(), 1, evaluate=lambda: seen.append(torch.get_num_threads()) or {})
         assert seen == [1] and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
