@@ -511,10 +511,8 @@ class Benchmark:
     squares: np.ndarray  # (N, 3, 64, 64)
     labels: np.ndarray
     original_att: np.ndarray  # (classes, m)
-    att: np.ndarray
     parts: dict[str, dict[str, np.ndarray]]  # split -> part -> positions
     unseen: dict[str, list[int]]
-    names: tuple[str, ...]  # of the attributes
 
 
 def bring_benchmark(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path, per_class: int = 5) -> Benchmark:
@@ -526,14 +524,13 @@ def bring_benchmark(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path, pe
     monkeypatch.setenv("REUSELIB_DATA", str(folder / "data"))
     draw, classes = np.random.default_rng(len(name)), GBU_CLASSES[name]
     labels = draw.permutation(np.repeat(np.arange(6), per_class))
-    names = tuple(f"attribute_{letter}" for letter in "abcdefgh")
-    original = np.round(draw.uniform(0, 100 if name in ("AWA2", "CUB") else 1, (6, len(names))), 4)
+    count = 8
+    original = np.round(draw.uniform(0, 100 if name in ("AWA2", "CUB") else 1, (6, count)), 4)
     original[1, 3] = -1 if name == "AWA2" else 0  # undefined
     features = draw.random((len(labels), 2048))
-    listed, squares = _gbu_photographs(name, [classes[label] for label in labels], names)
+    listed, squares = _gbu_photographs(name, [classes[label] for label in labels])
     unseen = {"ps": [1, 4], "ss": [0, 5]}
     parts = {split: _gbu_parts(draw, labels, hidden, split) for split, hidden in unseen.items()}
-    att = original / np.linalg.norm(original, axis=1, keepdims=True)
     numbers = (np.uint16 if name == "SUN" else np.uint8)(labels + 1).reshape(-1, 1)
     members = {f"xlsa17/data/{name}/res101.mat": mat(features=features.T, image_files=cells(listed), labels=numbers)}
     for split, place in {"ps": "xlsa17/data", "ss": "standard_split"}.items():
@@ -543,13 +540,13 @@ def bring_benchmark(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path, pe
         held |= {
             key: np.uint16(both[start::2] + 1).reshape(-1, 1) for start, key in enumerate(("train_loc", "val_loc"))
         }
-        held |= {"allclasses_names": cells(classes), "att": att.T, "original_att": original.T}
+        held |= {"allclasses_names": cells(classes), "original_att": original.T}
         members[f"{place}/{name}/att_splits.mat"] = mat(**held)
     write(files.downloads(), members)
     tested = (2 * per_class, 2 * per_class)
-    tiny = replace(BENCHMARKS[name], images=len(labels), classes=6, unseen=2, attributes=len(names), tested=tested)
+    tiny = replace(BENCHMARKS[name], images=len(labels), classes=6, unseen=2, attributes=count, tested=tested)
     monkeypatch.setitem(BENCHMARKS, name, tiny)
-    return Benchmark(features, squares, labels, original, att, parts, unseen, names)
+    return Benchmark(features, squares, labels, original, parts, unseen)
 
 
 def _gbu_parts(draw: np.random.Generator, labels: np.ndarray, hidden: list[int], split: str) -> dict[str, np.ndarray]:
@@ -562,44 +559,14 @@ def _gbu_parts(draw: np.random.Generator, labels: np.ndarray, hidden: list[int],
     return {"trainval": seen[count:], "test_seen": seen[:count], "test_unseen": place[out]}
 
 
-def _gbu_photographs(name: str, classes: list[str], names: tuple[str, ...]) -> tuple[list[str], np.ndarray]:
-    """Write photographs and the names of attributes; return how the photographs are listed, and what they are."""
+def _gbu_photographs(name: str, classes: list[str]) -> tuple[list[str], np.ndarray]:
+    """Write photographs; return how the photographs are listed, and what they are."""
     contents, squares = shots(len(classes), (90, 72), "JPEG", 7, shorter=73)
-    if name == "APY":
-        return _apy_photographs(contents, classes, names)
-    prefix, folder, notes = {
-        "AWA2": ("/x/images/Animals_with_Attributes2//JPEGImages/", "Animals_with_Attributes2/JPEGImages", "\t"),
-        "CUB": ("/x/CUB_200_2011/CUB_200_2011/images/", "CUB_200_2011/images", " "),
-        "SUN": ("/x/data/SUN/images/", "SUN/images", ""),
-    }[name]
     listed = [
         f"{label[0]}/{label}/{label}_{10001 + number}.jpg" if name == "SUN" else f"{label}/x_{10001 + number}.jpg"
         for number, label in enumerate(classes)
     ]
-    write(files.downloads(folder), dict(zip(listed, contents, strict=True)))
-    numbered = "".join(f"{number:5d}{notes}{word}\n" for number, word in enumerate(names, 1)).encode()
-    write(files.downloads(), {BENCHMARKS[name].names: numbered if notes else mat(attributes=cells(names))})
-    return [prefix + file for file in listed], squares
-
-
-def _apy_photographs(contents: list[bytes], classes: list[str], names: tuple[str, ...]) -> tuple[list[str], np.ndarray]:
-    """Every third object shares the photograph of the one before; the last third is Yahoo's. Boxes reach too far."""
-    lists = {"apascal_train.txt": "", "apascal_test.txt": "", "ayahoo_test.txt": ""}
-    found, squares, members = [], [], {}
-    for number, label in enumerate(classes):
-        picture = number - (number % 3 == 2)
-        yahoo = picture >= 2 * len(classes) // 3
-        file = f"{label}_{picture}.jpg" if yahoo else f"2008_{picture:06d}.jpg"
-        file = found[-1].rsplit("/", 1)[1] if picture < number else file
-        members[f"{'ayahoo_test_images' if yahoo else 'VOCdevkit/VOC2008/JPEGImages'}/{file}"] = contents[picture]
-        box = (3 + number, 2, 70 + number, 40 + number)
-        image = Image.open(io.BytesIO(contents[picture])).convert("RGB")
-        edges = (box[0] - 1, box[1] - 1, min(box[2], image.width), min(box[3], image.height))
-        squares.append(square(image.crop(edges), 73, 64))
-        kind = "ayahoo_test.txt" if yahoo else list(lists)[number >= len(classes) // 3]
-        lists[kind] += f"{file} {label} {' '.join(map(str, box))} {' '.join('01'[n % 2] for n in range(len(names)))}\n"
-        found.append(("/x/data/aPY/ayahoo_test_images/" if yahoo else "/x/data/VOC2008//JPEGImages/") + file)
-    lists["attribute_names.txt"] = "\n".join(names) + "\n"
-    members |= {f"attribute_data/{file}": text.encode() for file, text in lists.items()}
-    write(files.downloads("aPY"), members)
-    return found, np.stack(squares)
+    if folder := BENCHMARKS[name].folder:
+        write(files.downloads(folder), dict(zip(listed, contents, strict=True)))
+    prefix = {"AWA2": "/x/images/AwA2//JPEGImages/", "CUB": "/x/CUB_200_2011/images/", "SUN": "/x/SUN/images/"}
+    return [prefix.get(name, "/x/") + file for file in listed], squares

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -23,19 +24,12 @@ def plain(images: Tensor, generator: torch.Generator, padding: int, flip: bool) 
     return torch.stack(result)
 
 
-@pytest.mark.parametrize("padding", [0, 1, 4])
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_equals_the_plain_version(padding: int, flip: bool, dtype: torch.dtype) -> None:
-    images = torch.randint(256, (60, 3, 9, 7)).to(dtype)
-    fast = crop_and_flip(images, torch.Generator().manual_seed(5), padding, flip)
-    slow = plain(images, torch.Generator().manual_seed(5), padding, flip)
-    assert fast.dtype == dtype and torch.equal(fast, slow)
-
-
-def test_without_padding_and_mirror_nothing_changes() -> None:
-    images = torch.randint(256, (5, 1, 6, 6), dtype=torch.uint8)
-    assert torch.equal(crop_and_flip(images, torch.Generator(), 0, False), images)
+def test_equals_the_plain_version() -> None:
+    for padding, flip, dtype in product((0, 1, 4), (False, True), (torch.uint8, torch.float32)):
+        images = torch.randint(256, (60, 3, 9, 7)).to(dtype)
+        fast = crop_and_flip(images, torch.Generator().manual_seed(5), padding, flip)
+        slow = plain(images, torch.Generator().manual_seed(5), padding, flip)
+        assert fast.dtype == dtype and torch.equal(fast, slow)
 
 
 def test_every_place_and_both_sides_occur() -> None:
@@ -45,12 +39,6 @@ def test_every_place_and_both_sides_occur() -> None:
     share = moved.mean((0, 1))
     assert (share[1:4] > 0.03).all() and torch.allclose(share.sum(), torch.tensor(1.0))
     assert (moved[:, :, :, 3:].sum((1, 2, 3)) > 0).float().mean() == pytest.approx(1 / 3, abs=0.05)
-
-
-def test_runs_on_meta() -> None:
-    images = torch.empty(8, 3, 32, 32, dtype=torch.uint8, device="meta")
-    result = crop_and_flip(images, torch.Generator())
-    assert result.is_meta and result.shape == images.shape and result.dtype == torch.uint8
 
 
 # ---- windows
@@ -79,11 +67,6 @@ def test_every_window_occurs_and_nothing_is_padded() -> None:
     image = torch.arange(1, 13).view(1, 1, 3, 4).expand(3000, 1, 3, 4)
     windows = window_and_flip(image, torch.Generator().manual_seed(0), 2)
     assert len(windows.flatten(1).unique(dim=0)) == 2 * 3 * 2 and windows.min() == 1
-
-
-def test_windows_on_meta() -> None:
-    images = torch.empty(8, 3, 32, 40, dtype=torch.uint8, device="meta")
-    assert window_and_flip(images, None, 16).shape == (8, 3, 16, 16)
 
 
 # ---- resized crops
@@ -197,10 +180,10 @@ def test_rolls_keep_every_pixel_and_its_gradient() -> None:
     assert torch.equal(roll_and_flip(images, torch.Generator(), 0, False), images)
 
 
-@pytest.mark.parametrize("augment", [resized_crop, roll_and_flip])
+@pytest.mark.parametrize("augment", [crop_and_flip, window_and_flip, resized_crop, roll_and_flip])
 def test_a_seed_decides_the_view_and_it_exists_on_meta(augment: Callable[..., Tensor]) -> None:
     images = torch.rand(8, 3, 8, 8)
-    views = [augment(images, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    views = [augment(images, torch.Generator().manual_seed(seed)) for seed in (0, 0, 2)]
     assert torch.equal(views[0], views[1]) and not torch.equal(views[0], views[2])
     nowhere = augment(images.to("meta"), None)
     assert nowhere.is_meta and nowhere.shape == images.shape

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from dataclasses import replace
 
@@ -24,7 +23,6 @@ from reuselib.worlds.attributes import (
     SELECTIVE_PLAN,
     SPLITS,
     AttributeWorld,
-    Classes,
     Scenes,
     WorldPlan,
     classes,
@@ -36,7 +34,7 @@ from reuselib.worlds.attributes import (
     sample,
     words,
 )
-from reuselib.worlds.attributes.classes import MOST_STREAMS, STREAMS, stream
+from reuselib.worlds.attributes.classes import stream
 from reuselib.worlds.attributes.factors import NAMES, SIZES, columns
 from reuselib.worlds.rooms.draws import Draws, keys
 
@@ -231,17 +229,6 @@ def test_a_plan_that_no_world_fits(monkeypatch: pytest.MonkeyPatch) -> None:
         draw_classes(replace(QFSL_PLAN, auxiliary_classes=1700), 0)
 
 
-def test_classes_follow_from_the_seed_alone() -> None:
-    first, again, other = draw_classes(QFSL_PLAN, 3), draw_classes(QFSL_PLAN, 3), draw_classes(QFSL_PLAN, 4)
-    for name in Classes.__dataclass_fields__:
-        assert torch.equal(getattr(first, name), getattr(again, name)), name
-    assert not torch.equal(first.tuples, other.tuples) and not torch.equal(first.seen, other.seen)
-    changed = draw_classes(replace(QFSL_PLAN, train_images=1, annotated="four"), 3)
-    assert torch.equal(changed.tuples, first.tuples) and torch.equal(changed.auxiliary, first.auxiliary)
-    used = [stream(name, seed) for name in STREAMS for seed in range(9)]
-    assert len(set(used)) == len(used) and len(STREAMS) <= MOST_STREAMS
-
-
 # ---- attributes
 
 
@@ -307,17 +294,6 @@ def test_each_factor_is_drawn_anew_as_often_as_it_should_be() -> None:
         for second in range(first):
             both = (changed[:, first] & changed[:, second]).double().mean()
             assert close(both, rates[first] * rates[second], count), "factors are drawn independently"
-
-
-def test_the_images_of_a_class_have_its_frequencies() -> None:
-    plan = replace(QFSL_PLAN, train_images=1500)
-    world = AttributeWorld(2, plan)
-    tuples = world.scenes("train").tuples.view(plan.seen, 1500, 9)
-    for place, (low, size) in enumerate(zip((0, 6, 12, 15, 19, 21), SIZES[:6], strict=True)):
-        shares = functional.one_hot(tuples[:, :, place], size).double().mean(1)
-        assert close(shares, world.frequencies()[world.seen, low : low + size], 1500), NAMES[place]
-    hidden = (tuples[:, :, 6:] == world.classes.tuples[world.seen, 6:].unsqueeze(1)).double().mean((0, 1))
-    assert close(hidden, 1 - REDRAW * (1 - 1 / torch.tensor(SIZES[6:]).double()), plan.seen * 1500)
 
 
 def test_position_radius_and_colour_vary_as_they_should() -> None:
@@ -440,49 +416,6 @@ def test_every_pixel_by_hand(shape: int) -> None:
         assert doubtful.float().mean() < 0.05 and difference[~doubtful].max() < 0.5 / 255 + 1e-5, tuples[index]
 
 
-def inside(**values: str) -> Tensor:
-    """Return where the objects of a plain solid red image are, bool (32, 32)."""
-    image = render(plain(one(**({"colour": "red"} | values))), noise=0)[0]
-    return (image[0].int() - image[2].int()) > 100
-
-
-def test_sizes_and_places() -> None:
-    for size, radius in {"small": 5.0, "large": 8.5}.items():
-        one_disc, two_discs = inside(size=size), inside(size=size, count="two")
-        assert abs(one_disc.sum() / (math.pi * radius**2) - 1) < 0.06, size
-        assert abs(two_discs.sum() / (2 * math.pi * (0.75 * radius) ** 2) - 1) < 0.06, size
-        rows, places = one_disc.nonzero().double().unbind(1)
-        assert abs(rows.mean() + 0.5 - 16) < 1e-6 and abs(places.mean() + 0.5 - 16) < 1e-6
-        for half, middle in ((two_discs[:, :16], 9), (two_discs[:, 16:], 23 - 16)):
-            rows, places = half.nonzero().double().unbind(1)
-            assert abs(rows.mean() + 0.5 - 16) < 1e-6 and abs(places.mean() + 0.5 - middle) < 1e-6
-    areas = [inside(shape=shape, size="large").sum().item() for shape in FACTORS["shape"]]
-    assert min(areas) > 0.4 * max(areas), "no shape is told by its area alone"
-
-
-def test_backgrounds_frames_and_outlines() -> None:
-    def corner(**values: str) -> Tensor:
-        return render(plain(one(**values)), noise=0)[0]
-
-    assert (corner(background="dark")[:, :3] == round(0.08 * 255)).all()
-    assert (corner(background="grey")[:, :3] == round(0.55 * 255)).all()
-    gradient = corner(background="gradient")[:, :, 0].float() / 255
-    expected = 0.1 + 0.8 * (torch.arange(32) + 0.5) / 32
-    assert (gradient - expected).abs().max() < 0.5 / 255 + 1e-6
-    for name, colour in {"orange": (255, 140, 26), "green": (0, 89, 26)}.items():
-        image = corner(frame=name, background="grey")
-        border = torch.ones(32, 32, dtype=torch.bool)
-        border[2:30, 2:30] = False
-        assert (image[:, border].T.int() - torch.tensor(colour)).abs().max() <= 1
-        assert (image[:, 2:30, 2:4] == 140).all(), "two pixels, no more"
-    for name, level in {"white": 255, "black": 0}.items():
-        image = corner(outline=name, background="grey", size="large")
-        ring = (image == level).all(0)
-        places = torch.arange(32) + 0.5 - 16
-        away = torch.hypot(places, places.unsqueeze(1))
-        assert torch.equal(ring, (away > 8.5) & (away <= 10.3))
-
-
 def test_the_noisy_background_is_uniform_and_of_each_image() -> None:
     scenes = plain(one(background="noise", size="small").expand(40, -1))
     images = render(scenes, noise=0)[:, :, :8].float() / 255
@@ -491,28 +424,6 @@ def test_the_noisy_background_is_uniform_and_of_each_image() -> None:
     assert close(torch.histc(images[:, 0], 5, 0.05, 0.55) / images[:, 0].numel(), 0.2, 1000)
     assert len(images.flatten(1).unique(dim=0)) == 40
     assert torch.corrcoef(images[:, 0].flatten(1)).sub(torch.eye(40)).abs().max() < 0.35
-
-
-def test_textures_have_cells_of_two_pixels_and_turn_with_the_object() -> None:
-    def tones(**values: str) -> Tensor:
-        """Return red inside of a large square, of its full level."""
-        image = render(plain(one(shape="square", size="large", **values)), noise=0)[0]
-        return image[0, 9:23, 9:23].float() / (0.9 * 255)
-
-    stripes, checker = tones(texture="stripes"), tones(texture="checker")
-    dark = (torch.arange(9, 23) - 16).div(2, rounding_mode="floor") % 2 == 1
-    expected = torch.where(dark, 0.35, 1.0).unsqueeze(1).expand(14, 14)
-    assert torch.allclose(stripes, expected, atol=0.01)
-    assert torch.allclose(checker, torch.where(dark ^ dark.unsqueeze(1), 0.35, 1.0), atol=0.01)
-    assert torch.allclose(tones(texture="solid"), torch.ones(14, 14), atol=0.01)
-    assert not torch.equal(tones(texture="stripes", tilt="tilted"), stripes)
-    assert torch.equal(inside(texture="solid", tilt="tilted"), inside(texture="solid")), "a disc stays where it is"
-
-
-def test_two_objects_are_one_drawn_twice() -> None:
-    for shape in FACTORS["shape"]:
-        both = inside(shape=shape, count="two", size="small", texture="solid", tilt="tilted")
-        assert torch.equal(both[:, 2:16], both[:, 16:30]), shape
 
 
 # ---- the world as a whole
@@ -568,14 +479,6 @@ def test_as_a_set_for_zero_shot_learning(world: AttributeWorld, annotated: str) 
     assert torch.equal(found.seen, world.seen) and torch.equal(found.unseen, world.unseen)
 
 
-def test_unseen_classes_are_told_by_no_single_value() -> None:
-    for seed in range(4):
-        found = draw_classes(QFSL_PLAN, seed)
-        for place in range(9):
-            there = set(found.tuples[found.seen, place].tolist())
-            assert set(found.tuples[found.unseen, place].tolist()) <= there, NAMES[place]
-
-
 def test_it_is_made_on_another_device() -> None:
     there = AttributeWorld(0, SMALL, device="meta")
     for split, size in {"train": 60, "test_seen": 40, "unseen": 40, "auxiliary": 100}.items():
@@ -584,16 +487,3 @@ def test_it_is_made_on_another_device() -> None:
     found = there.zero_shot()
     assert found.device.type == "meta" and found.attributes.shape == (30, 23) and found.images.images.is_meta
     assert found.classes == AttributeWorld(0, SMALL).class_names
-
-
-def test_drawing_leaves_the_global_generator_alone() -> None:
-    before = torch.get_rng_state()
-    AttributeWorld(3, SMALL).zero_shot()
-    assert torch.equal(before, torch.get_rng_state())
-
-
-def test_drawing_is_fast() -> None:
-    AttributeWorld(0, SMALL).images("train")
-    start = time.process_time()
-    count = len(AttributeWorld(0).images("auxiliary"))
-    assert count / (time.process_time() - start) > 2000, "images a second, with the draw of the classes"

@@ -205,13 +205,6 @@ def test_the_camera_axes_are_a_frame_and_turn_as_said() -> None:
     assert frame[2, 2, 0] > 0.2 and frame[3, 2, 1] < -0.2 and frame[4, 0, 1] > 0.05, "right, down, right side up"
 
 
-def test_distance_is_depth_along_the_ray(scenes: Scenes, hits: Hits) -> None:
-    ray = rays(scenes)
-    assert torch.allclose(hits.distance, hits.depth * ray.norm(dim=0), rtol=1e-5)
-    place = seen(scenes, hits) - scenes.camera.T.unsqueeze(2)
-    assert torch.allclose(place.norm(dim=0).view_as(hits.distance), hits.distance, rtol=1e-4)
-
-
 def test_every_point_is_on_its_surface(scenes: Scenes, hits: Hits) -> None:
     points, surface = seen(scenes, hits), hits.surface.flatten(1).long()
     (x, y, z), (width, height, depth) = points.unbind(0), scenes.size.T.unsqueeze(2).unbind(0)
@@ -228,21 +221,6 @@ def test_nothing_stands_between_the_camera_and_what_it_sees(scenes: Scenes, hits
     points, camera = seen(scenes, hits), scenes.camera.T.unsqueeze(2)
     for share in torch.linspace(0.02, 0.98, 40).tolist():
         assert depth_inside(scenes, along(camera, points, share)).max() < 1e-3
-
-
-def test_every_solid_in_sight_is_seen(scenes: Scenes, hits: Hits) -> None:
-    """Whose middle is on a ray before what is seen, cannot be."""
-    axes, middle = camera_axes(scenes.angles).unsqueeze(3), scenes.base.permute(2, 0, 1).clone()
-    middle[1] += 0.4 * scenes.height
-    inside = middle - scenes.camera.T.unsqueeze(2)
-    right, up, ahead = (dot(axis, inside) for axis in axes)
-    column = ((right / ahead * scenes.focal.unsqueeze(1) + 1) * 16).floor().long()
-    row = ((1 - up / ahead * scenes.focal.unsqueeze(1)) * 16).floor().long()
-    framed = scenes.present & (column >= 0) & (column < 32) & (row >= 0) & (row < 32)
-    scene, solid = framed.nonzero().unbind(1)
-    assert len(scene) > COUNT
-    found = hits.depth[scene, row[scene, solid], column[scene, solid]]
-    assert (found < ahead[scene, solid]).all()
 
 
 def test_normals_are_unit_vectors_that_face_the_camera(scenes: Scenes, hits: Hits) -> None:
@@ -300,15 +278,6 @@ def test_normals_of_spheres_point_from_the_middle(scenes: Scenes, hits: Hits) ->
         assert (radial - normals)[:, there].abs().max() < 1e-3
 
 
-def test_depth_of_planes_is_affine_in_inverse_depth(hits: Hits) -> None:
-    """1/z = a u + b v + c: the second differences along rows, columns and both are nothing."""
-    inverse, flat = 1 / hits.depth.double(), of_one_face(hits, 1e-5) & (hits.surface < ROOM)[:, 1:-1, 1:-1]
-    middle = inverse[:, 1:-1, 1:-1]
-    for one, other in ((inverse[:, 1:-1, 2:], inverse[:, 1:-1, :-2]), (inverse[:, 2:, 1:-1], inverse[:, :-2, 1:-1])):
-        assert (one + other - 2 * middle)[flat].abs().max() < 1e-5
-    assert flat.float().mean() > 0.5
-
-
 def test_shadows_are_where_a_solid_stands_before_the_light(scenes: Scenes, hits: Hits) -> None:
     points, light = seen(scenes, hits), scenes.light.T.unsqueeze(2)
     normals = in_room(hits.normal.transpose(0, 1).flatten(2), camera_axes(scenes.angles).unsqueeze(3))
@@ -351,15 +320,6 @@ def test_images_have_noise_of_their_own(scenes: Scenes, hits: Hits) -> None:
     assert torch.equal(noisy.images, (noisy.rgb * 255).round().byte())
     first, second = (noisy.rgb - hits.rgb).flatten(1)[:2]
     assert abs(torch.stack([first, second]).corrcoef()[0, 1]) < 0.1
-
-
-def test_kinds_are_those_of_the_surfaces(scenes: Scenes, hits: Hits) -> None:
-    surface, kind = hits.surface.flatten(1).long(), hits.kind.flatten(1)
-    walls = ["floor", "ceiling", *4 * ("wall",)]
-    names = [walls + [SHAPES[shape] for shape in shapes] for shapes in scenes.shape.tolist()]
-    table = torch.tensor([[KINDS.index(name) for name in row] for row in names])
-    assert torch.equal(table.gather(1, surface), kind.long())
-    assert len(kind.unique()) == len(KINDS)
 
 
 def test_segments_are_surfaces_with_one_or_two_tones(scenes: Scenes, hits: Hits) -> None:

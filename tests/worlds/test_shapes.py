@@ -41,11 +41,6 @@ def test_32_cells_in_equal_shares_and_random_order(cells: data.ImageSet) -> None
     assert len(cells.images.flatten(1).unique(dim=0)) == len(cells)
 
 
-def test_a_count_that_32_does_not_divide_is_balanced_too() -> None:
-    counts = shapes(100, label="cell").labels.bincount(minlength=32)
-    assert counts.max() - counts.min() == 1
-
-
 def test_both_kinds_of_label_tell_of_the_same_images(cells: data.ImageSet) -> None:
     four = shapes(1600)
     assert torch.equal(four.images, cells.images) and torch.equal(four.labels, cells.labels // 8)
@@ -66,14 +61,6 @@ def test_stripes_and_sizes_change_the_ink(cells: data.ImageSet) -> None:
         assert solid > 1.25 * striped
         large, small = (ink(pixels(cells, shape, "solid", word)).sum((1, 2)).mean() for word in ("large", "small"))
         assert large > 1.5 * small
-
-
-def test_stripes_are_rows(cells: data.ImageSet) -> None:
-    def waves(word: str) -> float:
-        rows = ink(pixels(cells, "square", word, "large"))[:, 4:12, 5:11].mean(2)
-        return rows.std(1).mean().item()
-
-    assert waves("striped") > 2 * waves("solid")
 
 
 def test_shapes_have_their_outlines(cells: data.ImageSet) -> None:
@@ -104,10 +91,6 @@ def test_load_gives_train_and_test_with_one_normalisation() -> None:
         cells = data.load("shape_cells", split)
         assert torch.equal(cells.images, images.images) and torch.equal(cells.labels // 8, images.labels)
         assert (cells.name, cells.mean, cells.std) == ("shape_cells", train.mean, train.std)
-
-
-def test_load_at_other_sizes_and_in_colour() -> None:
-    assert data.load("shape_cells", "test", size=8, channels=3).shape == (3, 8, 8)
 
 
 def test_errors() -> None:

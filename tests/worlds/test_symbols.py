@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from reuselib import data
-from reuselib.errors import UnknownName
 from reuselib.worlds import symbols
 from reuselib.worlds.symbols import SYMBOLS
 
@@ -116,18 +115,3 @@ def test_load_gives_train_and_test_with_one_normalisation() -> None:
     x = torch.cat([images for images, _ in train.batches()])
     assert abs(x.mean()) < 1e-4 and abs(x.std() - 1) < 1e-3
     assert not set(map(bytes, train.images.numpy())) & set(map(bytes, test.images.numpy()))
-
-
-def test_load_at_other_sizes_and_in_colour() -> None:
-    assert data.load("symbols", "test", size=8, channels=3).shape == (3, 8, 8)
-
-
-def test_leaves_the_global_generator_alone() -> None:
-    before = torch.get_rng_state()
-    symbols.symbols(20)
-    assert torch.equal(before, torch.get_rng_state())
-
-
-def test_unknown_split() -> None:
-    with pytest.raises(UnknownName, match="unknown split"):
-        data.load("symbols", "validation")

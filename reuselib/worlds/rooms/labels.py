@@ -21,21 +21,11 @@ HARRIS = 0.05
 JUMP, LARGEST_JUMP = 0.04, 0.5  # of the logarithm of depth
 
 # Mean and standard deviation of `room_box` and `room_directions` over the 8,192 rooms of the split "zoo" with seed 0
-# (`statistics` below, in float64, rounded to four digits). They are constants: no split has its own.
+# (in float64, rounded to four digits). They are constants: no split has its own.
 LAYOUT_MEAN = (-0.0024, 0.2038, 1.8327, 5.036, 2.8791, 5.8808, -0.0035, 0.1487, -0.0003)
 LAYOUT_STD = (0.8897, 0.3279, 0.6227, 1.4488, 0.4247, 1.6215, 0.3349, 0.1143, 0.0691)
 VP_MEAN = (-0.0004, -0.0035, -0.0003, -0.1487, 0.0034, 0.1397)
 VP_STD = (0.0903, 0.329, 0.0679, 0.1143, 0.3343, 0.11)
-
-
-def statistics(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each column, from which the constants above were made, float64.
-
-    Args:
-        values: (N, columns).
-    """
-    values = values.double()
-    return values.mean(0), values.std(0, correction=0)
 
 
 def grey(x: Tensor) -> Tensor:

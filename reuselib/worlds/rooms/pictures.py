@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reuselib.worlds.rooms import labels
 from reuselib.worlds.rooms.render import ROOM, camera_axes, camera_rays, dot, in_room, meet_room
-from reuselib.worlds.rooms.room_set import RoomSet
+from reuselib.worlds.rooms.room_set import RoomSet, inputs
 from reuselib.worlds.rooms.scene import MATERIALS
 from reuselib.worlds.rooms.tasks import TASKS
 
@@ -73,11 +73,11 @@ def _color(rooms: RoomSet) -> Tensor:
 def _denoise(rooms: RoomSet) -> Tensor:
     device = rooms.device
     generator = None if device.type == "meta" else torch.Generator(device).manual_seed(NOISE_SEED)
-    return _light(rooms.inputs("denoise", rooms.normalised(rooms.images.images), generator))
+    return _light(inputs("denoise", rooms.normalised(rooms.images.images), generator))
 
 
 def _inpaint(rooms: RoomSet) -> Tensor:
-    return _light(rooms.inputs("inpaint", rooms.normalised(rooms.images.images)))
+    return _light(inputs("inpaint", rooms.normalised(rooms.images.images)))
 
 
 def _depth(rooms: RoomSet) -> Tensor:

@@ -74,21 +74,6 @@ class RoomSet(OfImages):
         task(name)
         return torch.cat([_LABELS[name](self.subset(slice(i, i + CHUNK))) for i in range(0, len(self), CHUNK)])
 
-    def inputs(self, name: str, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return what a network for a task is given: noisy images, images with a hole, grey ones, or the images.
-
-        Args:
-            name: Of the task.
-            images: In [-1, 1], float32 (B, 3, 32, 32).
-            generator: Of the noise of "denoise", on the device of the images.
-
-        Raises:
-            UnknownName: If there is no such task.
-            ShapeMismatch: If the images are no normalised images in colour.
-            ReuseError: If noise is wanted and there is no generator, except on `meta`.
-        """
-        return inputs(name, images, generator)
-
     def batches(
         self, name: str, batch: int = 1000, generator: torch.Generator | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -105,7 +90,18 @@ class RoomSet(OfImages):
 
 
 def inputs(name: str, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Return what a network for a task is given; see `RoomSet.inputs`."""
+    """Return what a network for a task is given: noisy images, images with a hole, grey ones, or the images.
+
+    Args:
+        name: Of the task.
+        images: In [-1, 1], float32 (B, 3, 32, 32).
+        generator: Of the noise of "denoise", on the device of the images.
+
+    Raises:
+        UnknownName: If there is no such task.
+        ShapeMismatch: If the images are no normalised images in colour.
+        ReuseError: If noise is wanted and there is no generator, except on `meta`.
+    """
     task(name)
     if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3:
         found = f"{images.dtype} {tuple(images.shape)}"
