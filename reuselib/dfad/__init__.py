@@ -1,8 +1,19 @@
 """Chapter 01, data-free adversarial distillation: a student learns from a teacher without any of its data."""
 
 from reuselib.dfad import losses, sources
-from reuselib.dfad.job import DFADJob, DFADResult
+from reuselib.dfad.job import DFADJob, DFADResult, players
 from reuselib.dfad.method import DFAD, Discrepancy, Distillation
 from reuselib.dfad.rivals import DAFL, ZSKT
 
-__all__ = ["DAFL", "DFAD", "DFADJob", "DFADResult", "Discrepancy", "Distillation", "ZSKT", "losses", "sources"]
+__all__ = [
+    "DAFL",
+    "DFAD",
+    "DFADJob",
+    "DFADResult",
+    "Discrepancy",
+    "Distillation",
+    "ZSKT",
+    "losses",
+    "players",
+    "sources",
+]

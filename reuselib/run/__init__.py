@@ -4,7 +4,7 @@ The engine knows no method. It drives whatever has ``step()`` and ``rounds()`` (
 """
 
 from reuselib.run.checkpoint import load_checkpoint, save_checkpoint
-from reuselib.run.cost import Cost, Prediction, Timing, count_passes, interleaved, measured
+from reuselib.run.cost import SUSTAINED, Cost, Prediction, Timing, count_passes, interleaved, measured
 from reuselib.run.device import Precision, device, generator, precision, seeded, threads
 from reuselib.run.loop import History, accuracy, divisor, run
 from reuselib.run.method import Method, Schedule, adam, constant, cosine, frozen, on_device, one_cycle, sgd, step_decay
@@ -19,6 +19,7 @@ __all__ = [
     "Prediction",
     "Result",
     "SCALES",
+    "SUSTAINED",
     "Schedule",
     "Settings",
     "Study",

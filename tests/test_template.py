@@ -1,0 +1,38 @@
+"""The eleventh paper in a day: a room made from the template runs from its record to its table."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_a_room_made_from_the_template_runs_from_record_to_table(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "reuselib", tmp_path / "reuselib", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "template" / "room", tmp_path / "reuselib" / "hinton")
+    shutil.copytree(ROOT / "data" / "papers", tmp_path / "data" / "papers")
+    shutil.copy(ROOT / "template" / "paper.yaml", tmp_path / "data" / "papers" / "hinton.yaml")
+    (tmp_path / "data" / "zoo").symlink_to(ROOT / "data" / "zoo")
+    chapters = tmp_path / "reuselib" / "chapters.py"
+    text = chapters.read_text("utf-8")
+    assert '"dfad": "DFADStudy",\n' in text
+    chapters.write_text(text.replace('"dfad": "DFADStudy",\n', '"dfad": "DFADStudy",\n    "hinton": "HintonStudy",\n'))
+
+    def reuselib(*arguments: str) -> str:
+        command = [sys.executable, "-c", "from reuselib.cli import main; main()", *arguments]
+        there = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+        there.pop("REUSELIB_DATA", None)
+        done = subprocess.run(command, cwd=tmp_path, env=there, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert reuselib("run", "hinton", "--seeds", "0-2").count("accuracy") == 12
+    assert len((tmp_path / "data" / "results" / "hinton.jsonl").read_text().splitlines()) == 12
+    assert reuselib("run", "hinton", "--seeds", "0-2").count("recorded already") == 12
+    table = reuselib("table", "hinton")
+    assert "Distilled" in table and "0.9926" in table and "(3)" in table and "not run" not in table
+    assert "holds: A small network learns" in reuselib("verdicts", "hinton")
