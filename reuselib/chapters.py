@@ -11,7 +11,7 @@ STUDIES = {
     "dfad": "DFADStudy",
     "cmi": "CMIStudy",
     "one_stage_gan": "OneStage",
-    "netgraft": "Grafting",
+    "netgraft": "NetGraftStudy",
     "layerwise": "LayerwiseChapter",
     "adaptive": "AdaptiveAmalgamation",
     "attribution": "AttributionChapter",

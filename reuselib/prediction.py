@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from reuselib import netgraft, nets, one_stage_gan, run
+from reuselib import nets, one_stage_gan, run
 from reuselib.adaptive import pools
 from reuselib.adaptive import study as amalgamation_adaptive
 from reuselib.adaptive.method import ComponentLearning, Lesson, TargetLearning
 from reuselib.cmi import study as cmi
 from reuselib.data import ImageSet, MultiLabelSet
 from reuselib.dfad import legacy as dfad
-from reuselib.errors import ReuseError
 from reuselib.layerwise import study as amalgamation_layerwise
 from reuselib.layerwise.learning import Stage, Teachers
 from reuselib.layerwise.method import LayerwiseAmalgamation
 from reuselib.layerwise.scores import ClassSets
-from reuselib.netgraft import study as grafting_study
-from reuselib.netgraft.few_shot import share_prefix
 from reuselib.nets import zoo
 from reuselib.nets.supervised import MultiTaskSupervised, Supervised
 from reuselib.one_stage_gan import study as gan_study
@@ -147,73 +143,6 @@ def predict_inversion(config: cmi.Config) -> Prediction:
     pool = config.batches * config.batch * channels * side**2
     memory = 4 * (numbers + bank) + pool + saved_bytes(lambda: inversion.improve(targets))
     return Prediction(float(image_updates * image_update + student_updates * student_update), memory)
-
-
-def predict_grafting(config: grafting_study.Config) -> Prediction:
-    """Predict the cost of distilling with a few images, the teacher given, or of a ceiling.
-
-    Returns:
-        Operations and memory, evaluation left out; trust them to a factor of two.
-
-    Raises:
-        ReuseError: the row is FSKD's, whose least squares are not counted.
-    """
-    if config.method == "fskd":
-        raise ReuseError("The cost of FSKD is not predicted: it solves least squares. Measure it, it takes seconds.")
-    teacher, student, images = _grafting_players(config)
-    # Short batches at the end of an epoch are counted by their share.
-    few = config.draw == "epochs" and bool(config.shots)
-    batch = min(config.batch, len(images)) if few else config.batch
-    share = len(images) / -(-len(images) // batch) / batch if few else 1.0
-    even = replace(config, draw="replacement", batch=batch)
-    method = grafting_study.build_method(even, teacher, student, images, seed=0)
-    networks = {parameter for network in (teacher, student) for parameter in network.parameters()}
-    if method is None:
-        return Prediction(0.0, 4.0 * sum(parameter.numel() for parameter in networks))
-    phases = [updates for updates in _phases(method, config) if updates]
-    counted: list[int] = []
-    saved = 0
-    for method.iteration in accumulate([0, *phases[:-1]]):
-        saved = max(saved, saved_bytes(lambda: counted.append(_operations(method.step))))
-    operations = share * sum(updates * each for updates, each in zip(phases, counted, strict=True))
-    learning = [parameter for optimizer in _optimizers(method) for parameter in _parameters(optimizer)]
-    # Weights and gradients are one number each, and every Adam keeps two for each weight of its own.
-    numbers = [*networks.union(learning), *set(learning), *learning, *learning]
-    return Prediction(operations, 4.0 * sum(each.numel() for each in numbers) + images.images.numel() + saved)
-
-
-def _grafting_players(config: grafting_study.Config) -> tuple[nn.Module, nn.Module, ImageSet]:
-    recipe = zoo.RECIPES[config.teacher]
-    classes, channels, side = SPACES[recipe.dataset]
-    side, half = recipe.size or side, (0.5,) * channels
-    count = config.shots * classes or TRAINING.get(recipe.dataset, 1)
-    with torch.device("meta"):
-        teacher = nets.build(recipe.architecture, **recipe.arguments, classes=classes, channels=channels)
-        space = {"classes": range(classes), "image": (channels, side, side)}
-        student = grafting_study.build_student(config, space, seed=0, where=torch.device("meta"))
-        pixels, labels = torch.zeros(count, channels, side, side, dtype=torch.uint8), torch.zeros(count).long()
-    share_prefix(teacher, student, config.shared)
-    return teacher, student, ImageSet("none", pixels, labels, tuple(map(str, range(classes))), half, half)
-
-
-def _phases(method: run.Method, config: grafting_study.Config) -> list[int]:
-    """Updates of each part of a run; those of one part all cost the same."""
-    if isinstance(method, netgraft.NetGraft):
-        return [graft.steps for graft in method.plan]
-    if isinstance(method, netgraft.CrossDistillation):
-        return method.steps
-    if isinstance(method, netgraft.FitNet):
-        return [method.hint_steps, config.total - method.hint_steps]
-    return [config.total if config.shots else config.full_steps]
-
-
-def _optimizers(method: run.Method) -> list[torch.optim.Optimizer]:
-    held = [each for value in vars(method).values() for each in (value if isinstance(value, list) else [value])]
-    return [each for each in held if isinstance(each, torch.optim.Optimizer)]
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def predict_layerwise(config: amalgamation_layerwise.Config) -> dict[str, Prediction]:

@@ -1,45 +1,13 @@
-"""The room of netgraft."""
+"""Chapter 04, progressive network grafting: a student's blocks learn inside the teacher, from a handful of images."""
 
-from reuselib.netgraft.distillation import FitNet, KnowledgeDistillation
-from reuselib.netgraft.few_shot import Draws, FewShot
-from reuselib.netgraft.fold import entries, fold
+from reuselib.netgraft import losses
+from reuselib.netgraft.few_shot import FewShot
+from reuselib.netgraft.fold import absorb, entries, fold
 from reuselib.netgraft.hybrid import Hybrid, Scion, blocks_of, make_scions
-from reuselib.netgraft.losses import feature_distance, logits_distance, normalised_logits_distance, soft_targets
 from reuselib.netgraft.method import Graft, NetGraft, block_grafting, network_grafting
-from reuselib.netgraft.rivals import (
-    FSKD,
-    CrossDistillation,
-    cross_distance,
-    layer_count,
-    least_squares,
-    prune,
-    start_pruned,
-)
+from reuselib.netgraft.pruning import prune, start_pruned
+from reuselib.netgraft.rivals import FSKD, CrossDistillation, FitNet, KnowledgeDistillation
 
-__all__ = [
-    "CrossDistillation",
-    "Draws",
-    "FSKD",
-    "FewShot",
-    "FitNet",
-    "Graft",
-    "Hybrid",
-    "KnowledgeDistillation",
-    "NetGraft",
-    "Scion",
-    "block_grafting",
-    "blocks_of",
-    "cross_distance",
-    "entries",
-    "feature_distance",
-    "fold",
-    "layer_count",
-    "least_squares",
-    "logits_distance",
-    "make_scions",
-    "network_grafting",
-    "normalised_logits_distance",
-    "prune",
-    "soft_targets",
-    "start_pruned",
-]
+__all__ = ["FSKD", "CrossDistillation", "FewShot", "FitNet", "Graft", "Hybrid", "KnowledgeDistillation", "NetGraft"]
+__all__ += ["Scion", "absorb", "block_grafting", "blocks_of", "entries", "fold", "losses", "make_scions"]
+__all__ += ["network_grafting", "prune", "start_pruned"]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,67 +12,9 @@ from torch import Tensor, nn
 from reuselib import run
 from reuselib.data import ImageSet
 from reuselib.data.image_set import Augment
-from reuselib.errors import DeviceError, ReuseError, ShapeMismatch, unknown
+from reuselib.errors import DeviceError, ReuseError, ShapeMismatch
 from reuselib.netgraft.hybrid import blocks_of, through
 from reuselib.nets.imitation import check_same_shape
-
-DRAWS = ("replacement", "epochs")
-
-
-class Draws:
-    """Batches of normalised images from a small set; its labels are never read.
-
-    Args:
-        images: the few.
-        batch: images in a batch.
-        draw: ``"replacement"``: every image of every batch is drawn independently. ``"epochs"``: all images in random
-            order, then again in another order; the last batch of an epoch may be short.
-        augment: applied to the uint8 batches.
-        random: the generator of both.
-
-    Raises:
-        UnknownName: there is no such way to draw.
-        ReuseError: the batch is empty.
-    """
-
-    def __init__(
-        self, images: ImageSet, batch: int, draw: str, augment: Augment | None, random: torch.Generator | None
-    ) -> None:
-        if draw not in DRAWS:
-            raise unknown("way to draw", draw, DRAWS)
-        if batch < 1:
-            raise ReuseError(f"A batch of {batch} teaches nothing. Give 1 or more.")
-        self.images, self.batch, self.augment, self.random = images, batch, augment, random
-        self._order = torch.zeros(len(images) if draw == "epochs" else 0, dtype=torch.int64, device=images.device)
-        self._position = len(self._order)
-
-    def __len__(self) -> int:
-        """Batches that it takes to see as many images as there are."""
-        return -(-len(self.images) // self.batch)
-
-    def __call__(self) -> Tensor:
-        """The next batch, (B, C, H, W)."""
-        pixels = self.images.images[self._next()]
-        return self.images.normalised(self.augment(pixels, self.random) if self.augment else pixels)
-
-    def _next(self) -> Tensor:
-        count, where = len(self.images), self.images.device
-        if not len(self._order):
-            return torch.randint(count, (self.batch,), device=where, generator=self.random)
-        if self._position >= count:
-            self._order.copy_(torch.randperm(count, device=where, generator=self.random))
-            self._position = 0
-        start, self._position = self._position, self._position + self.batch
-        return self._order[start : self._position]
-
-    def state_dict(self) -> dict[str, Any]:
-        """The order of this epoch, and the place in it."""
-        return {"order": self._order.clone(), "position": self._position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
-        self._order.copy_(state["order"])
-        self._position = state["position"]
 
 
 class FewShot(run.Method):
@@ -82,25 +23,25 @@ class FewShot(run.Method):
     Args:
         teacher: gives logits; is left as it was, bit for bit.
         student: learns; the same number of classes.
-        images: the few images, on the networks' device. Their labels are never read.
+        images: the few images, on the networks' device. What their labels say plays no part.
         batch: images per update.
-        draw: how batches are drawn, ``"replacement"`` or ``"epochs"`` (see :class:`Draws`).
+        epochs: whether batches are passes over all images in random order, the last of a pass may be short; otherwise
+            every image of every batch is drawn independently.
         augment: applied to the uint8 batches, :func:`~reuselib.data.augment.crop_and_flip` for instance.
         shared: how many of the student's first blocks are copied from the teacher and never trained.
         seed: of all that is drawn.
         precision: ``"bf16"``, ``"fp16"``, ``"fp32"``; chosen by the engine if left out.
 
     Attributes:
-        total: updates in all, after which :meth:`rounds` ends; ``None`` for no end.
+        parts: updates of the parts that learn one after the other; empty where all learns at once, without an end.
 
     Raises:
         DeviceError: networks and images are not on one device.
         ShapeMismatch: the networks differ in classes or in the shared blocks, or do not take such images.
-        ReuseError: there are no images, or batch normalisation would meet a batch of one.
-        UnknownName: there is no such way to draw.
+        ReuseError: there are no images.
     """
 
-    total: int | None = None
+    parts: Sequence[int] = ()
 
     def __init__(
         self,
@@ -109,34 +50,46 @@ class FewShot(run.Method):
         images: ImageSet,
         *,
         batch: int = 64,
-        draw: str = "replacement",
+        epochs: bool = False,
         augment: Augment | None = None,
         shared: int = 0,
         seed: int = 0,
         precision: str | None = None,
     ) -> None:
         self.device = images.device
-        _check_fit(teacher, student, images)
+        self.images, self.batch, self.augment, self.shared, self.seed = images, batch, augment, shared, seed
+        self._check_fit(teacher, student)
         self.teacher, self.student = teacher, run.on_device(student, self.device)
-        self.images, self.batch, self.shared, self.seed = images, batch, shared, seed
         self.precision = run.precision(self.device, precision)
         self.random = run.generator(self.device, seed)
-        self.draw = Draws(images, batch, draw, augment, self.random)
-        _check_batches(self.draw, student, draw)
+        self.order = torch.zeros(len(images), dtype=torch.int64, device=self.device) if epochs else None
         student.train()
         share_prefix(teacher, student, shared)
 
-    def rounds(self) -> Iterator[dict[str, Tensor]]:
-        """As :meth:`engine.Method.rounds`, up to ``total`` updates; the last round is shorter if need be."""
-        usual = self.steps_per_round
-        while self.total is None or self.iteration < self.total:
-            left = usual if self.total is None else self.total - self.iteration
-            if left < usual:
-                self.steps_per_round = left
-            report = next(super().rounds())
-            if left < usual:
-                self.steps_per_round = usual
-            yield report
+    def draw(self) -> Tensor:
+        """The batch of this iteration, normalised, (B, C, H, W)."""
+        if self.order is None:
+            return self.images.sample(self.batch, self.random, self.augment)[0]
+        start = self.iteration % -(-len(self.order) // self.batch) * self.batch
+        if not start:
+            self.order.copy_(torch.randperm(len(self.order), device=self.device, generator=self.random))
+        pixels = self.images.images[self.order[start : start + self.batch]]
+        return self.images.normalised(self.augment(pixels, self.random) if self.augment else pixels)
+
+    @property
+    def total(self) -> int:
+        """Updates of all parts."""
+        return sum(self.parts)
+
+    def turn(self, iteration: int) -> int:
+        """Which part is updated in an iteration.
+
+        Raises:
+            ReuseError: all parts end before.
+        """
+        if iteration >= self.total:
+            raise ReuseError(f"All {self.total} updates are done; there is no number {iteration + 1}. Plan more.")
+        return bisect_right(list(accumulate(self.parts)), iteration)
 
     def prefix(self, images: Tensor) -> Tensor:
         """What the shared blocks make of images; the images where nothing is shared."""
@@ -150,28 +103,28 @@ class FewShot(run.Method):
         """Two of the images, normalised, to read shapes from."""
         return self.images.normalised(self.images.images[:2])
 
+    @torch.no_grad()
+    def _check_fit(self, teacher: nn.Module, student: nn.Module) -> None:
+        if not len(self.images):
+            raise ReuseError(f"There are no images in {self.images.name}. Take at least one of each class.")
+        devices = {self.device, *(next(network.parameters()).device for network in (teacher, student))}
+        if len(devices) > 1:
+            raise DeviceError(
+                f"Images and networks are on different devices: {devices}. Use .to(device) on the images."
+            )
+        with run.frozen(teacher, student):
+            try:
+                check_same_shape(teacher(self.probe()), student(self.probe()))
+            except RuntimeError as error:
+                raise ShapeMismatch(
+                    f"Images of shape {self.images.shape} do not fit the teacher or the student ({error}). Give images "
+                    "of the shape that both networks take."
+                ) from error
 
-def for_each(count: int, value: Any) -> list[Any]:
-    """A list of ``count`` values: one value repeated, or the values of a sequence that has as many.
 
-    Raises:
-        ReuseError: the sequence is longer or shorter.
-    """
-    values = list(value) if isinstance(value, Sequence) else [value] * count
-    if len(values) != count:
-        raise ReuseError(f"{values}: {len(values)} values where {count} are needed. Give one value, or {count}.")
-    return values
-
-
-def turn_of(iteration: int, steps: Sequence[int]) -> int:
-    """Which of several parts is updated in an iteration, if they take so many updates one after the other.
-
-    Raises:
-        ReuseError: all parts end before.
-    """
-    if iteration >= sum(steps):
-        raise ReuseError(f"All {sum(steps)} updates are done; there is no number {iteration + 1}. Plan more of them.")
-    return bisect_right(list(accumulate(steps)), iteration)
+def spread(total: int, parts: int) -> list[int]:
+    """Updates in parts as equal as whole numbers can be."""
+    return [total * (i + 1) // parts - total * i // parts for i in range(parts)]
 
 
 def share_prefix(teacher: nn.Module, student: nn.Module, shared: int) -> None:
@@ -185,42 +138,12 @@ def share_prefix(teacher: nn.Module, student: nn.Module, shared: int) -> None:
     pairs = list(zip(blocks_of(student), blocks_of(teacher), strict=False))
     if not 0 < shared < len(pairs):
         raise ShapeMismatch(f"Of {len(pairs)} blocks, {shared} cannot be shared. Share 0 to {len(pairs) - 1}.")
-    for index, (own, model) in enumerate(pairs[:shared]):
-        shapes = [{name: value.shape for name, value in block.state_dict().items()} for block in (own, model)]
-        if shapes[0] != shapes[1]:
-            raise ShapeMismatch(
-                f"Block {index} of the student is not built like the teacher's, so it cannot be shared. Build the "
-                f"student with the teacher's widths in its first {shared} blocks, or lower shared."
-            )
-        own.load_state_dict(model.state_dict())
-        own.requires_grad_(False).eval()
-
-
-@torch.no_grad()
-def _check_fit(teacher: nn.Module, student: nn.Module, images: ImageSet) -> None:
-    if not len(images):
-        raise ReuseError(f"There are no images in {images.name}. Take at least one of each class.")
-    devices = {"images": images.device} | {
-        name: next(network.parameters()).device for name, network in (("teacher", teacher), ("student", student))
-    }
-    if len(set(devices.values())) > 1:
-        raise DeviceError(f"Images and networks are on different devices: {devices}. Use .to(device) on the images.")
-    probe = images.normalised(images.images[:2])
-    with run.frozen(teacher, student):
+    for own, model in pairs[:shared]:
         try:
-            check_same_shape(teacher(probe), student(probe))
+            own.load_state_dict(model.state_dict())
         except RuntimeError as error:
             raise ShapeMismatch(
-                f"Images of shape {tuple(probe.shape)} do not fit the teacher or the student ({error}). Give images of "
-                "the shape that both networks take."
+                f"The student's first {shared} blocks are not built like the teacher's, so they cannot be shared "
+                f"({error}). Build the student with the teacher's widths there, or lower shared."
             ) from error
-
-
-def _check_batches(draws: Draws, student: nn.Module, draw: str) -> None:
-    smallest = len(draws.images) % draws.batch if draw == "epochs" else draws.batch
-    smallest = smallest or draws.batch
-    if smallest == 1 and any(isinstance(module, nn.BatchNorm1d) for module in student.modules()):
-        raise ReuseError(
-            f"Batches of {draws.batch} from {len(draws.images)} images leave one image alone, which the student's "
-            "batch normalisation cannot take. Give another batch size, or draw='replacement'."
-        )
+        own.requires_grad_(False).eval()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from functools import singledispatch
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,8 @@ from reuselib.netgraft.hybrid import Scion, blocks_of
 from reuselib.nets.resnet import BasicBlock
 
 Entry = nn.Conv2d | nn.Linear
-KEEP = "Keep the adapters, or take another student."
+PASSED = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+"""What adapters pass: it treats all channels alike, and a sum of channels as the sum of what it makes of each."""
 
 
 @torch.no_grad()
@@ -41,59 +42,57 @@ def fold(student: nn.Module, scions: Sequence[Scion], shared: int = 0) -> nn.Mod
     """
     folded = copy.deepcopy(student)
     for (before, after), block in zip(pairwise(scions), blocks_of(folded)[shared + 1 :], strict=True):
-        matrix, shift = meeting(before.out_of, after.into)
-        for entry in entries(block) or _no_entry(block):
-            absorb(entry, matrix, shift)
+        found = entries(block)
+        if not found:
+            raise ReuseError(f"A block without weights, {block}, cannot take up adapters. Join it to the block behind.")
+        for entry in found:
+            absorb(entry, before.out_of, after.into)
     return folded
 
 
-def meeting(first: nn.Module, second: nn.Module) -> tuple[Tensor | None, Tensor | None]:
-    """The one linear map that two adapters make: ``M = W2 W1`` and ``c = W2 b1 + b2``, ``None`` where there is none.
+def absorb(entry: Entry, out_of: nn.Module, into: nn.Module) -> None:
+    """Change a layer so that it does to x what it did behind two adapters that meet, to ``M x + c``.
 
-    Raises:
-        ReuseError: an adapter is neither a convolution nor a linear layer nor an identity.
-    """
-    matrix: Tensor | None = None
-    shift: Tensor | None = None
-    for layer in (first, second):
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            weight = layer.weight.flatten(1)
-            matrix = weight if matrix is None else weight @ matrix
-            shift = layer.bias if shift is None else F.linear(shift, weight, layer.bias)
-        elif not isinstance(layer, nn.Identity):
-            raise ReuseError(f"An adapter is a 1x1 convolution, a linear layer or an identity, not a {layer}. {KEEP}")
-    return matrix, shift
+    With ``M = W2 W1`` and ``c = W2 b1 + b2``, ``W'[o, j] = sum_i W[o, i] M[i, j]`` at every position, and ``b'[o] =
+    b[o] + sum_i W[o, i] c[i]`` summed over positions.
 
-
-def absorb(entry: Entry, matrix: Tensor | None, shift: Tensor | None) -> None:
-    """Change a layer so that it does to x what it did to ``M x + c``.
-
-    ``W'[o, j] = sum_i W[o, i] M[i, j]`` at every position, and ``b'[o] = b[o] + sum_i W[o, i] c[i]`` summed over
-    positions.
+    Equation: `netgraft-fold`.
 
     Args:
         entry: a convolution, or a linear layer that sees C channels at one or more positions, channel by channel.
-        matrix: M, (C, C); ``None`` for the identity.
-        shift: c, (C,); ``None`` for zero.
+        out_of: the adapter behind the earlier block: a 1x1 convolution, a linear layer or an identity.
+        into: the one before the later block, likewise.
 
     Raises:
-        ReuseError: there is a shift, and the layer has no bias.
+        ReuseError: an adapter has a bias, and the layer has none; or it is of another kind.
     """
+    matrix, shift = _meeting(out_of, into)
     if matrix is None:
         return
     weight = entry.weight.reshape(len(entry.weight), len(matrix), -1)
     if shift is not None:
         if entry.bias is None:
-            raise ReuseError(
-                f"Adapters with biases cannot be folded into {entry}, which has none. Graft with bias=False."
-            )
+            raise ReuseError(f"Adapters with biases cannot be folded into {entry}, which has none. Use bias=False.")
         entry.bias.add_(torch.einsum("oip,i->o", weight, shift))
     entry.weight.copy_(torch.einsum("oip,ij->ojp", weight, matrix).reshape(entry.weight.shape))
 
 
-@singledispatch
+def _meeting(out_of: nn.Module, into: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+    """M and c of two adapters, ``None`` where there is none."""
+    matrix: Tensor | None = None
+    shift: Tensor | None = None
+    for layer in (out_of, into):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            weight = layer.weight.flatten(1)
+            matrix = weight if matrix is None else weight @ matrix
+            shift = layer.bias if shift is None else F.linear(shift, weight, layer.bias)
+        elif not isinstance(layer, nn.Identity):
+            raise ReuseError(f"An adapter is a 1x1 convolution, a linear layer or an identity, not a {layer}.")
+    return matrix, shift
+
+
 def entries(block: nn.Module) -> list[Entry]:
-    """The layers that see a block's input first; folding changes them. Register another kind of block here.
+    """The layers that see a block's input first; folding changes them.
 
     Args:
         block: a sequence of layers, a convolution, a linear layer, or a residual block of this library or of
@@ -105,55 +104,23 @@ def entries(block: nn.Module) -> list[Entry]:
     Raises:
         ReuseError: the block begins with something that is not linear, has an identity for a shortcut, or is unknown.
     """
-    parts = dict(block.named_children())
-    if "conv1" in parts and hasattr(block, "downsample"):  # torchvision's, which is slow to import
-        return _residual(block, parts["conv1"], parts.get("downsample", nn.Identity()))
-    raise ReuseError(
-        f"Adapters cannot be folded into a block that begins with {type(block).__name__}; it must begin with a "
-        f"convolution or a linear layer. {KEEP}"
-    )
-
-
-@entries.register
-def _(block: nn.Sequential) -> list[Entry]:
-    return next((found for member in block if (found := entries(member))), [])
-
-
-@entries.register
-def _(block: nn.Conv2d) -> list[Entry]:
-    if block.groups != 1:
-        raise ReuseError(f"Adapters cannot be folded into a convolution with {block.groups} groups. {KEEP}")
-    return [block]
-
-
-@entries.register
-def _(block: nn.Linear) -> list[Entry]:
-    return [block]
-
-
-@entries.register(nn.Flatten)
-@entries.register(nn.Identity)
-@entries.register(nn.Dropout)
-@entries.register(nn.Dropout2d)
-@entries.register(nn.AvgPool2d)
-@entries.register(nn.AdaptiveAvgPool2d)
-def _(block: nn.Module) -> list[Entry]:
-    return []
-
-
-@entries.register
-def _(block: BasicBlock) -> list[Entry]:
-    return _residual(block, block.residual, block.shortcut)
-
-
-def _no_entry(block: nn.Module) -> list[Entry]:
-    raise ReuseError(f"A block without weights, {block}, cannot take up adapters. Join it to the block behind it.")
-
-
-def _residual(block: nn.Module, way: nn.Module, shortcut: nn.Module) -> list[Entry]:
-    if not (beside := entries(shortcut)):
+    if isinstance(block, nn.Linear) or (isinstance(block, nn.Conv2d) and block.groups == 1):
+        return [block]
+    if isinstance(block, PASSED):
+        return []
+    if isinstance(block, nn.Sequential):
+        return next((found for member in block if (found := entries(member))), [])
+    ways: list[Any] = [block.residual, block.shortcut] if isinstance(block, BasicBlock) else []
+    if hasattr(block, "downsample"):  # torchvision's, which is slow to import
+        ways = [block.conv1, block.downsample or nn.Identity()]
+    if ways and (beside := entries(ways[1])):
+        return entries(ways[0]) + beside
+    if ways:
         raise ReuseError(
             f"Adapters cannot be folded into a {type(block).__name__} whose shortcut is an identity. Cut the network "
             "into blocks where the size or the width changes, so that the shortcut is a convolution."
         )
-    return entries(way) + beside
+    raise ReuseError(
+        f"Adapters cannot be folded into a block that begins with {block}; it must begin with a convolution without "
+        "groups or a linear layer. Keep the adapters, or take another student."
+    )

@@ -5,7 +5,8 @@ Blocks are counted from 0. The last one is the classifier.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def blocks_of(network: Blocks) -> list[nn.Module]:
     )
 
 
-def through(blocks: Iterable[nn.Module], maps: Tensor) -> Tensor:
+def through(blocks: Iterable[Callable[[Tensor], Tensor]], maps: Tensor) -> Tensor:
     """Pass maps through blocks, one after the other."""
     for block in blocks:
         maps = block(maps)
@@ -67,7 +68,10 @@ class Scion(nn.Module):
         self.out_of = nn.Identity() if out_of is None else out_of
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Map the teacher's maps before the block to what stands for the teacher's maps behind it."""
+        """Map the teacher's maps before the block to what stands for the teacher's maps behind it.
+
+        Equation: `netgraft-scion`.
+        """
         return self.out_of(self.block(self.into(maps)))
 
     def adapters(self) -> list[nn.Parameter]:
@@ -89,9 +93,6 @@ class Hybrid(nn.Module):
         first: index of the first scion; the number of blocks if there is none.
         last: index of the last scion; -1 if there is none.
 
-    Raises:
-        ReuseError: the teacher has no such block.
-
     Source: Shen et al. 2021 (NetGraft), T_l^B (one scion) and T_l^N (the first l).
     """
 
@@ -99,8 +100,6 @@ class Hybrid(nn.Module):
         super().__init__()
         self.stock = blocks_of(teacher)
         count = len(self.stock)
-        if odd := [index for index in scions if not 0 <= index < count]:
-            raise ReuseError(f"The teacher has no block {odd[0]}. Its {count} blocks are 0 to {count - 1}.")
         self.scions = nn.ModuleDict({str(index): scions[index] for index in sorted(scions)})
         self.grafted = [scions.get(index, block) for index, block in enumerate(self.stock)]
         self.first, self.last = min(scions, default=count), max(scions, default=-1)
@@ -120,7 +119,10 @@ class Hybrid(nn.Module):
         return through(self.stock[: self.first], images)
 
     def rest(self, maps: Tensor, until: int | None = None) -> Tensor:
-        """What the scions and the teacher's later blocks make of the prefix's maps, before ``until`` or to the end."""
+        """What the scions and the teacher's later blocks make of the prefix's maps, before ``until`` or to the end.
+
+        Equation: `netgraft-hybrid`, `netgraft-chain`.
+        """
         return through(self.grafted[self.first : until], maps)
 
     def target(self, maps: Tensor, until: int | None = None) -> Tensor:
@@ -147,45 +149,43 @@ def make_scions(
         The scions of blocks ``shared``, ``shared + 1``, …
 
     Raises:
-        ShapeMismatch: the networks differ in the number of blocks, in the size of maps between blocks, in the width of
-            the shared part or in classes, or do not take such images.
+        ShapeMismatch: the networks differ in the number of blocks or in the size of the maps between them.
 
     Source: Shen et al. 2021 (NetGraft), the adaption modules.
     """
     of_teacher, of_student = maps_of(teacher, images), maps_of(student, images)
-    _check_fit(of_teacher, of_student, shared)
     blocks = blocks_of(student)
-    last = len(blocks) - 1
+    if len(of_teacher) != len(blocks):
+        raise ShapeMismatch(
+            f"The teacher has {len(of_teacher)} blocks, the student {len(blocks)}. Group the layers of one of them, so "
+            "that both have as many."
+        )
     scions = []
     for index in range(shared, len(blocks)):
         into = adapter(of_teacher[index - 1], of_student[index - 1], bias) if index > shared else None
-        out_of = adapter(of_student[index], of_teacher[index], bias) if index < last else None
+        out_of = adapter(of_student[index], of_teacher[index], bias) if index < len(blocks) - 1 else None
         scions.append(Scion(blocks[index], into, out_of))
     return scions
 
 
 @torch.no_grad()
 def maps_of(network: nn.Module, images: Tensor) -> list[Tensor]:
-    """What each block makes of images, first to last, in evaluation mode.
-
-    Raises:
-        ShapeMismatch: the network does not take such images.
-    """
-    outputs = [images]
+    """What each block makes of images, first to last, in evaluation mode."""
     with run.frozen(network):
-        try:
-            for block in blocks_of(network):
-                outputs.append(block(outputs[-1]))
-        except RuntimeError as error:
-            raise ShapeMismatch(
-                f"Images of shape {tuple(images.shape)} do not fit block {len(outputs) - 1} of the "
-                f"{type(network).__name__} ({error}). Give it the images that it was made for."
-            ) from error
-    return outputs[1:]
+        return list(accumulate(blocks_of(network), lambda maps, block: block(maps), initial=images))[1:]
 
 
 def adapter(source: Tensor, target: Tensor, bias: bool = False) -> nn.Conv2d | nn.Linear:
-    """A 1x1 convolution, or a linear layer where maps have no height and width, from one map's width to another's."""
+    """A 1x1 convolution, or a linear layer where maps have no height and width, from one map's width to another's.
+
+    Raises:
+        ShapeMismatch: the maps differ in height or width.
+    """
+    if source.shape[2:] != target.shape[2:]:
+        raise ShapeMismatch(
+            f"Maps of {tuple(source.shape[2:])} and of {tuple(target.shape[2:])} pixels meet behind a block, and no "
+            "adapter changes their size. Choose a student that shrinks the image where the teacher does."
+        )
     widths = source.shape[1], target.shape[1]
     kind: dict[str, Any] = {"bias": bias, "dtype": source.dtype}
     layer = nn.Conv2d(*widths, 1, **kind) if source.ndim == 4 else nn.Linear(*widths, **kind)
@@ -193,34 +193,3 @@ def adapter(source: Tensor, target: Tensor, bias: bool = False) -> nn.Conv2d | n
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return run.on_device(layer, source.device)
-
-
-def check_same_size(t: Tensor, s: Tensor, index: int) -> None:
-    """Raise ShapeMismatch unless the maps of teacher and student behind a block have one height and width."""
-    if t.shape[2:] != s.shape[2:]:
-        raise ShapeMismatch(
-            f"Behind block {index} the teacher's maps have {tuple(t.shape[2:])} pixels, the student's "
-            f"{tuple(s.shape[2:])}. Choose a student that shrinks the image at the same places."
-        )
-
-
-def _check_fit(teacher: list[Tensor], student: list[Tensor], shared: int) -> None:
-    if len(teacher) != len(student):
-        raise ShapeMismatch(
-            f"The teacher has {len(teacher)} blocks, the student {len(student)}. Group the layers of one of them, so "
-            "that both have as many."
-        )
-    if not 0 <= shared < len(teacher):
-        raise ShapeMismatch(f"Of {len(teacher)} blocks, {shared} cannot be shared. Share 0 to {len(teacher) - 1}.")
-    for index, (t, s) in enumerate(zip(teacher, student, strict=True)):
-        check_same_size(t, s, index)
-    if shared and teacher[shared - 1].shape != student[shared - 1].shape:
-        raise ShapeMismatch(
-            f"The {shared} shared blocks end in {teacher[shared - 1].shape[1]} channels in the teacher, "
-            f"{student[shared - 1].shape[1]} in the student. Build the student with the teacher's widths there."
-        )
-    if teacher[-1].shape != student[-1].shape:
-        raise ShapeMismatch(
-            f"The teacher has {teacher[-1].shape[1]} classes, the student {student[-1].shape[1]}. Build the student "
-            f"with classes={teacher[-1].shape[1]}."
-        )

@@ -13,9 +13,12 @@ from reuselib import run
 from reuselib.data import ImageSet
 from reuselib.errors import ReuseError
 from reuselib.netgraft import losses
-from reuselib.netgraft.few_shot import FewShot, for_each, turn_of
+from reuselib.netgraft.few_shot import FewShot
 from reuselib.netgraft.fold import fold
 from reuselib.netgraft.hybrid import Hybrid, make_scions
+
+Each = float | Sequence[float] | None
+"""One value for all grafts, or one for each."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,7 @@ class Graft:
     adapter_lr: float | None = None
 
 
-def block_grafting(
-    count: int,
-    steps: int | Sequence[int],
-    lr: float | Sequence[float],
-    adapter_lr: float | Sequence[float] | None = None,
-    shared: int = 0,
-) -> list[Graft]:
+def block_grafting(count: int, steps: Each, lr: Each, adapter_lr: Each = None, shared: int = 0) -> list[Graft]:
     """Stage 1: each scion alone in the teacher. The scions do not meet, so their order does not matter.
 
     Args:
@@ -59,37 +56,20 @@ def block_grafting(
     return _grafts([(index,) for index in range(shared, count)], steps, lr, adapter_lr)
 
 
-def network_grafting(
-    count: int,
-    steps: int | Sequence[int],
-    lr: float | Sequence[float],
-    adapter_lr: float | Sequence[float] | None = None,
-    shared: int = 0,
-) -> list[Graft]:
+def network_grafting(count: int, steps: Each, lr: Each, adapter_lr: Each = None, shared: int = 0) -> list[Graft]:
     """Stage 2: the first two scions together, then the first three, … until no block of the teacher is left.
 
-    Args:
-        count: as in :func:`block_grafting`.
-        steps: likewise, but there are ``count - shared - 1`` grafts.
-        lr: likewise.
-        adapter_lr: likewise.
-        shared: likewise.
-
-    Raises:
-        ReuseError: there is another number of steps or rates than of grafts.
+    The arguments are those of :func:`block_grafting`, but there are ``count - shared - 1`` grafts.
 
     Source: Shen et al. 2021 (NetGraft), network grafting.
     """
     return _grafts([tuple(range(shared, end)) for end in range(shared + 2, count + 1)], steps, lr, adapter_lr)
 
 
-def _grafts(
-    blocks: list[tuple[int, ...]],
-    steps: int | Sequence[int],
-    lr: float | Sequence[float],
-    adapter_lr: float | Sequence[float] | None,
-) -> list[Graft]:
-    each = [for_each(len(blocks), value) for value in (steps, lr, adapter_lr)]
+def _grafts(blocks: list[tuple[int, ...]], *values: Each) -> list[Graft]:
+    each: list[Any] = [value if isinstance(value, Sequence) else [value] * len(blocks) for value in values]
+    if odd := [value for value in each if len(value) != len(blocks)]:
+        raise ReuseError(f"{odd[0]}: {len(odd[0])} values for {len(blocks)} grafts. Give one value, or {len(blocks)}.")
     return [Graft(*parts) for parts in zip(blocks, *each, strict=True)]
 
 
@@ -112,8 +92,7 @@ class NetGraft(FewShot):
 
     Attributes:
         scions: of blocks ``shared``, ``shared + 1``, …; they hold the student's own blocks.
-        count: blocks of the network, shared ones included.
-        total: updates of the whole plan.
+        blocks: the indices of these blocks.
 
     Raises:
         ReuseError: the plan names no blocks, or blocks that are not there; and the errors of :class:`FewShot`.
@@ -139,9 +118,10 @@ class NetGraft(FewShot):
         self.loss = loss or (losses.feature_distance if local else losses.normalised_logits_distance)
         with run.seeded(self.seed):
             self.scions = make_scions(teacher, student, self.probe(), shared=self.shared, bias=bias)
-        self.count = self.shared + len(self.scions)
-        self.total = sum(graft.steps for graft in self.plan)
-        _check_plan(self.plan, self.shared, self.count)
+        self.blocks = range(self.shared, self.shared + len(self.scions))
+        self.parts = [graft.steps for graft in self.plan]
+        if odd := [each for each in self.plan if not each.blocks or not set(each.blocks) <= set(self.blocks)]:
+            raise ReuseError(f"{odd[0]} cannot be grafted. Name at least one of the blocks {[*self.blocks]}.")
         self.optimizers = [self._make_optimizer(graft) for graft in self.plan]
 
     def _make_optimizer(self, graft: Graft) -> torch.optim.Optimizer:
@@ -171,14 +151,6 @@ class NetGraft(FewShot):
             self.precision.minimise(loss, self.optimizers[turn])
         return {"loss": loss.detach()}
 
-    def turn(self, iteration: int) -> int:
-        """The place in the plan of the graft that is updated in an iteration.
-
-        Raises:
-            ReuseError: the plan ends before.
-        """
-        return turn_of(iteration, [graft.steps for graft in self.plan])
-
     def graft_of(self, iteration: int) -> Graft:
         """The graft that is updated in an iteration."""
         return self.plan[self.turn(iteration)]
@@ -190,14 +162,3 @@ class NetGraft(FewShot):
     def folded(self) -> nn.Module:
         """The plain student, a copy, with the adapters folded into its layers."""
         return fold(self.student, self.scions, self.shared)
-
-
-def _check_plan(plan: Sequence[Graft], shared: int, count: int) -> None:
-    for graft in plan:
-        if not graft.blocks or graft.steps < 0:
-            raise ReuseError(f"{graft} grafts nothing. Name at least one block, and 0 updates or more.")
-        if odd := [index for index in graft.blocks if not shared <= index < count]:
-            raise ReuseError(
-                f"There is no scion of block {odd[0]}: blocks {shared} to {count - 1} can be grafted. Make the plan "
-                f"with count={count}, shared={shared}."
-            )

@@ -1,99 +1,136 @@
-"""The distances of grafting against their definitions."""
+"""The equations of grafting and of its rivals against their definitions."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
-from reuselib import netgraft
-from reuselib.errors import ShapeMismatch
+from reuselib.errors import ReuseError, ShapeMismatch
+from reuselib.netgraft import losses
 
-LOSSES = [
-    netgraft.normalised_logits_distance,
-    netgraft.logits_distance,
-    netgraft.feature_distance,
-    netgraft.soft_targets,
-]
+DISTANCES = [losses.normalised_logits_distance, losses.logits_distance, losses.feature_distance, losses.soft_targets]
 
 
-def logits(seed: int = 0, count: int = 6, classes: int = 5) -> torch.Tensor:
+def logits(seed: int = 0, count: int = 6, classes: int = 5) -> Tensor:
     return torch.randn(count, classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_the_normalised_distance_is_the_sum_of_two_minus_two_cosines() -> None:
+def test_the_normalised_distance_is_the_sum_of_two_minus_two_cosines_and_sees_no_length() -> None:
     u, v = logits(0), logits(1)
     by_hand = 0.0
     for a, b in zip(u.tolist(), v.tolist(), strict=True):
         length = [math.sqrt(sum(x * x for x in each)) for each in (a, b)]
         by_hand += sum((x / length[0] - y / length[1]) ** 2 for x, y in zip(a, b, strict=True))
-    found = netgraft.normalised_logits_distance(u, v)
+    found = losses.normalised_logits_distance(u, v)
     assert found.item() == pytest.approx(by_hand, rel=1e-5)
     assert found.item() == pytest.approx(2 * (1 - F.cosine_similarity(u, v)).sum().item(), rel=1e-5)
+    lengths = torch.tensor([1e-3, 0.1, 1, 7, 100, 1e4]).view(6, 1)
+    for pair in ((u, lengths * v), (lengths * u, v)):
+        torch.testing.assert_close(losses.normalised_logits_distance(*pair), found)
+    assert losses.logits_distance(u, 2 * v) != losses.logits_distance(u, v)
 
 
 def test_the_normalised_distance_goes_from_0_to_4_for_each_image() -> None:
-    u = logits()
-    right = torch.tensor([[0.0, 1.0]])
-    assert netgraft.normalised_logits_distance(u, u) == 0
-    assert netgraft.normalised_logits_distance(u, -u).item() == pytest.approx(4 * len(u))
-    assert netgraft.normalised_logits_distance(right, right.flip(1)).item() == pytest.approx(2)
-    for seed in range(20):
-        assert 0 <= netgraft.normalised_logits_distance(u[:1], logits(seed, 1)) <= 4
+    u, right = logits(), torch.tensor([[0.0, 1.0]])
+    assert losses.normalised_logits_distance(u, u) == 0
+    assert losses.normalised_logits_distance(u, -u).item() == pytest.approx(4 * len(u))
+    assert losses.normalised_logits_distance(right, right.flip(1)).item() == pytest.approx(2)
 
 
-def test_the_normalised_distance_does_not_see_the_length_of_any_image() -> None:
-    u, v = logits(0), logits(1)
-    lengths = torch.tensor([1e-3, 0.1, 1, 7, 100, 1e4]).view(6, 1)
-    expected = netgraft.normalised_logits_distance(u, v)
-    for pair in ((u, lengths * v), (lengths * u, v)):
-        torch.testing.assert_close(netgraft.normalised_logits_distance(*pair), expected)
-    assert netgraft.logits_distance(u, 2 * v) != netgraft.logits_distance(u, v)
-
-
-def test_the_gradient_of_the_normalised_distance_is_orthogonal_to_the_logits() -> None:
-    u, v = logits(0), logits(1).requires_grad_()
-    (gradient,) = torch.autograd.grad(netgraft.normalised_logits_distance(u, v), v)
-    assert gradient.norm(dim=1).min() > 0.1
-    assert (gradient * v).sum(1).abs().max() < 1e-6
-
-
-def test_logits_of_length_zero_give_finite_numbers() -> None:
-    u, v = logits(0).float(), torch.zeros(6, 5, requires_grad=True)
-    loss = netgraft.normalised_logits_distance(u, v)
-    (gradient,) = torch.autograd.grad(loss, v)
+def test_its_gradient_is_orthogonal_to_the_logits_and_finite_where_they_are_zero() -> None:
+    u, v, zero = logits(0), logits(1).requires_grad_(), torch.zeros(6, 5, requires_grad=True)
+    (gradient,) = torch.autograd.grad(losses.normalised_logits_distance(u, v), v)
+    assert gradient.norm(dim=1).min() > 0.1 and (gradient * v).sum(1).abs().max() < 1e-6
+    loss = losses.normalised_logits_distance(u, zero)
+    (gradient,) = torch.autograd.grad(loss, zero)
     assert loss.item() == pytest.approx(6) and gradient.isfinite().all()
 
 
 def test_the_other_distances_by_hand() -> None:
     u, v = logits(0), logits(1)
-    differences = [(a - b) ** 2 for a, b in zip(u.flatten().tolist(), v.flatten().tolist(), strict=True)]
-    assert netgraft.logits_distance(u, v).item() == pytest.approx(sum(differences), rel=1e-5)
-    assert netgraft.feature_distance(u, v).item() == pytest.approx(sum(differences) / 30, rel=1e-5)
-    maps = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
-    torch.testing.assert_close(netgraft.feature_distance(*maps), F.mse_loss(*maps))
-
-
-def test_soft_targets_are_the_divergence_at_temperature_4() -> None:
-    u, v = logits(0), logits(1)
+    squares = sum((a - b) ** 2 for a, b in zip(u.flatten().tolist(), v.flatten().tolist(), strict=True))
+    assert losses.logits_distance(u, v).item() == pytest.approx(squares, rel=1e-5)
+    assert losses.feature_distance(u, v).item() == pytest.approx(squares / 30, rel=1e-5)
     p, q = (u / 4).softmax(1), (v / 4).softmax(1)
     expected = 16 * (p * (p / q).log()).sum() / len(u)
-    assert netgraft.soft_targets(u, v).item() == pytest.approx(expected.item(), rel=1e-4)
-    assert netgraft.soft_targets(u, u).item() == pytest.approx(0, abs=1e-6)
+    assert losses.soft_targets(u, v).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert losses.soft_targets(u, u).item() == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_half_precision_is_lifted_and_the_gradient_goes_to_the_student(loss) -> None:
+@pytest.mark.parametrize("loss", DISTANCES)
+def test_half_precision_is_lifted_and_other_shapes_are_refused(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     u, v = logits(0).bfloat16(), logits(1).bfloat16().requires_grad_()
     value = loss(u, v)
     assert value.dtype == torch.float32 and value.shape == ()
     value.backward()
     assert v.grad.isfinite().all() and v.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_other_shapes_are_refused(loss) -> None:
     with pytest.raises(ShapeMismatch, match=r"\(6, 5\) and \(6, 4\).*same number of classes"):
         loss(logits(), logits(classes=4))
+
+
+def test_the_cross_distance_weighs_imitation_and_correction() -> None:
+    layer = nn.Linear(3, 4)
+    h_t, h_s, target = torch.randn(5, 3), torch.randn(5, 3), torch.randn(5, 4)
+    parts = F.mse_loss(layer(h_t), target), F.mse_loss(layer(h_s), target)
+    for mu, options in ((0, (0,)), (0.25, (0.25,)), (1, (1,)), (0.6, ())):
+        expected = mu * parts[0] + (1 - mu) * parts[1]
+        torch.testing.assert_close(losses.cross_distance(layer, h_t, h_s, target, *options), expected)
+
+
+# --- least squares
+
+
+def slow_least_squares(x: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:
+    """The same as one tall ordinary least-squares problem, row by row of M, in double precision."""
+    channels = x.shape[1]
+    weight = ridge * np.mean(np.sum(x**2, 0))
+    tall, wanted = (np.vstack([each, np.sqrt(weight) * np.eye(channels)]) for each in (x, y))
+    return np.linalg.lstsq(tall, wanted, rcond=None)[0].T
+
+
+def test_the_matrix_is_that_of_the_augmented_problem() -> None:
+    for shape in ((4, 5, 3, 3), (40, 5), (3, 5), (1, 5, 1, 2)):
+        for ridge in (1e-3, 0.5):
+            draw = torch.Generator().manual_seed(0)
+            x, y = (torch.randn(shape, generator=draw, dtype=torch.float64) for _ in range(2))
+            rows = [maps.movedim(1, -1).reshape(-1, 5).numpy() for maps in (x, y)]
+            found = losses.least_squares(x, y, ridge)
+            assert found.dtype == torch.float64
+            torch.testing.assert_close(found, torch.from_numpy(slow_least_squares(*rows, ridge)))
+
+
+def test_a_mixture_is_found_again_and_where_nothing_is_known_the_matrix_is_the_identity() -> None:
+    x, mixture = torch.randn(50, 4, 6, 6), torch.randn(4, 4)
+    assert torch.equal(losses.least_squares(x, x), torch.eye(4))
+    y = torch.einsum("ij,bjhw->bihw", mixture, x)
+    torch.testing.assert_close(losses.least_squares(x, y, ridge=1e-7), mixture, rtol=1e-3, atol=1e-3)
+    assert torch.equal(losses.least_squares(torch.zeros(3, 4, 2, 2), torch.randn(3, 4, 2, 2)), torch.eye(4))
+    one = torch.zeros(6, 4)
+    one[:, 2] = torch.randn(6)
+    found = losses.least_squares(one, 3 * one, ridge=1e-6)
+    torch.testing.assert_close(found, torch.diag(torch.tensor([1.0, 1, 3, 1])), rtol=1e-3, atol=1e-3)
+    assert losses.least_squares(one.bfloat16(), one.bfloat16()).dtype == torch.float32
+
+
+def test_a_bias_costs_nothing() -> None:
+    for shape in ((30, 4, 3, 3), (200, 4)):
+        x, mixture, bias = torch.randn(shape) + 5, torch.randn(4, 4), torch.randn(4)
+        y = torch.einsum("ij,bj...->bi...", mixture, x) + bias.view(1, 4, *[1] * (len(shape) - 2))
+        torch.testing.assert_close(losses.affine_least_squares(x, y, 1e-7), (mixture, bias), rtol=1e-2, atol=2e-2)
+        matrix, shift = losses.affine_least_squares(x, x + 7, ridge=1e3)
+        torch.testing.assert_close(matrix, torch.eye(4), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(shift, torch.full((4,), 7.0), rtol=1e-2, atol=1e-2)
+
+
+def test_maps_of_other_shapes_and_ridges_that_are_none_are_refused() -> None:
+    with pytest.raises(ShapeMismatch, match=r"\(2, 4, 4, 4\) and \(2, 3, 4, 4\)"):
+        losses.least_squares(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, 4))
+    for ridge in (0, -1.0):
+        with pytest.raises(ReuseError, match=f"ridge of {ridge} leaves the matrix undetermined. Give a number above 0"):
+            losses.least_squares(torch.zeros(2, 3), torch.zeros(2, 3), ridge)

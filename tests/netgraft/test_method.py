@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from reuselib import netgraft, nets
-from reuselib import run as engine
+from reuselib import nets, run
 from reuselib.data.augment import crop_and_flip
-from reuselib.errors import ReuseError, ShapeMismatch
-from reuselib.netgraft import Graft, NetGraft, block_grafting, fold, network_grafting
+from reuselib.errors import ReuseError
+from reuselib.netgraft import Graft, NetGraft, block_grafting, fold, losses, network_grafting
 
 
 def both_stages(steps: int = 3, lr: float = 1e-2, shared: int = 0) -> list[Graft]:
@@ -50,53 +46,27 @@ def test_network_grafting_grows_from_two_scions_to_the_whole_network() -> None:
     assert network_grafting(1, (), 0.1) == []
 
 
-@pytest.mark.parametrize(
-    ("stage", "values", "message"),
-    [
-        (block_grafting, ((1, 2), 0.1), "2 values where 3 are needed"),
-        (block_grafting, (1, (0.1,) * 4), "4 values where 3 are needed"),
-        (network_grafting, ((1, 2, 3), 0.1), "3 values where 2 are needed. Give one value, or 2"),
-        (network_grafting, (1, 0.1, (0.1, 0.2, 0.3)), "3 values where 2 are needed"),
-    ],
-)
-def test_values_that_do_not_fit_the_plan_are_refused(stage: Callable[..., Any], values: tuple, message: str) -> None:
-    with pytest.raises(ReuseError, match=message):
-        stage(3, *values)
-
-
-@pytest.mark.parametrize(
-    ("plan", "message"),
-    [
-        ([Graft((), 1, 0.1)], "grafts nothing. Name at least one block"),
-        ([Graft((0,), -1, 0.1)], "grafts nothing.*0 updates or more"),
-        ([Graft((0, 3), 1, 0.1)], "no scion of block 3: blocks 0 to 2 can be grafted.*count=3, shared=0"),
-        ([Graft((-1,), 1, 0.1)], "no scion of block -1"),
-    ],
-)
-def test_a_plan_that_cannot_be_is_refused(plan: list[Graft], message: str) -> None:
-    with pytest.raises(ReuseError, match=message):
-        grafting_method(plan)
-
-
-def test_a_shared_block_cannot_be_grafted() -> None:
-    with pytest.raises(ReuseError, match="no scion of block 0: blocks 1 to 2 can be grafted.*count=3, shared=1"):
+def test_plans_that_cannot_be_are_refused() -> None:
+    for stage, values, message in (
+        (block_grafting, ((1, 2), 0.1), "2 values for 3 grafts"),
+        (network_grafting, ((1, 2, 3), 0.1), "3 values for 2 grafts. Give one value, or 2"),
+        (network_grafting, (1, 0.1, (0.1, 0.2, 0.3)), "3 values for 2 grafts"),
+    ):
+        with pytest.raises(ReuseError, match=message):
+            stage(3, *values)
+    for plan, shared in (([Graft((), 1, 0.1)], 0), ([Graft((0, 3), 1, 0.1)], 0), ([Graft((-1,), 1, 0.1)], 0)):
+        with pytest.raises(ReuseError, match=r"cannot be grafted. Name at least one of the blocks \[0, 1, 2\]"):
+            grafting_method(plan, shared=shared)
+    with pytest.raises(ReuseError, match=r"Graft\(blocks=\(0,\).* cannot be grafted.* blocks \[1, 2\]"):
         grafting_method(both_stages(), shared=1)
 
 
-def test_networks_that_do_not_fit_are_refused() -> None:
-    student = nets.plain_vgg(((3,),), 3, 4, size=8, head_norm=False)
-    with pytest.raises(ShapeMismatch, match="teacher has 3 blocks, the student 2"):
-        NetGraft(little.teacher(), student, little.images(), both_stages())
-
-
-def test_the_turn_follows_the_plan_and_ends_with_it() -> None:
-    method = grafting_method(both_stages(2))
-    assert (method.total, method.count, len(method.scions)) == (10, 3, 3)
+def test_the_turn_follows_the_plan_passes_over_grafts_of_no_updates_and_ends_with_it() -> None:
+    method = grafting_method([Graft((0, 2), 0, 0.1), *both_stages(2)])
+    assert (method.total, [*method.blocks], len(method.scions)) == (10, [0, 1, 2], 3)
     blocks = [method.graft_of(iteration).blocks for iteration in range(10)]
     assert blocks == [each for each in [(0,), (1,), (2,), (0, 1), (0, 1, 2)] for _ in range(2)]
-    assert [method.turn(iteration) for iteration in (0, 1, 2, 9)] == [0, 0, 1, 4]
-    list(method.rounds())
-    assert method.iteration == 10
+    advance(method, 10)
     with pytest.raises(ReuseError, match="All 10 updates are done"):
         method.step()
 
@@ -108,21 +78,19 @@ def test_the_turn_follows_the_plan_and_ends_with_it() -> None:
 def test_both_stages_are_those_of_the_slow_reference(bias: bool) -> None:
     method, model = grafting_method(bias=bias), grafting_method(bias=bias)
     expected = little.slow_netgraft(model.teacher, model.scions, both_stages(), little.batches(little.images(), 6, 0))
-    found = [float(next(method.rounds())["loss"]) for method.steps_per_round in [1] * method.total]
+    found = [report["loss"] for report in run.run(method, updates=method.total, report_every=1, progress=False).rounds]
     assert found == pytest.approx(expected, rel=1e-3)
     states = [players.state(each.scions) for each in (method, model)]
     torch.testing.assert_close(*states, rtol=1e-2, atol=1e-4)
 
 
-@pytest.mark.parametrize("loss", [None, netgraft.feature_distance, lambda t, s: 3 * netgraft.logits_distance(t, s)])
+@pytest.mark.parametrize("loss", [None, losses.logits_distance])
 def test_local_targets_are_the_teachers_maps_behind_the_last_scion(loss: Any) -> None:
-    method = grafting_method(
-        [Graft((1,), 1, 0.01), Graft((0, 1), 1, 0.01), Graft((0, 2), 1, 0.01)], local=True, loss=loss
-    )
+    plan = [Graft((1,), 1, 0.01), Graft((0, 1), 1, 0.01), Graft((0, 2), 1, 0.01)]
+    method, distance = grafting_method(plan, local=True, loss=loss), loss or losses.feature_distance
     first, second, third = little.blocks(method.teacher)
     one, two, three = method.scions
     data = iter(little.batches(method.images, 6, 0))
-    distance = loss or netgraft.feature_distance
     for target, output in (
         (lambda x: second(first(x)), lambda x: two(first(x))),
         (lambda x: second(first(x)), lambda x: two(one(x))),
@@ -132,16 +100,6 @@ def test_local_targets_are_the_teachers_maps_behind_the_last_scion(loss: Any) ->
         expected = distance(target(x), output(x)).item()
         assert method.step()["loss"].item() == pytest.approx(expected, rel=1e-4)
         method.iteration += 1
-
-
-def test_the_loss_is_the_sum_of_the_normalised_distance_unless_told_otherwise() -> None:
-    x = next(iter(little.batches(little.images(), 6, 0)))
-    plan = [Graft((0, 1, 2), 1, 0.01)]
-    for loss in (None, netgraft.logits_distance):
-        method = grafting_method(plan, loss=loss)
-        u, v = method.teacher(x), method.hybrid((0, 1, 2))(x)
-        expected = loss(u, v) if loss else little.slow_distance(u, v)
-        assert method.step()["loss"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_both_see_the_same_augmented_images() -> None:
@@ -223,7 +181,7 @@ def test_a_shared_prefix_is_the_teachers_and_stays() -> None:
     for block in (method.teacher.blocks[0], method.student.blocks[0]):
         block.register_forward_hook(lambda block, _, maps: calls.append(block is method.teacher.blocks[0]))
     before = parts(method)
-    list(method.rounds())
+    advance(method, method.total)
     assert calls == [True] * method.total, "once in a step, the teacher's"
     assert changed(before, method) == {"student", "scion 0", "scion 1"}
     own = players.state(method.student.blocks[0])
@@ -274,7 +232,7 @@ def test_scions_learn_in_training_mode_and_the_teacher_works_in_evaluation_mode(
 
 def test_folding_gives_the_plain_student_that_the_scions_make() -> None:
     method = grafting_method()
-    list(method.rounds())
+    advance(method, method.total)
     images = method.images.normalised(method.images.images)
     folded, whole = method.folded().eval(), method.hybrid((0, 1, 2))
     torch.testing.assert_close(folded(images), whole(images), rtol=1e-4, atol=1e-5)
@@ -286,90 +244,70 @@ def test_folding_gives_the_plain_student_that_the_scions_make() -> None:
 
 def test_the_folded_student_of_a_shared_prefix_begins_with_the_teachers_blocks() -> None:
     method = grafting_method(shared=1)
-    list(method.rounds())
+    advance(method, method.total)
     images = method.images.normalised(method.images.images)
     folded = method.folded().eval()
     torch.testing.assert_close(folded(images), method.hybrid((1, 2))(images), rtol=1e-4, atol=1e-5)
     assert torch.equal(folded.blocks[0][0].weight, method.teacher.blocks[0][0].weight)
 
 
-def test_what_was_folded_stays_when_training_goes_on() -> None:
+def test_what_was_folded_stays_when_training_goes_on_and_a_hybrid_shows_the_scions_as_they_are() -> None:
     """A state dict names the living weights; what is kept must be a copy."""
     method = grafting_method(both_stages(2))
     advance(method, 5)
-    alias, folded = method.student.state_dict(), method.folded()
-    before, old = players.state(folded), players.state(alias)
+    folded, hybrid, images = method.folded(), method.hybrid((0,)), method.probe()
+    before, logits = players.state(folded), hybrid(images).detach()
     advance(method, 5)
-    assert list(players.differences(old, players.state(alias)))
+    assert not torch.equal(hybrid(images), logits)
     assert not list(players.differences(before, players.state(folded)))
     living = {p.data_ptr() for network in (method.student, method.teacher) for p in network.state_dict().values()}
     assert not living & {p.data_ptr() for p in folded.state_dict().values()}
 
 
-def test_a_hybrid_shows_the_scions_as_they_are_now() -> None:
-    method = grafting_method([Graft((0,), 5, 0.05)])
-    hybrid, images = method.hybrid((0,)), method.probe()
-    before = hybrid(images).detach()
-    advance(method, 2)
-    assert not torch.equal(hybrid(images), before)
-
-
 def test_a_grafted_block_learns_to_stand_in() -> None:
     method = grafting_method([Graft((2,), 200, 0.01), Graft((1,), 200, 0.01)], batch=10)
-    method.steps_per_round = 10
-    losses = [float(report["loss"]) for report in method.rounds()]
-    assert losses[19] < losses[0] / 5 and losses[39] < losses[20] / 5
+    found = run.run(method, updates=400, report_every=10, progress=False).curve("loss")[1]
+    assert found[19] < found[0] / 5 and found[39] < found[20] / 5
 
 
 # --- going on
 
 
-@pytest.mark.parametrize("draw", ["replacement", "epochs"])
-@pytest.mark.parametrize("at", [1, 4, 7, 10, 13])
-def test_a_run_killed_inside_any_graft_goes_on_bit_for_bit(tmp_path: Path, at: int, draw: str) -> None:
+@pytest.mark.parametrize("epochs", [False, True])
+@pytest.mark.parametrize("at", [1, 7, 13])
+def test_a_run_killed_inside_any_graft_goes_on_bit_for_bit(tmp_path: Path, at: int, epochs: bool) -> None:
     def method(start: int = 2) -> NetGraft:
-        made = grafting_method(draw=draw, augment=crop_and_flip, start=start, seed=start - 2)
-        made.steps_per_round = 1
-        return made
+        return grafting_method(epochs=epochs, augment=crop_and_flip, start=start, seed=start - 2)
 
-    whole = method()
-    history = engine.run(whole, whole.total, progress=False)
-    killed = method()
+    options = {"updates": 15, "report_every": 1, "progress": False}
+    whole, killed = method(), method()
+    history = run.run(whole, **options)
     killed.step = players.rigged(killed.step, at=at)  # type: ignore[method-assign]
+    options |= {"checkpoint": tmp_path / "run.pt", "save_every": 0}
     with pytest.raises(players.Explosion):
-        engine.run(killed, killed.total, checkpoint=tmp_path / "run.pt", progress=False)
+        run.run(killed, **options)
     assert killed.iteration == at and killed.graft_of(at) == killed.plan[at // 3]
     resumed = method(start=8)  # other weights and another seed: all must come from the file
-    resumed_history = engine.run(resumed, resumed.total, checkpoint=tmp_path / "run.pt", progress=False)
-    assert resumed_history.rounds == history.rounds
-    without = {"seed": None, "steps_per_round": None}
+    assert run.run(resumed, **options).rounds == history.rounds
+    without = {"seed": None}
     assert not list(players.differences(players.state(whole) | without, players.state(resumed) | without))
     assert not list(players.differences(players.state(whole.folded()), players.state(resumed.folded())))
 
 
 def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path) -> None:
-    engine.run(grafting_method(), 1, checkpoint=tmp_path / "run.pt", progress=False)
+    options = {"checkpoint": tmp_path / "run.pt", "progress": False}
+    run.run(grafting_method(), updates=1, **options)
     with pytest.raises(ReuseError, match="(?s)does not fit this method's optimizers .*Delete .*run.pt"):
-        engine.run(grafting_method(both_stages()[1:]), 2, checkpoint=tmp_path / "run.pt", progress=False)
+        run.run(grafting_method(both_stages()[1:]), updates=2, **options)
 
 
 def test_a_seed_decides_adapters_and_batches() -> None:
-    def run(seed: int) -> list[Any]:
+    def start(seed: int) -> list[Any]:
         torch.manual_seed(seed * 7)  # the global state must not matter
         method = grafting_method(seed=seed)
-        start = players.state(method.scions)
-        return [start, [report["loss"] for report in islice(method.rounds(), 1)], players.state(method.scions)]
+        return [players.state(method.scions), method.step()["loss"], players.state(method.scions)]
 
-    assert not list(players.differences(run(1), run(1)))
-    first, second = run(1), run(2)
+    assert not list(players.differences(start(1), start(1)))
+    first, second = start(1), start(2)
     assert not torch.equal(first[0][0]["out_of.weight"], second[0][0]["out_of.weight"])
     assert torch.equal(first[0][0]["block.0.weight"], second[0][0]["block.0.weight"])
-
-
-def test_a_graft_of_no_updates_is_passed_over() -> None:
-    plan = both_stages(2)
-    method = grafting_method([replace(plan[0], steps=0), *plan[1:]])
-    before = players.state(method.scions[0])
-    assert method.graft_of(0).blocks == (1,) and method.total == 8
-    advance(method, 2)
-    assert not list(players.differences(before, players.state(method.scions[0])))
