@@ -108,8 +108,6 @@ SPACES = {
     "imagenet": (1000, 3, 224),
 }
 """Image set → classes, channels, pixels a side."""
-TRAINING = {"fashion_mnist": 60_000, "symbols": 6_000, "cifar10": 50_000, "cifar100": 50_000}
-"""Image set → training images, of those on which a ceiling is trained."""
 
 
 def predict_inversion(config: cmi.Config) -> Prediction:
