@@ -31,6 +31,7 @@ of panels to such mappings, or a tidy frame of pandas: one value a line, in the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from textwrap import fill
 from typing import Any
 
@@ -44,12 +45,13 @@ from pandas import CategoricalDtype, DataFrame
 from scipy import stats
 from scipy.cluster import hierarchy
 
-from reuselib.errors import ShapeMismatch, unknown
+from reuselib.errors import ShapeMismatch
 from reuselib.report.pictures import captioned_images, image_graphs, image_grid, image_map, image_sheet, mask_grid  # noqa: F401
-from reuselib.report.theme import FAINT, INK, PALETTE, SMALL, VALUES, WIDTH, array, bounds, png, show, style, styled  # noqa: F401
+from reuselib.report.theme import FAINT, INK, PALETTE, VALUES, WIDTH, array, bounds, check_scale, show, style, styled  # noqa: F401
 
 DASHES = ("-", "--", "-.", ":")
 MARKS = "oDs^vP"
+BAR: Any = {"color": PALETTE[5], "saturation": 1, "alpha": 0.75, "width": 0.66}
 BAND = "band: mean ± sd over seeds"
 
 
@@ -73,34 +75,36 @@ def _subplots(count: int, across: int, deep: float, **options: Any) -> tuple[Fig
     return figure, every[:count]
 
 
-def _legend(figure: Figure, title: str) -> None:
+def _legend(figure: Figure, title: str = "") -> None:
     """Write one legend below all axes, every label once, in as many columns up to four as fit."""
     pairs = [axes.get_legend_handles_labels() for axes in figure.axes]
     entries = {label: handle for handles, labels in pairs for handle, label in zip(handles, labels, strict=True)}
-    for across in range(min(4, max(1, len(entries))), 0, -1):
-        place: Any = {"loc": "outside lower left", "ncols": across, "alignment": "left"}
-        legend = figure.legend(entries.values(), entries, title=title, **place)
-        if legend.get_window_extent().width <= figure.bbox.width or across == 1:
-            return
+    place: Any = {"loc": "outside lower left", "alignment": "left", "title": title}
+    across = min(4, max(1, len(entries)))
+    legend = figure.legend(entries.values(), entries, ncols=across, **place)
+    while across > 1 and legend.get_window_extent().width > figure.bbox.width:
+        across -= 1
         legend.remove()
+        legend = figure.legend(entries.values(), entries, ncols=across, **place)
 
 
 def _note(figure: Figure, text: str) -> None:
-    figure.supxlabel(text, x=0.01, ha="left", fontsize=SMALL, color=FAINT)
+    figure.supxlabel(text, x=0.01, ha="left", fontsize="small", color=FAINT)
 
 
 def _write_right(axes: Axes, text: str, height: float) -> None:
     """Write beside the right end of the axes, at a height in data units."""
     place = axes.get_yaxis_transform()
-    axes.annotate(text, (1, height), (4, 0), place, "offset points", va="center", fontsize="small")
+    axes.annotate(text.replace("-", "−"), (1, height), (4, 0), place, "offset points", va="center", fontsize="small")
 
 
-def _reference(axes: Axes, label: str, x: float) -> None:
-    """Draw a dashed vertical line and write above it."""
-    axes.axvline(x, color=FAINT, linestyle="--", linewidth=1)
-    place = axes.get_xaxis_transform()
-    axes.annotate(label, (x, 1), (0, 2), place, "offset points", ha="center", fontsize="small")
-    axes.set_title(axes.get_title(loc="left"), pad=17)
+def _references(axes: Axes, references: Mapping[str, float] | None) -> None:
+    """Draw dashed vertical lines and write above them."""
+    for label, x in (references or {}).items():
+        axes.axvline(x, color=FAINT, linestyle="--", linewidth=1)
+        place = axes.get_xaxis_transform()
+        axes.annotate(label, (x, 1), (0, 2), place, "offset points", ha="center", fontsize="small")
+        axes.set_title(axes.get_title(loc="left"), pad=17)
 
 
 @styled
@@ -126,20 +130,8 @@ def curves(
         log: make the vertical axis logarithmic.
     """
     lines = _nested(lines, ["x", "y"])[""] if isinstance(lines, DataFrame) else lines
-    figure = Figure(figsize=(WIDTH, 3.6))
-    axes = figure.add_subplot(title=title or "", xlabel=xlabel, ylabel=ylabel)
-    notes = [BAND] if _draw_lines(axes, lines, list(lines)) else []
-    for drop in drops:
-        axes.axvline(drop, color=FAINT, linestyle=":", linewidth=1)
-    if len(drops):
-        notes.append("dotted: learning rate drops")
-    for label, height in (references or {}).items():
-        axes.axhline(height, color=FAINT, linestyle="--", linewidth=1)
-        _write_right(axes, label, height)
-    if log:
-        _make_logarithmic(axes.yaxis)
-    _legend(figure, "; ".join(notes))
-    return figure
+    panel = {"lines": lines, "ylabel": ylabel, "references": references or {}, "drops": drops}
+    return panels({title or "": panel}, xlabel, logs="y" if log else "")
 
 
 @styled
@@ -150,8 +142,8 @@ def panels(
 
     Args:
         contents: title of the panel to what is in it: "lines", label to a line as in `curves`; and, if wanted,
-            "ylabel", "references" (label to height, two at most), "ticks" (x to label). A label has one look in
-            all panels. Or a frame with columns panel, label, x and y.
+            "ylabel", "references" (label to height), "drops" (x of dotted lines), "ticks" (x to label). A label has one
+            look in all panels. Or a frame with columns panel, label, x and y.
         xlabel: what x is, below the lowest panels.
         across: panels in a row.
         logs: the axes that are logarithmic: "", "x", "y" or "xy".
@@ -160,32 +152,41 @@ def panels(
     """
     if isinstance(contents, DataFrame):
         contents = {title: {"lines": lines} for title, lines in _nested(contents, ["x", "y"]).items()}
-    figure, grid = _subplots(len(contents), across, 2.2, sharey=one_scale)
+    single = min(across, len(contents)) == 1
+    figure, grid = _subplots(len(contents), across, 2.8 if single else 2.2, sharey=one_scale)
     labels = list(dict.fromkeys(label for panel in contents.values() for label in panel["lines"]))
-    banded = False
+    notes = set() if note is None else {note}
     for number, (axes, (title, panel)) in enumerate(zip(grid, contents.items(), strict=True)):
-        banded |= _draw_lines(axes, panel["lines"], labels, marker="o", markersize=3.5, markeredgewidth=0)
+        if _draw_lines(axes, panel["lines"], labels) and note is None:
+            notes |= {BAND}
         low = number + across >= len(contents)
         axes.set(title=title, ylabel=panel.get("ylabel", ""), xlabel=xlabel if low else "")
-        for dash, (label, height) in zip(("--", ":"), panel.get("references", {}).items(), strict=False):
-            axes.axhline(height, color=FAINT, linestyle=dash, linewidth=1.2, label=label)
+        for dash, (label, height) in zip(cycle(("--", ":")), panel.get("references", {}).items(), strict=False):
+            axes.axhline(height, color=FAINT, linestyle=dash, linewidth=1.2, label=None if single else label)
+            if single:
+                _write_right(axes, label, height)
+        for drop in panel.get("drops", ()):
+            axes.axvline(drop, color=FAINT, linestyle=":", linewidth=1)
+            notes |= {"dotted: learning rate drops"}
         for name in logs:
             _make_logarithmic(getattr(axes, f"{name}axis"))
         if "ticks" in panel:
             axes.set_xticks(list(panel["ticks"]), list(panel["ticks"].values()))
             axes.xaxis.set_minor_locator(NullLocator())
-    _legend(figure, (BAND if banded else "") if note is None else note)
+    _legend(figure, "; ".join(sorted(notes)))
     return figure
 
 
-def _draw_lines(axes: Axes, lines: Mapping[str, Any], labels: Sequence[str], **look: Any) -> bool:
+def _draw_lines(axes: Axes, lines: Mapping[str, Any], labels: Sequence[str]) -> bool:
     """Draw lines in the looks that they have among all labels; say whether there is a band."""
     banded = False
     for label, line in lines.items():
-        place, frame = labels.index(label), _line(line, label)
+        k, frame = labels.index(label), _line(line, label)
         banded |= len(frame) > frame.x.nunique()
-        colour: Any = {"color": PALETTE[place % 7], "linestyle": DASHES[place % 4], "err_kws": {"linewidth": 0}}
-        seaborn.lineplot(frame, x="x", y="y", errorbar="sd", label=label, legend=False, ax=axes, **colour, **look)
+        look: Any = {"color": PALETTE[k % 7], "linestyle": DASHES[k % 4], "err_kws": {"linewidth": 0}, "label": label}
+        if frame.x.nunique() <= 16:
+            look |= {"marker": "o", "markersize": 3.5, "markeredgewidth": 0}
+        seaborn.lineplot(frame, x="x", y="y", errorbar="sd", legend=False, ax=axes, **look)
     axes.grid(axis="y")
     return banded
 
@@ -215,9 +216,7 @@ def _make_logarithmic(axis: Any) -> None:
 
 
 @styled
-def bars_with_seeds(
-    values: Any, xlabel: str, references: Mapping[str, float] | None = None, title: str | None = None, across: int = 2
-) -> Figure:
+def bars_with_seeds(values: Any, xlabel: str, references: Mapping[str, float] | None = None, across: int = 2) -> Figure:
     """Draw one horizontal bar per label up to the mean of its seeds, and a dot for every seed.
 
     Args:
@@ -225,43 +224,36 @@ def bars_with_seeds(
             frame with columns label and value.
         xlabel: what the values are.
         references: label to value of dashed vertical lines, such as chance.
-        title: above the axes.
         across: panels in a row.
     """
-    nested = {panel or title or "": each for panel, each in _nested(values).items()}
-    figure, drawn = _rows(nested, across)
+    figure, drawn = _rows(_nested(values), across)
     for axes, frame in drawn:
-        look = {"color": PALETTE[5], "saturation": 1, "alpha": 0.75, "width": 0.66, "zorder": 1}
-        seaborn.barplot(frame, x="value", y="label", errorbar=None, ax=axes, **look)
+        seaborn.barplot(frame, x="value", y="label", errorbar=None, ax=axes, zorder=1, **BAR)
         seaborn.stripplot(frame, x="value", y="label", jitter=False, color=PALETTE[0], size=4.5, ax=axes)
-        for label, value in (references or {}).items():
-            _reference(axes, label, value)
-    _finish(drawn, xlabel)
+        _references(axes, references)
+    _number_rows(drawn, xlabel)
     _note(figure, "Bars and numbers: means. Dots: seeds.")
     return figure
 
 
 @styled
-def bars_with_quartiles(panels: Any, xlabel: str, title: str | None = None, across: int = 3) -> Figure:
+def bars_with_quartiles(panels: Any, xlabel: str, across: int = 3) -> Figure:
     """Draw horizontal bars up to a median, with a line from quartile to quartile; one panel per group of bars.
 
     Args:
         panels: title of the panel to label of the bar to (lower quartile, median, upper quartile); an empty triple says
             that the bar was not measured. All panels have the same bars. Or one mapping without panels.
         xlabel: what the values are, with their unit.
-        title: above the panels.
         across: panels in a row.
 
     Raises:
         ShapeMismatch: the panels differ in their bars.
     """
     figure, drawn = _rows(_nested(panels), across)
+    ends: Any = {"errorbar": ("pi", 100), "err_kws": {"color": INK, "linewidth": 1.4}}
     for axes, frame in drawn:
-        look = {"color": PALETTE[5], "saturation": 1, "alpha": 0.75, "width": 0.66}
-        ends: Any = {"estimator": "median", "errorbar": ("pi", 100), "err_kws": {"color": INK, "linewidth": 1.4}}
-        seaborn.barplot(frame, x="value", y="label", ax=axes, **look, **ends)
-    _finish(drawn, xlabel, "median", "#.3g")
-    figure.suptitle(title, x=0.01, ha="left") if title else None
+        seaborn.barplot(frame, x="value", y="label", estimator="median", ax=axes, **ends, **BAR)
+    _number_rows(drawn, xlabel, "median", "#.3g")
     _note(figure, "Bars and numbers: medians. Lines: from quartile to quartile.")
     return figure
 
@@ -294,29 +286,34 @@ def dots_with_seeds(
     """
     contents = _nested(panels)
     figure, drawn = _rows(contents, across)
-    names = list(dict.fromkeys((kinds or {}).values()))
-    looks: Any = {name: {"marker": MARKS[k], "color": PALETTE[k]} for k, name in enumerate(names)}
+    looks: Any = {name: (MARKS[k], PALETTE[k]) for k, name in enumerate(dict.fromkeys((kinds or {"": ""}).values()))}
     for (axes, frame), title in zip(drawn, contents, strict=True):
-        for name in names or [""]:
-            own = frame if not name else frame[frame.label.astype(str).map(kinds).eq(name)]
-            look = looks.get(name, {"marker": "o", "color": PALETTE[0]})
-            seaborn.stripplot(own, x="value", y="label", jitter=False, size=5, alpha=0.6, ax=axes, **look)
+        for name, (mark, colour) in looks.items():
+            own = frame[[(kinds or {}).get(label, "") == name for label in frame.label]]
+            look: Any = {"jitter": False, "size": 5, "alpha": 0.6, "marker": mark, "color": colour, "ax": axes}
+            seaborn.stripplot(own, x="value", y="label", **look)
         means = frame.groupby("label", observed=True).value.mean()
-        places = [frame.label.cat.categories.get_loc(label) for label in means.index]
         reach = [errors[title][label] for label in means.index] if errors else None
-        strokes: Any = {"fmt": "|", "color": INK, "markersize": 12, "markeredgewidth": 2, "elinewidth": 1, "zorder": 4}
-        axes.errorbar(means, places, xerr=reach, **strokes)
-        for label, value in (references or {}).get(title, {}).items():
-            _reference(axes, label, value)
+        stroke: Any = {"fmt": "|", "color": INK, "markersize": 12, "markeredgewidth": 2, "elinewidth": 1, "zorder": 4}
+        axes.errorbar(means, means.index.codes, xerr=reach, **stroke)
+        _references(axes, (references or {}).get(title))
         middle, half = sum(axes.get_xlim()) / 2, max(0.002, abs(numpy.subtract(*axes.get_xlim())) / 2)
         axes.set_xlim(middle - half, middle + half)  # numbers are written to 0.001: nothing finer is worth a tick
-    _finish(drawn)
-    if names:
-        handles = [Line2D([], [], linestyle="none", **looks[name]) for name in names]
-        figure.legend(handles, names, loc="outside upper left", ncols=len(names))
+    _number_rows(drawn)
+    if kinds:
+        handles = [Line2D([], [], linestyle="", marker=mark, color=colour) for mark, colour in looks.values()]
+        figure.legend(handles, looks, loc="outside upper left", ncols=len(looks))
     lines = " Lines: ± a standard error." if errors else ""
     _note(figure, f"{xlabel}. Dots: seeds. Strokes and numbers: means.{lines}")
     return figure
+
+
+def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
+    """Make the vertical axis a list of labels."""
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_yticks(range(len(labels)), [fill(label, 40) for label in labels])
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
 
 
 def _rows(panels: Mapping[str, Mapping[str, Any]], across: int) -> tuple[Figure, list[tuple[Axes, DataFrame]]]:
@@ -328,34 +325,28 @@ def _rows(panels: Mapping[str, Mapping[str, Any]], across: int) -> tuple[Figure,
         if list(lines) != labels:
             raise ShapeMismatch(f"panel {title!r} has the rows {list(lines)}, the first one {labels}.")
         pairs = [(label, value) for label, each in lines.items() for value in array(each).ravel()]
-        frame = DataFrame(pairs, columns=["label", "value"]).astype({"value": float})
-        frame["label"] = frame.label.astype(CategoricalDtype(labels))
+        frame = DataFrame(pairs, columns=["label", "value"])
+        drawn.append((axes, frame.astype({"label": CategoricalDtype(labels), "value": float})))
         axes.set_title(title)
-        axes.set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.5, -0.5))
-        drawn.append((axes, frame))
     return figure, drawn
 
 
-def _finish(
+def _number_rows(
     drawn: Sequence[tuple[Axes, DataFrame]], xlabel: str = "", estimator: str = "mean", form: str = ".3f"
 ) -> None:
-    """Write the number of each row at its right, or that it was not run."""
+    """Name the rows and write the number of each at its right, or that it was not run."""
     for axes, frame in drawn:
-        middles = frame.groupby("label", observed=False).value.agg(estimator)
-        for place, middle in enumerate(middles):
-            _write_right(axes, "not run" if numpy.isnan(middle) else f"{middle:{form}}".replace("-", "−"), place)
+        _name_rows(axes, list(frame.label.cat.categories))
+        for place, middle in enumerate(frame.groupby("label", observed=False).value.agg(estimator)):
+            _write_right(axes, "not run" if numpy.isnan(middle) else f"{middle:{form}}", place)
         axes.set(xlabel="", ylabel="")
         axes.xaxis.set_major_locator(MaxNLocator(6 if len(drawn) == 1 else 3))
-        axes.grid(axis="x")
-        axes.tick_params(axis="y", length=0)
     drawn[0][0].set_xlabel(xlabel, loc="left" if len(drawn) > 1 else "center")
 
 
 @styled
-def differences(
-    values: Any, margins: Mapping[str, float] | float = 0.0, xlabel: str = "paired difference", level: float = 0.95
-) -> Figure:
-    """Draw paired differences over seeds, their mean with its interval, and the margin that it is held against.
+def differences(values: Any, margins: Mapping[str, float] | float, xlabel: str = "paired difference") -> Figure:
+    """Draw paired differences over seeds, their mean with its 95 % interval, and the margin that it is held against.
 
     Blue lies above its margin, vermilion below, grey straddles it. The interval is Student's.
 
@@ -364,12 +355,11 @@ def differences(
             and an axis of its own, or a frame with columns label, value and, if wanted, panel.
         margins: label to margin, or one for all.
         xlabel: what is subtracted from what, in which unit.
-        level: of the interval.
     """
     contents = _nested(values)
     counts = [len(lines) for lines in contents.values()]
-    deep = 0.55 + 0.38 * sum(counts) / len(counts)
-    figure, grid = _subplots(len(counts), 1, deep, gridspec_kw={"height_ratios": [1 + count for count in counts]})
+    ratios = {"height_ratios": [1 + count for count in counts]}
+    figure, grid = _subplots(len(counts), 1, 0.55 + 0.38 * sum(counts) / len(counts), gridspec_kw=ratios)
     for axes, (title, lines) in zip(grid, contents.items(), strict=True):
         for place, (label, each) in enumerate(lines.items()):
             seeds, margin = array(each).ravel(), margins[label] if isinstance(margins, Mapping) else margins
@@ -377,28 +367,24 @@ def differences(
             if not seeds.size:
                 _write_right(axes, "not run", place)
                 continue
-            mean, reach = seeds.mean(), numpy.inf
+            mean, reach = seeds.mean(), None
             if seeds.size > 1:
-                reach = stats.t.ppf((1 + level) / 2, seeds.size - 1) * stats.sem(seeds)
-            side = int(mean - reach > margin) - int(mean + reach < margin)
-            look: Any = {"color": {1: PALETTE[0], -1: PALETTE[1], 0: FAINT}[side]}
-            axes.plot(seeds, [place] * seeds.size, "o", markersize=4, alpha=0.45, markeredgewidth=0, **look)
-            bar = reach if numpy.isfinite(reach) else None
-            axes.errorbar(mean, place, xerr=bar, fmt="D", markersize=5.5, elinewidth=2.2, **look)
-            _write_right(axes, f"{mean:+.3f}".replace("-", "−"), place)
-        axes.set(title=title, ylim=(len(lines) - 0.5, -0.5))
-        axes.set_yticks(range(len(lines)), [fill(label, 38) for label in lines])
-        axes.tick_params(axis="y", length=0)
+                reach = stats.t.ppf(0.975, seeds.size - 1) * stats.sem(seeds)
+            decided = reach is not None and abs(mean - margin) > reach
+            colour = PALETTE[int(mean < margin)] if decided else FAINT
+            axes.plot(seeds, [place] * seeds.size, "o", markersize=4, alpha=0.45, markeredgewidth=0, color=colour)
+            axes.errorbar(mean, place, xerr=reach, fmt="D", markersize=5.5, elinewidth=2.2, color=colour)
+            _write_right(axes, f"{mean:+.3f}", place)
+        _name_rows(axes, list(lines))
+        axes.set_title(title)
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.grid(axis="x")
     grid[-1].set_xlabel(xlabel)
-    note = f"Diamonds and numbers: means. Bars: {level:.0%} intervals. Small dots: pairs of seeds. Upright: margins."
-    _note(figure, note)
+    _note(figure, "Diamonds and numbers: means. Bars: 95 % intervals. Small dots: pairs of seeds. Upright: margins.")
     return figure
 
 
 @styled
-def dumbbells(values: Any, names: tuple[str, str], xlabel: str, across: int = 2) -> Figure:
+def dumbbells(values: Any, names: tuple[str, str], xlabel: str) -> Figure:
     """Draw two measures of every row as two marks joined by a line: means, with a small dot for every seed.
 
     Args:
@@ -406,61 +392,50 @@ def dumbbells(values: Any, names: tuple[str, str], xlabel: str, across: int = 2)
             of such.
         names: of the two measures.
         xlabel: what the values are.
-        across: panels in a row.
     """
     contents = _nested(values)
-    most = max(map(len, contents.values()))
-    figure, grid = _subplots(len(contents), across, 0.4 + 0.3 * most)
+    figure, grid = _subplots(len(contents), 2, 0.4 + 0.3 * max(map(len, contents.values())))
     for axes, (title, lines) in zip(grid, contents.items(), strict=True):
         for place, both in enumerate(lines.values()):
             sides = [array(side).ravel() for side in both]
             if not all(side.size for side in sides):
-                axes.annotate("not run", (0.01, place), xycoords=axes.get_yaxis_transform(), va="center")
+                _write_right(axes, "not run", place)
                 continue
             axes.plot([side.mean() for side in sides], [place] * len(sides), color=FAINT, linewidth=1.2, zorder=1)
             for side, name, colour, mark in zip(sides, names, PALETTE, "os", strict=False):
                 axes.plot(side, [place] * len(side), ".", color=colour, markersize=4, alpha=0.7)
                 axes.plot(side.mean(), place, mark, color=colour, markersize=6.5, label=name)
-        axes.set(title=title, xlabel=xlabel, ylim=(len(lines) - 0.5, -0.5))
-        axes.set_yticks(range(len(lines)), lines)
-        axes.grid(axis="x")
+        _name_rows(axes, list(lines))
+        axes.set(title=title, xlabel=xlabel)
     _legend(figure, "large marks: means; dots: seeds")
     return figure
 
 
 @styled
 def histogram(
-    values: Any,
-    xlabel: str,
-    title: str | None = None,
-    bins: int = 50,
-    log: bool = False,
-    references: Mapping[str, Mapping[str, float]] | None = None,
+    values: Any, xlabel: str, bins: int = 50, references: Mapping[str, Mapping[str, float]] | None = None
 ) -> Figure:
     """Draw the distribution of each label's values as an outline over common bins.
 
     Args:
         values: label to values of any shape, or panels of such, or a frame with columns label and value.
         xlabel: what the values are.
-        title: above the axes.
         bins: number of bins between the least and the greatest of all values of a panel.
-        log: make the vertical axis logarithmic.
         references: title of the panel to label to x of dashed vertical lines.
     """
-    contents = {panel or title or "": each for panel, each in _nested(values).items()}
+    contents = _nested(values)
     figure, grid = _subplots(len(contents), 2, 2.4)
     labels = list(dict.fromkeys(label for lines in contents.values() for label in lines))
     for axes, (panel, lines) in zip(grid, contents.items(), strict=True):
         arrays = {label: array(each).ravel() for label, each in lines.items()}
-        common: Any = {"bins": bins, "binrange": bounds(numpy.concatenate([*arrays.values()])), "stat": "proportion"}
+        common: Any = {"binrange": bounds(numpy.concatenate([*arrays.values()])), "stat": "proportion", "fill": False}
         for label, each in arrays.items():
             k = labels.index(label)
             look: Any = {"color": PALETTE[k % 7], "linestyle": DASHES[k % 4], "label": label}
-            seaborn.histplot(x=each, element="step", fill=False, ax=axes, **common, **look)
-        axes.set(title=panel, xlabel=xlabel, ylabel="share of the values", yscale="log" if log else "linear")
-        for label, x in (references or {}).get(panel, {}).items():
-            _reference(axes, label, x)
-    _legend(figure, "")
+            seaborn.histplot(x=each, bins=bins, element="step", ax=axes, **common, **look)
+        axes.set(title=panel, xlabel=xlabel, ylabel="share of the values")
+        _references(axes, (references or {}).get(panel))
+    _legend(figure)
     return figure
 
 
@@ -492,13 +467,12 @@ def class_bars(
     kinds = numpy.zeros(len(classes), int) if groups is None else array(groups).astype(int)
     order = numpy.argsort(kinds, kind="stable")
     for axes, (title, each) in zip(column, panels.items(), strict=True):
-        values = array(each)
-        if not values.shape == kinds.shape == (len(classes),):
+        if (values := array(each)).shape != kinds.shape:
             raise ShapeMismatch(f"{title!r} has values of shape {values.shape} for {len(classes)} classes.")
         frame = DataFrame({"place": range(len(classes)), "value": values[order], "group": kinds[order]})
         for group, own in frame.groupby("group"):
-            look: Any = {"color": PALETTE[group], "saturation": 1, "label": names[group] or None, "errorbar": None}
-            seaborn.barplot(own, x="place", y="value", native_scale=True, ax=axes, legend=False, **look)
+            look: Any = {"color": PALETTE[group], "saturation": 1, "label": names[group] or None, "legend": False}
+            seaborn.barplot(own, x="place", y="value", errorbar=None, native_scale=True, ax=axes, **look)
             if means and own.value.notna().any():
                 ends = [own.place.min() - 0.4, own.place.max() + 0.4]
                 axes.plot(ends, [own.value.mean()] * 2, "--", color=INK, linewidth=1)
@@ -540,8 +514,7 @@ def matrices(
         ShapeMismatch: a matrix has another shape.
         UnknownName: the scale has no such name.
     """
-    if isinstance(scale, str) and scale not in ("each", "shared"):
-        raise unknown("scale", scale, ["each", "shared"])
+    check_scale(scale)
     rows = columns if rows is None else rows
     arrays = {title: array(table) for title, table in tables.items()}
     for title, table in arrays.items():
@@ -555,8 +528,7 @@ def matrices(
     starts = [row for row, name in enumerate(rows) if name in [columns[cut] for cut in cuts]]
     for axes, (title, table) in zip(grid, arrays.items(), strict=True):
         low, high = bounds(table) if own else common
-        labels: Any = {"xticklabels": False, "yticklabels": False}
-        seaborn.heatmap(table, vmin=low, vmax=high, cmap=VALUES, cbar=False, ax=axes, **labels)
+        seaborn.heatmap(table, vmin=low, vmax=high, cmap=VALUES, cbar=False, ax=axes)
         axes.set_title(title)
         axes.set_yticks(numpy.arange(len(rows)) + 0.5, rows, fontsize=size, rotation=0)
         axes.set_xticks(numpy.arange(len(columns)) + 0.5, columns, fontsize=size, rotation=90)
@@ -612,7 +584,7 @@ def planes(
             axes.plot(*points.T, mark, label=label, linewidth=0.8 if place is None else 1.8, **look)
         if not ticks:
             axes.set(xticks=[], yticks=[])
-    _legend(figure, "")
+    _legend(figure)
     return figure
 
 
@@ -629,15 +601,13 @@ def dendrogram(
         clusters: where a dotted line cuts each tree into so many clusters; none if 0.
 
     Raises:
-        ShapeMismatch: the links of a tree do not join as many names as it has.
+        ValueError: the links of a tree do not join as many names as it has.
     """
     deep = max(len(tree.names) for tree in trees.values())
     figure, row = _subplots(len(trees), len(trees), 0.3 + 0.2 * deep)
     known = list(dict.fromkeys((groups or {}).values()))
     for axes, (title, tree) in zip(row, trees.items(), strict=True):
         links, names = array(tree.links), list(tree.names)
-        if links.shape != (len(names) - 1, 4):
-            raise ShapeMismatch(f"{title!r} has links of shape {links.shape} for {len(names)} names.")
         look: Any = {"orientation": "right", "link_color_func": lambda _: INK, "ax": axes, "leaf_font_size": 9}
         leaves = hierarchy.dendrogram(links, labels=names, **look)["ivl"]
         for k, group in enumerate(known):
@@ -647,8 +617,8 @@ def dendrogram(
         if 1 < clusters < len(names):
             between = numpy.sort(links[:, 2])[-clusters:][:2].mean()  # the last merge that is done, the first undone
             axes.axvline(between, color=FAINT, linestyle=":", linewidth=1.4)
-        axes.set(title=title, xlabel=xlabel, xlim=(0, 1.04 * max(links[:, 2].max(), 1e-9)))
-        axes.set_ylim(10 * len(names), 0)
+        right = 1.04 * max(links[:, 2].max(), 1e-9)
+        axes.set(title=title, xlabel=xlabel, xlim=(0, right), ylim=(10 * len(names), 0))
         axes.tick_params(axis="y", length=0, pad=6)
         axes.spines["left"].set_visible(False)
         axes.spines["bottom"].set_visible(True)

@@ -18,8 +18,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
-from reuselib.errors import ShapeMismatch, unknown
-from reuselib.report.theme import FAINT, INK, PALETTE, SMALL, VALUES, WIDTH, array, bounds, styled
+from reuselib.errors import ShapeMismatch
+from reuselib.report.theme import FAINT, INK, PALETTE, VALUES, WIDTH, array, bounds, check_scale, styled
 
 
 @styled
@@ -55,10 +55,10 @@ def image_grid(
     if values:
         scaled = [numpy.moveaxis(matplotlib.colormaps[VALUES](each[:, 0])[..., :3], 3, 1) for each in scaled]
     sheet = [_Row(_coloured(each), label) for each, label in zip(scaled, rows, strict=True)]
-    bar = 0.95 if values and scale != "each" else 0.0
+    bar = 0.95 if values and scale != "each" else 0.08
     figure = _sheet([sheet], side=0.75, columns=columns or (), title=title or "", bottom=0.3, right=bar)
     _note(figure, note)
-    if values and bar:
+    if bar > 0.5:
         wide, deep = figure.get_size_inches()
         axes = figure.add_axes((1 - 0.8 / wide, 0.4 / deep, 0.14 / wide, min(0.6, 1 - 0.6 / deep)))
         figure.colorbar(ScalarMappable(Normalize(low, high), VALUES), cax=axes, label=values, ticks=MaxNLocator(3))
@@ -67,7 +67,7 @@ def image_grid(
 
 def _note(figure: Figure, text: str) -> None:
     """Write small below everything."""
-    figure.text(0.01, 0.06 / figure.get_figheight(), text, fontsize=SMALL, color=FAINT)
+    figure.text(0.01, 0.06 / figure.get_figheight(), text, fontsize="small", color=FAINT)
 
 
 def _stacks(images: Any, rows: Sequence[str]) -> list[numpy.ndarray]:
@@ -93,13 +93,12 @@ def _scaled(
     stacks: Sequence[numpy.ndarray], scale: str | tuple[float, float]
 ) -> tuple[list[numpy.ndarray], float, float, str]:
     """Map the values to [0, 1]; give also the range and the sentence that says what was done."""
+    check_scale(scale)
     if scale == "each":
         return [numpy.stack([*map(_stretched, stack)]) for stack in stacks], 0.0, 1.0, "Each image has its own scale."
-    if isinstance(scale, str) and scale != "shared":
-        raise unknown("scale", scale, ["shared", "each"])
     low, high = bounds(numpy.concatenate([s.ravel() for s in stacks])) if isinstance(scale, str) else scale
-    note = f"One scale for all images: {low:.3g} to {high:.3g}".replace("-", "−")
-    note += "." if isinstance(scale, str) else ", clipped."
+    end = "." if isinstance(scale, str) else ", clipped."
+    note = f"One scale for all images: {low:.3g} to {high:.3g}{end}".replace("-", "−")
     return [_stretched(stack, (low, high)) for stack in stacks], low, high, note
 
 
@@ -181,24 +180,18 @@ def image_sheet(
     Raises:
         ShapeMismatch: images are of several sizes, or a row has another number of texts, lines or arrows.
     """
-    texts, lines, arrows = texts or {}, lines or {}, arrows or {}
     sheets: list[list[_Row]] = []
+    strokes = {"-": lines or {}, "-|>": arrows or {}}
     for groups in columns:
         sheets.append([])
         for title, rows in groups.items():
-            for label, images in rows.items():
-                marks = {"-": lines, "-|>": arrows}
-                strokes = {head: array(each[label]) for head, each in marks.items() if label in each}
-                row = _Row(_coloured(array(images)), label, title, texts.get(label, ()), (), strokes)
+            for k, (label, images) in enumerate(rows.items()):
+                marks = {head: array(each[label]) for head, each in strokes.items() if label in each}
+                row = _Row(_coloured(array(images)), label, "" if k else title, (texts or {}).get(label, ()), (), marks)
+                if {len(row.texts) or len(row.images), *map(len, marks.values())} != {len(row.images)}:
+                    raise ShapeMismatch(f"row {label!r} has other numbers of texts, lines or arrows than of images.")
                 sheets[-1].append(row)
-                title = ""  # only above the first row of its group
-    first = sheets[0][0].images.shape[1:]
-    for row in (row for rows in sheets for row in rows):
-        counts = {len(row.texts) or len(row.images), *map(len, row.strokes.values())}
-        if row.images.shape[1:] != first or counts - {len(row.images)}:
-            raise ShapeMismatch(
-                f"row {row.label!r} has images {row.images.shape}, or other numbers of texts, lines or arrows."
-            )
+    _stacks([row.images for rows in sheets for row in rows], [row.label for rows in sheets for row in rows])
     return _sheet(sheets, size)
 
 
@@ -223,11 +216,10 @@ def captioned_images(
         raise ShapeMismatch(f"{len(pictures)} images need as many texts and groups.")
     pictures = _coloured(numpy.stack([*map(_stretched, pictures)]))
     frames = [] if groups is None else [PALETTE[int(group)] for group in groups]
-    parts = [slice(start, start + across) for start in range(0, len(pictures), across)]
-    titles = [*rows, *[""] * len(parts)]
-    sheet = [
-        _Row(pictures[part], "", title, texts[part], frames[part]) for part, title in zip(parts, titles, strict=False)
-    ]
+    sheet: list[_Row] = []
+    for start in range(0, len(pictures), across):
+        part = slice(start, start + across)
+        sheet.append(_Row(pictures[part], "", "".join(rows[len(sheet) : len(sheet) + 1]), texts[part], frames[part]))
     return _sheet([sheet], 8, gap=0.22, side=WIDTH / across / 1.22)
 
 
@@ -239,7 +231,7 @@ def _sheet(
     columns: Sequence[str] = (),
     title: str = "",
     bottom: float = 0.0,
-    right: float = 0.0,
+    right: float = 0.08,
 ) -> Figure:
     """Draw sheets of rows of images side by side, every place known: lengths are in inches, an image's at most side."""
     every = [row for rows in sheets for row in rows]
@@ -250,10 +242,10 @@ def _sheet(
     side = min(side, ((WIDTH - right) / len(sheets) - margin) / (across * (1 + gap) - gap))
     slanted = longest > side
     if slanted:  # the last label reaches beyond its image
-        right = max(right, 0.82 * longest - 0.4 * side)
+        right = max(right, 0.82 * longest - 0.3 * side)
         side = min(side, (WIDTH - right - margin) / (across * (1 + gap)))
     step, tall = (1 + gap) * side, side * height / width
-    size *= min(1.0, 0.92 * step / max(_inches([text for row in every for text in row.texts], size), 0.01))
+    size *= min(1.0, 0.86 * step / max(_inches([text for row in every for text in row.texts], size), 0.01))
     top = 0.25 * bool(title) + (0.15 + 0.57 * longest if slanted else 0.22 * bool(columns))
     places: list[list[float]] = []  # upper ends of the rows, then the lower end of the last
     for rows in sheets:
@@ -334,8 +326,8 @@ def image_graphs(images: Any, graphs: Mapping[str, tuple[Any, Any]], across: int
         nodes, values = array(maps), array(edges)
         if len(nodes) != count or values.shape != pairs[0].shape:
             raise ShapeMismatch(f"{title!r} has {len(nodes)} maps and {len(values)} edges for {count} images.")
-        limits = {"xlim": (-1.8, 1.8), "ylim": (-1.7, 1.7), "aspect": "equal"}
-        axes = figure.add_subplot(down, across, number, title=title, **limits)
+        axes = figure.add_subplot(down, across, number, title=title, aspect="equal")
+        axes.set(xlim=(-1.8, 1.8), ylim=(-1.7, 1.7))
         axes.set_axis_off()
         shares = values.argsort(kind="stable").argsort() / max(len(values) - 1, 1)
         for p, q, share in zip(*pairs, shares, strict=True):

@@ -20,7 +20,7 @@ from cycler import cycler
 from matplotlib.figure import Figure
 from PIL import Image
 
-from reuselib.errors import ReuseError
+from reuselib.errors import ReuseError, unknown
 
 # Okabe and Ito's palette, the colours with most contrast on white first.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -28,7 +28,6 @@ VALUES = "cividis"
 INK = "#222222"
 FAINT = "#767676"
 WIDTH = 7.0  # inches, drawn as wide as the book's column
-SMALL = 8.5  # points
 COLUMN = 750  # pixels
 
 STYLE: Any = {
@@ -43,7 +42,7 @@ STYLE: Any = {
     "axes.prop_cycle": cycler(color=PALETTE),
     "font.sans-serif": ["DejaVu Sans"],
     "grid.color": "#E4E4E4",
-    "legend.title_fontsize": SMALL,
+    "legend.title_fontsize": "small",
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "savefig.facecolor": "white",
@@ -82,6 +81,12 @@ def bounds(values: numpy.ndarray) -> tuple[float, float]:
     """Give the least and the greatest finite value, 0 and 1 where there is none."""
     finite = values[numpy.isfinite(values)]
     return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+
+
+def check_scale(scale: Any) -> None:
+    """Refuse a name of a scale that there is not."""
+    if isinstance(scale, str) and scale not in ("each", "shared"):
+        raise unknown("scale", scale, ["each", "shared"])
 
 
 def png(figure: Figure, dpi: int = 192) -> bytes:
