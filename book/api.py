@@ -1,0 +1,53 @@
+"""Write the pages of the library, one for what all papers share and one for each part of the book.
+
+python book/api.py    writes book/api/*.md from the package's own modules
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+from pathlib import Path
+
+import reuselib
+
+FOLDER = Path(__file__).resolve().parent / "api"
+PAGES = {
+    "foundations": ("Foundations", ("errors", "home", "report", "run", "data", "worlds", "nets", "chapters", "doctor")),
+    "without_data": ("Without the data", ("dfad", "cmi", "one_stage_gan")),
+    "few_samples": ("With a few samples", ("netgraft",)),
+    "many_teachers": ("From many teachers", ("layerwise", "adaptive")),
+    "which_network": ("Which network to reuse", ("attribution", "depara")),
+    "unseen_classes": ("Beyond the seen classes", ("qfsl", "selective")),
+}
+
+
+def modules(room: str) -> list[str]:
+    """Return a room and the modules in it."""
+    name = f"reuselib.{room}"
+    path = getattr(import_module(name), "__path__", None)
+    inner = [] if path is None else [m.name for m in pkgutil.walk_packages(path, f"{name}.")]
+    return [name, *(module for module in inner if not module.rpartition(".")[2].startswith("_"))]
+
+
+def section(module: str) -> str:
+    """Return the part of a page that Sphinx fills with a module's docstrings; a package is introduced only."""
+    members = "" if hasattr(import_module(module), "__path__") else "\n   :members:\n   :show-inheritance:"
+    return f"{'##' if module.count('.') == 1 else '###'} {module}\n\n```{{eval-rst}}\n.. automodule:: {module}{members}\n```"
+
+
+def page(title: str, rooms: tuple[str, ...]) -> str:
+    """Return the text of a page."""
+    parts = [section(module) for room in rooms for module in modules(room)]
+    return "\n\n".join([f"# {title}", *parts]) + "\n"
+
+
+def main() -> None:
+    """Write all pages."""
+    for name, (title, rooms) in PAGES.items():
+        (FOLDER / f"{name}.md").write_text(page(title, rooms), "utf-8")
+
+
+if __name__ == "__main__":
+    assert reuselib.__version__
+    main()
