@@ -5,6 +5,8 @@ python book/api.py    writes book/api/*.md from the package's own modules
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import pkgutil
 from importlib import import_module
 from pathlib import Path
@@ -30,9 +32,18 @@ def modules(room: str) -> list[str]:
     return [name, *(module for module in inner if not module.rpartition(".")[2].startswith("_"))]
 
 
+def told_twice(module: str) -> list[str]:
+    """Return fields whose default is a function: Sphinx would tell of them as a field and again as a method."""
+    classes = [value for value in vars(import_module(module)).values() if dataclasses.is_dataclass(value)]
+    fields = [field for each in classes if each.__module__ == module for field in dataclasses.fields(each)]
+    return sorted({field.name for field in fields if inspect.isfunction(field.default)})
+
+
 def section(module: str) -> str:
     """Return the part of a page that Sphinx fills with a module's docstrings; a package is introduced only."""
     members = "" if hasattr(import_module(module), "__path__") else "\n   :members:\n   :show-inheritance:"
+    if members and (names := told_twice(module)):
+        members += f"\n   :exclude-members: {', '.join(names)}"
     return f"{'##' if module.count('.') == 1 else '###'} {module}\n\n```{{eval-rst}}\n.. automodule:: {module}{members}\n```"
 
 
