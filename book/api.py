@@ -44,7 +44,8 @@ def section(module: str) -> str:
     members = "" if hasattr(import_module(module), "__path__") else "\n   :members:\n   :show-inheritance:"
     if members and (names := told_twice(module)):
         members += f"\n   :exclude-members: {', '.join(names)}"
-    return f"{'##' if module.count('.') == 1 else '###'} {module}\n\n```{{eval-rst}}\n.. automodule:: {module}{members}\n```"
+    level = "##" if module.count(".") == 1 else "###"
+    return f"{level} {module}\n\n```{{eval-rst}}\n.. automodule:: {module}{members}\n```"
 
 
 def page(title: str, rooms: tuple[str, ...]) -> str:
