@@ -6,6 +6,8 @@ from a generator with the given seed, in the order of the papers.
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -90,13 +92,18 @@ def zskt(
         loss = -F.kl_div(student(x).log_softmax(1), p, reduction="sum") / p.numel()
         descend(loss, generator_optimizer, clip=5)
         x, p = x.detach(), p.detach()
-        wanted = [look(a).detach() for a in teacher.activations(x)]
+        wanted = [look(a).detach() for a in activations_of(teacher, x)]
         for _ in range(student_steps):
-            activations = student.activations(x)
+            activations = activations_of(student, x)
             s = student.head(student.pool(activations[-1]))
             attention = sum((look(a) - w).square().mean() for a, w in zip(activations, wanted, strict=True))
             loss = F.kl_div(s.log_softmax(1), p, reduction="sum") / p.numel() + 250 * attention
             descend(loss, student_optimizer, clip=5)
+
+
+def activations_of(network: nn.Module, x: Tensor) -> list[Tensor]:
+    """The output of every block, first to last."""
+    return list(accumulate(network.blocks, lambda maps, block: block(maps), initial=x))[1:]
 
 
 def look(activation: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def _gan(scheme: type, **options: Any) -> Callable[..., run.Method]:
 
 
 def _supervised(cast: Cast, **options: Any) -> Supervised:
-    augmentation = {"crop": 1, "flip": True, "mixup": True, "noise": 0.1, "label_smoothing": 0.1}
+    augmentation = {"crop": 1, "flip": True, "mixup": True, "noise": 0.1}
     return Supervised(cast.student, cast.images, **augmentation, **options)
 
 

@@ -1,14 +1,12 @@
 """A strictly sequential network taken apart: its layers, and what lies between them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from reuselib.errors import ReuseError
-from reuselib.nets.classifier import Classifier
+from reuselib.nets.layers import Classifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +65,8 @@ def chain_of(network: nn.Module) -> list[Link]:
     between: list[nn.Module] = []
     for name, module in _members(network, ""):
         if not isinstance(module, nn.Conv2d | nn.Linear):
-            between.append(_checked(network, name, module))
+            _check(network, name, module)
+            between.append(module)
             continue
         if any(module is link.layer for link in links):
             raise ReuseError(f"{name!r} of {_called(network)} is used twice. Give each place a layer of its own.")
@@ -76,10 +75,8 @@ def chain_of(network: nn.Module) -> list[Link]:
     if not links:
         raise ReuseError(f"{_called(network)} has no convolution and no linear layer to take apart.")
     if between:
-        raise ReuseError(
-            f"{_called(network)} goes on behind its last layer {links[-1].name!r} with {_called(between[0])}. "
-            "Build it so that the last layer gives the logits."
-        )
+        behind = f"{_called(network)} goes on behind its last layer {links[-1].name!r} with {_called(between[0])}"
+        raise ReuseError(f"{behind}. Build it so that the last layer gives the logits.")
     return links
 
 
@@ -97,14 +94,14 @@ def _members(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
         yield from _members(child, f"{name}.{part}" if name else part)
 
 
-def _checked(network: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """The module, once it is known to have nothing of its own that would be lost."""
+def _check(network: nn.Module, name: str, module: nn.Module) -> None:
+    """Raise ReuseError for a module that has something of its own, which would be lost."""
     if isinstance(module, nn.PReLU) or not (list(module.parameters()) + list(module.buffers())):
-        return module
+        return
+    odd = f"{name or 'it'!r} is a {_called(module)}, not a convolution, a linear layer or a module without weights"
     raise ReuseError(
-        f"{_called(network)} cannot be taken apart: {name or 'it'!r} is a {_called(module)}, not a convolution, a "
-        "linear layer or a module without weights. Build a plain network (models.plain_vgg, models.alexnet), or use a "
-        "method that takes any network, such as OneStageAmalgamation."
+        f"{_called(network)} cannot be taken apart: {odd}. Build a plain network (nets.plain_vgg, nets.alexnet), or "
+        "use a method that takes any network, such as OneStageAmalgamation."
     )
 
 

@@ -1,8 +1,8 @@
-"""Plain convolutional networks, small enough to train in seconds on a laptop."""
+"""Plain convolutional networks, small enough to train in seconds on a laptop, and LeNet-5."""
 
 from torch import nn
 
-from reuselib.nets.classifier import Classifier
+from reuselib.nets.layers import Classifier, averaged, convolution
 
 
 def conv3(width: int = 16, classes: int = 10, channels: int = 1, batch_norm: bool = False) -> Classifier:
@@ -18,17 +18,11 @@ def conv3(width: int = 16, classes: int = 10, channels: int = 1, batch_norm: boo
         A Classifier with three blocks and 4w features (23,946 parameters by default).
     """
     blocks = [
-        nn.Sequential(*_convolution(channels, width, batch_norm), nn.MaxPool2d(2)),
-        nn.Sequential(*_convolution(width, 2 * width, batch_norm), nn.MaxPool2d(2)),
-        nn.Sequential(*_convolution(2 * width, 4 * width, batch_norm)),
+        nn.Sequential(*convolution(channels, width, batch_norm=batch_norm), nn.MaxPool2d(2)),
+        nn.Sequential(*convolution(width, 2 * width, batch_norm=batch_norm), nn.MaxPool2d(2)),
+        nn.Sequential(*convolution(2 * width, 4 * width, batch_norm=batch_norm)),
     ]
-    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return Classifier(blocks, pool, nn.Linear(4 * width, classes))
-
-
-def _convolution(inputs: int, outputs: int, batch_norm: bool) -> list[nn.Module]:
-    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=not batch_norm)
-    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()] if batch_norm else [convolution, nn.ReLU()]
+    return Classifier(blocks, averaged(), nn.Linear(4 * width, classes))
 
 
 def conv4(width: int = 16, classes: int = 10, channels: int = 1) -> Classifier:
@@ -45,8 +39,32 @@ def conv4(width: int = 16, classes: int = 10, channels: int = 1) -> Classifier:
         A Classifier with four blocks and 4w features (26,394 parameters by default).
     """
     widths = (channels, width, width, 2 * width, 4 * width)
+    blocks = [nn.Sequential(*convolution(*each)) for each in zip(widths, widths[1:], (2, 1, 2, 2), strict=False)]
+    return Classifier(blocks, averaged(), nn.Linear(4 * width, classes))
+
+
+def lenet5(classes: int = 10, channels: int = 1) -> Classifier:
+    """Build LeNet-5 with ReLU and max pooling, without batch norm, for 32x32 images (61,706 parameters by default).
+
+    Source: DFAD, official code, the MNIST teacher.
+    """
+    return _lenet((6, 16, 120), 84, classes, channels)
+
+
+def lenet5_half(classes: int = 10, channels: int = 1) -> Classifier:
+    """Build LeNet-5 with every layer at half its width (15,738 parameters by default).
+
+    Source: DFAD, official code, the MNIST student.
+    """
+    return _lenet((3, 8, 60), 42, classes, channels)
+
+
+def _lenet(widths: tuple[int, int, int], hidden: int, classes: int, channels: int) -> Classifier:
+    first, second, third = widths
     blocks = [
-        nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
-        for inputs, outputs, stride in zip(widths[:-1], widths[1:], (2, 1, 2, 2), strict=True)
+        nn.Sequential(nn.Conv2d(channels, first, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Sequential(nn.Conv2d(first, second, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Sequential(nn.Conv2d(second, third, 5), nn.ReLU()),
     ]
-    return Classifier(blocks, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(4 * width, classes))
+    pool = nn.Sequential(nn.Flatten(), nn.Linear(third, hidden), nn.ReLU())
+    return Classifier(blocks, pool, nn.Linear(hidden, classes), size=32)

@@ -1,22 +1,17 @@
 """The networks of the miniature rooms: an encoder to a small representation, and a decoder of the task's kind."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from reuselib.errors import ReuseError, ShapeMismatch, unknown
+from reuselib.errors import ReuseError, unknown
+from reuselib.nets.layers import ImageNetwork, convolution
 from reuselib.nets.resnet import BasicBlock
 
 WIDTHS = (24, 32, 48, 48, 48, 8)
 STRIDES = (2, 1, 2, 1, 1, 1)
 CODE = WIDTHS[-1]
 SIDE = 8
-
-
-def _convolution(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
 def room_encoder(widths: Sequence[int] = WIDTHS, strides: Sequence[int] = STRIDES, channels: int = 3) -> nn.Sequential:
@@ -32,9 +27,8 @@ def room_encoder(widths: Sequence[int] = WIDTHS, strides: Sequence[int] = STRIDE
     """
     if len(widths) != len(strides):
         raise ReuseError(f"{len(widths)} widths need as many strides, not {len(strides)}.")
-    inputs = (channels, *widths[:-1])
-    blocks = zip(inputs, widths, strides, strict=True)
-    return nn.Sequential(*(nn.Sequential(*_convolution(*block)) for block in blocks))
+    blocks = zip((channels, *widths[:-1]), widths, strides, strict=True)
+    return nn.Sequential(*(nn.Sequential(*convolution(*block)) for block in blocks))
 
 
 def residual_room_encoder(width: int = 22, code: int = CODE, channels: int = 3) -> nn.Sequential:
@@ -49,10 +43,10 @@ def residual_room_encoder(width: int = 22, code: int = CODE, channels: int = 3) 
         Four blocks; images (B, 3, 32, 32) become (B, 8, 8, 8), no entry below zero (66,214 parameters).
     """
     return nn.Sequential(
-        nn.Sequential(*_convolution(channels, width, stride=2)),
+        nn.Sequential(*convolution(channels, width, stride=2)),
         BasicBlock(width, 2 * width, stride=2),
         BasicBlock(2 * width, 2 * width),
-        nn.Sequential(*_convolution(2 * width, code)),
+        nn.Sequential(*convolution(2 * width, code)),
     )
 
 
@@ -67,9 +61,9 @@ def dense_decoder(outputs: int, inputs: int = CODE) -> nn.Sequential:
         Maps (B, inputs, h, w) become (B, C, 4h, 4w), any real number (12,071 parameters for three channels).
     """
     return nn.Sequential(
-        *_convolution(inputs, 64),
+        *convolution(inputs, 64),
         nn.PixelShuffle(2),
-        *_convolution(16, 48),
+        *convolution(16, 48),
         nn.PixelShuffle(2),
         nn.Conv2d(12, outputs, 3, padding=1),
     )
@@ -100,7 +94,7 @@ def vector_head(outputs: int, inputs: int = CODE, side: int = SIDE, dropout: flo
 ENCODERS: dict[str, Callable[..., nn.Sequential]] = {"plain": room_encoder, "residual": residual_room_encoder}
 
 
-class TaskNetwork(nn.Module):
+class TaskNetwork(ImageNetwork):
     """A network for one task: an encoder, whose output is its representation, and a decoder.
 
     Attributes:
@@ -112,9 +106,7 @@ class TaskNetwork(nn.Module):
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         """Put the parts together; the encoder's first layer with weights is a convolution."""
         super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-        self.channels = next(m.in_channels for m in encoder.modules() if isinstance(m, nn.Conv2d))
+        self.encoder, self.decoder = encoder, decoder
 
     def forward(self, images: Tensor) -> Tensor:
         """Give the answer for images (B, channels, H, W)."""
@@ -122,11 +114,7 @@ class TaskNetwork(nn.Module):
 
     def represent(self, images: Tensor) -> Tensor:
         """Give the representation, (B, 8, 8, 8) for images of 32x32 pixels: all that other tasks may reuse."""
-        if images.ndim != 4 or images.shape[1] != self.channels:
-            raise ShapeMismatch(
-                f"this network takes images of shape (batch, {self.channels}, any, any), not {tuple(images.shape)}. "
-                f"Load the images with channels={self.channels}."
-            )
+        self.check(images)
         return self.encoder(images)
 
 
@@ -163,7 +151,7 @@ def readout(outputs: int, dense: bool = True, inputs: int = CODE, width: int = 1
     """
     return nn.Sequential(
         nn.BatchNorm2d(inputs),
-        *_convolution(inputs, width),
-        *_convolution(width, width),
+        *convolution(inputs, width),
+        *convolution(width, width),
         dense_decoder(outputs, width) if dense else vector_head(outputs, width),
     )

@@ -4,8 +4,6 @@ Symbols: ``t = T(x)`` and ``s = S(x)`` are what teacher and student make of the 
 (B, C). Every function returns a scalar unless it says otherwise.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from reuselib.errors import ShapeMismatch

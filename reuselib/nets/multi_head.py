@@ -1,19 +1,20 @@
 """Networks with one trunk and a head for each task, whose blocks can be watched before their ReLU."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
-from reuselib.errors import ReuseError, ShapeMismatch, unknown
+from reuselib.errors import ReuseError, unknown
+from reuselib.nets.layers import ImageNetwork, averaged, convolution, initialise_convolutions, repeated
+from reuselib.nets.pretrained import take
 from reuselib.nets.resnet import BasicBlock
 from reuselib.nets.taps import tap
 
 RESNET18_WIDTHS = (64, 64, 128, 256, 512)
 
 
-class MultiHead(nn.Module):
+class MultiHead(ImageNetwork):
     """Stages that give maps before their activation, one pool, and a linear head for each task.
 
     Attributes:
@@ -52,9 +53,8 @@ class MultiHead(nn.Module):
         self.activations = nn.ModuleList(activations or [nn.ReLU() for _ in self.widths])
         if not len(self.stages) == len(self.widths) == len(self.activations):
             raise ReuseError(f"{len(self.stages)} stages need as many widths and activations.")
-        self.pool = pool or nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.pool = pool or averaged()
         self.heads = _heads(self.widths[-1], tasks)
-        self.channels = next(m.in_channels for m in self.stages.modules() if isinstance(m, nn.Conv2d))
 
     @property
     def tasks(self) -> dict[str, int]:
@@ -63,11 +63,7 @@ class MultiHead(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Give the logits (B, classes) of each task, of images (B, channels, H, W)."""
-        if images.ndim != 4 or images.shape[1] != self.channels:
-            raise ShapeMismatch(
-                f"this network takes images of shape (batch, {self.channels}, any, any), not {tuple(images.shape)}. "
-                f"Load the images with channels={self.channels}."
-            )
+        self.check(images)
         maps = images
         for stage, activation in zip(self.stages, self.activations, strict=True):
             maps = activation(stage(maps))
@@ -80,10 +76,6 @@ class MultiHead(nn.Module):
         with tap(self, *names) as seen:
             logits = self(images)
         return [seen[name] for name in names], logits
-
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Give the maps (B, width, H, W) of every stage before its activation, first to last."""
-        return self.both(images)[0]
 
 
 def _heads(features: int, tasks: Mapping[str, int]) -> nn.ModuleDict:
@@ -142,30 +134,20 @@ def multi_head_conv(
     Returns:
         A network of ``len(widths)`` stages (14,260 parameters for two tasks of two classes).
     """
-    stages: list[nn.Module] = []
-    inputs = channels
-    for index, width in enumerate(widths):
+    stages = []
+    for index, (inputs, width) in enumerate(pairwise((channels, *widths))):
         layers: list[nn.Module] = [nn.MaxPool2d(2)] if index else []
         for step in range(depth):
-            layers += [nn.ReLU()] if step else []
-            layers += [nn.Conv2d(inputs, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
-            inputs = width
-        stages.append(nn.Sequential(*layers))
+            layers += convolution(width if step else inputs, width)
+        stages.append(nn.Sequential(*layers[:-1]))
     return MultiHead(stages, widths, tasks)
 
 
-class _OpenBlock(BasicBlock):
-    """A residual block without its last ReLU, which the network applies outside."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__(inputs, outputs, stride)
-        self.relu = nn.Identity()  # type: ignore[assignment]
-
-
-def _residual_stage(inputs: int, outputs: int, depth: int, stride: int) -> list[nn.Module]:
-    """``depth`` residual blocks; all but the last end with a ReLU, the first has the stride."""
-    kinds = [BasicBlock] * (depth - 1) + [_OpenBlock]
-    return [kind(outputs if index else inputs, outputs, 1 if index else stride) for index, kind in enumerate(kinds)]
+def _residual_stage(inputs: int, outputs: int, depth: int, stride: int) -> nn.Sequential:
+    """Residual blocks, the last without its ReLU, which the network applies outside."""
+    blocks = repeated(BasicBlock, inputs, outputs, depth, stride)
+    blocks[-1].relu = nn.Identity()
+    return nn.Sequential(*blocks)
 
 
 def multi_head_residual(
@@ -181,10 +163,8 @@ def multi_head_residual(
         depth: basic blocks in each stage after the stem.
         channels: channels of the images.
     """
-    stem = nn.Sequential(nn.Conv2d(channels, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]))
-    stages: list[nn.Module] = [stem]
-    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
-        stages.append(nn.Sequential(*_residual_stage(inputs, outputs, depth, stride=2)))
+    stages = [nn.Sequential(*convolution(channels, widths[0])[:-1])]
+    stages += [_residual_stage(*ends, depth, stride=2) for ends in pairwise(widths)]
     return MultiHead(stages, widths, tasks)
 
 
@@ -208,25 +188,24 @@ def multi_head_resnet18(
     """
     first = nn.Conv2d(channels, widths[0], 7, stride=2, padding=3, bias=False)
     stages: list[nn.Module] = [first]
-    for index, (inputs, outputs) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-        stages.append(nn.Sequential(*_residual_stage(inputs, outputs, 2, stride=2 if index else 1)))
+    stages += [_residual_stage(*ends, 2, stride=2 if index else 1) for index, ends in enumerate(pairwise(widths))]
     entry = nn.Sequential(nn.BatchNorm2d(widths[0]), nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1))
     network = MultiHead(stages, widths, tasks, activations=[entry, *(nn.ReLU() for _ in widths[1:])])
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    initialise_convolutions(network)
     return network
 
 
-_RENAMED = {
+TORCHVISION = {
     "conv1": "stages.0",
     "bn1": "activations.0.0",
-    ".conv1.": ".residual.0.",
-    ".bn1.": ".residual.1.",
-    ".conv2.": ".residual.3.",
-    ".bn2.": ".residual.4.",
-    ".downsample.": ".shortcut.",
+    r"layer(\d).(\d).conv1": r"stages.\1.\2.residual.0",
+    r"layer(\d).(\d).bn1": r"stages.\1.\2.residual.1",
+    r"layer(\d).(\d).conv2": r"stages.\1.\2.residual.3",
+    r"layer(\d).(\d).bn2": r"stages.\1.\2.residual.4",
+    r"layer(\d).(\d).downsample": r"stages.\1.\2.shortcut",
+    "fc": "heads",
 }
+"""Each layer of torchvision's ResNet-18, and the same layer here."""
 
 
 def take_torchvision_resnet18(network: MultiHead, state: Mapping[str, Tensor]) -> None:
@@ -239,22 +218,4 @@ def take_torchvision_resnet18(network: MultiHead, state: Mapping[str, Tensor]) -
     Raises:
         ShapeMismatch: the network has other widths, or the state is that of another architecture.
     """
-    renamed = {_name_here(key): value for key, value in state.items() if not key.startswith("fc.")}
-    own = {key: value for key, value in network.state_dict().items() if not key.startswith("heads.")}
-    if {k: v.shape for k, v in renamed.items()} != {k: v.shape for k, v in own.items()}:
-        raise ShapeMismatch(
-            f"these weights are not those of a ResNet-18 of widths {network.widths} on {network.channels} channels. "
-            f"Build it with widths={RESNET18_WIDTHS} and channels=3."
-        )
-    network.load_state_dict(renamed, strict=False)
-
-
-def _name_here(key: str) -> str:
-    """The name of a parameter of torchvision's ResNet-18 in ours."""
-    if not key.startswith("layer"):
-        part, _, rest = key.partition(".")
-        return f"{_RENAMED.get(part, part)}.{rest}"
-    key = f"stages.{key.removeprefix('layer')}"
-    for theirs, ours in _RENAMED.items():
-        key = key.replace(theirs, ours) if theirs.startswith(".") else key
-    return key
+    take(network, state, TORCHVISION, ("heads.",), f"Build it with widths={RESNET18_WIDTHS} and channels=3")

@@ -1,14 +1,14 @@
-"""Weights that torchvision publishes: fetched, verified and read without pickle."""
+"""Weights that torchvision publishes: fetched, verified and read without pickle, and put into networks of ours."""
 
-from __future__ import annotations
-
+import re
+from collections.abc import Mapping
 from pickle import UnpicklingError
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from reuselib import home
-from reuselib.errors import DamagedFile, ReuseError
+from reuselib.errors import DamagedFile, ReuseError, ShapeMismatch
 
 
 def published(source: str, weights: str = "IMAGENET1K_V1") -> Any:
@@ -45,3 +45,37 @@ def torchvision_weights(source: str, weights: str = "IMAGENET1K_V1", progress: b
             f"{found.url} could not be fetched and read ({reason}). Connect to the network and try again, or bring the "
             f"file from elsewhere to {path}"
         ) from error
+
+
+def take(
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    names: Mapping[str, str] | None = None,
+    own: tuple[str, ...] = (),
+    advice: str = "Give the state of the same architecture",
+) -> None:
+    """Put weights from elsewhere into a network.
+
+    Args:
+        network: changed in place.
+        state: the weights by their names there; counters of batch norms may lack, as in the files of the first years.
+        names: what a layer is called there, as a regular expression → here.
+        own: beginnings of the names, here, of what keeps its own weights.
+        advice: what to do where they do not fit.
+
+    Raises:
+        ShapeMismatch: a name or a shape differs.
+    """
+    taken = {_renamed(key, names or {}): value for key, value in state.items()}
+    taken = {key: value for key, value in taken.items() if not key.startswith(own)}
+    wanted = {key: value for key, value in network.state_dict().items() if not key.startswith(own)}
+    counters = {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
+    if {key: value.shape for key, value in (counters | taken).items()} != {k: v.shape for k, v in wanted.items()}:
+        raise ShapeMismatch(f"these weights do not fit this network. {advice}.")
+    network.load_state_dict(taken, strict=False)
+
+
+def _renamed(key: str, names: Mapping[str, str]) -> str:
+    for there, here in names.items():
+        key = re.sub(rf"^{there}(?=\.)", here, key)
+    return key

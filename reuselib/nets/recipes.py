@@ -1,8 +1,6 @@
 """How the networks of the zoo are made: what each learns from, its architecture, and its training."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from reuselib import run
@@ -66,56 +64,41 @@ class Published:
     weights: str
 
 
+_CIFAR: dict[str, Any] = {"batch": 128, "lr": 0.1, "weight_decay": 5e-4, "crop": 4, "flip": True}
+_CMI = (120, 150, 180)  # epochs
+_ROBUST: dict[str, Any] = {"lr": 0.1, "weight_decay": 1e-3, "flip": True, "mixup": True, "noise": 0.5}
+
+
 def _laptop(
-    dataset: str,
-    size: int | None,
-    architecture: str,
-    iterations: int,
-    warmup: int = 0,
-    *,
-    width: int | None = None,
-    seed: int = 0,
-    batch: int = 128,
-    **options: Any,
+    dataset: str, size: int | None, architecture: str, iterations: int, warmup: int = 0, **options: Any
 ) -> Recipe:
-    """A small network with the cosine: minutes on a laptop."""
-    arguments = {} if width is None else {"width": width}
-    return Recipe(dataset, size, architecture, arguments, iterations, warmup, None, {"batch": batch, **options}, seed)
+    """A small network with the cosine, minutes on a laptop; ``width`` and ``seed`` are no options of the training."""
+    arguments = {"width": options.pop("width")} if "width" in options else {}
+    seed, options = options.pop("seed", 0), {"batch": 128} | options
+    return Recipe(dataset, size, architecture, arguments, iterations, warmup, None, options, seed)
 
 
 def _cifar(
-    dataset: str, architecture: str, epochs: int, decays: tuple[int, ...] | None, updates: int = 390, lr: float = 0.1
+    dataset: str,
+    architecture: str,
+    epochs: int,
+    decays: tuple[int, ...] = (),
+    updates: int = 390,
+    lr: float = 0.1,
+    **arguments: Any,
 ) -> Recipe:
     """The papers' recipe: SGD, batch 128, crops and flips; so many updates an epoch, ``decays`` in epochs."""
-    return Recipe(
-        dataset,
-        None,
-        architecture,
-        {},
-        updates * epochs,
-        warmup=0 if decays else updates,
-        decays=tuple(updates * epoch for epoch in decays) if decays else None,
-        options={"batch": 128, "lr": lr, "weight_decay": 5e-4, "crop": 4, "flip": True},
-    )
+    steps, warmup = tuple(updates * epoch for epoch in decays) or None, 0 if decays else updates
+    return Recipe(dataset, None, architecture, arguments, updates * epochs, warmup, steps, _CIFAR | {"lr": lr})
 
 
 def _deeplab(dataset: str, images: int, lr: float) -> Recipe:
     """DFAD's recipe: 200 epochs of batches of 16, the rate to a tenth after 100, from ImageNet weights."""
-    updates = -(-images // 16)
-    return Recipe(
-        dataset,
-        None,
-        "deeplabv3_resnet50",
-        {},
-        200 * updates,
-        decays=(100 * updates,),
-        encoder="resnet50",
-        options={"batch": 16, "lr": lr, "weight_decay": 5e-4, "window": 128, "flip": True, "focal": 2.0},
-    )
+    updates, options = -(-images // 16), {"batch": 16, "lr": lr, "weight_decay": 5e-4}
+    options |= {"window": 128, "flip": True, "focal": 2.0}
+    decays = (100 * updates,)
+    return Recipe(dataset, None, "deeplabv3_resnet50", {}, 200 * updates, 0, decays, options, encoder="resnet50")
 
-
-_ROBUST: dict[str, Any] = {"lr": 0.1, "weight_decay": 1e-3, "flip": True, "mixup": True, "noise": 0.5}
-_CMI = (120, 150, 180)
 
 RECIPES: dict[str, Recipe | Published] = {
     "digits8-conv3": _laptop("digits", None, "conv3", 600, width=16, batch=64, lr=0.05),
@@ -133,8 +116,8 @@ RECIPES: dict[str, Recipe | Published] = {
         "mnist", 32, "lenet5", {}, 2340, decays=(), options={"batch": 256, "lr": 0.01, "weight_decay": 1e-4}
     ),
     "cifar10-resnet34": _cifar("cifar10", "resnet34_8x", 200, (80, 160)),
-    "cifar10-resnet18": _cifar("cifar10", "resnet18_8x", 30, None),
-    "cifar10-wrn16-2": _cifar("cifar10", "wrn16_2", 30, None),
+    "cifar10-resnet18": _cifar("cifar10", "resnet18_8x", 30),
+    "cifar10-wrn16-2": _cifar("cifar10", "wrn16_2", 30),
     "cifar100-resnet34": _cifar("cifar100", "resnet34_8x", 200, (80, 160)),
     # CMI's schedule with DAFL's weight decay: users of CMI's own 1e-4 fell short of its published teachers.
     "cifar10-wrn40-2": _cifar("cifar10", "wrn40_2", 200, _CMI),
@@ -142,19 +125,13 @@ RECIPES: dict[str, Recipe | Published] = {
     "cifar100-wrn40-2": _cifar("cifar100", "wrn40_2", 200, _CMI),
     "cifar100-vgg11": _cifar("cifar100", "vgg11_bn", 200, _CMI),
     # Thirteen convolutions without batch norm: tried on Fashion-MNIST, the loss grew again above a rate of 0.03.
-    "cifar10-vgg16": _cifar("cifar10", "vgg16_plain", 200, None, lr=0.02),
-    "cifar10-vgg16-short": _cifar("cifar10", "vgg16_plain", 30, None, lr=0.02),
-    "cifar100-vgg16": _cifar("cifar100", "vgg16_plain", 200, None, lr=0.02),
-    "tiny-imagenet-vgg11": replace(_cifar("tiny_imagenet", "vgg11_bn", 200, _CMI, updates=781), arguments={"pools": 4}),
+    "cifar10-vgg16": _cifar("cifar10", "vgg16_plain", 200, lr=0.02),
+    "cifar10-vgg16-short": _cifar("cifar10", "vgg16_plain", 30, lr=0.02),
+    "cifar100-vgg16": _cifar("cifar100", "vgg16_plain", 200, lr=0.02),
+    "tiny-imagenet-vgg11": _cifar("tiny_imagenet", "vgg11_bn", 200, _CMI, updates=781, pools=4),
     "tiny-imagenet-resnet34": _cifar("tiny_imagenet", "resnet34_8x", 200, _CMI, updates=781),
     "caltech101-resnet34": Recipe(
-        "caltech101",
-        None,
-        "resnet34_imagenet",
-        {},
-        8100,
-        decays=(2700, 5400),
-        options={"batch": 128, "lr": 0.1, "weight_decay": 5e-4, "crop": 8, "flip": True},
+        "caltech101", None, "resnet34_imagenet", {}, 8100, 0, (2700, 5400), _CIFAR | {"crop": 8}
     ),
     "imagenet-resnet34": Published("imagenet", None, "resnet34_imagenet", {}, "resnet34", "IMAGENET1K_V1"),
     "camvid-deeplabv3": _deeplab("camvid", images=367, lr=0.1),

@@ -1,10 +1,12 @@
-"""Residual networks: for 32x32 images, small ones for a laptop, and torchvision's for larger images."""
+"""Residual networks: small ones for a laptop, wide ones for 32x32 images, and torchvision's for larger images."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
-from reuselib.nets.classifier import Classifier
+from reuselib.errors import ReuseError
+from reuselib.nets.layers import Classifier, averaged, convolution, initialise_convolutions, repeated
 
 
 class BasicBlock(nn.Module):
@@ -13,21 +15,31 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         """Build the block; where the shape changes, the shortcut is a 1x1 convolution with batch norm."""
         super().__init__()
-        self.residual = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(),
-            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
+        self.residual = nn.Sequential(*convolution(inputs, outputs, stride), *convolution(outputs, outputs)[:-1])
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-        self.relu = nn.ReLU()
+        self.relu: nn.Module = nn.ReLU()
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
         return self.relu(self.residual(maps) + self.shortcut(maps))
+
+
+class PreActivationBlock(nn.Module):
+    """Batch norm, ReLU and a 3x3 convolution, twice, beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        """Build the block; where the channels change, the shortcut is a 1x1 convolution of the first activation."""
+        super().__init__()
+        self.activate = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU())
+        self.residual = nn.Sequential(*convolution(inputs, outputs, stride), convolution(outputs, outputs)[0])
+        self.shortcut = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+        active = self.activate(maps)
+        return self.residual(active) + (maps if self.shortcut is None else self.shortcut(active))
 
 
 def small_resnet(
@@ -45,25 +57,15 @@ def small_resnet(
         A Classifier with one block per stage (the stem belongs to the first); each stage after the first
         halves height and width.
     """
-    stages: list[nn.Module] = []
-    inputs = width
-    for stage, depth in enumerate(depth_blocks):
-        outputs = width * 2**stage
-        layers: list[nn.Module] = [] if stage else _stem(channels, width)
-        for index in range(depth):
-            layers.append(BasicBlock(inputs, outputs, stride=2 if stage and not index else 1))
-            inputs = outputs
-        stages.append(nn.Sequential(*layers))
-    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    network = Classifier(stages, pool, nn.Linear(inputs, classes))
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    widths = [width, *(width * 2**stage for stage in range(len(depth_blocks)))]
+    stages = []
+    for stage, (inputs, outputs) in enumerate(pairwise(widths)):
+        stem = [] if stage else convolution(channels, width)
+        blocks = repeated(BasicBlock, inputs, outputs, depth_blocks[stage], stride=2 if stage else 1)
+        stages.append(nn.Sequential(*stem, *blocks))
+    network = Classifier(stages, averaged(), nn.Linear(widths[-1], classes))
+    initialise_convolutions(network)
     return network
-
-
-def _stem(channels: int, width: int) -> list[nn.Module]:
-    return [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
 
 
 def resnet34_8x(classes: int = 10, channels: int = 3) -> Classifier:
@@ -107,3 +109,56 @@ def _torchvision(name: str, classes: int, channels: int) -> Classifier:
     stem = (network.conv1, network.bn1, network.relu, network.maxpool)
     blocks = [nn.Sequential(*stem, *network.layer1), network.layer2, network.layer3, network.layer4]
     return Classifier(blocks, nn.Sequential(network.avgpool, nn.Flatten()), network.fc)
+
+
+def wide_resnet(depth: int, factor: int, classes: int = 10, channels: int = 3) -> Classifier:
+    """Build WRN-depth-factor: a stem of 16 channels and three groups of pre-activation blocks.
+
+    Args:
+        depth: layers with weights on the longest way; 4 more than a multiple of 6.
+        factor: the groups have 16, 32 and 64 times as many channels; the second and third halve height and width.
+        classes: number of logits.
+        channels: channels of the images.
+
+    Returns:
+        A Classifier with one block per group; the stem belongs to the first, the last batch norm to the third.
+
+    Raises:
+        ReuseError: no such depth.
+
+    Source: Zagoruyko & Komodakis 2016, without dropout, with the shortcuts of ZSKT's code.
+    """
+    if depth < 10 or (depth - 4) % 6:
+        raise ReuseError(f"a wide ResNet has 6n + 4 layers, not {depth}. Take 10, 16, 22, 28, 34 or 40.")
+    widths = (16, 16 * factor, 32 * factor, 64 * factor)
+    stem = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+    groups = [
+        nn.Sequential(*repeated(PreActivationBlock, inputs, outputs, (depth - 4) // 6, stride=2 if stage else 1))
+        for stage, (inputs, outputs) in enumerate(pairwise(widths))
+    ]
+    groups[0].insert(0, stem)
+    groups[2].extend([nn.BatchNorm2d(widths[-1]), nn.ReLU()])
+    network = Classifier(groups, averaged(), nn.Linear(widths[-1], classes))
+    initialise_convolutions(network)
+    nn.init.zeros_(network.head.bias)
+    return network
+
+
+def wrn16_1(classes: int = 10, channels: int = 3) -> Classifier:
+    """Build WRN-16-1 (175,066 parameters at 10 classes)."""
+    return wide_resnet(16, 1, classes, channels)
+
+
+def wrn16_2(classes: int = 10, channels: int = 3) -> Classifier:
+    """Build WRN-16-2 (691,674 parameters at 10 classes)."""
+    return wide_resnet(16, 2, classes, channels)
+
+
+def wrn40_1(classes: int = 10, channels: int = 3) -> Classifier:
+    """Build WRN-40-1 (563,930 parameters at 10 classes)."""
+    return wide_resnet(40, 1, classes, channels)
+
+
+def wrn40_2(classes: int = 10, channels: int = 3) -> Classifier:
+    """Build WRN-40-2 (2,243,546 parameters at 10 classes; 37 batch norms with 2,704 channels in all)."""
+    return wide_resnet(40, 2, classes, channels)

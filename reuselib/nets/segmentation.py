@@ -1,7 +1,5 @@
 """Networks that decide for every pixel: DeepLabv3 for photographs, and a small encoder-decoder for a laptop."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Mapping
 
@@ -9,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reuselib.errors import ShapeMismatch
+from reuselib.nets.layers import ImageNetwork, convolution
+from reuselib.nets.pretrained import take
 
 ATROUS_RATES = (12, 24, 32)
 """Dilations of the pyramid's three branches in DFAD's code; torchvision's own are 12, 24 and 36."""
@@ -18,7 +18,7 @@ FIRST_DILATED = 6
 """From this block on, counted from 0, no block of MobileNetV2 has a stride."""
 
 
-class Segmenter(nn.Module):
+class Segmenter(ImageNetwork):
     """An encoder, a decoder, and a 1x1 convolution that gives the logits of every pixel.
 
     Attributes:
@@ -32,7 +32,6 @@ class Segmenter(nn.Module):
         """Put the parts together; the first layer of the encoder with weights is a convolution."""
         super().__init__()
         self.encoder, self.decoder, self.head = encoder, decoder, head
-        self.channels = next(m.in_channels for m in encoder.modules() if isinstance(m, nn.Conv2d))
 
     def forward(self, images: Tensor) -> Tensor:
         """Give the logits (B, classes, H, W) of images (B, channels, H, W), bilinearly enlarged where they are coarser.
@@ -40,11 +39,7 @@ class Segmenter(nn.Module):
         Raises:
             ShapeMismatch: the images have other channels.
         """
-        if images.ndim != 4 or images.shape[1] != self.channels:
-            raise ShapeMismatch(
-                f"this network takes images of shape (batch, {self.channels}, any, any), not {tuple(images.shape)}. "
-                f"Load the images with channels={self.channels}."
-            )
+        self.check(images)
         logits = self.head(self.features(images))
         if logits.shape[2:] == images.shape[2:]:
             return logits
@@ -55,36 +50,30 @@ class Segmenter(nn.Module):
         return self.decoder(self.encoder(images))
 
 
-def small_segmenter(width: int = 32, classes: int = 7, channels: int = 3, batch_norm: bool = True) -> Segmenter:
+def small_segmenter(width: int = 32, classes: int = 7, channels: int = 3) -> Segmenter:
     """Build a small encoder-decoder: down to a quarter of the size and, by pixel shuffling, up again.
 
     Args:
         width: channels of the first convolutions, an even number; the student of a teacher has half of its width.
         classes: number of logits of each pixel.
         channels: channels of the images, whose size is free.
-        batch_norm: whether a batch norm follows each 3x3 convolution, in place of its bias.
 
     Returns:
         A Segmenter (197,751 parameters by default, 49,919 at half the width).
     """
-
-    def layer(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
-        convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=not batch_norm)
-        return [convolution, *([nn.BatchNorm2d(outputs)] if batch_norm else []), nn.ReLU()]
-
     encoder = [
-        *layer(channels, width, 2),
-        *layer(width, width),
-        *layer(width, 2 * width, 2),
-        *layer(2 * width, 2 * width),
-        *layer(2 * width, 2 * width),
+        *convolution(channels, width, 2),
+        *convolution(width, width),
+        *convolution(width, 2 * width, 2),
+        *convolution(2 * width, 2 * width),
+        *convolution(2 * width, 2 * width),
     ]
     decoder = [
-        *layer(2 * width, 4 * width),
+        *convolution(2 * width, 4 * width),
         nn.PixelShuffle(2),
-        *layer(width, 2 * width),
+        *convolution(width, 2 * width),
         nn.PixelShuffle(2),
-        *layer(width // 2, width // 2),
+        *convolution(width // 2, width // 2),
     ]
     return Segmenter(nn.Sequential(*encoder), nn.Sequential(*decoder), nn.Conv2d(width // 2, classes, 1))
 
@@ -175,9 +164,4 @@ def take_torchvision_encoder(network: Segmenter, state: Mapping[str, Tensor]) ->
     Raises:
         ShapeMismatch: the state is that of another architecture.
     """
-    own = network.encoder.state_dict()
-    # The files of the first years have no counters of the batch norms.
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    if missing or any(state[key].shape != value.shape for key, value in own.items() if key in state):
-        raise ShapeMismatch("these weights are not those of the encoder. Give those of the same torchvision network.")
-    network.encoder.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
+    take(network.encoder, state, own=("fc.",))

@@ -1,7 +1,5 @@
 """Training with labels, for each image one or several, or for each pixel one: teachers of the zoo and ceilings."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
@@ -11,11 +9,30 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from reuselib import run
-from reuselib.data import ImageSet, MultiLabelSet, SegmentationSet
+from reuselib.data import MultiLabelSet, SegmentationSet
 from reuselib.data.augment import crop_and_flip, window_and_flip
 from reuselib.data.image_set import Augment
 from reuselib.errors import DeviceError, ReuseError, ShapeMismatch
 from reuselib.report import metrics
+
+
+def focal_loss(logits: Tensor, masks: Tensor, gamma: float = 2.0, ignore: int = 255) -> Tensor:
+    """``(1 - p)^gamma * -log p`` of every pixel, with p the probability of its class; 0 where that is ignored.
+
+    Args:
+        logits: (B, C, H, W).
+        masks: int64 (B, H, W).
+        gamma: how much less a pixel counts that is right already; 0 gives the cross-entropy.
+        ignore: the label of pixels that are not asked.
+
+    Returns:
+        (B, H, W); DFAD's code averages over all pixels, those that are ignored too.
+
+    Source: Lin et al. 2017; DFAD, official code, the teachers of CamVid and NYUv2, with gamma = 2.
+    """
+    loss = F.cross_entropy(logits.float(), masks, reduction="none", ignore_index=ignore)
+    # At 0 a power below 1 has no finite slope.
+    return (1 - torch.exp(-loss)).clamp(min=1e-12) ** gamma * loss
 
 
 class Supervised(run.Method):
@@ -34,7 +51,6 @@ class Supervised(run.Method):
         mixup: whether to train on random convex mixtures of two images and of their labels (Zhang et al. 2018, with
             one uniform weight per pair), which keeps the logits small and smooth between and away from the data.
         noise: largest standard deviation of added Gaussian noise; each image draws its own, uniformly from 0.
-        label_smoothing: share of the label spread over all classes.
         augment: of the uint8 images, in place of ``crop`` and ``flip``.
         seed: of batches and augmentation.
         precision: chosen by the engine if left out.
@@ -50,7 +66,7 @@ class Supervised(run.Method):
     def __init__(
         self,
         student: nn.Module,
-        images: ImageSet,
+        images: Any,
         *,
         batch: int = 128,
         lr: float = 0.1,
@@ -61,7 +77,6 @@ class Supervised(run.Method):
         flip: bool = False,
         mixup: bool = False,
         noise: float = 0.0,
-        label_smoothing: float = 0.0,
         augment: Augment | None = None,
         seed: int = 0,
         precision: str | None = None,
@@ -70,12 +85,12 @@ class Supervised(run.Method):
         if images.device != self.device:
             raise DeviceError(f"Images are on {images.device}, the network on {self.device}. Use images.to(device).")
         self.student, self.images, self.batch = run.on_device(student, self.device), images, batch
-        self.crop, self.flip, self.mixup, self.noise = crop, flip, mixup, noise
-        self.label_smoothing = label_smoothing
-        self.augment = augment or (self._crop_and_flip if crop or flip else None)
+        self.mixup, self.noise = mixup, noise
+        self.augment = augment or (partial(crop_and_flip, padding=crop, flip=flip) if crop or flip else None)
         self.precision = run.precision(self.device, precision)
         self.random = run.generator(self.device, seed)
-        self._check_fit()
+        with torch.no_grad(), run.frozen(student):
+            self.check_fit(student(next(iter(images.batches(1)))[0]))
         make, options = (run.adam, {}) if adam else (run.sgd, {"nesterov": self.nesterov})
         self.optimizer = make(student.parameters(), self.device, lr=lr, weight_decay=weight_decay, **options)
         self.scheduler = LambdaLR(self.optimizer, schedule)
@@ -94,67 +109,51 @@ class Supervised(run.Method):
             spread = self.noise * torch.rand(len(x), 1, 1, 1, device=self.device, generator=self.random)
             x = x + spread * torch.randn(x.shape, device=self.device, generator=self.random)
         with self.precision.autocast():
-            logits = self.student(x)
-        loss = torch.stack([(share * self._cross_entropy(logits, labels)).mean() for labels, share in targets]).sum()
+            outputs = self.student(x)
+        loss = torch.stack([(share * self.losses(outputs, labels)).mean() for labels, share in targets]).sum()
         self.precision.minimise(loss, self.optimizer)
         self.scheduler.step()
         return {"loss": loss}
 
-    def _crop_and_flip(self, images: Tensor, random: torch.Generator | None) -> Tensor:
-        return crop_and_flip(images, random, padding=self.crop, flip=self.flip)
+    def losses(self, outputs: Any, labels: Tensor) -> Tensor:
+        """The loss of each image, (B,): mixtures of two images weigh them."""
+        return F.cross_entropy(outputs.float(), labels, reduction="none")
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=self.label_smoothing)
-
-    @torch.no_grad()
-    def _check_fit(self) -> None:
-        with run.frozen(self.student):
-            outputs = self.student(self.images.normalised(self.images.images[:1]))
-        if outputs.shape[1] < len(self.images.classes):
+    def check_fit(self, outputs: Any) -> None:
+        """Raise ShapeMismatch unless the outputs for one image fit the labels."""
+        classes = len(self.images.classes)
+        if outputs.shape[1] < classes:
             raise ShapeMismatch(
-                f"The network has {outputs.shape[1]} outputs for {len(self.images.classes)} classes of "
-                f"{self.images.name}. Build it with classes={len(self.images.classes)}."
+                f"The network has {outputs.shape[1]} outputs for {classes} classes of {self.images.name}. "
+                f"Build it with classes={classes}."
             )
 
 
 class MultiTaskSupervised(Supervised):
     """A network with several heads learns images with several labels: the cross-entropies of its heads, summed.
 
-    An image that is not asked about a task (target -1) counts as a loss of zero there.
+    An image that is not asked about a task (target -1) counts as a loss of zero there. Arguments and errors are those
+    of :class:`Supervised`, but for these.
 
     Args:
         student: its forward pass gives a dict, task → logits; each task is one of the images'.
-        images: labelled images on the network's device.
-        options: those of :class:`Supervised`.
+        images: a MultiLabelSet on the network's device.
 
     Raises:
-        DeviceError: images and network are on different devices.
         UnknownName: the network has a task that the images have not.
-        ShapeMismatch: a head has too few outputs, or the network does not take such images.
     """
 
-    images: MultiLabelSet  # type: ignore[assignment]
-
-    def __init__(self, student: nn.Module, images: MultiLabelSet, **options: Any) -> None:
-        super().__init__(student, images, **options)  # type: ignore[arg-type]
-
-    def _cross_entropy(self, logits: dict[str, Tensor], labels: Tensor) -> Tensor:  # type: ignore[override]
+    def losses(self, outputs: dict[str, Tensor], labels: Tensor) -> Tensor:
+        """The loss of each image, (B,), summed over its tasks."""
+        columns = {task: labels[:, self.images.column(task)] for task in outputs}
         each = [
-            F.cross_entropy(
-                values.float(),
-                labels[:, self.images.column(task)],
-                reduction="none",
-                ignore_index=-1,
-                label_smoothing=self.label_smoothing,
-            )
-            for task, values in logits.items()
+            F.cross_entropy(logits.float(), columns[task], reduction="none", ignore_index=-1)
+            for task, logits in outputs.items()
         ]
         return torch.stack(each).sum(0)
 
-    @torch.no_grad()
-    def _check_fit(self) -> None:
-        with run.frozen(self.student):
-            outputs = self.student(self.images.normalised(self.images.images.images[:1]))
+    def check_fit(self, outputs: dict[str, Tensor]) -> None:
+        """Raise ShapeMismatch unless each head fits its task."""
         for task, logits in outputs.items():
             self.images.column(task)
             if logits.shape[1] < len(self.images.tasks[task]):
@@ -162,6 +161,52 @@ class MultiTaskSupervised(Supervised):
                     f"The network has {logits.shape[1]} outputs for the {len(self.images.tasks[task])} classes of "
                     f"{task!r}. Build it with tasks={self.images.classes}."
                 )
+
+
+class SegmentationTraining(Supervised):
+    """A network learns the class of every pixel by SGD with momentum 0.9 on the focal loss.
+
+    Arguments and errors are those of :class:`Supervised`, but for these; ``crop``, which pads, is none of them.
+
+    Args:
+        student: gives logits (B, C, H, W) of images of that size.
+        images: a SegmentationSet on the network's device.
+        window: height and width of the squares that are cut out of the images at random; the whole images if left out.
+        flip: whether to mirror half of the images.
+        focal: exponent gamma of :func:`focal_loss`; 0 gives the cross-entropy.
+
+    Raises:
+        ShapeMismatch: the network has too few outputs, or gives no logits for every pixel.
+    """
+
+    nesterov = False
+
+    def __init__(
+        self,
+        student: nn.Module,
+        images: SegmentationSet,
+        *,
+        window: int | None = None,
+        flip: bool = False,
+        focal: float = 0.0,
+        **options: Any,
+    ) -> None:
+        self.focal = focal
+        augment = partial(window_and_flip, size=window, flip=flip) if window or flip else None
+        super().__init__(student, images, **{"augment": augment} | options)
+
+    def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each image, (B,), the mean over its pixels."""
+        return focal_loss(outputs, labels, self.focal, self.images.ignore).mean((1, 2))
+
+    def check_fit(self, outputs: Tensor) -> None:
+        """Raise ShapeMismatch unless there are logits for every pixel."""
+        classes, size = len(self.images.classes), self.images.shape[1:]
+        if outputs.ndim != 4 or outputs.shape[1] < classes or outputs.shape[2:] != size:
+            raise ShapeMismatch(
+                f"The network gives {tuple(outputs.shape)} for an image of {size}. For {self.images.name} it must give "
+                f"logits of {classes} classes for every pixel: build a segmentation network with classes={classes}."
+            )
 
 
 @torch.no_grad()
@@ -190,75 +235,6 @@ def task_accuracies(network: nn.Module, images: MultiLabelSet, batch: int = 1000
     if not asked or not all(asked.values()):
         raise ReuseError(f"There is nothing to ask: of {images} the network is asked {asked or 'no task'}.")
     return {task: float(torch.stack(hits).sum()) / asked[task] for task, hits in right.items()}
-
-
-def focal_loss(logits: Tensor, masks: Tensor, gamma: float = 2.0, ignore: int = 255) -> Tensor:
-    """``(1 - p)^gamma * -log p`` of every pixel, with p the probability of its class; 0 where that is ignored.
-
-    Args:
-        logits: (B, C, H, W).
-        masks: int64 (B, H, W).
-        gamma: how much less a pixel counts that is right already; 0 gives the cross-entropy.
-        ignore: the label of pixels that are not asked.
-
-    Returns:
-        (B, H, W); DFAD's code averages over all pixels, those that are ignored too.
-
-    Source: Lin et al. 2017; DFAD, official code, the teachers of CamVid and NYUv2, with gamma = 2.
-    """
-    loss = F.cross_entropy(logits.float(), masks, reduction="none", ignore_index=ignore)
-    # At 0 a power below 1 has no finite slope.
-    return (1 - torch.exp(-loss)).clamp(min=1e-12) ** gamma * loss
-
-
-class SegmentationTraining(Supervised):
-    """A network learns the class of every pixel by SGD with momentum 0.9 on the focal loss.
-
-    Args:
-        student: gives logits (B, C, H, W) of images of that size.
-        images: images with masks on the network's device.
-        window: height and width of the squares that are cut out of the images at random; the whole images if left out.
-        flip: whether to mirror half of the images.
-        focal: exponent gamma of :func:`focal_loss`; 0 gives the cross-entropy.
-        options: the options of :class:`Supervised`, but for ``crop``, which pads, and ``label_smoothing``.
-
-    Raises:
-        DeviceError: images and network are on different devices.
-        ShapeMismatch: the network has too few outputs, or gives no logits for every pixel.
-    """
-
-    nesterov = False
-    images: SegmentationSet  # type: ignore[assignment]
-
-    def __init__(
-        self,
-        student: nn.Module,
-        images: SegmentationSet,
-        *,
-        window: int | None = None,
-        flip: bool = False,
-        focal: float = 0.0,
-        **options: Any,
-    ) -> None:
-        self.focal = focal
-        augment = partial(window_and_flip, size=window, flip=flip) if window or flip else None
-        super().__init__(student, images, **{"augment": augment} | options)  # type: ignore[arg-type]
-
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        # One number for each image, as mixtures of two images weigh them.
-        return focal_loss(logits, labels, self.focal, self.images.ignore).mean((1, 2))
-
-    @torch.no_grad()
-    def _check_fit(self) -> None:
-        images = self.images
-        with run.frozen(self.student):
-            outputs = self.student(images.normalised(images.images.images[:1]))
-        classes, size = len(images.classes), images.shape[1:]
-        if outputs.ndim != 4 or outputs.shape[1] < classes or outputs.shape[2:] != size:
-            raise ShapeMismatch(
-                f"The network gives {tuple(outputs.shape)} for an image of {size}. For {images.name} it must give "
-                f"logits of {classes} classes for every pixel: build a segmentation network with classes={classes}."
-            )
 
 
 @torch.no_grad()

@@ -9,46 +9,50 @@ from torch import Tensor, nn
 from reuselib.errors import ReuseError, unknown
 
 
+class Seen(dict[str, Any]):
+    """Outputs by the names of their modules; ReuseError for one that has not run."""
+
+    def __missing__(self, name: str) -> Any:
+        hint = "Run the network inside the context first, and not one that was traced, exported or compiled"
+        raise ReuseError(f"{name!r} has not run. {hint}.")
+
+
 @contextmanager
-def tap(model: nn.Module, *names: str) -> Iterator[dict[str, Any]]:
+def tap(model: nn.Module, *names: str, copy: bool = False) -> Iterator[dict[str, Any]]:
     """Record the last output of some modules while the context is open.
 
     Args:
         model: any network.
-        names: dotted module paths as in `model.named_modules()`, such as "blocks.1".
+        names: dotted module paths as in `model.named_modules()`, such as "blocks.1"; ``""`` is the network itself.
+        copy: whether outputs are copied, so that a layer behind that works in place does not alter them.
 
     Yields:
-        A dict from name to that module's last output, empty until a forward pass; graphs are kept. A layer
-        that works in place on a tapped output alters it.
+        A dict from name to that module's last output, empty until a forward pass; graphs are kept. A name that has
+        not run raises ReuseError.
 
     Raises:
         UnknownName: the network has no such module.
     """
-    modules = dict(model.named_modules())
-    for name in names:
-        if name not in modules:
-            raise unknown("module", name, [path for path in modules if path])
-    outputs: dict[str, Any] = {}
+    modules, outputs = dict(model.named_modules()), Seen()
+
+    def recorder(name: str) -> Any:
+        def record(module: nn.Module, inputs: Any, output: Any) -> None:
+            outputs[name] = output.clone() if copy and isinstance(output, Tensor) else output
+
+        return record
+
     with ExitStack() as hooks:
         for name in names:
-            hook = modules[name].register_forward_hook(_recorder(outputs, name))
-            hooks.callback(hook.remove)
+            if name not in modules:
+                raise unknown("module", name, [path for path in modules if path])
+            hooks.callback(modules[name].register_forward_hook(recorder(name)).remove)
         yield outputs
-
-
-def _recorder(outputs: dict[str, Any], name: str) -> Any:
-    def record(module: nn.Module, inputs: Any, output: Any) -> None:
-        outputs[name] = output
-
-    return record
 
 
 class Penultimate:
     """What the last linear layer to run has seen."""
 
-    def __init__(self) -> None:
-        """Start with nothing seen."""
-        self._value: Tensor | None = None
+    _value: Tensor | None = None
 
     @property
     def value(self) -> Tensor:
@@ -78,13 +82,10 @@ def penultimate(model: nn.Module) -> Iterator[Penultimate]:
     """
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not layers:
-        raise ReuseError(
-            f"{type(model).__name__} has no linear layer, so it has no penultimate features. "
-            "Name the layer to read with tap(model, name) instead."
-        )
+        lacking = f"{type(model).__name__} has no linear layer, so it has no penultimate features"
+        raise ReuseError(f"{lacking}. Name the layer to read with tap(model, name) instead.")
     features = Penultimate()
     with ExitStack() as hooks:
         for layer in layers:
-            hook = layer.register_forward_pre_hook(features._record, with_kwargs=True)
-            hooks.callback(hook.remove)
+            hooks.callback(layer.register_forward_pre_hook(features._record, with_kwargs=True).remove)
         yield features

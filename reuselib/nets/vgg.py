@@ -1,12 +1,13 @@
-"""VGG for small images: with batch norm and one linear layer, or plain, with a hidden linear layer."""
+"""VGG for small images, with batch norm and one linear layer or plain, and AlexNet in the layout of torchvision."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from torch import nn
+from torch import Tensor, nn
 
 from reuselib.errors import ReuseError
-from reuselib.nets.classifier import Classifier
+from reuselib.nets.layers import Classifier, averaged, convolution, initialise_convolutions
+from reuselib.nets.pretrained import take
 
 WIDTHS = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 VGG16_WIDTHS = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
@@ -33,13 +34,8 @@ def vgg11_bn(classes: int = 10, channels: int = 3, pools: int = 3) -> Classifier
     """
     if not 0 <= pools <= len(WIDTHS):
         raise ReuseError(f"pools must be 0 to {len(WIDTHS)}, one for each block, not {pools}.")
-    blocks: list[nn.Module] = []
-    inputs = channels
-    for index, widths in enumerate(WIDTHS):
-        blocks.append(_block(inputs, widths, batch_norm=True, pool=index < pools))
-        inputs = widths[-1]
-    network = Classifier(blocks, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(inputs, classes))
-    _initialise_convolutions(network)
+    network = Classifier(_blocks(channels, WIDTHS, pools, True), averaged(), nn.Linear(WIDTHS[-1][-1], classes))
+    initialise_convolutions(network)
     return network
 
 
@@ -75,19 +71,12 @@ def plain_vgg(
     """
     side = size // 2 ** len(widths)
     if not all(widths) or not side:
-        raise ReuseError(
-            f"Each of the {len(widths)} blocks needs a convolution and halves {size}x{size} pixels, of which "
-            f"{side}x{side} are left. Give fewer blocks or larger images."
-        )
-    blocks: list[nn.Module] = []
-    inputs = channels
-    for block in widths:
-        blocks.append(_block(inputs, block, batch_norm=False, pool=True))
-        inputs = block[-1]
-    norm = [nn.BatchNorm1d(hidden)] if head_norm else []
-    pool = nn.Sequential(nn.Flatten(), nn.Linear(inputs * side**2, hidden), *norm)
+        left = f"halves {size}x{size} pixels, of which {side}x{side} are left"
+        raise ReuseError(f"Each of {len(widths)} blocks needs a convolution and {left}. Give fewer or larger images.")
+    blocks, norm = _blocks(channels, widths, len(widths), False), [nn.BatchNorm1d(hidden)] if head_norm else []
+    pool = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1][-1] * side**2, hidden), *norm)
     network = Classifier(blocks, pool, nn.Linear(hidden, classes), size)
-    _initialise_convolutions(network)
+    initialise_convolutions(network)
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
@@ -125,17 +114,89 @@ def vgg16_plain_half(classes: int = 10, channels: int = 3) -> Classifier:
     return plain_vgg(VGG16_HALF_WIDTHS, 512, classes, channels, size=32, head_norm=False)
 
 
-def _block(inputs: int, widths: Sequence[int], batch_norm: bool, pool: bool) -> nn.Sequential:
-    """Build one block: its convolutions, each with ReLU, and its pooling."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise((inputs, *widths)):
-        norm = [nn.BatchNorm2d(after)] if batch_norm else []
-        layers += [nn.Conv2d(before, after, 3, padding=1), *norm, nn.ReLU()]
-    return nn.Sequential(*layers, *([nn.MaxPool2d(2)] if pool else []))
+def _blocks(channels: int, widths: Sequence[Sequence[int]], pools: int, batch_norm: bool) -> list[nn.Module]:
+    """Build blocks of convolutions, each with bias and ReLU; so many of the first blocks end with a pooling."""
+    blocks: list[nn.Module] = []
+    for index, block in enumerate(widths):
+        layers: list[nn.Module] = []
+        for before, after in pairwise((widths[index - 1][-1] if index else channels, *block)):
+            layers += convolution(before, after, batch_norm=batch_norm, bias=True)
+        blocks.append(nn.Sequential(*layers, *([nn.MaxPool2d(2)] if index < pools else [])))
+    return blocks
 
 
-def _initialise_convolutions(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d) and module.bias is not None:
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(module.bias)
+# --- AlexNet ----------------------------------------------------------------------------------------------------------
+
+ALEXNET_WIDTHS = (64, 192, 384, 256, 256)
+ALEXNET_HIDDEN = (4096, 4096)
+SHAPES = ((11, 4, 2), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1))  # kernel, stride, padding
+POOLED = (True, True, False, False, True)
+SIDE = 6  # of the maps that the first linear layer sees
+TORCHVISION = {
+    "features.0": "blocks.0.0",
+    "features.3": "blocks.1.0",
+    "features.6": "blocks.2.0",
+    "features.8": "blocks.3.0",
+    "features.10": "blocks.4.0",
+    "classifier.1": "pool.3",
+    "classifier.4": "pool.6",
+    "classifier.6": "head",
+}
+"""Each layer of torchvision's AlexNet, and the same layer here."""
+
+
+def alexnet(
+    widths: Sequence[int] = ALEXNET_WIDTHS,
+    hidden: Sequence[int] = ALEXNET_HIDDEN,
+    classes: int = 1000,
+    channels: int = 3,
+    dropout: float = 0.5,
+) -> Classifier:
+    """Build AlexNet's five convolutions and three linear layers, without normalisation, for 224x224 images.
+
+    Its layers are torchvision's; an average pool brings images of another size, of 63 pixels or more, to the same 6x6
+    maps. No ReLU works in place, so that what a layer gives before its ReLU can be watched.
+
+    Args:
+        widths: channels of the five convolutions.
+        hidden: widths of the two hidden linear layers.
+        classes: number of logits.
+        channels: channels of the images.
+        dropout: share of the inputs of each hidden linear layer that is dropped in training.
+
+    Returns:
+        A Classifier of five blocks (61,100,840 parameters by default).
+
+    Raises:
+        ReuseError: there are not five widths of convolutions and two of linear layers.
+
+    Source: Krizhevsky 2014 ("One weird trick for parallelizing convolutional neural networks"), in torchvision's form.
+    """
+    if len(widths) != 5 or len(hidden) != 2:
+        found = f"{tuple(widths)} and {tuple(hidden)}"
+        raise ReuseError(f"AlexNet has 5 widths of convolutions and 2 of hidden linear layers, not {found}.")
+    blocks = [
+        nn.Sequential(nn.Conv2d(*ends, *shape), nn.ReLU(), *([nn.MaxPool2d(3, stride=2)] if pooled else []))
+        for ends, shape, pooled in zip(pairwise((channels, *widths)), SHAPES, POOLED, strict=True)
+    ]
+    layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(SIDE), nn.Flatten()]
+    for inputs, outputs in pairwise((widths[-1] * SIDE**2, *hidden)):
+        layers += [nn.Dropout(dropout), nn.Linear(inputs, outputs), nn.ReLU()]
+    return Classifier(blocks, nn.Sequential(*layers), nn.Linear(hidden[1], classes))
+
+
+def take_torchvision_alexnet(network: Classifier, state: Mapping[str, Tensor]) -> None:
+    """Put the weights of torchvision's AlexNet into an :func:`alexnet`, layer by layer as ``TORCHVISION`` pairs them.
+
+    Args:
+        network: of torchvision's widths. Its head keeps its own weights where it has another number of classes.
+        state: ``torchvision.models.alexnet(...).state_dict()``.
+
+    Raises:
+        ShapeMismatch: the state is that of another architecture, or the network has other widths or channels.
+    """
+    own = state.get("classifier.6.bias", network.head.bias).shape != network.head.bias.shape
+    advice = f"Build it with alexnet(widths={ALEXNET_WIDTHS}, hidden={ALEXNET_HIDDEN}, channels=3)"
+    take(
+        network, state, TORCHVISION, ("head.",) if own else (), f"{advice} and give the state of torchvision's alexnet"
+    )

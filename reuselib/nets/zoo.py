@@ -10,8 +10,6 @@ The card says what the piece is, how it was made, and the SHA-256 of its tensors
 a card is finished.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -36,7 +34,7 @@ from reuselib.nets.recipes import RECIPES, Published, Recipe
 from reuselib.nets.segmentation import Segmenter, take_torchvision_encoder
 from reuselib.nets.supervised import SegmentationTraining, Supervised, segmentation_scores
 
-__all__ = ["RECIPES", "Piece", "Published", "Recipe", "card", "folder", "images", "load", "names", "train", "verify"]
+__all__ = ["RECIPES", "Piece", "Published", "Recipe", "card", "images", "load", "names", "train", "verify"]
 
 LOGGED = ("iteration", "loss", "test_accuracy", "test_mean_iou")
 
@@ -60,6 +58,10 @@ class Piece:
     name: str
     kept: bool = True
     fix: str = ""
+
+    def __post_init__(self) -> None:
+        """Fill in the command."""
+        object.__setattr__(self, "fix", self.fix or f"reuselib zoo train {self.name}")
 
     @property
     def folder(self) -> Path:
@@ -87,12 +89,8 @@ class Piece:
             return home.shipped(f"zoo/{self.name}/{file}")
         path = self.folder / file
         if not path.is_file():
-            raise MissingFile(f"{path} is missing. Fix: {self._fix}")
+            raise MissingFile(f"{path} is missing. Fix: {self.fix}")
         return path
-
-    @property
-    def _fix(self) -> str:
-        return self.fix or f"reuselib zoo train {self.name}"
 
     def card(self) -> dict[str, Any]:
         """What is known of it: its recipe, its SHA-256, how good it is.
@@ -105,7 +103,7 @@ class Piece:
         try:
             return json.loads(path.read_text("utf-8"))
         except ValueError as error:
-            raise DamagedFile(path, f"not valid JSON ({error})", f"delete {self.folder}, then {self._fix}") from error
+            raise DamagedFile(path, f"not valid JSON ({error})", f"delete {self.folder}, then {self.fix}") from error
 
     def verify(self) -> Path:
         """Check its tensors against its card and return their path.
@@ -116,7 +114,7 @@ class Piece:
         """
         expected = self.card()["sha256"]
         files = [path.name for path in self.folder.glob("*.safetensors")] or ["weights.safetensors"]
-        return home.verify(self._file(files[0]), expected, f"delete {self.folder}, then {self._fix}")
+        return home.verify(self._file(files[0]), expected, f"delete {self.folder}, then {self.fix}")
 
     def tensors(self, recipe: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
         """Its tensors by name, on the CPU, verified.
@@ -130,7 +128,7 @@ class Piece:
             ReuseError: it was made by another recipe.
         """
         if recipe is not None and self.card()["recipe"] != _plain(recipe):
-            raise ReuseError(f"{self.folder} was made by another recipe. Delete it, then {self._fix}")
+            raise ReuseError(f"{self.folder} was made by another recipe. Delete it, then {self.fix}")
         return safetensors.torch.load(self.verify().read_bytes())
 
     def load(self, network: nn.Module, recipe: Mapping[str, Any] | None = None) -> nn.Module:
@@ -200,11 +198,6 @@ def _piece(name: str) -> Piece:
     return Piece(name)
 
 
-def folder(name: str) -> Path:
-    """The folder of a piece in the data room."""
-    return Piece(name).folder
-
-
 def card(name: str) -> dict[str, Any]:
     """The card of a piece (see :meth:`Piece.card`); UnknownName, with the nearest, if there is no such name."""
     return _piece(name).card()
@@ -230,7 +223,7 @@ def load(name: str, device: str | torch.device | None = None) -> nn.Module:
     """
     where = run.device(device)
     if where.type == "meta":
-        return _blank(name)
+        return _blank(RECIPES[name])
     piece = _piece(name)
     facts = piece.card()
     if "architecture" not in facts:
@@ -260,9 +253,8 @@ def architecture(name: str) -> str:
     return RECIPES[name].architecture
 
 
-def _blank(name: str) -> nn.Module:
-    """A network of the zoo without its weights, for asking what it costs."""
-    recipe = RECIPES[name]
+def _blank(recipe: Recipe | Published) -> nn.Module:
+    """A network without weights, for asking what it costs."""
     space = blank.SPACES[recipe.dataset]
     with torch.device("meta"):
         network = nets.build(recipe.architecture, **recipe.arguments, classes=space.classes, channels=space.channels)
@@ -323,10 +315,17 @@ def train(name: str, *, progress: bool = True, **options: Any) -> dict[str, Any]
             settings=json.dumps(asdict(recipe)),
             **{"report_every": 200, "evaluations": 10} | options,
         )
-    facts = {key: getattr(training, key) for key in ("mean", "std", "classes")}
-    scores = {name: round(history.last(name), 4) for name in LOGGED[2:] if history.curve(name)[0]}
-    seconds = history.cost.wall_seconds
-    return _save(piece, recipe, arguments, network, seconds, history, image=training.shape, **facts, **scores)
+    facts = {"image": training.shape} | {key: getattr(training, key) for key in ("mean", "std", "classes")}
+    facts |= {name: round(history.last(name), 4) for name in LOGGED[2:] if history.curve(name)[0]}
+    return piece.save(
+        network, history, **_facts(recipe, arguments), **facts, seconds=round(history.cost.wall_seconds, 1)
+    )
+
+
+def _facts(recipe: Recipe | Published, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What a card says that rebuilds network and images."""
+    named = {key: getattr(recipe, key) for key in ("architecture", "dataset", "size")}
+    return named | {"arguments": arguments, "recipe": asdict(recipe)}
 
 
 def _scores(network: nn.Module, test: ImageSet | SegmentationSet) -> dict[str, float]:
@@ -350,29 +349,7 @@ def _convert(piece: Piece, recipe: Published, progress: bool) -> dict[str, Any]:
     original.load_state_dict(pretrained.torchvision_weights(recipe.source, recipe.weights, progress))
     # The same layers in the same order, under other names.
     network.load_state_dict(dict(zip(network.state_dict(), original.state_dict().values(), strict=True)))
-    facts = {"mean": preprocessing.mean, "std": preprocessing.std, "classes": classes, "origin": found.url}
-    facts["test_accuracy"] = round(found.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100, 4)
-    image = (3, *2 * preprocessing.crop_size)
-    return _save(piece, recipe, arguments, network, time.perf_counter() - started, image=image, **facts)
-
-
-def _save(
-    piece: Piece,
-    recipe: Recipe | Published,
-    arguments: dict[str, Any],
-    network: nn.Module,
-    seconds: float,
-    history: run.History | None = None,
-    **facts: Any,
-) -> dict[str, Any]:
-    return piece.save(
-        network,
-        history,
-        architecture=recipe.architecture,
-        arguments=arguments,
-        dataset=recipe.dataset,
-        size=recipe.size,
-        **facts,
-        recipe=asdict(recipe),
-        seconds=round(seconds, 1),
-    )
+    facts = {"image": (3, *2 * preprocessing.crop_size), "mean": preprocessing.mean, "std": preprocessing.std}
+    facts |= {"classes": classes, "origin": found.url, "seconds": round(time.perf_counter() - started, 1)}
+    accuracy = round(found.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100, 4)
+    return piece.save(network, **_facts(recipe, arguments), **facts, test_accuracy=accuracy)

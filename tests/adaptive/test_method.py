@@ -152,7 +152,7 @@ def test_the_loss_is_the_sum_over_the_sources_of_the_papers_three_terms() -> Non
         for lesson, space, part in zip(method.lessons, method.spaces, parts, strict=True):
             x = images[part]
             for s, t, g, e in zip(
-                method.student.features(x), lesson.source.features(x), space.student, space.source, strict=True
+                method.student.both(x)[0], lesson.source.both(x)[0], space.student, space.source, strict=True
             ):
                 expected["features"] += float(((g(s) - e(t)) ** 2).mean())
                 expected["regulariser"] += float((((e.weight**2).sum((1, 2, 3)) - 1) ** 2).mean())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
@@ -22,27 +20,23 @@ def nested() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 4, 3), inner, nn.Flatten(), nn.PReLU(), nn.Linear(5, 2))
 
 
-@pytest.mark.parametrize(
-    ("make", "image", "names", "between"),
-    [
-        (plain, (1, 8, 8), ["blocks.0.0", "blocks.1.0", "pool.1", "head"], [0, 2, 3, 0]),
-        (nested, (1, 8, 8), ["0", "1.2", "4"], [0, 3, 2]),
-        (lambda: nets.conv3(2), (1, 8, 8), ["blocks.0.0", "blocks.1.0", "blocks.2.0", "head"], [0, 2, 2, 3]),
-        (lambda: nn.Sequential(nn.Linear(4, 2)), (4,), ["0"], [0]),
-    ],
-)
-def test_the_layers_one_after_the_other_are_the_network(make: Any, image: tuple, names: list, between: list) -> None:
-    network = make().eval()
-    links = chain_of(network)
-    assert [link.name for link in links] == names and [len(link.between) for link in links] == between
-    modules = dict(network.named_modules())
-    assert all(link.layer is modules[link.name] for link in links)
-    images = torch.randn(3, *image)
-    values = images
-    for link in links:
-        values = link(values)
-        assert values.shape[1] == link.width and (values.ndim == 4) == link.spatial
-    assert torch.equal(values, network(images))
+def test_the_layers_one_after_the_other_are_the_network() -> None:
+    cases = (
+        (plain(), (1, 8, 8), ["blocks.0.0", "blocks.1.0", "pool.1", "head"], [0, 2, 3, 0]),
+        (nested(), (1, 8, 8), ["0", "1.2", "4"], [0, 3, 2]),
+        (nets.conv3(2), (1, 8, 8), ["blocks.0.0", "blocks.1.0", "blocks.2.0", "head"], [0, 2, 2, 3]),
+        (nn.Sequential(nn.Linear(4, 2)), (4,), ["0"], [0]),
+    )
+    for network, image, names, between in cases:
+        links = chain_of(network.eval())
+        assert [link.name for link in links] == names and [len(link.between) for link in links] == between
+        modules = dict(network.named_modules())
+        assert all(link.layer is modules[link.name] for link in links)
+        values = images = torch.randn(3, *image)
+        for link in links:
+            values = link(values)
+            assert values.shape[1] == link.width and (values.ndim == 4) == link.spatial
+        assert torch.equal(values, network(images))
 
 
 def test_alexnet_can_be_taken_apart() -> None:
@@ -62,26 +56,28 @@ def test_a_link_leaves_its_input_as_it_is_also_where_the_relu_works_in_place() -
     assert not works_in_place(plain())
 
 
-@pytest.mark.parametrize(
-    ("network", "message"),
-    [
+class Odd(nn.Sequential):
+    """A sequence with a forward pass of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + x
+
+
+def test_other_networks_are_refused_with_what_stands_in_the_way() -> None:
+    layer = nn.Linear(2, 2)
+    cases = (
         (nets.conv3(2, batch_norm=True), "Classifier cannot be taken apart: 'blocks.0.1' is a BatchNorm2d"),
-        (nets.small_resnet(), "cannot be taken apart: 'blocks.*Build a plain network .models.plain_vgg"),
+        (nets.small_resnet(), "cannot be taken apart: 'blocks.*Build a plain network .nets.plain_vgg"),
         (nets.multi_head_conv({"a": 2}, widths=(3, 4)), "MultiHead cannot be taken apart: 'it' is a MultiHead"),
         (nn.Sequential(nn.Linear(2, 2), nn.ConvTranspose2d(2, 2, 1)), "'1' is a ConvTranspose2d"),
         (nn.Sequential(nn.Linear(2, 2), nn.Softmax(1)), "goes on behind its last layer '0' with Softmax"),
         (nn.Sequential(nn.Flatten()), "no convolution and no linear layer"),
-    ],
-)
-def test_other_networks_are_refused_with_what_stands_in_the_way(network: nn.Module, message: str) -> None:
-    with pytest.raises(ReuseError, match=message):
-        chain_of(network)
-
-
-def test_a_layer_that_is_used_twice_is_refused() -> None:
-    layer = nn.Linear(2, 2)
-    with pytest.raises(ReuseError, match="'2' of Sequential is used twice"):
-        chain_of(nn.Sequential(layer, nn.ReLU(), layer))
+        (nn.Sequential(layer, nn.ReLU(), layer), "'2' of Sequential is used twice"),
+        (nn.Sequential(Odd(nn.Linear(2, 2)), nn.Linear(2, 2)), "'0' is a Odd"),
+    )
+    for network, message in cases:
+        with pytest.raises(ReuseError, match=message):
+            chain_of(network)
 
 
 def test_an_activation_may_be_used_again() -> None:
@@ -91,15 +87,6 @@ def test_an_activation_may_be_used_again() -> None:
     for link in chain_of(network):
         values = link(values)
     assert torch.equal(values, network(inputs))
-
-
-def test_a_network_with_a_forward_pass_of_its_own_is_not_taken_for_a_sequence() -> None:
-    class Odd(nn.Sequential):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x) + x
-
-    with pytest.raises(ReuseError, match="'0' is a Odd"):
-        chain_of(nn.Sequential(Odd(nn.Linear(2, 2)), nn.Linear(2, 2)))
 
 
 def test_a_link_compares_by_identity() -> None:

@@ -1,4 +1,6 @@
-"""Every generator of noise alone: shapes, statistics of images and of initial weights, gradients, errors."""
+"""Generators and DCGAN's discriminator: shapes, statistics of images and of initial weights, gradients, errors."""
+
+from __future__ import annotations
 
 import pytest
 import torch
@@ -7,124 +9,143 @@ from torch import nn
 from reuselib import nets
 from reuselib.errors import ShapeMismatch, UnknownName
 
-SIZES = [8, 16, 28, 32]
+SMALL = {
+    "upsampling": lambda: nets.upsampling_generator(image=(3, 8, 8), latent=8, width=4),
+    "zskt": lambda: nets.upsampling_generator((1, 8, 16), latent=8, width=4, activation=None, affine=True),
+    "dcgan": lambda: nets.dcgan_generator(image=(3, 32, 32), latent=8, width=4),
+    "inversion": lambda: nets.inversion_generator(image=(3, 8, 8), latent=8, width=4),
+    "deconvolution": lambda: nets.deconvolution_generator(image=(3, 16, 16), latent=8, width=4),
+}
+NORMS = ["batch", "group", None]
+CONVOLUTION = nn.Conv2d | nn.ConvTranspose2d
 
 
-@pytest.fixture(scope="module")
-def dcgan() -> nets.Generator:
-    """A generator B of full width, whose initial weights are many enough to measure."""
-    torch.manual_seed(0)
-    return nets.dcgan_generator(image=(3, 32, 32))
+def kinds(model: nn.Module, kind: type) -> list:
+    return [module for module in model.modules() if isinstance(module, kind)]
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_upsampling_generator_is_normalised_in_train_mode(size: int, channels: int) -> None:
-    torch.manual_seed(0)
-    generator = nets.upsampling_generator(image=(channels, size, size), latent=16, width=8).train()
-    images = generator(torch.randn(16, 16))
-    assert images.shape == (16, channels, size, size)
-    assert images.mean((0, 2, 3)).abs().max() < 1e-3
-    assert (images.var((0, 2, 3), unbiased=False) - 1).abs().max() < 1e-3
+def discriminator(size: int = 16, channels: int = 1, **options: object) -> nets.Discriminator:
+    return nets.dcgan_discriminator((channels, size, size), **{"width": 4, "groups": 2} | options)
 
 
-def test_upsampling_generator_at_the_papers_size() -> None:
-    generator = nets.upsampling_generator(latent=100)
-    assert (generator.latent, generator.image) == (100, (1, 32, 32))
-    assert generator(torch.randn(2, 100)).shape == (2, 1, 32, 32)
+def assert_reached(*networks: nn.Module) -> None:
+    for network in networks:
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
-def test_rectangular_images() -> None:
-    generator = nets.upsampling_generator(image=(1, 8, 16), latent=4, width=2)
-    assert generator(torch.randn(2, 4)).shape == (2, 1, 8, 16)
-
-
-def test_zskt_variant_has_an_affine_end_and_no_tanh() -> None:
-    generator = nets.upsampling_generator(image=(1, 8, 8), width=4, activation=None, affine=True)
-    assert generator.layers[-1].affine
-    assert not any(isinstance(module, nn.Tanh) for module in generator.modules())
-
-
-def test_dafl_variant_changes_epsilon_after_convolutions_only() -> None:
-    generator = nets.upsampling_generator(image=(1, 8, 8), width=4, batch_norm_eps=0.8)
-    norms = [module.eps for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert norms == [1e-5, 0.8, 0.8, 1e-5]
-
-
-def test_dcgan_generator_stays_in_its_range(dcgan: nets.Generator) -> None:
-    images = dcgan(10 * torch.randn(4, 256))
-    assert images.shape == (4, 3, 32, 32)
-    assert images.abs().max() <= 1
-
-
-def test_dcgan_generator_at_the_papers_size() -> None:
+@pytest.mark.parametrize("case", SMALL)
+def test_shapes_gradients_seeds_and_the_meta_device(case: str) -> None:
+    torch.manual_seed(3)
+    generator = SMALL[case]()
+    torch.manual_seed(3)
+    again = SMALL[case]().state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in generator.state_dict().items())
+    images = generator(torch.randn(4, 8))
+    assert images.shape == (4, *generator.image)
+    images.pow(3).sum().backward()
+    assert_reached(generator)
     with torch.device("meta"):
-        generator = nets.dcgan_generator()
-        images = generator(torch.randn(2, 256))
-    assert images.shape == (2, 3, 128, 128)
+        images = SMALL[case]()(torch.randn(4, 8))
+    images.sum().backward()
+    assert images.is_meta and images.shape == (4, *generator.image)
+    with pytest.raises(ShapeMismatch, match=r"\(batch, 8\), not \(4, 9\)"):
+        generator(torch.randn(4, 9))
 
 
-def test_dcgan_initial_weights(dcgan: nets.Generator) -> None:
-    for module in dcgan.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
-            count = module.weight.numel()
-            centre = 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0
-            assert abs(module.weight.mean() - centre) < 6 * 0.02 / count**0.5
-            assert abs(module.weight.std() - 0.02) < 6 * 0.02 / (2 * count) ** 0.5
-            assert module.bias is None or not module.bias.any()
+def test_values_stay_in_their_range_at_every_size() -> None:
+    torch.manual_seed(0)
+    for size in (8, 16, 28, 32):
+        for channels in (1, 3):  # normalised in train mode
+            generator = nets.upsampling_generator((channels, size, size), latent=16, width=8).train()
+            images = generator(torch.randn(16, 16))
+            assert images.mean((0, 2, 3)).abs().max() < 1e-3
+            assert (images.var((0, 2, 3), unbiased=False) - 1).abs().max() < 1e-3
+        for large in (False, True):
+            generator = nets.inversion_generator((3, size, size), latent=16, width=8, large=large)
+            images = generator(100 * torch.randn(4, 16))
+            assert images.shape == (4, 3, size, size) and 0 <= images.min() and images.max() <= 1
+            assert generator.layers[0].out_features == (32 if large else 16) * (size // 4) ** 2
+    assert SMALL["dcgan"]()(10 * torch.randn(4, 8)).abs().max() <= 1
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("large", [False, True])
-def test_inversion_generator_gives_pixels(size: int, large: bool) -> None:
-    generator = nets.inversion_generator((3, size, size), latent=16, width=8, large=large)
-    images = generator(100 * torch.randn(4, 16))
-    assert images.shape == (4, 3, size, size)
-    assert 0 <= images.min() and images.max() <= 1
-    assert generator.layers[0].out_features == (32 if large else 16) * (size // 4) ** 2
-
-
-def test_inversion_generator_at_64_pixels_starts_from_16() -> None:
+def test_layers_of_the_papers() -> None:
+    zskt = SMALL["zskt"]()
+    assert zskt.layers[-1].affine and not kinds(zskt, nn.Tanh)
+    inversion = SMALL["inversion"]()
+    assert [m.bias is not None for m in kinds(inversion, nn.Conv2d)] == [False, False, True]
+    assert [m.negative_slope for m in kinds(inversion, nn.LeakyReLU)] == [0.2, 0.2]
     with torch.device("meta"):
-        generator = nets.inversion_generator((3, 64, 64))
-        assert generator.layers[:2](torch.randn(2, 256)).shape == (2, 128, 16, 16)
-        assert generator(torch.randn(2, 256)).shape == (2, 3, 64, 64)
+        assert nets.dcgan_generator()(torch.randn(2, 256)).shape == (2, 3, 128, 128)
+        large = nets.inversion_generator((3, 64, 64))
+        assert large.layers[:2](torch.randn(2, 256)).shape == (2, 128, 16, 16)  # starts from 16 pixels
+        assert large(torch.randn(2, 256)).shape == (2, 3, 64, 64)
+        generator, judge = nets.deconvolution_generator(), nets.dcgan_discriminator()
+        assert judge(generator(torch.randn(2, 100))).shape == (2,)
+    made, judged = kinds(generator, CONVOLUTION), kinds(judge, CONVOLUTION)
+    assert [m.in_channels for m in made] == [100, 1024, 512, 256, 128] and made[-1].out_channels == 3
+    assert [m.out_channels for m in judged] == [128, 256, 512, 1024, 1] and judged[0].in_channels == 3
+    for layers in (made[::-1], judged):
+        forms = [(m.kernel_size[0], m.stride[0], m.padding[0]) for m in layers]
+        assert forms == [(4, 2, 1)] * 4 + [(4, 1, 0)] and all(m.bias is not None for m in layers)
+    assert [m.negative_slope for m in kinds(judge, nn.LeakyReLU)] == [0.2] * 4
+    assert [m.num_features for m in kinds(generator, nn.BatchNorm2d)] == [1024, 512, 256, 128]
+    assert isinstance(generator.layers[-1], nn.Tanh)
 
 
-def test_inversion_generator_has_the_slope_and_biases_asked_for() -> None:
-    generator = nets.inversion_generator((1, 8, 8), latent=8, width=4, slope=0.1)
-    assert [m.negative_slope for m in generator.modules() if isinstance(m, nn.LeakyReLU)] == [0.1, 0.1]
-    biases = [m.bias is not None for m in generator.modules() if isinstance(m, nn.Conv2d)]
-    assert biases == [False, False, True]
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    for build in (nets.upsampling_generator, nets.inversion_generator):
+        for image in ((1, 30, 32), (1, 32, 2), (1, 0, 8)):
+            with pytest.raises(ShapeMismatch, match="multiples of 4"):
+                build(image=image)
+    with pytest.raises(ShapeMismatch, match="multiples of 16"):
+        nets.dcgan_generator(image=(3, 40, 48))
+    for build in (nets.deconvolution_generator, nets.dcgan_discriminator):
+        for height, width in ((4, 4), (12, 12), (28, 28), (48, 48), (16, 32), (0, 0), (7, 7)):
+            with pytest.raises(ShapeMismatch, match=f"8, 16, 32, 64 … pixels, not {height}x{width}.*Resize"):
+                build((1, height, width))
+    with pytest.raises(UnknownName, match="tanh"):
+        nets.upsampling_generator(activation="tan")
+
+
+# --- initial weights --------------------------------------------------------------------------------------------------
+
+
+def assert_drawn(network: nn.Module, norms: bool) -> None:
+    """Assert N(0, 0.02), for batch norms N(1, 0.02) or else exactly one, and biases of zero."""
+    for module in kinds(network, nn.Linear | CONVOLUTION | nn.BatchNorm2d | nn.GroupNorm):
+        norm, count = isinstance(module, nn.BatchNorm2d | nn.GroupNorm), module.weight.numel()
+        assert module.bias is None or not module.bias.any()
+        if norm and not norms:
+            assert (module.weight == 1).all()
+            continue
+        assert abs(module.weight.mean() - float(norm)) < 6 * 0.02 / count**0.5
+        assert abs(module.weight.std() - 0.02) < 6 * 0.02 / (2 * count) ** 0.5
+
+
+def test_initial_weights() -> None:
+    torch.manual_seed(0)
+    assert_drawn(nets.dcgan_generator(image=(3, 32, 32)), norms=True)
+    for build in (nets.deconvolution_generator, nets.dcgan_discriminator):
+        assert_drawn(build((3, 32, 32), width=32), norms=False)
 
 
 def test_reinitialise_draws_from_its_generator_alone() -> None:
-    networks = [nets.inversion_generator((3, 16, 16), latent=64, width=32) for _ in range(2)]
+    networks = [nets.inversion_generator((3, 16, 16)) for _ in range(2)]
     torch.manual_seed(0)
     state = torch.get_rng_state()
     for network in networks:
         nets.reinitialise(network, torch.Generator().manual_seed(5))
+    assert_drawn(networks[0], norms=True)
     assert torch.equal(torch.get_rng_state(), state)
-    for first, second in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+    for first, second in zip(*(network.parameters() for network in networks), strict=True):
         assert torch.equal(first, second)
     nets.reinitialise(networks[1], torch.Generator().manual_seed(6))
     assert not torch.equal(networks[0].layers[0].weight, networks[1].layers[0].weight)
 
 
-def test_reinitialise_draws_the_right_normal_distributions() -> None:
-    generator = nets.inversion_generator((3, 16, 16))
-    nets.reinitialise(generator, torch.Generator().manual_seed(0))
-    for module in generator.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
-            count = module.weight.numel()
-            centre = 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0
-            assert abs(module.weight.mean() - centre) < 6 * 0.02 / count**0.5
-            assert abs(module.weight.std() - 0.02) < 6 * 0.02 / (2 * count) ** 0.5
-            assert module.bias is None or not module.bias.any()
-
-
 def test_reinitialise_spares_running_statistics_and_the_storage_of_the_parameters() -> None:
-    generator = nets.inversion_generator((1, 8, 8), latent=8, width=4)
+    generator = SMALL["inversion"]()
     generator(torch.randn(16, 8))
     buffers = [buffer.clone() for buffer in generator.buffers()]
     parameters = [(parameter, parameter.data_ptr()) for parameter in generator.parameters()]
@@ -132,66 +153,51 @@ def test_reinitialise_spares_running_statistics_and_the_storage_of_the_parameter
     assert all(torch.equal(old, new) for old, new in zip(buffers, generator.buffers(), strict=True))
     assert all(a is p and a.data_ptr() == at for (a, at), p in zip(parameters, generator.parameters(), strict=True))
     assert all(parameter.requires_grad and parameter.is_leaf for parameter in generator.parameters())
-
-
-def test_reinitialise_takes_batch_norms_without_weights_and_meta_tensors() -> None:
-    nets.reinitialise(nets.upsampling_generator((1, 8, 8), latent=8, width=4), torch.Generator())
+    nets.reinitialise(SMALL["upsampling"](), torch.Generator())  # whose last batch norm has no weights
     with torch.device("meta"):
-        nets.reinitialise(nets.inversion_generator((1, 8, 8), latent=8, width=4), None)
+        nets.reinitialise(SMALL["inversion"](), None)
 
 
-GENERATORS = {
-    "upsampling": lambda: nets.upsampling_generator(image=(3, 8, 8), latent=8, width=4),
-    "zskt": lambda: nets.upsampling_generator((1, 8, 8), latent=8, width=4, activation=None, affine=True),
-    "dcgan": lambda: nets.dcgan_generator(image=(3, 32, 32), latent=8, width=4),
-    "inversion": lambda: nets.inversion_generator(image=(3, 8, 8), latent=8, width=4),
-}
+# --- DCGAN ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", GENERATORS)
-def test_gradient_reaches_every_parameter(case: str) -> None:
+def test_the_players_fit_each_other_and_halving_the_size_drops_the_widest_layer() -> None:
+    for size, widths in {8: [4], 16: [8, 4], 32: [16, 8, 4], 64: [32, 16, 8, 4]}.items():
+        for channels in (1, 3):
+            generator = nets.deconvolution_generator((channels, size, size), latent=5, width=4)
+            judge = discriminator(size, channels)
+            images = generator(10 * torch.randn(3, 5))
+            assert images.shape == (3, channels, size, size) and images.abs().max() <= 1
+            assert judge(images).shape == (3,) and generator.image == judge.image == (channels, size, size)
+            assert [layer.out_channels for layer in kinds(generator, CONVOLUTION)] == [*widths, channels]
+            assert [layer.in_channels for layer in kinds(judge, CONVOLUTION)] == [channels, *widths[::-1]]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_normalisations(norm: str | None) -> None:
+    judge = discriminator(32, norm=norm)  # all but the first and the last layer
+    found = kinds(judge, nn.BatchNorm2d | nn.GroupNorm)
+    kind = {"batch": nn.BatchNorm2d, "group": nn.GroupNorm}.get(norm)
+    assert [type(module) for module in found] == ([kind, kind] if norm else [])
+    assert all(module.num_groups == 2 for module in found if norm == "group")
+    assert [type(module) for module in judge.layers[:2]] == [nn.Conv2d, nn.LeakyReLU]
+    assert isinstance(judge.layers[-1], nn.Conv2d)
+    judge = discriminator(norm=norm).double()  # only batch normalisation couples the images of a batch
+    images = torch.randn(5, 1, 16, 16, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(judge(images)[0], images)
+    assert gradient[0].any() and gradient[1:].any() == (norm == "batch")
+    judge, generator = discriminator(channels=3, norm=norm), SMALL["deconvolution"]()
+    assert judge(torch.randn(1, 3, 16, 16)).shape == (1,)
     torch.manual_seed(0)
-    generator = GENERATORS[case]()
-    generator(torch.randn(4, 8)).pow(3).sum().backward()
-    for name, parameter in generator.named_parameters():
-        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    judge(generator(torch.randn(4, 8))).square().sum().backward()
+    assert_reached(generator, judge)
 
 
-@pytest.mark.parametrize("case", GENERATORS)
-def test_meta_device(case: str) -> None:
-    with torch.device("meta"):
-        generator = GENERATORS[case]()
-        noise = torch.randn(4, 8)
-    images = generator(noise)
-    images.sum().backward()
-    assert images.is_meta and images.shape == (4, *generator.image)
-
-
-def test_same_seed_same_generator() -> None:
-    weights = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        weights.append(GENERATORS["dcgan"]().layers[0].weight)
-    assert torch.equal(*weights)
-
-
-@pytest.mark.parametrize("image", [(1, 30, 32), (1, 32, 2), (1, 0, 8)])
-@pytest.mark.parametrize("build", [nets.upsampling_generator, nets.inversion_generator])
-def test_upsampling_refuses_odd_sizes(build, image: tuple[int, int, int]) -> None:
-    with pytest.raises(ShapeMismatch, match="multiples of 4"):
-        build(image=image)
-
-
-def test_dcgan_generator_refuses_odd_sizes() -> None:
-    with pytest.raises(ShapeMismatch, match="multiples of 16"):
-        nets.dcgan_generator(image=(3, 40, 48))
-
-
-def test_wrong_noise_says_what_fits() -> None:
-    with pytest.raises(ShapeMismatch, match=r"\(batch, 8\), not \(4, 9\)"):
-        GENERATORS["upsampling"]()(torch.randn(4, 9))
-
-
-def test_unknown_activation() -> None:
-    with pytest.raises(UnknownName, match="tanh"):
-        nets.upsampling_generator(activation="tan")
+def test_what_a_discriminator_refuses() -> None:
+    for shape in ((2, 3, 16, 16), (2, 1, 32, 32), (1, 16, 16)):
+        with pytest.raises(ShapeMismatch, match=r"shape \(1, 16, 16\), not .*Build it with"):
+            discriminator()(torch.randn(shape))
+    with pytest.raises(UnknownName, match="normalisation 'grup'. Did you mean 'group'"):
+        discriminator(norm="grup")
+    with pytest.raises(ShapeMismatch, match="32 groups do not divide 8 channels"):
+        discriminator(groups=32)

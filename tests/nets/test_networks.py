@@ -1,183 +1,257 @@
-"""Every classifier: parameter counts, shapes, gradients, the meta device, and errors for wrong images."""
+"""Every classifier: published sizes, shapes, gradients, the meta device, and errors for images that do not fit."""
+
+from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torchvision import models as torchvision
 
 from reuselib import nets
-from reuselib.errors import ShapeMismatch, UnknownName
+from reuselib.errors import ReuseError, ShapeMismatch, UnknownName
+from reuselib.nets.resnet import PreActivationBlock, wide_resnet
 
 SMALL = {
-    "conv3": ({}, (1, 16, 16)),
-    "conv3 with batch norm": ({"width": 8, "classes": 5, "channels": 3, "batch_norm": True}, (3, 8, 8)),
-    "conv4": ({"classes": 4}, (1, 16, 16)),
-    "lenet5": ({}, (1, 32, 32)),
-    "lenet5_half": ({}, (1, 32, 32)),
-    "small_resnet": ({"width": 4}, (1, 16, 16)),
-    "small_resnet of two stages": ({"depth_blocks": (2, 1), "width": 4, "channels": 3}, (3, 8, 8)),
-    "wrn16_1": ({"channels": 1}, (1, 16, 16)),
-    "plain_vgg": ({}, (1, 16, 16)),
-    "plain_vgg of two blocks": ({"widths": ((4, 4), (8,)), "channels": 3, "size": 8, "head_norm": False}, (3, 8, 8)),
+    "conv3": ({}, (1, 16, 16), 10),
+    "conv3 with batch norm": ({"width": 8, "classes": 5, "channels": 3, "batch_norm": True}, (3, 8, 8), 5),
+    "conv4": ({"classes": 4}, (1, 16, 16), 4),
+    "lenet5": ({}, (1, 32, 32), 10),
+    "lenet5_half": ({}, (1, 32, 32), 10),
+    "small_resnet": ({"width": 4}, (1, 16, 16), 10),
+    "small_resnet of two stages": ({"depth_blocks": (2, 1), "width": 4, "channels": 3}, (3, 8, 8), 10),
+    "wrn16_1": ({"channels": 1}, (1, 16, 16), 10),
+    "plain_vgg": ({}, (1, 16, 16), 10),
+    "plain_vgg without norm": ({"widths": ((4, 4), (8,)), "channels": 3, "size": 8, "head_norm": False}, (3, 8, 8), 10),
 }
 LARGE = {
-    "resnet34_8x": ({"classes": 100}, (3, 32, 32)),
-    "resnet18_8x": ({}, (3, 32, 32)),
-    "resnet34_imagenet": ({}, (3, 128, 128)),
-    "resnet18_imagenet": ({}, (3, 128, 128)),
-    "wrn16_2": ({}, (3, 32, 32)),
-    "wrn40_1": ({}, (3, 32, 32)),
-    "wrn40_2": ({"classes": 100}, (3, 32, 32)),
-    "vgg11_bn": ({}, (3, 32, 32)),
-    "vgg11_bn with four pools": ({"classes": 200, "pools": 4}, (3, 64, 64)),
-    "vgg16_plain": ({}, (3, 32, 32)),
-    "vgg16_plain_half": ({}, (3, 32, 32)),
-    "alexnet": ({"classes": 60}, (3, 64, 64)),
+    "resnet34_8x": ({"classes": 100}, (3, 32, 32), 100),
+    "resnet18_8x": ({}, (3, 32, 32), 10),
+    "resnet34_imagenet": ({}, (3, 128, 128), 101),
+    "resnet18_imagenet": ({"channels": 1}, (1, 128, 128), 101),
+    "wrn16_2": ({}, (3, 32, 32), 10),
+    "wrn40_1": ({}, (3, 32, 32), 10),
+    "wrn40_2": ({"classes": 100}, (3, 32, 32), 100),
+    "vgg11_bn": ({}, (3, 32, 32), 10),
+    "vgg11_bn with four pools": ({"classes": 200, "pools": 4}, (3, 64, 64), 200),
+    "vgg16_plain": ({}, (3, 32, 32), 10),
+    "vgg16_plain_half": ({}, (3, 32, 32), 10),
+    "alexnet": ({"classes": 60}, (3, 64, 64), 60),
 }
-CLASSES = {
-    "conv3 with batch norm": 5,
-    "conv4": 4,
-    "resnet34_8x": 100,
-    "resnet34_imagenet": 101,
-    "resnet18_imagenet": 101,
-    "wrn40_2": 100,
-    "vgg11_bn with four pools": 200,
-    "alexnet": 60,
-}
+STUDENT = {"widths": (72, 210, 420, 320, 320), "hidden": (4200, 4200), "classes": 120}
+TASKS = {"outputs": 9, "dense": False, "encoder": "residual"}
+COUNTS = [
+    ("lenet5", {}, 61_706),
+    ("lenet5_half", {}, 15_738),
+    ("resnet34_8x", {}, 21_282_122),
+    ("resnet18_8x", {}, 11_173_962),
+    ("conv3", {}, 23_946),
+    ("conv3", {"width": 8}, 6_218),
+    ("conv4", {}, 26_394),
+    ("wrn16_1", {}, 175_066),
+    ("wrn16_2", {}, 691_674),
+    ("wrn40_1", {}, 563_930),
+    ("wrn40_2", {}, 2_243_546),
+    ("vgg11_bn", {}, 9_231_114),
+    ("vgg11_bn", {"pools": 4}, 9_231_114),
+    ("vgg16_plain", {}, 14_983_498),
+    ("vgg16_plain", {"classes": 100}, 15_029_668),
+    ("vgg16_plain_half", {}, 5_412_682),
+    ("vgg16_plain_half", {"classes": 100}, 5_458_852),
+    ("plain_vgg", {}, 148_122),
+    ("alexnet", {}, 61_100_840),
+    ("alexnet", {"classes": 60}, 57_249_660),
+    ("alexnet", STUDENT, 69_866_998),
+    ("upsampling_generator", {"latent": 100}, 1_049_985),
+    ("upsampling_generator", {"image": (3, 32, 32), "latent": 256}, 2_329_091),
+    ("dcgan_generator", {}, 11_243_203),
+    ("inversion_generator", {}, 2_328_899),
+    ("inversion_generator", {"large": True}, 4_581_955),
+    ("inversion_generator", {"large": True, "latent": 512}, 8_776_259),
+    ("deconvolution_generator", {}, 12_660_355),
+    ("dcgan_discriminator", {}, 11_038_081),
+    ("multi_head_conv", {"tasks": {"a": 2, "b": 2}}, 14_260),
+    ("multi_head_resnet18", {"tasks": {"a": 2}}, 11_177_538),
+    ("room_encoder", {}, 66_728),
+    ("residual_room_encoder", {}, 66_214),
+    ("dense_decoder", {"outputs": 3}, 12_071),
+    ("vector_head", {"outputs": 9}, 67_081),
+    ("task_network", {"outputs": 3}, 66_728 + 12_071),
+    ("task_network", TASKS, 66_214 + 67_081),
+    ("readout", {"outputs": 1}, 19_997),
+    ("readout", {"outputs": 6, "dense": False}, 135_766),
+    ("small_segmenter", {}, 197_751),
+    ("small_segmenter", {"width": 16}, 49_919),
+    ("deeplabv3_resnet50", {"classes": 11}, 39_636_299),
+    ("deeplabv3_resnet50", {"classes": 13}, 39_636_813),
+    ("deeplabv3_mobilenet", {"classes": 11}, 5_111_307),
+    ("deeplabv3_mobilenet", {"classes": 13}, 5_111_821),
+]
 
 
 def network(case: str) -> nets.Classifier:
-    """Build the network of one case."""
-    arguments, _ = (SMALL | LARGE)[case]
-    return nets.build(case.split()[0], **arguments)
+    return nets.build(case.split()[0], **(SMALL | LARGE)[case][0])
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "count"),
-    [
-        ("lenet5", {}, 61_706),
-        ("lenet5_half", {}, 15_738),
-        ("resnet34_8x", {}, 21_282_122),
-        ("resnet18_8x", {}, 11_173_962),
-        ("conv3", {}, 23_946),
-        ("conv3", {"width": 8}, 6_218),
-        ("conv4", {}, 26_394),
-        ("wrn16_1", {}, 175_066),
-        ("wrn16_2", {}, 691_674),
-        ("wrn40_1", {}, 563_930),
-        ("wrn40_2", {}, 2_243_546),
-        ("vgg11_bn", {}, 9_231_114),
-        ("vgg11_bn", {"pools": 4}, 9_231_114),
-        ("upsampling_generator", {"latent": 100}, 1_049_985),
-        ("upsampling_generator", {"image": (3, 32, 32), "latent": 256}, 2_329_091),
-        ("dcgan_generator", {}, 11_243_203),
-        ("inversion_generator", {}, 2_328_899),
-        ("inversion_generator", {"large": True}, 4_581_955),
-        ("inversion_generator", {"large": True, "latent": 512}, 8_776_259),
-    ],
-)
-def test_parameter_count_is_the_published_one(name: str, arguments: dict, count: int) -> None:
+def sides(classifier: nets.Classifier, *image: int) -> list[tuple[int, ...]]:
+    """The shapes of the maps behind the blocks."""
+    maps, found = torch.zeros(2, *image, device=classifier.head.weight.device), []
+    for block in classifier.blocks:
+        maps = block(maps)
+        found.append(tuple(maps.shape[1:]))
+    return found
+
+
+def kinds(model: nn.Module, kind: type) -> list:
+    return [module for module in model.modules() if isinstance(module, kind)]
+
+
+def test_parameter_counts_are_the_published_ones() -> None:
+    for name, arguments, count in COUNTS:
+        with torch.device("meta"):
+            assert nets.parameter_count(nets.build(name, **arguments)) == count, (name, arguments)
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_shapes_gradients_and_parts(case: str) -> None:
+    classifier, (_, image, classes) = network(case), SMALL[case]
+    logits = classifier(images := torch.randn(4, *image))
+    assert logits.shape == (4, classes)
+    logits.square().sum().backward()
+    for name, parameter in classifier.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    classifier.eval()
+    features = classifier.features(images)
+    assert torch.equal(features, classifier.pool(classifier.blocks(images)))
+    assert torch.equal(classifier.head(features), classifier(images))
+
+
+def test_all_work_on_meta_and_say_which_images_fit() -> None:
+    for case, (_, image, classes) in (SMALL | LARGE).items():
+        with torch.device("meta"):
+            classifier, images = network(case), torch.randn(2, *image, requires_grad=True)
+        logits = classifier(images)
+        logits.sum().backward()
+        assert logits.shape == (2, classes) and logits.is_meta, case
+        assert all(parameter.grad is not None for parameter in classifier.parameters())
+        assert classifier.features(images).shape == (2, classifier.head.in_features)
+        for use in (classifier, classifier.features):
+            with pytest.raises(ShapeMismatch, match=rf"\(batch, {classifier.channels}, .*not \(2, 2, 32, 32\)"):
+                use(torch.empty(2, 2, 32, 32, device="meta"))
+    for model, shape, words in (
+        (nets.conv3(), (1, 16, 16), r"not \(1, 16, 16\)"),
+        (nets.lenet5(), (2, 1, 28, 28), "size=32"),
+        (nets.plain_vgg(), (2, 1, 28, 28), "size=16"),
+    ):
+        with pytest.raises(ShapeMismatch, match=words):
+            model(torch.randn(shape))
+    with pytest.raises(UnknownName, match="lenet5"):
+        nets.build("lenet_5")
+
+
+def test_batch_norms_and_their_channels() -> None:
+    published = {"vgg11_bn": (8, 2752), "wrn40_2": (37, 2704), "wrn40_1": (37, 1360), "wrn16_2": (13, 912)}
+    plain = dict.fromkeys(("lenet5", "lenet5_half", "conv3", "vgg16_plain"), (0, 0))
+    for name, (layers, width) in (published | plain | {"wrn16_1": (13, 464), "conv4": (4, 128)}).items():
+        with torch.device("meta"):
+            norms = kinds(nets.build(name), nn.BatchNorm2d)
+        assert (len(norms), sum(norm.num_features for norm in norms)) == (layers, width), name
+    model, seen = nets.wrn16_1(), []  # hooks in the order of `modules()` read shallow layers first
+    for index, norm in enumerate(kinds(model, nn.BatchNorm2d)):
+        norm.register_forward_pre_hook(lambda module, inputs, index=index: seen.append(index))
+    model(torch.randn(2, 3, 8, 8))
+    assert seen == list(range(13))
+
+
+def test_maps_shrink_as_published() -> None:
     with torch.device("meta"):
-        assert nets.parameter_count(nets.build(name, **arguments)) == count
+        assert [side for *_, side in sides(nets.conv4(), 1, 16, 16)] == [8, 8, 4, 2]
+        assert sides(nets.wrn16_2(), 3, 32, 32) == [(32, 32, 32), (64, 16, 16), (128, 8, 8)]
+        for pools, expected in ((3, [32, 16, 8, 8, 8]), (4, [32, 16, 8, 4, 4])):
+            assert [side for *_, side in sides(nets.vgg11_bn(pools=pools), 3, 64, 64)] == expected
+        teacher, student = nets.vgg16_plain(), nets.vgg16_plain_half()
+        first = [(64, 16, 16), (128, 8, 8), (256, 4, 4)]
+        assert sides(teacher, 3, 32, 32) == [*first, (512, 2, 2), (512, 1, 1)]
+        assert sides(student, 3, 32, 32) == [*first, (256, 2, 2), (256, 1, 1)]
+        assert sides(nets.alexnet(**STUDENT), 3, 224, 224) == [
+            (72, 27, 27),
+            (210, 13, 13),
+            (420, 13, 13),
+            (320, 13, 13),
+            (320, 6, 6),
+        ]
+    shapes = [[p.shape for p in each.blocks[:3].parameters()] for each in (teacher, student)]
+    assert shapes[0] == shapes[1]
+    assert [type(layer) for layer in teacher.pool] == [nn.Flatten, nn.Linear, nn.BatchNorm1d]
+    assert [type(layer) for layer in student.pool] == [nn.Flatten, nn.Linear]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34"])
-def test_imagenet_networks_are_torchvisions(name: str) -> None:
-    torchvision = pytest.importorskip("torchvision")
+def test_convolutions_are_torchvisions() -> None:
     with torch.device("meta"):
-        original = torchvision.models.get_model(name, weights=None, num_classes=101)
-        ours = nets.build(f"{name}_imagenet")
-    assert nets.parameter_count(ours) == nets.parameter_count(original)
-
-
-def test_imagenet_wrapper_computes_what_torchvision_computes() -> None:
-    torchvision = pytest.importorskip("torchvision")
-    original = torchvision.models.resnet18(num_classes=7).eval()
-    ours = nets.resnet18_imagenet(classes=7).eval()
+        for name in ("resnet18", "resnet34"):
+            original = torchvision.get_model(name, num_classes=101)
+            assert nets.parameter_count(nets.build(f"{name}_imagenet")) == nets.parameter_count(original)
+        pairs = (torchvision.vgg11_bn(), nets.vgg11_bn()), (torchvision.vgg16(), nets.vgg16_plain())
+    for original, ours in pairs:
+        assert [p.shape for p in ours.blocks.parameters()] == [p.shape for p in original.features.parameters()]
+    assert [type(m) for m in ours.blocks.modules() if not list(m.children())] == [type(m) for m in original.features]
+    original, ours = torchvision.resnet18(num_classes=7).eval(), nets.resnet18_imagenet(classes=7).eval()
     ours.load_state_dict(dict(zip(ours.state_dict(), original.state_dict().values(), strict=True)))
     images = torch.randn(1, 3, 64, 64)
     assert torch.equal(ours(images), original(images))
 
 
-@pytest.mark.parametrize("case", SMALL)
-def test_shapes_and_gradients(case: str) -> None:
-    classifier, image = network(case), SMALL[case][1]
-    logits = classifier(torch.randn(4, *image))
-    assert logits.shape == (4, CLASSES.get(case, 10))
-    logits.square().sum().backward()
-    for name, parameter in classifier.named_parameters():
-        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+def test_a_pre_activation_block_computes_what_the_paper_writes() -> None:
+    for outputs, stride in ((4, 1), (8, 1), (8, 2)):
+        block, maps = PreActivationBlock(4, outputs, stride).eval(), torch.randn(2, 4, 8, 8)
+        (norm, _), (first, second, _, last) = block.activate, block.residual
+        active = F.relu(norm(maps))
+        expected = last(F.relu(second(first(active)))) + (maps if outputs == 4 else block.shortcut(active))
+        assert (block.shortcut is None) == (outputs == 4) and torch.equal(block(maps), expected)
+        assert block(maps).shape == (2, outputs, 8 // stride, 8 // stride)
+    assert nets.wrn16_2().features(torch.randn(2, 3, 32, 32)).min() >= 0
 
 
-@pytest.mark.parametrize("case", SMALL | LARGE)
-def test_meta_device(case: str) -> None:
-    with torch.device("meta"):
-        classifier = network(case)
-        images = torch.randn(2, *(SMALL | LARGE)[case][1], requires_grad=True)
-    logits = classifier(images)
-    logits.sum().backward()
-    assert logits.shape == (2, CLASSES.get(case, 10)) and logits.is_meta
-    assert all(parameter.grad is not None for parameter in classifier.parameters())
+def test_plain_vgg_starts_as_the_papers_and_sees_each_image_alone() -> None:
+    model = nets.plain_vgg(widths=((64,), (128,)), hidden=256)
+    first, second = (block[0].weight for block in model.blocks)
+    assert first.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.1)
+    assert second.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.05)
+    linear = model.pool[1]
+    assert linear.in_features == 128 * 4 * 4 and linear.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    biases = [m.bias for m in kinds(model, nn.Conv2d | nn.Linear)]
+    assert len(biases) == 4 and not any(bias.any() for bias in biases)
+    images = torch.randn(6, 1, 16, 16)
+    model(images)  # the running statistics have moved
+    torch.testing.assert_close(model.eval()(images[:1]), model(images)[:1])
 
 
-@pytest.mark.parametrize("case", SMALL | LARGE)
-def test_activations_are_the_outputs_of_the_blocks(case: str) -> None:
-    with torch.device("meta"):
-        classifier = network(case)
-        images = torch.randn(2, *(SMALL | LARGE)[case][1])
-    outputs = classifier.activations(images)
-    assert len(outputs) == len(classifier.blocks)
-    assert classifier.features(images).shape == (2, classifier.head.in_features)
-    assert outputs[-1].shape == classifier.blocks(images).shape
+def test_alexnet_has_no_relu_that_works_in_place_and_drops_in_training_alone() -> None:
+    small = {"widths": (4, 6, 8, 6, 5), "hidden": (12, 10), "classes": 3}
+    for side in (63, 224):
+        model, seen = nets.alexnet(**small).eval(), []
+        for layer in kinds(model, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append((output, output.clone())))
+        images = torch.randn(2, 3, side, side)
+        logits = model(images)
+        assert len(seen) == 8 and all(torch.equal(now, then) and now.min() < 0 for now, then in seen)
+        assert torch.equal(model(images), logits)
+    torch.manual_seed(0)
+    assert not torch.equal(model.train()(images), model(images))
+    still = nets.alexnet(**small, dropout=0.0).train()
+    assert torch.equal(still(images), still(images))
 
 
-def test_parts_compose_to_forward() -> None:
-    classifier = nets.lenet5().eval()
-    images = torch.randn(3, 1, 32, 32)
-    last = classifier.activations(images)[-1]
-    assert torch.equal(classifier.head(classifier.pool(last)), classifier(images))
-    assert torch.equal(classifier.head(classifier.features(images)), classifier(images))
-
-
-@pytest.mark.parametrize("name", ["lenet5", "lenet5_half", "conv3"])
-def test_no_batch_norm_by_default(name: str) -> None:
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in nets.build(name).modules())
-
-
-def test_conv4_has_a_batch_norm_after_each_convolution() -> None:
-    network = nets.conv4()
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert [norm.num_features for norm in norms] == [16, 16, 32, 64]
-    sides = [maps.shape[-1] for maps in network.activations(torch.randn(2, 1, 16, 16))]
-    assert sides == [8, 8, 4, 2]
-
-
-@pytest.mark.parametrize("case", SMALL | LARGE)
-def test_wrong_channels_say_what_fits(case: str) -> None:
-    with torch.device("meta"):
-        classifier = network(case)
-        images = torch.randn(2, 2, 32, 32)
-    for use in (classifier, classifier.features, classifier.activations):
-        with pytest.raises(ShapeMismatch, match=rf"\(batch, {classifier.channels}, .*not \(2, 2, 32, 32\)"):
-            use(images)
-
-
-def test_an_image_without_its_batch_is_refused() -> None:
-    with pytest.raises(ShapeMismatch, match=r"not \(1, 16, 16\)"):
-        nets.conv3()(torch.randn(1, 16, 16))
-
-
-def test_lenet_names_the_size_it_needs() -> None:
-    with pytest.raises(ShapeMismatch, match="size=32"):
-        nets.lenet5()(torch.randn(2, 1, 28, 28))
-
-
-def test_unknown_network_names_the_nearest() -> None:
-    with pytest.raises(UnknownName, match="lenet5"):
-        nets.build("lenet_5")
-
-
-def test_state_round_trip() -> None:
-    first, second = nets.small_resnet(width=4), nets.small_resnet(width=4)
-    second.load_state_dict(first.state_dict())
-    images = torch.randn(2, 1, 16, 16)
-    assert torch.equal(first.eval()(images), second.eval()(images))
+def test_forms_that_do_not_exist_are_refused() -> None:
+    for depth in (4, 9, 17, 41):
+        with pytest.raises(ReuseError, match=f"6n \\+ 4 layers, not {depth}"):
+            wide_resnet(depth, 1)
+    for pools in (-1, 6):
+        with pytest.raises(ReuseError, match=f"0 to 5.*not {pools}"):
+            nets.vgg11_bn(pools=pools)
+    for widths, size in ((((4,), (), (4,)), 16), (((4,),) * 5, 16), (((4,),) * 3, 7)):
+        with pytest.raises(ReuseError, match=rf"{len(widths)} blocks .* {size}x{size} pixels.*larger images"):
+            nets.plain_vgg(widths=widths, size=size)
+    for arguments in ({"widths": (64, 192)}, {"hidden": (4096,)}):
+        with pytest.raises(ReuseError, match="5 widths of convolutions and 2 of hidden linear layers, not"):
+            nets.alexnet(**arguments)

@@ -1,121 +1,97 @@
 """Taps record what flows through any network and leave no hook behind."""
 
+from __future__ import annotations
+
+import players
 import pytest
 import torch
 from torch import nn
+from torchvision import models as torchvision
 
 from reuselib import nets
 from reuselib.errors import ReuseError, UnknownName
 
-
-def hooks(model: nn.Module) -> int:
-    """Count the forward hooks and forward pre-hooks of all modules."""
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+hooks = players.hooks
 
 
-def test_tap_records_the_named_outputs() -> None:
-    network, images = nets.conv3(width=4), torch.randn(2, 1, 8, 8)
-    with nets.tap(network, "blocks.0", "blocks.2", "head") as outputs:
+def images(count: int = 2) -> torch.Tensor:
+    return torch.randn(count, 1, 8, 8)
+
+
+def test_tap_records_the_last_output_of_the_named_modules_with_its_graph() -> None:
+    network, x = nets.conv3(width=4), images()
+    with nets.tap(network, "blocks.0", "head", "") as outputs:
         assert outputs == {} and hooks(network) == 3
-        logits = network(images)
-    activations = network.activations(images)
-    assert torch.equal(outputs["blocks.0"], activations[0])
-    assert torch.equal(outputs["blocks.2"], activations[2])
-    assert outputs["head"] is logits
-    assert hooks(network) == 0
+        with pytest.raises(ReuseError, match="'head' has not run. Run the network inside.*compiled"):
+            outputs["head"]
+        network(images(5))
+        logits = network(x)
+    assert torch.equal(outputs["blocks.0"], network.blocks[0](x)) and outputs["blocks.0"].requires_grad
+    assert outputs["head"] is outputs[""] is logits and hooks(network) == 0
 
 
-def test_tap_keeps_the_last_output_and_its_graph() -> None:
-    network = nets.conv3(width=4)
-    with nets.tap(network, "blocks.1") as outputs:
-        network(torch.randn(2, 1, 8, 8))
-        network(torch.randn(5, 1, 8, 8))
-    assert len(outputs["blocks.1"]) == 5 and outputs["blocks.1"].requires_grad
+def test_a_copy_is_not_altered_by_a_layer_that_works_in_place() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True))
+    for copy in (False, True):
+        with nets.tap(network, "0", copy=copy) as outputs:
+            answer = network(x := torch.randn(4, 3))
+        assert torch.equal(outputs["0"], network[0](x) if copy else answer)
 
 
-def test_tap_unknown_module_names_the_nearest_and_leaves_nothing() -> None:
+def test_hooks_are_gone_after_an_exception_and_unknown_modules_get_the_nearest() -> None:
     network = nets.conv3(width=4)
     with pytest.raises(UnknownName, match="blocks.1"), nets.tap(network, "blocks.0", "block.1"):
         pass
-    assert hooks(network) == 0
-
-
-@pytest.mark.parametrize("context", [lambda net: nets.tap(net, "head"), nets.penultimate])
-def test_hooks_are_gone_after_an_exception(context) -> None:
-    network = nets.conv3(width=4)
-    with pytest.raises(RuntimeError, match="on purpose"), context(network):
-        assert hooks(network) > 0
-        raise RuntimeError("on purpose")
+    for context in (nets.tap(network, "head"), nets.penultimate(network)):
+        assert hooks(network) == 0
+        with pytest.raises(RuntimeError, match="on purpose"), context:
+            assert hooks(network) > 0
+            raise RuntimeError("on purpose")
     assert hooks(network) == 0
 
 
 def test_taps_nest_and_spare_other_hooks() -> None:
     network, calls = nets.conv3(width=4), []
-    own = network.head.register_forward_hook(lambda *_: calls.append(1))
+    network.head.register_forward_hook(lambda *_: calls.append(1))
     with nets.tap(network, "head") as outer, nets.tap(network, "head") as inner:
-        network(torch.randn(2, 1, 8, 8))
+        network(images())
     assert outer["head"] is inner["head"] and calls == [1] and hooks(network) == 1
-    own.remove()
 
 
-@pytest.mark.parametrize(
-    ("name", "image"), [("conv3", (1, 8, 8)), ("lenet5", (1, 32, 32)), ("small_resnet", (1, 8, 8))]
-)
-def test_penultimate_is_features_for_a_classifier(name: str, image: tuple[int, ...]) -> None:
-    network, images = nets.build(name).eval(), torch.randn(2, *image)
-    with nets.penultimate(network) as seen:
-        network(images)
-    assert torch.equal(seen.value, network.features(images))
-    assert hooks(network) == 0
+class Reversed(nn.Module):
+    """Runs its layers in another order than that of their definition, by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.trunk = nn.Linear(3, 2), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(input=self.trunk(x))
 
 
-def test_penultimate_of_torchvisions_resnet() -> None:
-    network = pytest.importorskip("torchvision").models.resnet18(num_classes=4).eval()
-    with nets.penultimate(network) as seen, torch.no_grad():
-        logits = network(torch.randn(1, 3, 32, 32))
-        assert seen.value.shape == (1, 512)
-        assert torch.equal(network.fc(seen.value), logits)
-    assert hooks(network) == 0
-
-
-def test_penultimate_of_a_plain_stack() -> None:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    images = torch.randn(5, 1, 2, 2)
-    with nets.penultimate(network) as seen:
-        network(images)
-    assert torch.equal(seen.value, network[:3](images))
-
-
-def test_penultimate_follows_execution_not_definition() -> None:
-    class Reversed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(3, 2)
-            self.trunk = nn.Linear(4, 3)
-
-        def forward(self, images):
-            return self.head(input=self.trunk(images))
-
-    network, images = Reversed(), torch.randn(5, 4)
-    with nets.penultimate(network) as seen:
-        network(images)
-    assert torch.equal(seen.value, network.trunk(images))
-
-
-def test_penultimate_carries_gradient() -> None:
-    network, images = nets.conv3(width=4), torch.randn(2, 1, 8, 8, requires_grad=True)
-    with nets.penultimate(network) as seen:
-        network(images)
-    seen.value.abs().mean().backward()
-    assert images.grad is not None and images.grad.abs().sum() > 0
+def test_penultimate_is_what_the_last_linear_layer_to_run_sees() -> None:
+    resnet = torchvision.resnet18(num_classes=4)
+    stack = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.ReLU(), nn.Linear(3, 2))
+    cases = (
+        *((nets.build(name), (1, 32, 32), "features") for name in ("conv3", "lenet5", "small_resnet")),
+        (resnet, (3, 32, 32), nn.Sequential(*list(resnet.children())[:-1], nn.Flatten())),
+        (stack, (1, 8, 8), stack[:3]),
+        (odd := Reversed(), (4,), odd.trunk),
+    )
+    for network, image, features in cases:
+        network.eval()
+        x = torch.randn(2, *image, requires_grad=True)
+        with nets.penultimate(network) as seen:
+            with pytest.raises(ReuseError, match="Run the network"):
+                _ = seen.value
+            network(x)
+        expected = (getattr(network, features) if isinstance(features, str) else features)(x)
+        assert torch.equal(seen.value, expected) and hooks(network) == 0
+        seen.value.abs().mean().backward()
+        assert x.grad.abs().sum() > 0
 
 
 def test_penultimate_without_a_linear_layer_says_what_to_do() -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(ReuseError, match="no linear layer.*tap"), nets.penultimate(network):
         pass
-
-
-def test_penultimate_before_a_forward_pass_says_so() -> None:
-    with nets.penultimate(nets.conv3()) as seen, pytest.raises(ReuseError, match="Run the network"):
-        _ = seen.value
