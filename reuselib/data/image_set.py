@@ -18,6 +18,7 @@ from torch.nn import functional
 from reuselib.errors import ReuseError, ShapeMismatch
 
 Augment = Callable[[Tensor, torch.Generator | None], Tensor]
+Change = Callable[[Tensor], Tensor]
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 # Of the training pixels of each shipped set at each size; a test computes every one again.
@@ -81,6 +82,11 @@ def draw_per_class(labels: Tensor, classes: Sequence[str], count: int, seed: int
     return torch.stack(drawn, 1).flatten()
 
 
+def augmented(augment: Augment | None, generator: torch.Generator | None) -> Change | None:
+    """Return an augmentation with its generator, or none."""
+    return None if augment is None else lambda images: augment(images, generator)
+
+
 @dataclass(frozen=True, eq=False)
 class OnDevice:
     """Base of what consists of tensors, and of parts that do, all on one device."""
@@ -128,9 +134,7 @@ class Rows(OnDevice):
 class Batches(Rows):
     """Base of image sets that give batches of normalised images with labels."""
 
-    def _batch(
-        self, index: Tensor | slice, generator: torch.Generator | None = None, augment: Augment | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def _batch(self, index: Tensor | slice, change: Change | None = None) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
     def sample(
@@ -146,9 +150,8 @@ class Batches(Rows):
         Returns:
             Normalised images, float32 (count, C, H, W), and their labels, int64 with `count` rows.
         """
-        return self._batch(
-            torch.randint(len(self), (count,), generator=generator, device=self.device), generator, augment
-        )
+        index = torch.randint(len(self), (count,), generator=generator, device=self.device)
+        return self._batch(index, augmented(augment, generator))
 
     def batches(self, batch: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalised images and labels in order, for evaluation; a last short batch is kept."""
@@ -280,14 +283,12 @@ class ImageSet(Batches):
         scale, shift = self._scale_and_shift
         return images * scale.to(images.device) - shift.to(images.device)
 
-    def _drawn(self, index: Tensor | slice, generator: torch.Generator | None, augment: Augment | None) -> Tensor:
+    def _drawn(self, index: Tensor | slice, change: Change | None) -> Tensor:
         images = self.images[index]
-        return self.normalised(images if augment is None else augment(images, generator))
+        return self.normalised(images if change is None else change(images))
 
-    def _batch(
-        self, index: Tensor | slice, generator: torch.Generator | None = None, augment: Augment | None = None
-    ) -> tuple[Tensor, Tensor]:
-        return self._drawn(index, generator, augment), self.labels[index]
+    def _batch(self, index: Tensor | slice, change: Change | None = None) -> tuple[Tensor, Tensor]:
+        return self._drawn(index, change), self.labels[index]
 
     def epoch(
         self, batch: int, generator: torch.Generator | None, augment: Augment | None = None
@@ -301,7 +302,7 @@ class ImageSet(Batches):
             raise ReuseError(f"a batch of {batch} cannot be drawn from the {len(self)} images of {self.name}")
         order = torch.randperm(len(self), generator=generator, device=self.device)
         full = len(self) // batch * batch
-        return (self._batch(index, generator, augment) for index in order[:full].split(batch))
+        return (self._batch(index, augmented(augment, generator)) for index in order[:full].split(batch))
 
 
 def one_class(name: str, images: Tensor, word: str, normalisation: Statistics = HALVES) -> ImageSet:

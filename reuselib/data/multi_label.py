@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from reuselib.data import files, photographs, vision
-from reuselib.data.image_set import IMAGENET_STATISTICS, Augment, Batches, ImageSet, OfImages, one_class
+from reuselib.data.image_set import IMAGENET_STATISTICS, Batches, Change, ImageSet, OfImages, one_class
 from reuselib.data.rendered import rendered
 from reuselib.errors import ShapeMismatch, unknown
 
@@ -89,10 +89,8 @@ class MultiLabelSet(OfImages, Batches):
         """Return the labels of one task, int64 (N,)."""
         return self.targets[:, self.column(task)]
 
-    def _batch(
-        self, index: Tensor | slice, generator: torch.Generator | None = None, augment: Augment | None = None
-    ) -> tuple[Tensor, Tensor]:
-        return self.images._drawn(index, generator, augment), self.targets[index]
+    def _batch(self, index: Tensor | slice, change: Change | None = None) -> tuple[Tensor, Tensor]:
+        return self.images._drawn(index, change), self.targets[index]
 
 
 def fashion_attributes(split: str = "train", size: int | None = None) -> MultiLabelSet:

@@ -351,7 +351,10 @@ def lsun_church(split: str = "train", download: bool = False) -> ImageSet:
         raise ReuseError("lsun_church is an LMDB database, and lmdb is not installed. Fix: pip install lmdb") from error
     folder = files.downloads("lsun", "church_outdoor_train_lmdb")
     if download and not (folder / "data.mdb").is_file():
-        _fetch_lsun_church(folder.parent)
+        (url, digest), archive = URLS["lsun_church"], folder.with_suffix(".zip")
+        files.fetch("lsun_church", lambda: utils.download_url(url, archive.parent, archive.name))
+        home.verify(archive, digest, f"delete {archive}, then run {files.command('lsun_church')}")
+        utils.extract_archive(str(archive), str(archive.parent), remove_finished=True)
     files.present(folder / "data.mdb", files.command("lsun_church"))
     fix = f"delete {folder}, then run {files.command('lsun_church')}"
     try:
@@ -368,14 +371,6 @@ def lsun_church(split: str = "train", download: bool = False) -> ImageSet:
     except lmdb.Error as error:
         raise DamagedFile(folder, f"it is no LMDB database ({error})", fix) from error
     return one_class("lsun_church", images, "outdoor church")
-
-
-def _fetch_lsun_church(root: Path) -> None:
-    url, digest = URLS["lsun_church"]
-    archive = root / "church_outdoor_train_lmdb.zip"
-    files.fetch("lsun_church", lambda: utils.download_url(url, root, archive.name))
-    home.verify(archive, digest, f"delete {archive}, then run {files.command('lsun_church')}")
-    utils.extract_archive(str(archive), str(root), remove_finished=True)
 
 
 def ffhq(split: str = "train", download: bool = False) -> ImageSet:

@@ -17,7 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
 from reuselib.data import files
-from reuselib.data.image_set import HALVES, Augment, Batches, OfImages, form, one_class
+from reuselib.data.image_set import HALVES, Batches, Change, OfImages, form, one_class
 from reuselib.data.rendered import rendered
 from reuselib.errors import DamagedFile, ShapeMismatch, unknown
 
@@ -68,13 +68,11 @@ class SegmentationSet(OfImages, Batches):
         """Name the set, its size, shape, classes and device."""
         return f"SegmentationSet({self.name!r}, {len(self)} x {self.shape}, {len(self.classes)} classes, {self.device})"
 
-    def _batch(
-        self, index: Tensor | slice, generator: torch.Generator | None = None, augment: Augment | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def _batch(self, index: Tensor | slice, change: Change | None = None) -> tuple[Tensor, Tensor]:
         """Augment images whose last channel is the mask: pixels may move, and one that pads gives the first class."""
         images, masks = self.images.images[index], self.masks[index]
-        if augment is not None:
-            both = augment(torch.cat([images, masks.byte().unsqueeze(1)], 1), generator)
+        if change is not None:
+            both = change(torch.cat([images, masks.byte().unsqueeze(1)], 1))
             images, masks = both[:, :-1], both[:, -1].long()
         return self.normalised(images), masks
 

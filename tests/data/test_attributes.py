@@ -15,7 +15,8 @@ from scipy.io import loadmat, savemat
 
 from reuselib import data
 from reuselib.data import ImageSet, ZeroShotSet, attributes
-from reuselib.data.attributes import BENCHMARKS, DIGIT_ATTRIBUTES, DIGIT_NAMES, FASHION_ATTRIBUTES, FASHION_NAMES, PARTS
+from reuselib.data.attributes import BENCHMARKS, PARTS
+from reuselib.data.attributes.human import DIGIT_ATTRIBUTES, DIGIT_NAMES, FASHION_ATTRIBUTES, FASHION_NAMES
 from reuselib.data.image_set import IMAGENET_STATISTICS
 from reuselib.errors import DamagedFile, MissingFile, ReuseError, ShapeMismatch, UnknownName
 

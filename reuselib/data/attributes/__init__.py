@@ -4,29 +4,14 @@
 images that are at hand, and `reuselib.worlds.attributes` draws classes of its own. Each is a `ZeroShotSet`.
 """
 
-from reuselib.data.attributes.gbu import BENCHMARKS, SPLIT_KINDS, Benchmark, gbu, gbu_images
-from reuselib.data.attributes.human import (
-    DIGIT_ATTRIBUTES,
-    DIGIT_NAMES,
-    FASHION_ATTRIBUTES,
-    FASHION_NAMES,
-    SEGMENTS,
-    digits,
-    fashion,
-    random_features,
-)
+from reuselib.data.attributes.gbu import BENCHMARKS, gbu, gbu_images
+from reuselib.data.attributes.human import SEGMENTS, digits, fashion, random_features
 from reuselib.data.attributes.zero_shot import PARTS, ZeroShotSet
 
 __all__ = [
     "BENCHMARKS",
-    "DIGIT_ATTRIBUTES",
-    "DIGIT_NAMES",
-    "FASHION_ATTRIBUTES",
-    "FASHION_NAMES",
     "PARTS",
     "SEGMENTS",
-    "SPLIT_KINDS",
-    "Benchmark",
     "ZeroShotSet",
     "digits",
     "fashion",

@@ -5,36 +5,20 @@ have none, but hang together with the others through families of classes. `Attri
 seen, renders their images and gives their attributes; `plain` and `render` show what the values look like.
 """
 
-from reuselib.worlds.attributes.classes import (
-    QFSL_PLAN,
-    REDRAW,
-    SELECTIVE_PLAN,
-    Classes,
-    WorldPlan,
-    draw_classes,
-    frequencies,
-)
-from reuselib.worlds.attributes.drawing import SIZE, Scenes, plain, render, sample
-from reuselib.worlds.attributes.factors import ANNOTATED, ATTRIBUTES, FACTORS, HIDDEN, REGIMES, words
-from reuselib.worlds.attributes.world import SPLITS, AttributeWorld
+from reuselib.worlds.attributes.classes import QFSL_PLAN, SELECTIVE_PLAN, WorldPlan
+from reuselib.worlds.attributes.drawing import plain, render, sample
+from reuselib.worlds.attributes.factors import ANNOTATED, FACTORS, HIDDEN, REGIMES, words
+from reuselib.worlds.attributes.world import AttributeWorld
 
 __all__ = [
     "ANNOTATED",
-    "ATTRIBUTES",
     "FACTORS",
     "HIDDEN",
     "QFSL_PLAN",
-    "REDRAW",
     "REGIMES",
     "SELECTIVE_PLAN",
-    "SIZE",
-    "SPLITS",
     "AttributeWorld",
-    "Classes",
-    "Scenes",
     "WorldPlan",
-    "draw_classes",
-    "frequencies",
     "plain",
     "render",
     "sample",

@@ -8,15 +8,7 @@ from torch import Tensor
 from reuselib.data.attributes.zero_shot import ZeroShotSet
 from reuselib.data.image_set import HALVES, ImageSet
 from reuselib.errors import unknown
-from reuselib.worlds.attributes.classes import (
-    QFSL_PLAN,
-    Classes,
-    WorldPlan,
-    annotate,
-    draw_classes,
-    frequencies,
-    stream,
-)
+from reuselib.worlds.attributes.classes import QFSL_PLAN, Classes, WorldPlan, annotate, draw_classes, stream
 from reuselib.worlds.attributes.drawing import Scenes, render, sample
 from reuselib.worlds.attributes.factors import ATTRIBUTES, REGIMES, columns, words
 from reuselib.worlds.rooms.draws import keys
@@ -91,10 +83,6 @@ class AttributeWorld:
             annotated: As in `attribute_names`.
         """
         return annotate(self.classes.tuples, self.seed)[:, self._columns(annotated)].to(self.device)
-
-    def frequencies(self, annotated: str | None = None) -> Tensor:
-        """Return how often the images of each class have each annotated value, without noise; as in `attributes`."""
-        return frequencies(self.classes.tuples)[:, self._columns(annotated)].float().to(self.device)
 
     def _columns(self, annotated: str | None) -> list[int]:
         annotated = annotated or self.plan.annotated

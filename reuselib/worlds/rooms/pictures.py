@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from reuselib.worlds.rooms import labels
 from reuselib.worlds.rooms.render import ROOM, camera_axes, camera_rays, dot, in_room, meet_room
@@ -65,31 +66,10 @@ def _colours(classes: Tensor) -> Tensor:
     return palette[classes].movedim(-1, 1)
 
 
-def _color(rooms: RoomSet) -> Tensor:
-    red, blue = rooms.labels("color").unbind(1)
-    return 0.5 + torch.stack([red, torch.zeros_like(red), blue], 1) / 2
-
-
 def _denoise(rooms: RoomSet) -> Tensor:
     device = rooms.device
     generator = None if device.type == "meta" else torch.Generator(device).manual_seed(NOISE_SEED)
     return _light(inputs("denoise", rooms.normalised(rooms.images.images), generator))
-
-
-def _inpaint(rooms: RoomSet) -> Tensor:
-    return _light(inputs("inpaint", rooms.normalised(rooms.images.images)))
-
-
-def _depth(rooms: RoomSet) -> Tensor:
-    return (rooms.labels("depth") + 2) / 4
-
-
-def _reshade(rooms: RoomSet) -> Tensor:
-    return rooms.labels("reshade") / 3 + 0.4
-
-
-def _alike(name: str) -> Callable[[RoomSet], Tensor]:
-    return lambda rooms: rooms.labels(name).mean(1, keepdim=True)
 
 
 def _layout(rooms: RoomSet) -> Tensor:
@@ -119,25 +99,21 @@ def _obj(rooms: RoomSet) -> Tensor:
     return torch.where(found.unsqueeze(1), colours, _light(labels.grey(rooms.normalised(rooms.images.images))) / 2)
 
 
-def _scene(rooms: RoomSet) -> Tensor:
-    return _colours(rooms.labels("scene").view(-1, 1, 1).expand_as(rooms.surface))
-
-
 _PICTURES: dict[str, Callable[[RoomSet], Tensor]] = {
     "denoise": _denoise,
-    "inpaint": _inpaint,
-    "color": _color,
+    "inpaint": lambda rooms: _light(inputs("inpaint", rooms.normalised(rooms.images.images))),
+    "color": lambda rooms: 0.5 + functional.pad(rooms.labels("color"), (0, 0, 0, 0, 0, 1))[:, [0, 2, 1]] / 2,
     "edge2d": lambda rooms: rooms.labels("edge2d") / 2,
     "kp2d": lambda rooms: rooms.labels("kp2d") / 2,
-    "seg2d": _alike("seg2d"),
+    "seg2d": lambda rooms: rooms.labels("seg2d").mean(1, keepdim=True),
     "edge3d": lambda rooms: rooms.labels("edge3d") / (3 * labels.LARGEST_JUMP),
-    "depth": _depth,
+    "depth": lambda rooms: (rooms.labels("depth") + 2) / 4,
     "normals": lambda rooms: _light(rooms.labels("normals")),
-    "reshade": _reshade,
-    "seg25d": _alike("seg25d"),
+    "reshade": lambda rooms: rooms.labels("reshade") / 3 + 0.4,
+    "seg25d": lambda rooms: rooms.labels("seg25d").mean(1, keepdim=True),
     "layout": _layout,
     "vp": _vp,
     "semseg": lambda rooms: _colours(rooms.labels("semseg")),
     "obj": _obj,
-    "scene": _scene,
+    "scene": lambda rooms: _colours(rooms.labels("scene").view(-1, 1, 1).expand_as(rooms.surface)),
 }
