@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from reuselib import report as ledger
+from reuselib import report
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- chapters: made by book/report.py -->", "<!-- end of chapters -->"
@@ -26,9 +26,9 @@ def relative(target: Path, page: Path) -> str:
     return Path(os.path.relpath(target, page.parent)).as_posix()
 
 
-def badge_file(chapter: str) -> Path:
-    """Return where the picture of a chapter's verdicts stands."""
-    return Path("book/_static/badges") / f"{chapter}.svg"
+def badge_file(paper: str) -> Path:
+    """Return where the picture of a paper's verdicts stands."""
+    return Path("book/_static/badges") / f"{paper}.svg"
 
 
 def chapter_table(page: Path) -> str:
@@ -36,14 +36,14 @@ def chapter_table(page: Path) -> str:
     lines = ["| Part | Chapter | Paper | Status |", "|---|---|---|---|"]
     for part in yaml.safe_load((ROOT / "book/chapters.yml").read_text("utf-8")):
         for position, chapter in enumerate(part["chapters"]):
-            number = int(chapter["name"].split("_")[0])
+            number, _, paper = chapter["name"].partition("_")
             notebook = Path("notebooks") / f"{chapter['name']}.ipynb"
-            title, status = f"{number} {chapter['title']}", "planned"
+            title, status = f"{int(number)} {chapter['title']}", "planned"
             if (ROOT / notebook).is_file():
                 title = f"[{title}]({relative(notebook, page)})"
-                status = f"![{ledger.badge(chapter['name'])}]({relative(badge_file(chapter['name']), page)})"
-            paper = f"{chapter['venue']}, [arXiv:{chapter['arxiv']}](https://arxiv.org/abs/{chapter['arxiv']})"
-            lines.append(f"| {part['part'] if position == 0 else ''} | {title} | {paper} | {status} |")
+                status = f"![{report.badge(paper)}]({relative(badge_file(paper), page)})"
+            where = f"{chapter['venue']}, [arXiv:{chapter['arxiv']}](https://arxiv.org/abs/{chapter['arxiv']})"
+            lines.append(f"| {part['part'] if position == 0 else ''} | {title} | {where} | {status} |")
     return "\n".join(lines)
 
 
@@ -59,9 +59,8 @@ def with_table(page: Path) -> str:
 
 def pages() -> dict[Path, str]:
     """Return the text that each generated file ought to have."""
-    badges = {badge_file(chapter): ledger.badge(chapter).svg() + "\n" for chapter in ledger.chapters()}
-    report = {REPORT: ledger.report().rstrip() + "\n"}
-    return report | badges | {page: with_table(page) for page in TABLES}
+    badges = {badge_file(paper): report.badge(paper).svg() + "\n" for paper in report.names()}
+    return {REPORT: report.report().rstrip() + "\n"} | badges | {page: with_table(page) for page in TABLES}
 
 
 def stale(page: Path, text: str) -> bool:

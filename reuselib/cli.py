@@ -38,7 +38,7 @@ def main() -> None:
 @main.command("list")
 def list_chapters() -> None:
     """List the chapters, with the verdicts so far."""
-    for name in ledger.chapters():
+    for name in ledger.names():
         click.echo(f"{name:34} {ledger.badge(name)}")
 
 

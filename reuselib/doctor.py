@@ -27,7 +27,7 @@ def findings() -> Iterator[Finding]:
     yield True, f"data room: {home.root()}"
     yield from _image_sets()
     yield from _networks()
-    for name in report.chapters():
+    for name in report.names():
         yield _records(name)
 
 

@@ -1,18 +1,19 @@
-"""What the published tables and claims of a chapter ask of its records."""
+"""What the published tables and claims of a paper ask of its records."""
 
 from __future__ import annotations
 
 from reuselib import report
 
 
-def named(chapter: str, scale: str) -> dict[str, set[str]]:
+def named(name: str, scale: str) -> dict[str, set[str]]:
     """Every record that a table or a claim names at a scale, with the metrics that it must have."""
-    paper, found = report.published(chapter), {}
+    paper, found = report.published(name), {}
     for table in paper.tables:
         for column in table.columns:
             if scale in column.scales:
                 for row in table.rows:
-                    found.setdefault(column.record.replace("{row}", row.id), set()).add(column.metric)
+                    record, metric = column.of(row.id)
+                    found.setdefault(record, set()).add(metric)
     for claim in paper.claims:
         for condition in claim.conditions:
             for side in (condition.left, condition.right):

@@ -62,7 +62,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
 
 
 def test_the_chapters_are_listed() -> None:
-    assert [line.split()[0] for line in call("list").splitlines()] == report.chapters()
+    assert [line.split()[0] for line in call("list").splitlines()] == report.names()
 
 
 def records() -> list[str]:

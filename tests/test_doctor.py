@@ -42,7 +42,7 @@ def test_a_healthy_installation(room: Path) -> None:
         assert any(line.startswith(f"network: {name},") for line in good)
     assert "network: cifar10-resnet34, not trained here: reuselib zoo train cifar10-resnet34" in good
     assert "network: digits8-conv3, weights verified" in good
-    assert all(any(line.startswith(f"{chapter}: ") for line in good) for chapter in report.chapters())
+    assert all(any(line.startswith(f"{chapter}: ") for line in good) for chapter in report.names())
 
 
 def test_damaged_images_and_networks_are_found(room: Path) -> None:

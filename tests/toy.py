@@ -9,9 +9,9 @@ from typing import Any
 from reuselib.report import Record
 
 PAPER = """
-chapter: toy
+chapter: 1
 title: A toy
-paper: Nobody, 2026.
+citation: Nobody, 2026.
 version: 2
 sources: {paper: Table 1 of the toy., later: A later re-run.}
 tables:

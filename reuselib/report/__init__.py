@@ -6,10 +6,9 @@ typed by hand. Nothing here imports torch.
 """
 
 from reuselib.report.claims import badge, claims, judge, outcome, summary, verdicts
-from reuselib.report.comparison import table
-from reuselib.report.papers import SCALES, chapters, published
+from reuselib.report.page import report
+from reuselib.report.papers import SCALES, names, published
 from reuselib.report.records import (
-    SCHEMA,
     Record,
     config_hash,
     curve,
@@ -21,14 +20,13 @@ from reuselib.report.records import (
     scratch,
     values,
 )
-from reuselib.report.reporting import report
+from reuselib.report.tables import Table, table
 
 __all__ = [
     "SCALES",
-    "SCHEMA",
     "Record",
+    "Table",
     "badge",
-    "chapters",
     "claims",
     "config_hash",
     "curve",
@@ -36,6 +34,7 @@ __all__ = [
     "frame",
     "judge",
     "merge",
+    "names",
     "outcome",
     "parse_seeds",
     "published",

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from reuselib.report.papers import Claim, Condition, chapters, published
+from reuselib.report.papers import Claim, Condition, names, plain, published
 from reuselib.report.records import Record, records
-from reuselib.report.rendering import Cell, Table, plain
 
 SYMBOLS = {"holds": "✓", "partly": "◐", "does not hold": "✗", "not run": "○"}
 RESULTS = {True: "met", False: "not met", None: "too few paired seeds"}
@@ -67,7 +66,7 @@ class Finding:
 class Verdict:
     """A claim's outcome at a scale: holds, partly, does not hold or not run."""
 
-    chapter: str
+    paper: str
     claim: Claim
     scale: str
     outcome: str
@@ -119,41 +118,43 @@ def judge(condition: Condition, found: Iterable[Record], seeds: int) -> Finding:
 class Verdicts(list[Verdict]):
     """A list of verdicts that a terminal prints as text and a notebook as a table."""
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return each verdict with the figures that its rule looked at."""
         return "\n".join("\n    ".join([str(verdict), *verdict.figures()]) for verdict in self)
 
     def _repr_html_(self) -> str:
-        rows = tuple((Cell(v.claim.text), Cell(f"{SYMBOLS[v.outcome]} {v.outcome}"), Cell(*v.figures())) for v in self)
-        columns = (("", "Claim"), ("", "Verdict"), ("", "What the rule looked at"))
-        return Table("Verdicts, by rules written before the results", columns, rows)._repr_html_()
+        cells = [(v.claim.text, f"{SYMBOLS[v.outcome]} {v.outcome}", "\n".join(v.figures())) for v in self]
+        return _html("Verdicts, by rules written before the results", ["Verdict", "What the rule looked at"], cells)
 
 
 class Claims(list[Claim]):
     """A list of claims, shown with their rules before any result."""
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return each claim and its rule."""
-        return "\n".join(
-            f"{number}. {claim.text}\n    Rule of {claim.written}: {claim.rule()}"
-            for number, claim in enumerate(self, 1)
-        )
+        return "\n".join(f"{n}. {c.text}\n    Rule of {c.written}: {c.rule()}" for n, c in enumerate(self, 1))
 
     def _repr_html_(self) -> str:
-        rows = tuple((Cell(c.text), Cell(c.rule()), Cell(c.written)) for c in self)
-        columns = (("", "Claim"), ("", "Rule"), ("", "Written"))
-        return Table("Claims and the rules that test them", columns, rows)._repr_html_()
+        cells = [(c.text, c.rule(), c.written) for c in self]
+        return _html("Claims and the rules that test them", ["Rule", "Written"], cells)
 
 
-def claims(chapter: str) -> Claims:
-    """Return a chapter's claims and rules, to be read before any result."""
-    return Claims(published(chapter).claims)
+def _html(caption: str, heads: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    # Only a notebook needs pandas for this.
+    from reuselib.report.tables import Table
+
+    return Table.of(caption, [("", "Claim"), *(("", head) for head in heads)], cells)._repr_html_()
 
 
-def verdicts(chapter: str | None = None, scale: str = "laptop") -> Verdicts:
-    """Judge a chapter's claims, or every chapter's, on the records of a scale."""
+def claims(paper: str) -> Claims:
+    """Return a paper's claims and rules, to be read before any result."""
+    return Claims(published(paper).claims)
+
+
+def verdicts(paper: str | None = None, scale: str = "laptop") -> Verdicts:
+    """Judge a paper's claims, or every paper's, on the records of a scale."""
     result = Verdicts()
-    for name in [chapter] if chapter else chapters():
+    for name in [paper] if paper else names():
         found = records(name, scale)
         for claim in published(name).claims:
             conditions = (condition for condition in claim.conditions if condition.scale == scale)
@@ -166,8 +167,7 @@ class Badge(str):
     """Counted verdicts: plain text (the string itself), HTML in a notebook, or an SVG picture."""
 
     def _repr_html_(self) -> str:
-        style = "border:1px solid currentColor;border-radius:.5em;padding:.1em .6em"
-        return f'<span style="{style}">{escape(self)}</span>'
+        return f'<span class="verdict-count">{escape(self)}</span>'
 
     def svg(self) -> str:
         """Return a self-contained SVG, its text also its title; white on dark, readable on any page."""
@@ -180,7 +180,7 @@ class Badge(str):
         )
 
 
-def badge(chapter: str, scale: str = "laptop") -> Badge:
-    """Return a chapter's verdicts counted: "holds 3 · partly 1 · does not hold 1"."""
-    outcomes = [verdict.outcome for verdict in verdicts(chapter, scale)]
+def badge(paper: str, scale: str = "laptop") -> Badge:
+    """Return a paper's verdicts counted: "holds 3 · partly 1 · does not hold 1"."""
+    outcomes = [verdict.outcome for verdict in verdicts(paper, scale)]
     return Badge(" · ".join(f"{name} {outcomes.count(name)}" for name in SYMBOLS if name in outcomes))

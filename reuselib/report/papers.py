@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from reuselib import home
 from reuselib.errors import DamagedFile, ReuseError, unknown
-from reuselib.report.rendering import plain
-from reuselib.report.schema import validate
 
 SCALES = ("smoke", "laptop", "colab", "paper")
+
+
+def plain(value: float, digits: int | None = None) -> str:
+    """Return a number with a true minus sign, in as few digits as it needs or in `digits` decimals."""
+    return (f"{value:g}" if digits is None else f"{value:.{digits}f}").replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,10 @@ class Column:
     scales: tuple[str, ...] = ()
     times: float = 1.0
     digits: int = 3
+
+    def of(self, row: str) -> tuple[str, str]:
+        """Return the record's row and the metric that a row of the table shows."""
+        return self.record.replace("{row}", row), self.metric.replace("{row}", row)
 
 
 @dataclass(frozen=True)
@@ -117,11 +125,21 @@ class Claim:
 
 @dataclass(frozen=True)
 class Paper:
-    """What `data/papers/<chapter>.yaml` holds."""
+    """What `data/papers/<name>.yaml` holds.
 
-    chapter: str
+    Attributes:
+        name: The paper's name in this library, "dfad".
+        chapter: The number of its chapter in the book.
+        title, citation: Of the paper.
+        version: Behaviour version of its study; records of another one are stale.
+        sources: What cells and claims cite, in words.
+        tables, claims: In the order of the file.
+    """
+
+    name: str
+    chapter: int
     title: str
-    paper: str
+    citation: str
     version: int
     sources: dict[str, str]
     tables: tuple[PaperTable, ...]
@@ -131,76 +149,96 @@ class Paper:
         """Return a table by its id, the first one without."""
         tables = {table.id: table for table in self.tables}
         if name is not None and name not in tables:
-            raise unknown(f"table of {self.chapter}", name, tables)
+            raise unknown(f"table of {self.name}", name, tables)
         return tables[name] if name else self.tables[0]
 
 
-def chapters() -> list[str]:
-    """Return the chapters that have published tables, in the book's order."""
-    if home.in_clone():
-        return sorted(path.stem for path in _papers_folder().glob("*.yaml"))
-    return sorted(Path(name).stem for name in home.registry() if name.startswith("papers/"))
+def names() -> list[str]:
+    """Return the papers, in the book's order."""
+    return sorted(_stems(), key=lambda name: published(name).chapter)
 
 
-def published(chapter: str) -> Paper:
-    """Read a chapter's published tables and claims.
+def published(paper: str) -> Paper:
+    """Read a paper's published tables and claims.
 
     Raises:
-        UnknownName: If there is no such chapter.
+        UnknownName: If there is no such paper.
         DamagedFile: If its file does not follow `reuselib/schemas/paper.json`.
     """
-    if chapter not in chapters():
-        raise unknown("chapter", chapter, chapters())
-    name = f"{chapter}.yaml"
-    path = _papers_folder() / name if home.in_clone() else home.shipped(f"papers/{name}")
+    path = _folder() / f"{paper}.yaml"
+    if not home.in_clone() and paper in _stems():
+        path = home.shipped(f"papers/{paper}.yaml")
+    if not path.is_file():
+        raise unknown("paper", paper, _stems())
     stat = path.stat()
-    return _parse_paper(path, stat.st_mtime_ns, stat.st_ino, stat.st_size)
+    return _parse(path, stat.st_mtime_ns, stat.st_ino, stat.st_size)
 
 
-def _papers_folder() -> Path:
+def _folder() -> Path:
     folder = home.path("papers")
     return folder if folder.is_dir() else home.CLONE / "data" / "papers"
 
 
+def _stems() -> list[str]:
+    files = _folder().glob("*.yaml") if home.in_clone() else map(Path, home.registry())
+    return sorted(path.stem for path in files if path.suffix == ".yaml")
+
+
+def validate(content: Any, schema: str, path: Path, fix: str) -> None:
+    """Raise `DamagedFile` with the place and the kind of the first deviation from a schema of this package."""
+    from jsonschema.exceptions import best_match
+
+    error = best_match(_validator(schema).iter_errors(content))
+    if error is not None:
+        raise DamagedFile(path, f"{error.json_path}: {error.message}", fix)
+
+
+@cache
+def _validator(schema: str) -> Any:
+    # jsonschema is slow to import, and only writing a record and reading a paper need it.
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(json.loads((home.PACKAGE / "schemas" / f"{schema}.json").read_text("utf-8")))
+
+
 @lru_cache(maxsize=64)
-def _parse_paper(path: Path, *_stamp: int) -> Paper:
+def _parse(path: Path, *_stamp: int) -> Paper:
     """Read and check one paper's file; its stamp keeps an unchanged file from being parsed again."""
     import yaml
 
     fix = "follow reuselib/schemas/paper.json; published cells are quoted, so that 0.940 keeps its zero"
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = yaml.load(path.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DamagedFile(path, f"not valid YAML ({error})", fix) from error
     validate(content, "paper", path, fix)
     try:
-        tables = tuple(_paper_table(table) for table in content.pop("tables"))
-        claims = tuple(_claim(claim) for claim in content.pop("claims"))
-        paper = Paper(**content, tables=tables, claims=claims)
-        _check_names(paper, path.stem)
+        tables = tuple(_table(**table) for table in content.pop("tables"))
+        claims = tuple(_claim(**claim) for claim in content.pop("claims"))
+        paper = Paper(name=path.stem, **content, tables=tables, claims=claims)
+        _check_names(paper)
     except ReuseError as error:
         raise DamagedFile(path, str(error), fix) from error
     return paper
 
 
-def _claim(claim: dict[str, Any]) -> Claim:
-    conditions = tuple(Condition(**condition) for condition in claim.pop("conditions"))
-    return Claim(**claim, conditions=conditions)
+def _claim(conditions: list[dict[str, Any]], **claim: Any) -> Claim:
+    return Claim(**claim, conditions=tuple(Condition(**condition) for condition in conditions))
 
 
-def _paper_table(table: dict[str, Any]) -> PaperTable:
-    columns = tuple(Column(**{**c, "scales": tuple(c.get("scales", ()))}) for c in table.pop("columns"))
-    ids = [column.id for column in columns if column.id]
-    rows = []
-    for row in table.pop("rows"):
+def _table(columns: list[dict[str, Any]], rows: list[dict[str, Any]], **table: Any) -> PaperTable:
+    laid = tuple(Column(**{**column, "scales": tuple(column.get("scales", ()))}) for column in columns)
+    ids = [column.id for column in laid if column.id]
+    found = []
+    for row in rows:
         cells = row.get("published", {})
         if isinstance(cells, list):
             if len(cells) != len(ids):
                 raise ReuseError(f"row {row['id']} has {len(cells)} cells for {len(ids)} published columns")
             cells = dict(zip(ids, cells, strict=True))
         source = row.get("source", table["source"])
-        rows.append(Row(row["id"], row["label"], {name: _cited(cell, source) for name, cell in cells.items()}))
-    return PaperTable(**table, columns=columns, rows=tuple(rows))
+        found.append(Row(row["id"], row["label"], {name: _cited(cell, source) for name, cell in cells.items()}))
+    return PaperTable(**table, columns=laid, rows=tuple(found))
 
 
 def _cited(cell: Any, source: str) -> tuple[Cited, ...]:
@@ -209,29 +247,23 @@ def _cited(cell: Any, source: str) -> tuple[Cited, ...]:
     return tuple(Cited(**{"source": source, **(e if isinstance(e, dict) else {"value": e})}) for e in entries)
 
 
-def _check_names(paper: Paper, stem: str) -> None:
+def _check_names(paper: Paper) -> None:
     """Raise if a name is not one that the file declares, or an id stands twice."""
-    _known("chapter", [paper.chapter], [stem])
-    _known("source", [claim.source for claim in paper.claims], paper.sources)
+    cited = [claim.source for claim in paper.claims] + [table.source for table in paper.tables]
+    groups = [[table.id for table in paper.tables], [claim.id for claim in paper.claims]]
     for table in paper.tables:
-        _known("source", [table.source], paper.sources)
         columns = [column.id for column in table.columns if column.id]
+        groups += [columns, [row.id for row in table.rows]]
         for row in table.rows:
             _known(f"column in row {row.id} of table {table.id}", row.published, columns)
-            for cell in row.published.values():
-                _known("source", [cited.source for cited in cell], paper.sources)
-        _unique([row.id for row in table.rows])
-        _unique(columns)
-    _unique([table.id for table in paper.tables])
-    _unique([claim.id for claim in paper.claims])
+            cited += [each.source for cell in row.published.values() for each in cell]
+    _known("source", cited, paper.sources)
+    for ids in groups:
+        if len(set(ids)) < len(ids):
+            raise ReuseError(f"an id stands twice among {', '.join(ids)}")
 
 
 def _known(kind: str, names: Iterable[str], options: Collection[str]) -> None:
     for name in names:
         if name not in options:
             raise unknown(kind, name, options)
-
-
-def _unique(ids: list[str]) -> None:
-    if len(set(ids)) < len(ids):
-        raise ReuseError(f"an id stands twice among {', '.join(ids)}")

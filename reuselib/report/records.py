@@ -7,19 +7,17 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reuselib import __version__, home
 from reuselib.errors import DamagedFile, NonFinite, OldSchema, ReuseError, unknown
-from reuselib.report.papers import SCALES, published
-from reuselib.report.schema import validate
+from reuselib.report.papers import SCALES, published, validate
 
 if TYPE_CHECKING:
     import pandas
@@ -98,68 +96,28 @@ class Record:
     schema: int = SCHEMA
 
     @classmethod
-    def new(
-        cls,
-        paper: str,
-        scale: str,
-        row: str,
-        seed: int,
-        *,
-        metrics: Mapping[str, float],
-        settings: Any,
-        device: str,
-        threads: int,
-        precision: str,
-        wall_seconds: float,
-        cpu_seconds: float,
-        peak_memory_mb: float,
-        passes: Mapping[str, int] | None = None,
-        curves: Mapping[str, Iterable[Sequence[float]]] | None = None,
-    ) -> Record:
-        """Make the record of a run that has just finished; commit, versions, CPU and time are filled in.
+    def new(cls, paper: str, scale: str, row: str, seed: int, *, settings: Any, **measured: Any) -> Record:
+        """Make the record of a run that has just finished; version, commit, versions, CPU and time are filled in.
 
         Args:
             paper, scale, row, seed: Which run it is.
-            metrics: Final values by name; "accuracy" is a fraction of one.
             settings: Everything that decides the result: of a study, or a mapping of JSON values.
-            device: Name of the device in words, for example "cpu" or "Tesla T4".
-            threads, precision: CPU threads, and "fp32", "bf16" or "fp16".
-            wall_seconds, cpu_seconds, peak_memory_mb: What the run cost, in seconds and MiB.
-            passes: Forward and backward passes by network, for example {"teacher_forward": 1200}.
-            curves: Metrics over the run, as (iteration, value) pairs.
+            measured: The other attributes: `metrics`, where "accuracy" is a fraction of one; `device` in words, for
+                example "cpu" or "Tesla T4"; `threads`; `precision`, "fp32", "bf16" or "fp16"; `wall_seconds`,
+                `cpu_seconds`, `peak_memory_mb`; and, where there are some, `passes` and `curves`.
 
         Raises:
             NonFinite: If a number is NaN or infinite.
             UnknownName: If there is no such paper or scale.
         """
-        measured = {
-            "metrics": dict(metrics),
-            "settings": _content(settings),
-            "passes": dict(passes or {}),
-            "curves": {name: [list(pair) for pair in curve] for name, curve in (curves or {}).items()},
-            "wall_seconds": wall_seconds,
-            "cpu_seconds": cpu_seconds,
-            "peak_memory_mb": peak_memory_mb,
-        }
         try:
-            measured = json.loads(canonical(measured))
+            content = json.loads(canonical({"passes": {}, **measured, "settings": _content(settings)}))
         except ValueError as error:
             raise NonFinite(
                 f"{paper}/{scale}/{row} seed {seed}: a number is NaN or infinite ({error}), nothing was recorded. "
                 "Fix: lower the learning rate, or run in fp32"
             ) from error
-        return cls(
-            paper=paper,
-            scale=known_scale(scale),
-            row=row,
-            seed=seed,
-            version=published(paper).version,
-            device=device,
-            threads=threads,
-            precision=precision,
-            **measured,
-            **_provenance(),
-        )
+        return cls(paper, known_scale(scale), row, seed, published(paper).version, **content, **_provenance())
 
     @property
     def key(self) -> tuple[int, str, int]:
@@ -171,11 +129,9 @@ class Record:
         """Whether another behaviour version of the paper's study made it: its numbers no longer count."""
         return self.version != published(self.paper).version
 
-    def line(self) -> str:
-        """Return the record as one line of JSON that ends with the digest of everything before it."""
-        content = {each.name: getattr(self, each.name) for each in fields(self)}
-        whole = {**content, "digest": _digest(content)}
-        return json.dumps(whole, separators=(",", ":"), allow_nan=False)
+    def content(self) -> dict[str, Any]:
+        """Return what a line of the paper's file holds: every attribute, and the digest of them."""
+        return {**vars(self), "digest": _digest(vars(self))}
 
     def save(self) -> Path:
         """Check the record against its schema, write it, and take it into the paper's file, whose path is returned.
@@ -183,11 +139,10 @@ class Record:
         It is written to the scratch folder first: whatever keeps the paper's file from being read or written, the
         record is there, and the next :func:`merge` takes it in.
         """
-        line = self.line()
-        file = scratch(self.paper, self.scale, self.row, self.seed)
-        validate(json.loads(line), "record", file, "report it: a record that was just made should be valid")
-        # Content in the name: a run saved twice at once is two files, and neither is deleted unread.
-        home.write_atomic(file.with_name(f"{file.name}-{json.loads(line)['digest']}.json"), f"{line}\n".encode())
+        content, file = self.content(), scratch(self.paper, self.scale, self.row, self.seed)
+        validate(content, "record", file, "report it: a record that was just made should be valid")
+        # The digest in the name: a run saved twice at once is two files, and neither is deleted unread.
+        home.write_atomic(file.with_name(f"{file.name}-{content['digest']}.json"), _lines([self]))
         return merge(self.paper)
 
     def value(self, name: str) -> float:
@@ -305,26 +260,24 @@ def merge(paper: str) -> Path:
         The path of the paper's file.
     """
     path = _file(paper)
-    with _locked(path.parent / ".scratch" / f"{paper}.lock"):
+    lock = path.parent / ".scratch" / f"{paper}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as held:
+        if fcntl is not None:
+            fcntl.flock(held, fcntl.LOCK_EX)
         files = _finished(paper)
-        if files:
-            new = sorted(
-                (record for file in files for record in _read(file, paper)), key=lambda record: record.finished
-            )
+        new = sorted((record for file in files for record in _read(file, paper)), key=lambda record: record.finished)
+        if new:
             kept = {record.key: record for record in (*_read(path, paper), *new)}
-            home.write_atomic(path, "".join(f"{kept[key].line()}\n" for key in sorted(kept)).encode())
+            home.write_atomic(path, _lines(kept[key] for key in sorted(kept)))
         for file in files:
             file.unlink()
     return path
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _lines(found: Iterable[Record]) -> bytes:
+    dump = partial(json.dumps, separators=(",", ":"), allow_nan=False)
+    return "".join(f"{dump(record.content())}\n" for record in found).encode()
 
 
 def _file(paper: str) -> Path:
@@ -354,33 +307,32 @@ def _parse(path: Path, paper: str, *_stamp: int) -> tuple[Record, ...]:
     """Read and check a file of records; its stamp keeps an unchanged one from being parsed again."""
     found: dict[tuple[int, str, int], Record] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        record = _parse_line(line, paper, path, number)
+        try:
+            record = _parse_line(line, paper)
+        except OldSchema as error:
+            raise OldSchema(f"{path}, line {number}, {error}. Fix: {_remedy(path)}") from error
+        except (TypeError, ValueError) as error:
+            raise DamagedFile(path, f"line {number}: {error}", _remedy(path)) from error
         if found.setdefault(record.key, record) is not record:
             raise DamagedFile(path, f"line {number}: {record.row} seed {record.seed} stands twice", _remedy(path))
     return tuple(found[key] for key in sorted(found))
 
 
-def _parse_line(line: bytes, paper: str, path: Path, number: int) -> Record:
-    """Return the record of a line whose digest and names are right; numbers were checked when it was written."""
+def _parse_line(line: bytes, paper: str) -> Record:
+    """Return the record of a line whose digest and names are right; its numbers were checked when it was written."""
     try:
         content = json.loads(line)
     except ValueError as error:
-        raise DamagedFile(path, f"line {number}: not valid JSON ({error})", _remedy(path)) from error
+        raise ValueError(f"not valid JSON ({error})") from error
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
-        fix = _remedy(path)
-        raise OldSchema(f"{path}, line {number}, has record schema {schema}, this library reads {SCHEMA}. Fix: {fix}")
+        raise OldSchema(f"has record schema {schema}, this library reads {SCHEMA}")
     digest = content.pop("digest", None)
-    try:
-        record = Record(**content)
-        found = _digest(content)
-        known_scale(record.scale)
-    except (TypeError, ValueError, KeyError) as error:
-        raise DamagedFile(path, f"line {number}: {error}", _remedy(path)) from error
+    record, found = Record(**content), _digest(content)
     if digest != found:
-        raise DamagedFile(path, f"line {number}: it was altered, its digest is {digest}, not {found}", _remedy(path))
+        raise ValueError(f"it was altered, its digest is {digest}, not {found}")
     if record.paper != paper:
-        raise DamagedFile(path, f"line {number}: it is a record of {record.paper}", _remedy(path))
+        raise ValueError(f"it is a record of {record.paper}")
     return record
 
 
@@ -390,15 +342,11 @@ def _remedy(path: Path) -> str:
 
 def _provenance() -> dict[str, Any]:
     """Return what a record says about where it was made and when."""
-    try:
-        torch = metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        torch = "absent"
     commit, dirty = _git()
     return {
         "commit": commit,
         "dirty": dirty,
-        "versions": {"python": platform.python_version(), "torch": torch, "reuselib": __version__},
+        "versions": {"python": platform.python_version(), "torch": metadata.version("torch"), "reuselib": __version__},
         "cpu": _cpu_name(),
         "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
@@ -406,18 +354,16 @@ def _provenance() -> dict[str, Any]:
 
 def _git() -> tuple[str, bool | None]:
     """Return the clone's commit and `Record.dirty`, or ("unknown", None)."""
-    if not home.in_clone():
-        return "unknown", None
+    made = (":(exclude)data/results", ":(exclude)data/pictures")
     try:
-        changes = _run_git("status", "--porcelain", "--", "reuselib", "data", *(f":(exclude)data/{x}" for x in MADE))
-        changes += _run_git("status", "--porcelain", "--untracked-files=no", "--", "data/zoo")
-        return _run_git("rev-parse", "HEAD").strip(), bool(changes)
+        if not home.in_clone():
+            return "unknown", None
+        changes = _run_git("status", "--porcelain", "--", "reuselib", "data", *made).splitlines()
+        # A committed network is an input, one that a run has made is not.
+        dirty = any(not change.startswith("?? data/zoo/") for change in changes)
+        return _run_git("rev-parse", "HEAD").strip(), dirty
     except (OSError, subprocess.SubprocessError):
         return "unknown", None
-
-
-# What runs make, below data/: a network of the zoo that is committed is an input and counts all the same.
-MADE = ("results", "pictures", "zoo")
 
 
 def _run_git(*arguments: str) -> str:
@@ -426,8 +372,6 @@ def _run_git(*arguments: str) -> str:
 
 
 def _cpu_name() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text() if info.is_file() else "", re.MULTILINE)
     return found[1].strip() if found else platform.processor() or platform.machine() or "unknown"

@@ -73,9 +73,12 @@ def test_two_processes_lose_nothing(room: Path) -> None:
 
 
 def test_a_save_waits_for_the_lock_and_a_reader_takes_in_what_was_left(room: Path) -> None:
-    pytest.importorskip("fcntl")
+    fcntl = pytest.importorskip("fcntl")
     code = "import toy; toy.make('toy-late', 1).save()"
-    with module._locked(room / "results" / ".scratch" / "toy.lock"):
+    lock = room / "results" / ".scratch" / "toy.lock"
+    home.write_atomic(lock, b"")
+    with open(lock, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
         process = python(code)
         while not list(room.glob("results/.scratch/toy/*/*/*.json")):
             assert process.poll() is None
@@ -106,7 +109,6 @@ def test_a_record_is_safe_where_the_papers_file_is_damaged(room: Path) -> None:
         ('"seed":1', '"seed":1,"extra":1', "line 2: .*extra"),
         ('"dirty":', '"dirt":', "line 2: .*dirt"),
         ('"paper":"toy"', '"paper":"dfad"', "line 2: it was altered"),
-        ('"scale":"laptop"', '"scale":"labtop"', "line 2: .*Did you mean 'laptop'"),
         ('"}\n', "", "line 2: not valid JSON"),
     ],
 )
@@ -126,10 +128,10 @@ def test_an_altered_line_is_refused_with_its_place(room: Path, old: str, new: st
 
 def test_another_papers_record_and_another_schema_are_refused(room: Path) -> None:
     path = make().save()
-    home.write_atomic(path, replace(make(), paper="dfad").line().encode())
+    home.write_atomic(path, module._lines([replace(make(), paper="dfad")]))
     with pytest.raises(DamagedFile, match="line 1: it is a record of dfad"):
         report.records("toy")
-    home.write_atomic(path, replace(make(), schema=1).line().encode())
+    home.write_atomic(path, module._lines([replace(make(), schema=1)]))
     with pytest.raises(OldSchema, match="line 1, has record schema 1, this library reads 2. Fix: "):
         report.find("toy", "laptop", "toy-good", 0)
     path.unlink()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from reuselib.report.claims import SYMBOLS, Verdict, badge, verdicts
-from reuselib.report.comparison import shown_scales, table
-from reuselib.report.papers import Paper, chapters, published
+from reuselib.report.papers import Paper, names, published
 from reuselib.report.records import Record, records
+from reuselib.report.tables import shown_scales, table
 
 HEAD = """# Reproduction report
 
@@ -15,30 +15,31 @@ result, on the date that it shows."""
 
 
 def report() -> str:
-    """Return the reproduction report as MyST Markdown: per chapter tables, claims, verdicts and cost."""
+    """Return the reproduction report as MyST Markdown: per paper tables, claims, verdicts and cost."""
     overview = ["| Chapter | Verdicts at the laptop scale | Runs | Hours |", "|---|---|---|---|"]
     sections = []
-    for chapter in chapters():
-        paper, found = published(chapter), records(chapter)
+    for name in names():
+        paper, found = published(name), records(name)
         hours = sum(record.wall_seconds for record in found) / 3600
         runs = str(len(found)) if found else "not run"
-        overview.append(f"| [{paper.title}](#report-{chapter}) | {badge(chapter)} | {runs} | {hours:.1f} |")
-        sections.append(_chapter_report(paper, found))
+        overview.append(f"| [{paper.title}](#report-{name}) | {badge(name)} | {runs} | {hours:.1f} |")
+        sections.append(_section(paper, found))
     return "\n\n".join([HEAD, "\n".join(overview), *sections]) + "\n"
 
 
-def _chapter_report(paper: Paper, found: list[Record]) -> str:
-    parts = [f"(report-{paper.chapter})=\n## {paper.title}", paper.paper]
-    parts.append(f"**{badge(paper.chapter)}**" if found else "**Not run**: no record of this chapter yet.")
-    parts += [table(paper.chapter, None, name=layout.id)._repr_html_() for layout in paper.tables]
-    for scale in shown_scales(paper.chapter):
-        parts.append(f"### Claims of {paper.chapter}, {scale} scale")
-        judged = [v for v in verdicts(paper.chapter, scale) if v.findings or scale == "laptop"]
-        parts += [_verdict_report(verdict, paper) for verdict in judged]
-    return "\n\n".join([*parts, f"### Cost of {paper.chapter}", _cost(found)])
+def _section(paper: Paper, found: list[Record]) -> str:
+    parts = [f"(report-{paper.name})=\n## {paper.title}", paper.citation]
+    parts.append(f"**{badge(paper.name)}**" if found else "**Not run**: no record of this paper yet.")
+    parts += [table(paper.name, None, name=layout.id).html() for layout in paper.tables]
+    for scale in shown_scales(paper.name):
+        parts.append(f"### Claims of {paper.name}, {scale} scale")
+        judged = [v for v in verdicts(paper.name, scale) if v.findings or scale == "laptop"]
+        parts += [_verdict(verdict, paper) for verdict in judged]
+    parts += [f"### Cost of {paper.name}", _cost(found) if found else "Not run."]
+    return "\n\n".join(parts)
 
 
-def _verdict_report(verdict: Verdict, paper: Paper) -> str:
+def _verdict(verdict: Verdict, paper: Paper) -> str:
     claim = verdict.claim
     lines = [
         f"**{SYMBOLS[verdict.outcome]} {verdict.outcome}: {claim.text}**\n",
@@ -52,9 +53,7 @@ def _verdict_report(verdict: Verdict, paper: Paper) -> str:
 
 
 def _cost(found: list[Record]) -> str:
-    """Return runs, time, memory, machines and commits of a chapter's records, and the stale ones by name."""
-    if not found:
-        return "Not run."
+    """Return runs, time, memory, machines and commits of a paper's records, and the stale ones by name."""
     wall, cpu = (sum(getattr(record, name) for record in found) / 3600 for name in ("wall_seconds", "cpu_seconds"))
     machines = sorted({f"{r.device} ({r.cpu}, threads: {r.threads}, {r.precision})" for r in found})
     commits = sorted({r.commit[:7] + (" with changes" if r.dirty else "") for r in found})

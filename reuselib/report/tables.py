@@ -1,0 +1,197 @@
+"""Tables: our records beside the published cells, as text for a terminal and as HTML for a notebook or a page."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from html import escape
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+from reuselib import home
+from reuselib.errors import ReuseError
+from reuselib.report.claims import summary, verdicts
+from reuselib.report.papers import SCALES, Column, Paper, PaperTable, Row, published
+from reuselib.report.records import Record, known_scale, records
+
+if TYPE_CHECKING:
+    import pandas
+
+# Longer lines of a cell are prose, which may be broken.
+SHORT = 34
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Table:
+    """A table that a terminal prints as text and a notebook or a page shows as HTML.
+
+    Attributes:
+        caption: What it shows.
+        cells: Text by row label and (group, label) of the column; a cell may have several lines.
+        notes: Sentences below.
+    """
+
+    caption: str
+    cells: pandas.DataFrame
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, caption: str, heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()
+    ) -> Table:
+        """Make a table of (group, label) heads and rows of cells; the first column labels the rows."""
+        import pandas
+
+        columns = pandas.MultiIndex.from_tuples(heads[1:], names=heads[0])
+        cells = pandas.DataFrame([row[1:] for row in rows], [row[0] for row in rows], columns, dtype=object)
+        return cls(caption, cells, tuple(notes))
+
+    def __repr__(self) -> str:
+        """Return the table as aligned plain text."""
+        heads = [self.cells.columns.names, *self.cells.columns]
+        groups = [group for group, _ in heads]
+        # Each group is named above its first column.
+        above = [textwrap.wrap(g if g not in groups[:i] else "", 18) for i, g in enumerate(groups)]
+        labels = [textwrap.wrap(label, 18) for _, label in heads]
+        height = max(map(len, above)) + max(map(len, labels))
+        head = [[*a, *[""] * (height - len(a) - len(b)), *b] for a, b in zip(above, labels, strict=True)]
+        rows = [[cell.split("\n") for cell in row] for row in self.cells.itertuples(name=None)]
+        columns = zip(head, *rows, strict=True)
+        widths = [max(len(line) for cell in column for line in cell) for column in columns]
+        rule = "  ".join("─" * width for width in widths)
+        body = [line for row in rows for line in _aligned(row, widths)]
+        width = min(max(72, len(rule)), 110)
+        notes = [textwrap.fill(note, width, subsequent_indent="    ") for note in self.notes]
+        return "\n".join([self.caption, "", *_aligned(head, widths), rule, *body, rule, *notes])
+
+    def html(self) -> str:
+        """Return the table as HTML with the class `results`, one line a row, for pages that have its style."""
+        cells, title = self.cells, escape(self.caption)
+        if not any(group for group, _ in cells.columns):
+            cells = cells.droplevel(0, axis=1)
+        shown = cells.style.format(_lines).set_caption(title).format_index(escape).format_index(escape, axis=1)
+        text = shown.to_html(exclude_styles=True, sparse_columns=True)
+        head, body = "".join(map(str.strip, text.splitlines())).replace(" >", ">").split("<tbody>")
+        head = re.sub(r"<th\b", '<th scope="col"', re.sub("<th([^>]*)></th>", r"<td\1></td>", head))
+        body = re.sub(r"<th\b", '<th scope="row"', body).replace("<tr>", "\n<tr>")
+        notes = "".join(f"\n<p>{escape(note)}</p>" for note in self.notes)
+        region = f'<div role="region" tabindex="0" aria-label="{title}">'
+        return f'<div class="results">{region}{head}<tbody>{body}</div>{notes}</div>'
+
+    def _repr_html_(self) -> str:
+        style = home.PACKAGE.joinpath("report", "results.css").read_text("utf-8")
+        return f"<style>{style}</style>{self.html()}"
+
+
+def _lines(cell: str) -> str:
+    lines = (escape(line) if len(line) <= SHORT else f"<span>{escape(line)}</span>" for line in cell.split("\n"))
+    return "<br>".join(lines)
+
+
+def _aligned(row: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
+    """Return a row's text lines, its cells padded to the widths."""
+    lines = zip_longest(*row, fillvalue="")
+    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+
+
+# Gives the mark of a footnote, "[1]"; the same text gets the same number.
+Mark = Callable[[str], str]
+
+
+def table(paper: str, scale: str | None = "laptop", beside: Any = None, name: str | None = None) -> Table:
+    """Set our records beside the published cells.
+
+    Args:
+        paper: The paper's name, "dfad".
+        scale: Whose records to show. None shows laptop and every larger scale that has records.
+        beside: A record, a result that has a `.record`, or a list of either, shown in columns of their own.
+        name: Id of the paper's table; the first one without.
+
+    Returns:
+        The table. A published value from another source than the table's carries a footnote with it. Ours are
+        mean ± standard deviation over seeds with their number, stale records left out.
+    """
+    about, layout = published(paper), published(paper).table(name)
+    scales = shown_scales(paper) if scale is None else [known_scale(scale)]
+    footnotes: dict[str, int] = {}
+
+    def mark(text: str) -> str:
+        return f" [{footnotes.setdefault(text, len(footnotes) + 1)}]"
+
+    cited = partial(_cited, about=about, layout=layout, mark=mark)
+    shown = [(c.group, c.label, partial(cited, column=c)) for c in layout.columns if c.id]
+    for at in scales:
+        ours = partial(_ours, found=records(paper, at), mark=mark, empty="not run")
+        titled = [(c, f"{c.group or 'Ours'}, {at} scale, mean ± sd (n)") for c in layout.columns if at in c.scales]
+        shown += [(group, c.label, partial(ours, column=c)) for c, group in titled]
+    for c in layout.columns:
+        if mine := [r for r in _as_records(paper, beside) if _falls_into(r, c, layout)]:
+            live = partial(_ours, found=mine, mark=mark, empty="–", column=c)
+            shown.append(("This run", f"{c.label} ({mine[0].scale} scale)", live))
+    rows = [[row.label, *(cell(row) for _, _, cell in shown)] for row in layout.rows]
+    cited_at_all = any(row.published for row in layout.rows)
+    below = [f"Published values without a mark: {about.sources[layout.source]}" if cited_at_all else ""]
+    below += [layout.note, _signs(rows)]
+    if layout == about.tables[0] and scales[0] == "smoke":
+        below.append("The smoke scale shows that the code runs; its numbers say nothing.")
+    elif layout == about.tables[0]:
+        below += map(str, verdicts(paper, scales[0]))
+    below += [f"[{number}] {text}" for text, number in footnotes.items()]
+    heads = [("", layout.header), *((group, label) for group, label, _ in shown)]
+    return Table.of(layout.caption, heads, rows, tuple(filter(None, below)))
+
+
+def shown_scales(paper: str) -> list[str]:
+    """Return laptop and every larger scale that has records: smoke proves nothing but that the code runs."""
+    present = {record.scale for record in records(paper)} | {"laptop"}
+    return [scale for scale in SCALES[1:] if scale in present]
+
+
+def _as_records(paper: str, beside: Any) -> list[Record]:
+    several = beside if isinstance(beside, list | tuple) else [] if beside is None else [beside]
+    live = [item if isinstance(item, Record) else item.record for item in several]
+    for record in live:
+        if record.paper != paper:
+            raise ReuseError(f"beside holds a record of {record.paper}, the table is of {paper}")
+    return live
+
+
+def _falls_into(record: Record, column: Column, layout: PaperTable) -> bool:
+    """Return whether a column shows the record; columns of cost are left out."""
+    metrics = dict(column.of(row.id) for row in layout.rows)
+    return record.scale in column.scales and metrics.get(record.row) in record.metrics
+
+
+def _cited(row: Row, column: Column, about: Paper, layout: PaperTable, mark: Mark) -> str:
+    """Return a published cell, a line for each source, marked where it is not the table's."""
+    lines = []
+    for each in row.published.get(column.id, ()):
+        source = about.sources[each.source] + (f" Here: {each.note}." if each.note else "")
+        note = mark(source) if each.note or each.source != layout.source else ""
+        setting = f"{each.setting}: " if each.setting else ""
+        lines.append(f"{setting}{'?' if each.value is None else each.value}{note}")
+    return "\n".join(lines or ["–"])
+
+
+def _ours(row: Row, column: Column, found: list[Record], mark: Mark, empty: str) -> str:
+    """Return mean ± sd (n) of a row's records, marked where some are stale or differ in settings."""
+    name, metric = column.of(row.id)
+    mine = [record for record in found if record.row == name]
+    fresh = [record for record in mine if not record.stale]
+    marks = ""
+    if stale := [str(record.seed) for record in mine if record.stale]:
+        marks += mark(f"Stale, made by another version and left out: {name}, seed {', '.join(stale)}.")
+    if any(record.settings != fresh[0].settings for record in fresh):
+        marks += mark(f"The seeds of {name} differ in configuration.")
+    values = [column.times * record.value(metric) for record in fresh if record.has(metric)]
+    return (summary(values).show(column.digits) if values else "–" if fresh else "stale" if mine else empty) + marks
+
+
+def _signs(rows: Sequence[Sequence[str]]) -> str:
+    """Return what the signs that occur in a table mean."""
+    lines = [line for row in rows for cell in row[1:] for line in cell.split("\n")]
+    unknown = "? a published number that could not be found. " if any("?" in line for line in lines) else ""
+    return unknown + ("– no such number." if "–" in lines else "")

@@ -1,0 +1,108 @@
+"""Published tables and claims: every cell as printed, with its source; mistakes in a file are named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import toy
+from jsonschema import Draft202012Validator
+
+from reuselib import home, report
+from reuselib.errors import DamagedFile, UnknownName
+from reuselib.report.papers import Cited
+
+
+def test_papers_stand_in_the_books_order_and_every_cell_has_a_source_that_is_cited() -> None:
+    numbers = [report.published(name).chapter for name in report.names()]
+    assert numbers == list(range(1, len(numbers) + 1)) and report.names()[0] == "dfad"
+    for name in report.names():
+        paper = report.published(name)
+        cells = [c for t in paper.tables for row in t.rows for cell in row.published.values() for c in cell]
+        assert cells and {c.source for c in cells} | {c.source for c in paper.claims} == set(paper.sources), name
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("source: later, setting", "source: nowhere, setting", "unknown source 'nowhere'"),
+        ('mnist: "0.940"', "mnist: 0.940", "0.94 is not of type"),
+        ('mnist: "0.940"', 'minst: "0.940"', "Did you mean 'mnist'"),
+        ("id: extra", "id: bad", "stands twice"),
+        ('["50.0", "60.0"]', '["50.0"]', "1 cells for 2 published columns"),
+        ("version: 2", "version: two", "version"),
+        ("sources: {", "sources: [", "not valid YAML"),
+        ("    conditions: []", "    seeds: 2\n    conditions: []", "minimum of 3"),
+        ("caption: Toy accuracy", "caption: Toy accuracy\n    captoin: x", "captoin"),
+    ],
+)
+def test_a_mistake_in_a_papers_file_is_named(room: Path, old: str, new: str, reason: str) -> None:
+    path = room / "papers" / "toy.yaml"
+    assert old in toy.PAPER
+    path.write_text(toy.PAPER.replace(old, new), "utf-8")
+    with pytest.raises(DamagedFile, match=reason) as caught:
+        report.published("toy")
+    assert str(path) in str(caught.value)
+
+
+def test_unknown_papers_and_tables_get_the_nearest(room: Path) -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'toy'"):
+        report.published("toyy")
+    with pytest.raises(UnknownName, match="Did you mean 'main'"):
+        report.table("toy", name="mian")
+    Draft202012Validator.check_schema(json.loads((home.PACKAGE / "schemas" / "paper.json").read_text("utf-8")))
+
+
+def test_cells_take_their_source_from_the_cell_the_row_or_the_table_and_give_their_number(room: Path) -> None:
+    graft, plain = report.published("toy").table("curve").rows
+    assert graft.published == {"k1": (Cited("90.74 ± 0.49", "paper"),), "k5": (Cited("92.88", "later"),)}
+    assert plain.published["k5"] == (Cited("60.0", "later"),)
+    for value, number in {"0.933 ± 0.000": 0.933, ".72": 0.72, "−3.5": -3.5, "FAILED": None, None: None}.items():
+        assert Cited(value, "paper").number == number
+
+
+DFAD = """
+    teacher        0.989          0.955          0.775          0.766
+    kd-real        0.988 ± 0.001  0.939 ± 0.011  0.733 ± 0.003  0.775 ± 0.002
+    kd-related     0.960 ± 0.006  0.912 ± 0.002  0.690 ± 0.004  0.748 ± 0.003
+    kd-unrelated   0.957 ± 0.007  0.445 ± 0.012  0.133 ± 0.003  0.352 ± 0.015
+    random         0.747 ± 0.033  0.101 ± 0.002  0.015 ± 0.001  0.010 ± 0.000
+    dafl           0.981 ± 0.001  0.885 ± 0.003  0.614 ± 0.005  FAILED
+    dfad           0.983 ± 0.002  0.933 ± 0.000  0.677 ± 0.003  0.735 ± 0.008"""
+
+
+def test_dfad_has_every_cell_of_its_main_table() -> None:
+    table = report.published("dfad").tables[0]
+    rows, columns = {row.id: row for row in table.rows}, [column.id for column in table.columns if column.id][:4]
+    for line in DFAD.strip().splitlines():
+        row, *cells = (part.strip() for part in line.split("  ") if part.strip())
+        found = [rows[row].published[column][0] for column in columns]
+        assert [(each.value, each.source) for each in found] == [(cell, "paper") for cell in cells]
+    assert str(report.table("dfad", name="unrecovered")).count("?") == 5
+
+
+RULES = {
+    "dfad": "4faf6c5c53f4",
+    "cmi": "8bdba099e31f",
+    "one_stage_gan": "6be9fbddd210",
+    "netgraft": "e52612fa95e6",
+    "layerwise": "79b2d8d8652b",
+    "adaptive": "dcde38a6efc5",
+    "attribution": "08b53d807c17",
+    "depara": "2b002808ff54",
+    "qfsl": "edbea1a112e2",
+    "selective": "5552d6b97325",
+}
+
+
+def test_no_margin_moves_and_no_rule_changes_after_its_result() -> None:
+    """A rule that changes is a defect; a new claim has its own date, and gives its paper another digest here."""
+    found = {}
+    for name in report.names():
+        rules = [
+            (c.id, c.written, c.seeds, *(f"{each.scale} {each}" for each in c.conditions)) for c in report.claims(name)
+        ]
+        found[name] = hashlib.sha256(repr(rules).encode()).hexdigest()[:12]
+    assert found == RULES

@@ -1,0 +1,100 @@
+"""Tables: ours beside the published cells, as text and as HTML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import toy
+from toy import make, save
+
+from reuselib import home, report
+from reuselib.errors import ReuseError
+
+WHOLE = """\
+Toy accuracy
+
+        Paper  Elsewhere       Ours, laptop
+                               scale, mean ± sd
+                               (n)
+Method  MNIST  MNIST           Toy digits        minutes
+──────  ─────  ──────────────  ────────────────  ─────────────
+Good    0.940  best: 93.1 [1]  85.0 ± 7.1 (2)    1.5 ± 0.0 (2)
+Bad     ?      –               not run           not run
+Extra   –      –               stale [2]         stale [2]
+──────  ─────  ──────────────  ────────────────  ─────────────
+Published values without a mark: Table 1 of the toy.
+? a published number that could not be found. – no such number.
+○ not run: Good is better than bad.
+○ not run: It works elsewhere.
+[1] A later re-run.
+[2] Stale, made by another version and left out: toy-extra, seed 0."""
+
+
+def test_the_table_sets_ours_beside_the_paper(room: Path) -> None:
+    save("toy-good", [0.8, 0.9])
+    save("toy-extra", [0.5], version=1)
+    table = report.table("toy")
+    assert str(table) == repr(table) == WHOLE
+    assert table.cells.loc["Good", ("Paper", "MNIST")] == "0.940"
+
+
+def test_stale_records_are_left_out_of_the_mean_and_other_settings_are_marked(room: Path) -> None:
+    save("toy-good", [0.8, 0.9])
+    save("toy-good", [0.1], 2, version=1)
+    make(seed=3, settings={"rounds": 99}, accuracy=0.7).save()
+    text = str(report.table("toy"))
+    assert "80.0 ± 10.0 (3) [2] [3]" in text and "left out: toy-good, seed 2." in text
+    assert "[3] The seeds of toy-good differ in configuration." in text
+
+
+def test_each_scale_has_columns_of_its_own(room: Path) -> None:
+    save("toy-good", [0.8])
+    save("mnist-good", [0.95], scale="colab")
+    save("toy-good", [0.2], scale="smoke")
+    both = str(report.table("toy", scale=None))
+    assert all(part in both for part in ("Ours, laptop", "Ours, colab", "Real MNIST", "0.950 (1)", "80.0 (1)"))
+    assert "smoke" not in both and "Toy digits" not in str(report.table("toy", scale="colab"))
+    smoke = str(report.table("toy", scale="smoke"))
+    assert "20.0 (1)" in smoke and "its numbers say nothing" in smoke and "not run: Good" not in smoke
+
+
+def test_this_run_stands_beside_the_recorded_ones(room: Path) -> None:
+    @dataclass
+    class Result:
+        record: report.Record
+
+    save("toy-good", [0.8, 0.9])
+    live = make("toy-good", 7, 0.5, scale="smoke")
+    for beside in (live, Result(live), [Result(live)]):
+        text = str(report.table("toy", beside=beside))
+        assert "This run" in text and "50.0 (1)" in text and "85.0 ± 7.1 (2)" in text
+    with pytest.raises(ReuseError, match="a record of other, the table is of toy"):
+        report.table("toy", beside=replace(live, paper="other"))
+
+
+def test_a_table_may_show_other_metrics_of_one_row(room: Path) -> None:
+    make(metrics={"accuracy": 0.5, "graft_k1": 0.25}).save()
+    cells = report.table("toy", name="curve").cells
+    assert cells.iloc[:, -1].to_dict() == {"Graft": "0.250 (1)", "Plain": "–"}
+
+
+def test_the_html_is_semantic_escaped_and_has_classes_for_styles(room: Path) -> None:
+    (room / "papers" / "toy.yaml").write_text(toy.PAPER.replace("Toy accuracy", "a < b & c"), "utf-8")
+    save("toy-good", [0.8])
+    html = report.table("toy").html()
+    whole = (
+        '<div class="results"><div role="region" tabindex="0" aria-label="a &lt; b &amp; c">',
+        "<caption>a &lt; b &amp; c</caption>",
+        '<th scope="col" colspan="2">Ours, laptop scale, mean ± sd (n)</th>',
+        '\n<tr><th scope="row">Good</th><td>0.940</td><td>best: 93.1 [1]</td><td>80.0 (1)</td>',
+        "\n<p>[1] A later re-run.</p>",
+    )
+    assert all(part in html for part in whole)
+    style = (home.PACKAGE / "report" / "results.css").read_text("utf-8")
+    assert "style" not in html and "\n\n" not in html and "class" not in html.replace('<div class="results">', "")
+    assert html.count("<div") == html.count("</div>") and html.count("<p>") == html.count("</p>")
+    assert report.table("toy")._repr_html_() == f"<style>{style}</style>{html}"
+    long = report.Table.of("Long", [("", "a"), ("", "b")], [["1", "x" * 40 + "\n2"]]).html()
+    assert f"<td><span>{'x' * 40}</span><br>2</td>" in long and '<th scope="col">b</th>' in long
