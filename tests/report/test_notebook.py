@@ -129,7 +129,7 @@ def project() -> dict:
 
 def test_first_cell_installs_all_that_colab_may_lack() -> None:
     names = {re.match(r"[\w-]+", requirement)[0].lower() for requirement in project()["dependencies"]}
-    there = {"torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib"}
+    there = {"torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib", "pandas", "jinja2"}
     assert names - there == set(notebook.LIGHT)
 
 
