@@ -232,10 +232,6 @@ def stanford_cars(split: str = "train", download: bool = False) -> ImageSet:
     """Load Stanford Cars: 8,144 / 8,041 photographs of 196 models of cars; as in `stanford_dogs`.
 
     The files lie as torchvision's class has them. The images of both splits take 2.4 GB of memory.
-
-    Args:
-        split: "train" or "test".
-        download: Accepted as by the other sets; the place that published this one is gone.
     """
     folder = files.downloads("stanford_cars")
     fix = (
@@ -378,10 +374,6 @@ def ffhq(split: str = "train", download: bool = False) -> ImageSet:
 
     They may be of any size: those of thumbnails128x128 are enough, and are read much faster than the large ones. The
     images take 0.9 GB of memory.
-
-    Args:
-        split: "train".
-        download: Accepted as by the other sets; this one cannot be fetched by a program.
     """
     fix = "bring thumbnails128x128 of github.com/NVlabs/ffhq-dataset, 70000 PNG files"
     return _brought("ffhq", split, files.downloads("ffhq"), "**/*.png", "face", files.square(GAN_SIZE), fix)
