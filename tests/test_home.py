@@ -20,7 +20,7 @@ import reuselib
 from reuselib import home
 from reuselib.errors import DamagedFile, MissingFile
 
-SHIPPED = "papers/01_dfad.yaml"
+SHIPPED = "papers/dfad.yaml"
 
 
 @pytest.fixture

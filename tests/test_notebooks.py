@@ -48,7 +48,7 @@ def test_the_book_lists_every_notebook_in_order() -> None:
     chapters = [name for name in listed if name not in PAGES]
     assert sorted(listed) == [path.stem for path in NOTEBOOKS] and chapters == sorted(chapters)
     assert listed[0] == "00_quickstart"
-    assert listed.index("rooms_gallery") + 1 == listed.index("attribution")
+    assert listed.index("rooms_gallery") + 1 == listed.index("07_attribution")
 
 
 def test_every_chapter_is_one_of_the_ten() -> None:
@@ -87,6 +87,20 @@ def test_nbval_compares_a_third(notebook: Notebook) -> None:
     compared = [cell for cell in tagged if not re.search(r"#\s*NBVAL_(IGNORE|SKIP)", cell.source)]
     assert len(compared) >= len(notebook.code) / 3, f"{len(compared)} of {len(notebook.code)} cells are compared"
     assert any(cell.outputs for cell in compared), "what is compared prints nothing"
+
+
+def test_what_is_trained_is_not_compared(notebook: Notebook) -> None:
+    for cell in notebook.code:
+        tags = set(cell.metadata.get("tags", []))
+        if re.search(r"\brecompute\b", cell.source) and "parameters" not in tags:
+            assert "nbval-ignore-output" in tags, f"nbval runs with recompute off:\n{cell.source}"
+
+
+def test_a_cell_defines_no_long_function(notebook: Notebook) -> None:
+    for cell in notebook.code:
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno <= 15, f"{node.name} belongs in the library"
 
 
 def test_at_most_a_megabyte(notebook: Notebook) -> None:

@@ -139,11 +139,11 @@ def test_wheel_holds_the_library_and_nothing_else(tmp_path: Path) -> None:
 
 def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
-    assert example.count("rounds=30") == 1
+    assert example.count("updates=1500") == 1
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(example.replace("rounds=30", "rounds=1"), names)
-    assert len(names["history"].rounds) == 1 and (tmp_path / "dfad.pt").is_file()
+    exec(example.replace("updates=1500", "updates=50"), names)
+    assert len(names["history"].rounds) == 1 and (tmp_path / "dfad.ckpt").is_file()
 
 
 def test_the_licences_are_there() -> None:

@@ -29,12 +29,13 @@ import subprocess
 import sys
 
 if "google.colab" in sys.modules:
-    clone = "{CLONE}"
+    clone, address = "{CLONE}", "{home.REPOSITORY}"
     if importlib.util.find_spec("reuselib") is None:
         if not os.path.isdir(clone):
-            subprocess.run(["git", "clone", "--depth", "1", "{home.REPOSITORY}", clone], check=True)
+            subprocess.run(["git", "clone", "--depth", "1", address, clone], check=True)
         install = [sys.executable, "-m", "pip", "install", "--quiet"]
-        subprocess.run([*install, {", ".join(f'"{name}"' for name in LIGHT)}], check=True)
+        light = [{", ".join(f'"{name}"' for name in LIGHT)}]
+        subprocess.run([*install, *light], check=True)
         subprocess.run([*install, "--no-deps", "--editable", clone], check=True)
         sys.path.insert(0, clone)
     os.chdir(os.path.join(clone, "notebooks"))
