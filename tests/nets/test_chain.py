@@ -21,11 +21,17 @@ def nested() -> nn.Sequential:
 
 
 def test_the_layers_one_after_the_other_are_the_network() -> None:
+    relu = nn.ReLU()  # an activation may be used again
     cases = (
         (plain(), (1, 8, 8), ["blocks.0.0", "blocks.1.0", "pool.1", "head"], [0, 2, 3, 0]),
         (nested(), (1, 8, 8), ["0", "1.2", "4"], [0, 3, 2]),
         (nets.conv3(2), (1, 8, 8), ["blocks.0.0", "blocks.1.0", "blocks.2.0", "head"], [0, 2, 2, 3]),
-        (nn.Sequential(nn.Linear(4, 2)), (4,), ["0"], [0]),
+        (
+            nn.Sequential(nn.Linear(4, 4), relu, nn.Linear(4, 4), relu, nn.Linear(4, 2)),
+            (4,),
+            ["0", "2", "4"],
+            [0, 1, 1],
+        ),
     )
     for network, image, names, between in cases:
         links = chain_of(network.eval())
@@ -54,6 +60,7 @@ def test_a_link_leaves_its_input_as_it_is_also_where_the_relu_works_in_place() -
     link(inputs)
     assert works_in_place(link.between) and torch.equal(inputs, -torch.ones(2, 3))
     assert not works_in_place(plain())
+    assert Link("a", link.between, link.layer) != Link("a", link.between, link.layer)  # they compare by identity
 
 
 class Odd(nn.Sequential):
@@ -78,17 +85,3 @@ def test_other_networks_are_refused_with_what_stands_in_the_way() -> None:
     for network, message in cases:
         with pytest.raises(ReuseError, match=message):
             chain_of(network)
-
-
-def test_an_activation_may_be_used_again() -> None:
-    relu, inputs = nn.ReLU(), torch.randn(5, 2)
-    network = nn.Sequential(nn.Linear(2, 2), relu, nn.Linear(2, 2), relu, nn.Linear(2, 2))
-    values = inputs
-    for link in chain_of(network):
-        values = link(values)
-    assert torch.equal(values, network(inputs))
-
-
-def test_a_link_compares_by_identity() -> None:
-    layer = nn.Linear(2, 2)
-    assert Link("a", nn.Sequential(), layer) != Link("a", nn.Sequential(), layer)
