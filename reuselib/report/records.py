@@ -180,11 +180,12 @@ def records(paper: str, scale: str | None = None) -> list[Record]:
         OldSchema: If another version of the schema wrote one.
     """
     published(paper)
-    path = _finished(paper) and merge(paper) or _file(paper)
+    path, wanted = _file(paper), known_scale(scale) if scale else None
+    if _finished(paper):
+        merge(paper)
     if old := next(path.with_suffix("").glob("*/*/seed*.json"), None):
         raise OldSchema(f"{old} has record schema 1, this library reads {SCHEMA}. Fix: {_remedy(path)}")
-    found = _read(path, paper)
-    return [r for r in found if r.scale == known_scale(scale)] if scale else list(found)
+    return [record for record in _read(path, paper) if wanted in (None, record.scale)]
 
 
 def find(paper: str, scale: str, row: str, seed: int, settings: Any = None) -> Record | None:
@@ -251,7 +252,7 @@ def scratch(paper: str, scale: str, row: str, seed: int) -> Path:
 
 
 def merge(paper: str) -> Path:
-    """Take finished records from the scratch folder into the paper's file; one of the same run is replaced.
+    """Take finished records from the scratch folder into the paper's file; of one run, the last to finish is kept.
 
     Any number of processes may do so at once: a lock file lets them in one by one, and the paper's file is replaced
     as a whole. Where Python has no `fcntl` (Windows) nothing is locked: save from one process at a time there.
@@ -266,9 +267,9 @@ def merge(paper: str) -> Path:
         if fcntl is not None:
             fcntl.flock(held, fcntl.LOCK_EX)
         files = _finished(paper)
-        new = sorted((record for file in files for record in _read(file, paper)), key=lambda record: record.finished)
-        if new:
-            kept = {record.key: record for record in (*_read(path, paper), *new)}
+        if files:
+            found = [record for file in (path, *files) for record in _read(file, paper)]
+            kept = {record.key: record for record in sorted(found, key=lambda record: record.finished)}
             home.write_atomic(path, _lines(kept[key] for key in sorted(kept)))
         for file in files:
             file.unlink()

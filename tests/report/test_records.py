@@ -144,12 +144,12 @@ def test_what_is_wrong_is_not_recorded(room: Path) -> None:
     for bad in (math.nan, math.inf):
         with pytest.raises(NonFinite, match="toy/laptop/toy-good seed 0"):
             make(accuracy=bad)
-    with pytest.raises(DamagedFile, match="row"):
-        make(row="../escape").save()
-    with pytest.raises(DamagedFile, match="metrics"):
-        make(metrics={}).save()
-    with pytest.raises(UnknownName, match="Did you mean 'laptop'"):
-        make(scale="labtop")
+    for wrong, where in (({"row": "../escape"}, "row"), ({"metrics": {}}, "metrics")):
+        with pytest.raises(DamagedFile, match=where):
+            make(**wrong).save()
+    for call in (lambda: make(scale="labtop"), lambda: report.records("toy", "labtop")):
+        with pytest.raises(UnknownName, match="Did you mean 'laptop'"):
+            call()
     with pytest.raises(UnknownName, match="Did you mean 'accuracy'"):
         make().value("acuracy")
     assert not (room / "results").exists()
