@@ -18,10 +18,29 @@ from typing import Any
 import numpy
 from PIL import Image
 
-from reuselib.errors import NonFinite, ReuseError, ShapeMismatch
+from reuselib.errors import NonFinite, ShapeMismatch
+from reuselib.report.theme import PALETTE, array
 
-SHARES = tuple(part / 10 for part in range(11))
-RIGHT, WRONG = "#0072B2", "#D55E00"  # Okabe and Ito's blue and vermilion; the frames and marks differ as well
+SHARES = tuple(part / 10 for part in range(11))  # of all images, that are answered in each state; half at first
+RIGHT, WRONG = PALETTE[:2]  # Okabe and Ito's blue and vermilion; the frames and marks differ as well
+
+
+# @ is the sheet's name.
+LOOK = f"""
+@ {{ background: #fff; color: #222; padding: .6em; max-width: 46em }}
+@ p {{ margin: .5em 0; font-size: .9em }} @ .said p {{ display: none }}
+@ input {{ margin: 0 .15em 0 .5em; accent-color: {RIGHT} }} @ label {{ font-size: .85em; cursor: pointer }}
+@ .sheet {{ display: flex; flex-wrap: wrap; gap: 4px }}
+@ figure {{ margin: 0; padding: 1px; width: 52px; text-align: center; border: 3px solid {RIGHT} }}
+@ figure.wrong {{ border: 3px dashed {WRONG} }} @ b.right {{ color: {RIGHT} }} @ b.wrong {{ color: #B34700 }}
+@ img {{ display: block; margin: 0 auto; image-rendering: pixelated }}
+@ figcaption {{ margin: 0; font-size: 11px; line-height: 1.1; color: #222 }}
+"""
+KEY = (
+    "<p class='key'><b class='right'>✓ solid frame</b>: answered, right. <b class='wrong'>✗ dashed frame</b>: "
+    "answered, wrong. <b>Pale, without a frame</b>: refused; its mark says what the answer would have been. "
+    "The most trusted one is first.</p>"
+)
 
 
 @dataclass(frozen=True)
@@ -51,13 +70,11 @@ class AnswerSheet:
         pictures: of the images shown, the one trusted most first: (image file as a data address, is wrong, text).
         states: from the fewest answers to all.
         total: images from which those shown were drawn.
-        start: the state that is shown first.
     """
 
     pictures: tuple[tuple[str, bool, str], ...]
     states: tuple[State, ...]
     total: int
-    start: int
 
     def __repr__(self) -> str:
         """Give one line for each state."""
@@ -74,49 +91,33 @@ class AnswerSheet:
         return f"Threshold {state.threshold:.2f}: {whole}, {rate}. {shown}, {here - state.shown} refused."
 
     def _repr_html_(self) -> str:
-        key = hashlib.sha256(repr(self).encode() + self.pictures[0][0].encode()).hexdigest()[:8]
-        name = f"answers-{key}"
-        buttons, sentences = [], []
+        name = "answers-" + hashlib.sha256((repr(self) + self.pictures[0][0]).encode()).hexdigest()[:8]
+        buttons = sentences = ""
         for number, state in enumerate(self.states):
-            checked = " checked" if number == self.start else ""
+            checked = " checked" if number == len(self.states) // 2 else ""
             share = f"{100 * state.answered / self.total:.0f} %"
-            buttons.append(
+            buttons += (
                 f"<input type='radio' name='{name}' id='{name}-{number}' aria-label='answer {share}'{checked}>"
                 f"<label for='{name}-{number}'>{share}</label>"
             )
-            sentences.append(f"<p class='s{number}'>{html.escape(self.sentence(state))}</p>")
+            sentences += f"<p class='s{number}'>{html.escape(self.sentence(state))}</p>"
         figures = "".join(
             f"<figure class='{'wrong' if wrong else 'right'}' title=\"{html.escape(text)}\">"
             f"<img class='dark-light' src='{address}' width='44' height='44' alt=\"{html.escape(text)}\">"
             f"<figcaption>{'✗' if wrong else '✓'}</figcaption></figure>"
             for address, wrong, text in self.pictures
         )
-        keys = (
-            "<p class='key'><b class='right'>✓ solid frame</b>: answered, right. "
-            "<b class='wrong'>✗ dashed frame</b>: answered, wrong. <b>Pale, without a frame</b>: refused; its mark "
-            "says what the answer would have been. The most trusted one is first.</p>"
-        )
         return (
             f"<style>{self._css(name)}</style><div id='{name}' role='group' aria-label='How many images to answer'>"
-            f"<span>Answer </span>{''.join(buttons)}<div class='said' aria-live='polite'>{''.join(sentences)}</div>"
-            f"{keys}<div class='sheet'>{figures}</div></div>"
+            f"<span>Answer </span>{buttons}<div class='said' aria-live='polite'>{sentences}</div>"
+            f"{KEY}<div class='sheet'>{figures}</div></div>"
         )
 
     def _css(self, name: str) -> str:
         """The style sheet: the look, then for each state what it hides."""
-        box = f"#{name}"
-        rules = [
-            f"{box}{{background:#fff;color:#222;padding:.6em;max-width:46em}}",
-            f"{box} input{{margin:0 .15em 0 .5em;accent-color:{RIGHT}}}{box} label{{font-size:.85em;cursor:pointer}}",
-            f"{box} p{{margin:.5em 0;font-size:.9em}}{box} .sheet{{display:flex;flex-wrap:wrap;gap:4px}}",
-            f"{box} figure{{margin:0;padding:1px;width:52px;text-align:center;border:3px solid {RIGHT}}}",
-            f"{box} figure.wrong{{border:3px dashed {WRONG}}}",
-            f"{box} b.right{{color:{RIGHT}}}{box} b.wrong{{color:#B34700}}",
-            f"{box} img{{display:block;margin:0 auto;image-rendering:pixelated}}",
-            f"{box} figcaption{{margin:0;font-size:11px;line-height:1.1;color:#222}}{box} .said p{{display:none}}",
-        ]
+        rules = [LOOK.replace("@", f"#{name}")]
         for number, state in enumerate(self.states):
-            chosen = f"{box}-{number}:checked"
+            chosen = f"#{name}-{number}:checked"
             refused = f"{chosen}~.sheet figure:nth-child(n+{state.shown + 1})"  # they stand in falling confidence
             rules.append(f"{refused}{{border-color:transparent}}{refused} img{{opacity:.25;filter:grayscale(1)}}")
             rules.append(f"{chosen}~.said .s{number}{{display:block}}")
@@ -124,15 +125,7 @@ class AnswerSheet:
 
 
 def answer_sheet(
-    images: Any,
-    texts: Sequence[str],
-    confidence: Any,
-    wrong: Any,
-    *,
-    count: int = 84,
-    shares: Sequence[float] = SHARES,
-    start: float = 0.5,
-    seed: int = 0,
+    images: Any, texts: Sequence[str], confidence: Any, wrong: Any, *, count: int = 84, seed: int = 0
 ) -> AnswerSheet:
     """Draw images at random, sort them by confidence, and let the reader move the threshold.
 
@@ -145,59 +138,38 @@ def answer_sheet(
         confidence: (n,), no NaN; only its order counts.
         wrong: (n,), whether each answer is wrong.
         count: images on the sheet, drawn without a look at answers; all where there are fewer.
-        shares: of all images, that are answered in each state: 0 to 1, rising.
-        start: of these shares, the one that is shown first (the nearest).
         seed: of the draw.
 
     Raises:
         ShapeMismatch: there is not one text, confidence and mark for each image, or images are of another form.
         NonFinite: a confidence is NaN.
-        ReuseError: the shares do not rise from 0 to 1.
     """
-    pixels, trust, errors = _pixels(images), _column(confidence).astype(float), _column(wrong).astype(bool)
-    if not len(pixels) == len(texts) == len(trust) == len(errors) > 0:
-        found = f"{len(pixels)} images, {len(texts)} texts, {len(trust)} confidences, {len(errors)} marks"
+    values, trust, errors = array(images), array(confidence), array(wrong).astype(bool)
+    if values.ndim != 4 or values.shape[1] not in (1, 3):
+        raise ShapeMismatch(f"images must be (n, C, H, W) with 1 or 3 channels, not {values.shape}.")
+    if not trust.shape == errors.shape == (len(texts),) == (len(values),) or not len(texts):
+        found = f"{len(values)} images, {len(texts)} texts, confidences {trust.shape}, marks {errors.shape}"
         raise ShapeMismatch(f"{found}: give one of each for every image.")
     if numpy.isnan(trust).any():
         raise NonFinite("A confidence is NaN. Take log-probabilities from log_softmax, not the log of a softmax.")
-    if not shares or list(shares) != sorted(set(shares)) or not 0 <= shares[0] <= shares[-1] <= 1:
-        raise ReuseError(f"shares must rise from 0 to 1, not {list(shares)}.")
     drawn = numpy.random.default_rng(seed).permutation(len(trust))[:count]
     drawn = drawn[numpy.argsort(-trust[drawn], kind="stable")]
     ordered = -numpy.sort(-trust)
     states = []
-    for share in shares:
+    for share in SHARES:
         place = round(share * len(trust))
         threshold = float(ordered[place - 1]) if place else float("inf")
         given = trust >= threshold if place else numpy.zeros(len(trust), dtype=bool)
         counts = (int(each.sum()) for each in (given, given & errors, given[drawn], (given & errors)[drawn]))
         states.append(State(threshold, *counts))
-    pictures = tuple((_address(pixels[k]), bool(errors[k]), str(texts[k])) for k in drawn)
-    first = min(range(len(shares)), key=lambda number: abs(shares[number] - start))
-    return AnswerSheet(pictures, tuple(states), len(trust), first)
+    whole = values if "uint8" in str(getattr(images, "dtype", "")) else (255 * values.clip(0, 1)).round()
+    pictures = tuple((_address(whole[k]), bool(errors[k]), str(texts[k])) for k in drawn)
+    return AnswerSheet(pictures, tuple(states), len(trust))
 
 
-def _column(values: Any) -> numpy.ndarray:
-    """Give a tensor of any device, or anything array-like, as a flat array."""
-    values = values.detach().cpu().numpy() if hasattr(values, "detach") else numpy.asarray(values)
-    if values.ndim != 1:
-        raise ShapeMismatch(f"confidence and wrong must be (n,), one for each image, not {values.shape}.")
-    return values
-
-
-def _pixels(images: Any) -> numpy.ndarray:
-    """Give images as uint8 (n, H, W, 3)."""
-    values = images.detach().cpu().numpy() if hasattr(images, "detach") else numpy.asarray(images)
-    if values.ndim != 4 or values.shape[1] not in (1, 3):
-        raise ShapeMismatch(f"images must be (n, C, H, W) with 1 or 3 channels, not {values.shape}.")
-    if values.dtype != numpy.uint8:
-        values = (values.clip(0, 1) * 255).round().astype(numpy.uint8)
-    coloured = numpy.broadcast_to(values, (len(values), 3, *values.shape[2:]))
-    return numpy.ascontiguousarray(coloured.transpose(0, 2, 3, 1))
-
-
-def _address(pixels: numpy.ndarray) -> str:
-    """Give one image (H, W, 3) as a data address: WebP, which every browser reads, a third of a PNG's bytes."""
+def _address(picture: numpy.ndarray) -> str:
+    """Give one image (C, H, W), from 0 to 255, as a WebP data address: every browser reads it, a third of a PNG."""
     file = BytesIO()
-    Image.fromarray(pixels).save(file, format="WEBP", quality=82, method=6)
+    pixels = numpy.broadcast_to(picture, (3, *picture.shape[1:])).transpose(1, 2, 0).astype(numpy.uint8)
+    Image.fromarray(numpy.ascontiguousarray(pixels)).save(file, format="WEBP", quality=82, method=6)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

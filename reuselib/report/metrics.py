@@ -76,8 +76,7 @@ def mean_distance(features: Tensor) -> float:
         ShapeMismatch: there are fewer than two rows.
     """
     (x,) = _features(features)
-    total = sum(float(block.sum()) for block in _distances(x, x))
-    return total / (len(x) * (len(x) - 1))
+    return sum(float(block.sum()) for block in _distances(x, x)) / (len(x) * (len(x) - 1))
 
 
 def cosine_diversity(features: Tensor) -> float:
@@ -218,10 +217,9 @@ def mean_iou(confusion: Tensor) -> float:
     Raises:
         ReuseError: no pixel was counted.
     """
-    value = float(intersection_over_union(confusion).nanmean())
-    if value != value:
+    if not confusion.any():
         raise ReuseError("No pixel was counted: all labels are ignored, or there is no image.")
-    return value
+    return float(intersection_over_union(confusion).nanmean())
 
 
 @torch.no_grad()
@@ -242,7 +240,7 @@ def features_of(network: nn.Module, images: Tensor, batch: int = 1000) -> Tensor
     """
     features = getattr(network, "features", None)
     if not callable(features) or isinstance(features, nn.Module):
-        raise ReuseError(f"{type(network).__name__} has no method features(images). Use models.penultimate instead.")
+        raise ReuseError(f"{type(network).__name__} has no method features(images). Use nets.penultimate instead.")
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:

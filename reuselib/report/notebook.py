@@ -7,7 +7,6 @@ import html
 import inspect
 import os
 import platform
-import subprocess
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import Any
 
 from reuselib import __version__, home
 from reuselib.errors import ReuseError
+from reuselib.report.records import cpu_name, git_state
 
 LIGHT = ("captum", "click", "jsonschema", "pooch", "pyyaml", "safetensors", "tqdm")
 CLONE = "/content/reusing-trained-networks"
@@ -69,10 +69,9 @@ def source(*objects: Any, docstring: bool = True) -> Source:
     parts: list[str] = []
     last = None
     for each in objects:
-        text = _dedented(each)
-        heading = f"# {each.__module__}\n" if each.__module__ != last else ""
+        text = _dedented(each) if docstring else _without_docstrings(_dedented(each))
+        parts.append(text if each.__module__ == last else f"# {each.__module__}\n{text}")
         last = each.__module__
-        parts.append(heading + (text if docstring else _without_docstrings(text)))
     return Source("\n\n".join(parts))
 
 
@@ -80,9 +79,7 @@ def _dedented(thing: Any) -> str:
     try:
         return textwrap.dedent(inspect.getsource(thing)).strip()
     except (TypeError, OSError) as error:
-        raise ReuseError(
-            f"{thing!r} has no Python source to show. Give a function, a class or a method of the library."
-        ) from error
+        raise ReuseError(f"{thing!r} has no Python source to show. Give a function, a class or a method.") from error
 
 
 def _without_docstrings(text: str) -> str:
@@ -125,23 +122,14 @@ def provenance(device: Any = None, files: Sequence[str] = ()) -> Provenance:
         device: where the networks ran, as text or a torch device; the first GPU or the CPU by default.
         files: paths below the data folder whose SHA-256 to give.
     """
+    commit, dirty = git_state()
     facts = {
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("torch", "torchvision", "numpy")},
-        "reuselib": f"{__version__}, commit {_commit()}",
+        "reuselib": f"{__version__}, commit {commit[:12]}{'-dirty' if dirty else ''}",
         "device": _device(device),
     }
     return Provenance(facts | {name: f"sha256 {home.sha256(home.path(name))[:16]}…" for name in files})
-
-
-def _commit() -> str:
-    """Give the clone's commit, marked where files differ from it; "unknown" outside a clone."""
-    command = ["git", "-C", str(home.CLONE), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "unknown"
 
 
 def _device(device: Any) -> str:
@@ -150,15 +138,7 @@ def _device(device: Any) -> str:
     kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if kind.type == "cuda":
         return f"{torch.cuda.get_device_name(kind)} (cuda)"
-    return f"{kind.type}, {_processor()}, {torch.get_num_threads()} of {os.cpu_count()} threads"
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return f"{kind.type}, {cpu_name()}, {torch.get_num_threads()} of {os.cpu_count()} threads"
 
 
 class BookFigure:

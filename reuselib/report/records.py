@@ -343,17 +343,17 @@ def _remedy(path: Path) -> str:
 
 def _provenance() -> dict[str, Any]:
     """Return what a record says about where it was made and when."""
-    commit, dirty = _git()
+    commit, dirty = git_state()
     return {
         "commit": commit,
         "dirty": dirty,
         "versions": {"python": platform.python_version(), "torch": metadata.version("torch"), "reuselib": __version__},
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
 
 
-def _git() -> tuple[str, bool | None]:
+def git_state() -> tuple[str, bool | None]:
     """Return the clone's commit and `Record.dirty`, or ("unknown", None)."""
     made = (":(exclude)data/results", ":(exclude)data/pictures")
     try:
@@ -372,7 +372,8 @@ def _run_git(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's name, as far as the system tells it."""
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", info.read_text() if info.is_file() else "", re.MULTILINE)
     return found[1].strip() if found else platform.processor() or platform.machine() or "unknown"

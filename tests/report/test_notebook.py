@@ -7,6 +7,7 @@ from importlib.util import find_spec as real_find_spec
 from types import ModuleType
 
 import pytest
+import yaml
 
 from reuselib import home
 from reuselib.errors import ReuseError
@@ -43,39 +44,19 @@ def test_source_is_what_runs() -> None:
     shown = notebook.source(documented)
     assert repr(shown).startswith(f'# {__name__}\ndef documented(value: int) -> int:\n    """Say something.')
     assert shown._repr_markdown_() == f"```python\n{shown.text}\n```"
+    for thing in (len, 3, Documented()):
+        with pytest.raises(ReuseError, match="no Python source.*Give a function"):
+            notebook.source(thing)
 
 
-def test_source_without_docstrings_keeps_code_and_comments() -> None:
-    expected = "\n".join(
-        [
-            f"# {__name__}",
-            "def documented(value: int) -> int:",
-            "    # Why not.",
-            "    def inner() -> int:",
-            "        return value",
-            "",
-            "    return inner()",
-        ]
-    )
-    assert repr(notebook.source(documented, docstring=False)) == expected
-
-
-def test_source_without_docstrings_still_compiles() -> None:
+def test_source_without_docstrings_keeps_code_and_comments_and_compiles() -> None:
+    inner = "    # Why not.\n    def inner() -> int:\n        return value\n\n    return inner()"
+    expected = f"def documented(value: int) -> int:\n{inner}"
+    text = repr(notebook.source(Documented.method, documented, docstring=False))
+    assert text == f'# {__name__}\ndef method(self) -> str:\n    return "yes"\n\n{expected}'
     text = repr(notebook.source(documented, only_documented, Documented, docstring=False))
     compile(text, "shown", "exec")
     assert '"""Say nothing else."""' in text and "A class" not in text
-
-
-def test_source_of_methods_and_several_objects() -> None:
-    text = repr(notebook.source(Documented.method, documented, docstring=False))
-    assert text.startswith(f'# {__name__}\ndef method(self) -> str:\n    return "yes"\n\ndef documented')
-    assert text.count(f"# {__name__}") == 1
-
-
-@pytest.mark.parametrize("thing", [len, 3, Documented()])
-def test_source_of_something_without_source(thing: object) -> None:
-    with pytest.raises(ReuseError, match="no Python source.*Give a function"):
-        notebook.source(thing)
 
 
 class Colab:
@@ -93,14 +74,10 @@ class Colab:
         )
 
 
-def test_first_cell_does_nothing_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_cell_clones_and_installs_on_colab_goes_there_again_and_does_nothing_elsewhere(monkeypatch) -> None:
     played = Colab(monkeypatch, installed=False)
     exec(notebook.SETUP_CELL, {})
     assert not played.commands and not played.moves
-
-
-def test_first_cell_on_colab_clones_and_installs(monkeypatch: pytest.MonkeyPatch) -> None:
-    played = Colab(monkeypatch, installed=False)
     monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
     exec(notebook.SETUP_CELL, {})
     clone, light, package = played.commands
@@ -108,13 +85,9 @@ def test_first_cell_on_colab_clones_and_installs(monkeypatch: pytest.MonkeyPatch
     assert light[-len(notebook.LIGHT) :] == list(notebook.LIGHT)
     assert package[-3:] == ["--no-deps", "--editable", notebook.CLONE]
     assert sys.path[0] == notebook.CLONE and played.moves == [f"{notebook.CLONE}/notebooks"]
-
-
-def test_first_cell_on_colab_again_only_goes_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    played = Colab(monkeypatch, installed=True)
-    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    again = Colab(monkeypatch, installed=True)
     exec(notebook.SETUP_CELL, {})
-    assert not played.commands and played.moves == [f"{notebook.CLONE}/notebooks"]
+    assert not again.commands and again.moves == [f"{notebook.CLONE}/notebooks"]
 
 
 def project() -> dict:
@@ -127,19 +100,12 @@ def project() -> dict:
     return tomllib.loads(file.read_text("utf-8"))["project"]
 
 
-def test_first_cell_installs_all_that_colab_may_lack() -> None:
+def test_first_cell_installs_all_that_colab_may_lack_from_the_address_of_the_config() -> None:
     names = {re.match(r"[\w-]+", requirement)[0].lower() for requirement in project()["dependencies"]}
-    there = {"torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib", "pandas", "jinja2"}
+    there = {"torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib", "pandas", "jinja2", "seaborn"}
     assert names - there == set(notebook.LIGHT)
-
-
-def test_first_cell_has_the_address_of_the_config() -> None:
-    yaml = pytest.importorskip("yaml")
-    file = home.CLONE / "_config.yml"
-    if not file.is_file():
-        pytest.skip("not in a clone")
-    address = yaml.safe_load(file.read_text("utf-8"))["repository"]["url"]
-    assert f'"{address.rstrip("/")}"' in notebook.SETUP_CELL
+    config = yaml.safe_load((home.CLONE / "_config.yml").read_text("utf-8"))
+    assert f'"{config["repository"]["url"].rstrip("/")}"' in notebook.SETUP_CELL
 
 
 def test_provenance_names_versions_device_and_hashes(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,9 +116,6 @@ def test_provenance_names_versions_device_and_hashes(tmp_path, monkeypatch: pyte
     assert made.facts["device"].startswith("cpu, ")
     assert made.facts["some.txt"] == "sha256 ba7816bf8f01cfea…"
     assert "torch: " in repr(made) and "<th scope='row'" in made._repr_html_()
-
-
-def test_provenance_escapes_html() -> None:
     assert "&lt;b&gt;" in notebook.Provenance({"a": "<b>"})._repr_html_()
 
 
@@ -175,7 +138,7 @@ def test_book_turns_a_shown_figure_into_html_with_alt_and_caption(tmp_path, monk
     monkeypatch.setattr(render, "load_mime_renders", lambda: [notebook.BookFigure])
     from nbformat.v4 import new_output
 
-    texts = {"alt": 'Two "bells".', "caption": "Rows: *real*, fake."}
+    texts = {"alt": 'Two "bells".', "caption": "Rows: *real*, fake.", "width": 375}
     data = {"image/png": "iVBORw0KGgo=", "text/plain": texts["alt"]}
     marked = {"text/markdown": {"caption": True}}
     html = page(
@@ -185,7 +148,7 @@ def test_book_turns_a_shown_figure_into_html_with_alt_and_caption(tmp_path, monk
             new_output("display_data", {"text/markdown": texts["caption"]}, metadata=marked),
         ],
     )
-    assert 'alt="Two &quot;bells&quot;."' in html
+    assert 'alt="Two &quot;bells&quot;."' in html and re.search(r"width[=:] ?.?375", html)
     assert html.count("<figure") == html.count("<figcaption") == html.count("<em>real</em>") == 1
 
 

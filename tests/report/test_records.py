@@ -200,7 +200,7 @@ def test_only_changed_code_or_inputs_make_a_record_dirty(tmp_path: Path, monkeyp
     monkeypatch.setattr(home, "CLONE", tmp_path)
     monkeypatch.setattr(home, "in_clone", lambda: True)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert module._git() == ("unknown", None)
+    assert module.git_state() == ("unknown", None)
     git(tmp_path, "init", "-q")
     for name in ("reuselib/code.py", "data/zoo/shipped/card.json", "data/papers/toy.yaml"):
         home.write_atomic(tmp_path / name, b"1")
@@ -209,12 +209,12 @@ def test_only_changed_code_or_inputs_make_a_record_dirty(tmp_path: Path, monkeyp
     commit = git(tmp_path, "rev-parse", "HEAD")
     for name in ("data/results/toy.jsonl", "data/zoo/made/card.json", "data/pictures/toy/a.png", "book/page.md"):
         home.write_atomic(tmp_path / name, b"made by a run, or prose")
-    assert module._git() == (commit, False)
+    assert module.git_state() == (commit, False)
     for name in ("reuselib/code.py", "data/zoo/shipped/card.json", "data/papers/toy.yaml"):
         home.write_atomic(tmp_path / name, b"2")
-        assert module._git() == (commit, True)
+        assert module.git_state() == (commit, True)
         git(tmp_path, "checkout", "--", name)
     home.write_atomic(tmp_path / "reuselib" / "new.py", b"3")
-    assert module._git() == (commit, True)
+    assert module.git_state() == (commit, True)
     monkeypatch.setattr(home, "in_clone", lambda: False)
-    assert module._git() == ("unknown", None)
+    assert module.git_state() == ("unknown", None)
