@@ -60,13 +60,8 @@ def dense_decoder(outputs: int, inputs: int = CODE) -> nn.Sequential:
     Returns:
         Maps (B, inputs, h, w) become (B, C, 4h, 4w), any real number (12,071 parameters for three channels).
     """
-    return nn.Sequential(
-        *convolution(inputs, 64),
-        nn.PixelShuffle(2),
-        *convolution(16, 48),
-        nn.PixelShuffle(2),
-        nn.Conv2d(12, outputs, 3, padding=1),
-    )
+    first, second, last = convolution(inputs, 64), convolution(16, 48), nn.Conv2d(12, outputs, 3, padding=1)
+    return nn.Sequential(*first, nn.PixelShuffle(2), *second, nn.PixelShuffle(2), last)
 
 
 def vector_head(outputs: int, inputs: int = CODE, side: int = SIDE, dropout: float = 0.3) -> nn.Sequential:
@@ -81,14 +76,8 @@ def vector_head(outputs: int, inputs: int = CODE, side: int = SIDE, dropout: flo
     Returns:
         Maps (B, inputs, side, side) become (B, outputs) (67,081 parameters for nine numbers).
     """
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(inputs * side * side, 128),
-        nn.BatchNorm1d(128),
-        nn.ReLU(),
-        nn.Dropout(dropout),
-        nn.Linear(128, outputs),
-    )
+    hidden = [nn.Linear(inputs * side * side, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(128, outputs))
 
 
 ENCODERS: dict[str, Callable[..., nn.Sequential]] = {"plain": room_encoder, "residual": residual_room_encoder}
@@ -149,9 +138,5 @@ def readout(outputs: int, dense: bool = True, inputs: int = CODE, width: int = 1
 
     Source: after Zamir et al. 2018 (Taskonomy), whose readout has two such streams side by side.
     """
-    return nn.Sequential(
-        nn.BatchNorm2d(inputs),
-        *convolution(inputs, width),
-        *convolution(width, width),
-        dense_decoder(outputs, width) if dense else vector_head(outputs, width),
-    )
+    trunk = [nn.BatchNorm2d(inputs), *convolution(inputs, width), *convolution(width, width)]
+    return nn.Sequential(*trunk, dense_decoder(outputs, width) if dense else vector_head(outputs, width))

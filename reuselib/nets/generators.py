@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from reuselib.errors import ShapeMismatch, unknown
 
+Shape = tuple[int, int, int]
+"""Channels, height and width."""
 ACTIVATIONS: dict[str | None, type[nn.Module]] = {"tanh": nn.Tanh, None: nn.Identity}
 NORMALISATIONS: dict[str | None, Callable[[int, int], list[nn.Module]]] = {
     "batch": lambda channels, groups: [nn.BatchNorm2d(channels)],
@@ -25,12 +27,10 @@ class Generator(nn.Module):
         image: shape (C, H, W) of one image.
     """
 
-    def __init__(self, layers: nn.Sequential, latent: int, image: tuple[int, int, int]) -> None:
+    def __init__(self, layers: nn.Sequential, latent: int, image: Shape) -> None:
         """Keep the layers with the shapes of their two ends."""
         super().__init__()
-        self.layers = layers
-        self.latent = latent
-        self.image = tuple(image)
+        self.layers, self.latent, self.image = layers, latent, tuple(image)
 
     def forward(self, noise: Tensor) -> Tensor:
         """Map noise (B, latent) to images (B, C, H, W).
@@ -45,7 +45,7 @@ class Generator(nn.Module):
 
 
 def upsampling_generator(
-    image: tuple[int, int, int] = (1, 32, 32),
+    image: Shape = (1, 32, 32),
     latent: int = 100,
     width: int = 64,
     activation: str | None = "tanh",
@@ -80,7 +80,7 @@ def upsampling_generator(
     )
 
 
-def dcgan_generator(image: tuple[int, int, int] = (3, 128, 128), latent: int = 256, width: int = 64) -> Generator:
+def dcgan_generator(image: Shape = (3, 128, 128), latent: int = 256, width: int = 64) -> Generator:
     """Build a generator from four transposed convolutions, with values in [-1, 1].
 
     Args:
@@ -108,7 +108,7 @@ def dcgan_generator(image: tuple[int, int, int] = (3, 128, 128), latent: int = 2
 
 
 def inversion_generator(
-    image: tuple[int, int, int] = (3, 32, 32), latent: int = 256, width: int = 64, large: bool = False
+    image: Shape = (3, 32, 32), latent: int = 256, width: int = 64, large: bool = False
 ) -> Generator:
     """Build the generator of model inversion: pixels in [0, 1], to be normalised by whoever feeds a classifier.
 
@@ -131,7 +131,7 @@ def inversion_generator(
     return Generator(nn.Sequential(*body, nn.Sigmoid()), latent, image)
 
 
-def _upsampled(image: tuple[int, int, int], latent: int, widths: tuple[int, int, int], bias: bool) -> list[nn.Module]:
+def _upsampled(image: Shape, latent: int, widths: tuple[int, int, int], bias: bool) -> list[nn.Module]:
     """Noise to a quarter of the image's size, then twice nearest-neighbour upsampling and a 3x3 convolution."""
     layers = _projected(image, latent, widths[0], 4)
     for inputs, outputs in pairwise(widths):
@@ -140,7 +140,7 @@ def _upsampled(image: tuple[int, int, int], latent: int, widths: tuple[int, int,
     return [*layers, nn.Conv2d(widths[-1], image[0], 3, padding=1)]
 
 
-def _projected(image: tuple[int, int, int], latent: int, width: int, factor: int) -> list[nn.Module]:
+def _projected(image: Shape, latent: int, width: int, factor: int) -> list[nn.Module]:
     """Noise to maps (B, width, H / factor, W / factor), or ShapeMismatch where that leaves a remainder."""
     _, height, side = image
     if height < factor or side < factor or height % factor or side % factor:
@@ -181,11 +181,10 @@ class Discriminator(nn.Module):
         image: shape (C, H, W) of one image.
     """
 
-    def __init__(self, layers: nn.Sequential, image: tuple[int, int, int]) -> None:
+    def __init__(self, layers: nn.Sequential, image: Shape) -> None:
         """Keep the layers with the shape of their images."""
         super().__init__()
-        self.layers = layers
-        self.image = tuple(image)
+        self.layers, self.image = layers, tuple(image)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B,): large for real ones.
@@ -193,16 +192,13 @@ class Discriminator(nn.Module):
         Raises:
             ShapeMismatch: the images have another shape.
         """
-        if tuple(images.shape[1:]) != self.image:
-            found = tuple(images.shape[1:])
+        if (found := tuple(images.shape[1:])) != self.image:
             wanted = f"this discriminator takes images of shape {self.image}, not {found}"
             raise ShapeMismatch(f"{wanted}. Build it with image={found}, or load the images in its size.")
         return self.layers(images).flatten()
 
 
-def deconvolution_generator(
-    image: tuple[int, int, int] = (3, 64, 64), latent: int = 100, width: int = 128
-) -> Generator:
+def deconvolution_generator(image: Shape = (3, 64, 64), latent: int = 100, width: int = 128) -> Generator:
     """Build DCGAN's generator: transposed convolutions from 1x1 over 4x4, doubling up to the image, then tanh.
 
     For 64 pixels the channels are 8w, 4w, 2w, w and the image's; each halving of the size drops the widest layer.
@@ -232,7 +228,7 @@ def deconvolution_generator(
 
 
 def dcgan_discriminator(
-    image: tuple[int, int, int] = (3, 64, 64), width: int = 128, norm: str | None = "group", groups: int = 32
+    image: Shape = (3, 64, 64), width: int = 128, norm: str | None = "group", groups: int = 32
 ) -> Discriminator:
     """Build DCGAN's discriminator: convolutions that halve the image down to 4x4, then one logit.
 
@@ -268,7 +264,7 @@ def dcgan_discriminator(
     return discriminator
 
 
-def _doublings(image: tuple[int, int, int]) -> int:
+def _doublings(image: Shape) -> int:
     """How often 4 pixels are doubled to give the image's side."""
     _, height, side = image
     doublings = side.bit_length() - 3

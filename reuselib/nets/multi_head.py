@@ -20,7 +20,7 @@ class MultiHead(ImageNetwork):
     Attributes:
         stages: first to last; the output of each is a map (B, width, H, W) before its activation.
         activations: one for each stage, applied to its output before the next stage sees it.
-        pool: turns the last activated maps into one feature vector (B, D) per image.
+        pool: the average of the last activated maps over all places, one feature vector (B, D) per image.
         heads: task → linear map from the D features to the logits of that task.
         widths: channels of the stages' outputs.
         channels: channels of the images that the network takes.
@@ -31,9 +31,7 @@ class MultiHead(ImageNetwork):
         stages: Iterable[nn.Module],
         widths: Sequence[int],
         tasks: Mapping[str, int],
-        *,
         activations: Sequence[nn.Module] | None = None,
-        pool: nn.Module | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -42,7 +40,6 @@ class MultiHead(ImageNetwork):
             widths: channels of their outputs, as many as there are stages.
             tasks: name of a task → its number of classes; at least one.
             activations: as many as there are stages; ReLUs if left out.
-            pool: maps (B, widths[-1], h, w) to (B, widths[-1]); the average over all places if left out.
 
         Raises:
             ReuseError: there is no task, or a name cannot be that of a head.
@@ -53,7 +50,7 @@ class MultiHead(ImageNetwork):
         self.activations = nn.ModuleList(activations or [nn.ReLU() for _ in self.widths])
         if not len(self.stages) == len(self.widths) == len(self.activations):
             raise ReuseError(f"{len(self.stages)} stages need as many widths and activations.")
-        self.pool = pool or averaged()
+        self.pool = averaged()
         self.heads = _heads(self.widths[-1], tasks)
 
     @property
@@ -112,9 +109,7 @@ def first_classes(network: MultiHead, task: str, count: int, name: str) -> Multi
     head: nn.Linear = network.heads[task]  # type: ignore[assignment]
     if not 0 < count <= head.out_features:
         raise ReuseError(f"{task!r} has {head.out_features} classes: keep 1 to {head.out_features}, not {count}.")
-    cut = MultiHead(
-        network.stages, network.widths, {name: count}, activations=list(network.activations), pool=network.pool
-    )
+    cut = MultiHead(network.stages, network.widths, {name: count}, list(network.activations))
     kept = {key: value[:count].clone() for key, value in head.state_dict().items()}
     cut.heads[name].to(head.weight.device).load_state_dict(kept)
     return cut.train(network.training)
@@ -186,8 +181,7 @@ def multi_head_resnet18(
 
     Source: Shen et al. 2019 (ICCV), official code.
     """
-    first = nn.Conv2d(channels, widths[0], 7, stride=2, padding=3, bias=False)
-    stages: list[nn.Module] = [first]
+    stages: list[nn.Module] = [nn.Conv2d(channels, widths[0], 7, stride=2, padding=3, bias=False)]
     stages += [_residual_stage(*ends, 2, stride=2 if index else 1) for index, ends in enumerate(pairwise(widths))]
     entry = nn.Sequential(nn.BatchNorm2d(widths[0]), nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1))
     network = MultiHead(stages, widths, tasks, activations=[entry, *(nn.ReLU() for _ in widths[1:])])
@@ -195,15 +189,9 @@ def multi_head_resnet18(
     return network
 
 
-TORCHVISION = {
-    "conv1": "stages.0",
-    "bn1": "activations.0.0",
-    r"layer(\d).(\d).conv1": r"stages.\1.\2.residual.0",
-    r"layer(\d).(\d).bn1": r"stages.\1.\2.residual.1",
-    r"layer(\d).(\d).conv2": r"stages.\1.\2.residual.3",
-    r"layer(\d).(\d).bn2": r"stages.\1.\2.residual.4",
-    r"layer(\d).(\d).downsample": r"stages.\1.\2.shortcut",
-    "fc": "heads",
+_BLOCK = {"conv1": "residual.0", "bn1": "residual.1", "conv2": "residual.3", "bn2": "residual.4"}
+TORCHVISION = {"conv1": "stages.0", "bn1": "activations.0.0", "fc": "heads"} | {
+    rf"layer(\d).(\d).{there}": rf"stages.\1.\2.{here}" for there, here in (_BLOCK | {"downsample": "shortcut"}).items()
 }
 """Each layer of torchvision's ResNet-18, and the same layer here."""
 

@@ -61,20 +61,11 @@ def small_segmenter(width: int = 32, classes: int = 7, channels: int = 3) -> Seg
     Returns:
         A Segmenter (197,751 parameters by default, 49,919 at half the width).
     """
-    encoder = [
-        *convolution(channels, width, 2),
-        *convolution(width, width),
-        *convolution(width, 2 * width, 2),
-        *convolution(2 * width, 2 * width),
-        *convolution(2 * width, 2 * width),
-    ]
-    decoder = [
-        *convolution(2 * width, 4 * width),
-        nn.PixelShuffle(2),
-        *convolution(width, 2 * width),
-        nn.PixelShuffle(2),
-        *convolution(width // 2, width // 2),
-    ]
+    wide = 2 * width
+    shapes = ((channels, width, 2), (width, width), (width, wide, 2), (wide, wide), (wide, wide))
+    encoder = [layer for shape in shapes for layer in convolution(*shape)]
+    decoder = [*convolution(wide, 2 * wide), nn.PixelShuffle(2), *convolution(width, wide), nn.PixelShuffle(2)]
+    decoder += convolution(width // 2, width // 2)
     return Segmenter(nn.Sequential(*encoder), nn.Sequential(*decoder), nn.Conv2d(width // 2, classes, 1))
 
 

@@ -121,12 +121,10 @@ class Supervised(run.Method):
 
     def check_fit(self, outputs: Any) -> None:
         """Raise ShapeMismatch unless the outputs for one image fit the labels."""
-        classes = len(self.images.classes)
-        if outputs.shape[1] < classes:
-            raise ShapeMismatch(
-                f"The network has {outputs.shape[1]} outputs for {classes} classes of {self.images.name}. "
-                f"Build it with classes={classes}."
-            )
+        found, classes = outputs.shape[1], len(self.images.classes)
+        if found < classes:
+            lacking = f"The network has {found} outputs for {classes} classes of {self.images.name}"
+            raise ShapeMismatch(f"{lacking}. Build it with classes={classes}.")
 
 
 class MultiTaskSupervised(Supervised):
@@ -156,11 +154,10 @@ class MultiTaskSupervised(Supervised):
         """Raise ShapeMismatch unless each head fits its task."""
         for task, logits in outputs.items():
             self.images.column(task)
-            if logits.shape[1] < len(self.images.tasks[task]):
-                raise ShapeMismatch(
-                    f"The network has {logits.shape[1]} outputs for the {len(self.images.tasks[task])} classes of "
-                    f"{task!r}. Build it with tasks={self.images.classes}."
-                )
+            found, classes = logits.shape[1], len(self.images.tasks[task])
+            if found < classes:
+                lacking = f"The network has {found} outputs for the {classes} classes of {task!r}"
+                raise ShapeMismatch(f"{lacking}. Build it with tasks={self.images.classes}.")
 
 
 class SegmentationTraining(Supervised):

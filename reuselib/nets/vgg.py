@@ -132,16 +132,8 @@ ALEXNET_HIDDEN = (4096, 4096)
 SHAPES = ((11, 4, 2), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1))  # kernel, stride, padding
 POOLED = (True, True, False, False, True)
 SIDE = 6  # of the maps that the first linear layer sees
-TORCHVISION = {
-    "features.0": "blocks.0.0",
-    "features.3": "blocks.1.0",
-    "features.6": "blocks.2.0",
-    "features.8": "blocks.3.0",
-    "features.10": "blocks.4.0",
-    "classifier.1": "pool.3",
-    "classifier.4": "pool.6",
-    "classifier.6": "head",
-}
+TORCHVISION = {f"features.{there}": f"blocks.{here}.0" for here, there in enumerate((0, 3, 6, 8, 10))}
+TORCHVISION |= {"classifier.1": "pool.3", "classifier.4": "pool.6", "classifier.6": "head"}
 """Each layer of torchvision's AlexNet, and the same layer here."""
 
 

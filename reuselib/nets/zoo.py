@@ -10,8 +10,6 @@ The card says what the piece is, how it was made, and the SHA-256 of its tensors
 a card is finished.
 """
 
-import csv
-import io
 import json
 import tempfile
 import time
@@ -174,12 +172,10 @@ def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _log(history: run.History) -> str:
-    text = io.StringIO()
-    columns = [name for name in LOGGED if history.curve(name)[0]]
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: round(value, 5) for key, value in entry.items()} for entry in history.rounds)
-    return text.getvalue()
+    import pandas  # takes a while, and only what is trained has a log
+
+    rounds = pandas.DataFrame(history.rounds)
+    return rounds[[name for name in LOGGED if name in rounds]].round(5).to_csv(index=False, lineterminator="\n")
 
 
 # --- pieces by name ---------------------------------------------------------------------------------------------------
