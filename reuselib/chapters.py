@@ -10,7 +10,7 @@ from reuselib.errors import unknown
 STUDIES = {
     "dfad": "DFADStudy",
     "cmi": "CMIStudy",
-    "one_stage_gan": "OneStage",
+    "one_stage_gan": "OneStageStudy",
     "netgraft": "NetGraftStudy",
     "layerwise": "LayerwiseChapter",
     "adaptive": "AdaptiveAmalgamation",

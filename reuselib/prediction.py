@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from reuselib import nets, one_stage_gan, run
+from reuselib import nets, run
 from reuselib.adaptive import pools
 from reuselib.adaptive import study as amalgamation_adaptive
 from reuselib.adaptive.method import ComponentLearning, Lesson, TargetLearning
-from reuselib.cmi import study as cmi
 from reuselib.data import ImageSet, MultiLabelSet
-from reuselib.dfad import legacy as dfad
 from reuselib.layerwise import study as amalgamation_layerwise
 from reuselib.layerwise.learning import Stage, Teachers
 from reuselib.layerwise.method import LayerwiseAmalgamation
 from reuselib.layerwise.scores import ClassSets
-from reuselib.nets import zoo
 from reuselib.nets.supervised import MultiTaskSupervised, Supervised
-from reuselib.one_stage_gan import study as gan_study
 
 SUSTAINED = {"T4, fp16": 12e12, "A100, bf16": 80e12}
 """Operations per second that small convolutions are assumed to sustain: about a fifth of each card's peak."""
@@ -45,58 +41,6 @@ class Prediction:
         return self.operations / SUSTAINED[device] / 3600
 
 
-Job = tuple[run.Method, dict[nn.Module, int], list[Callable[[], object]]]
-"""A method, how many numbers are kept for each weight of its networks, and its stages, whose graphs do not coexist."""
-
-
-def predict(config: dfad.Config | gan_study.GanConfig) -> Prediction:
-    """Predict the cost of training by a configuration: DFAD in two stages or one, its teacher given, or a GAN.
-
-    Returns:
-        Operations and memory, evaluation left out; trust them to a factor of two.
-    """
-    job = _gan(config) if isinstance(config, gan_study.GanConfig) else _distillation(config)
-    method, kept, stages = job
-    operations = _operations(method.step)
-    # Adam keeps two numbers a weight, momentum one; weights and gradients are one each.
-    weights = 4 * sum(numbers * nets.parameter_count(network) for network, numbers in kept.items())
-    saved = max(saved_bytes(stage) for stage in stages)
-    return Prediction(float(operations) * config.iterations, weights + saved)
-
-
-def _distillation(config: dfad.Config) -> Job:
-    recipe = zoo.RECIPES[config.teacher]
-    with torch.device("meta"):
-        teacher = nets.build(recipe.architecture, **recipe.arguments, classes=config.classes, channels=config.image[0])
-        student, generator = dfad.build_players(config)
-    scheme = one_stage_gan.OneStageDFAD if config.method.startswith("one-") else dfad.DFAD
-    method = scheme(teacher, student, generator, batch=config.batch, student_steps=config.student_steps)
-    stage = method.fused_stage if isinstance(method, one_stage_gan.OneStageDFAD) else method.generation_stage
-
-    def last() -> None:
-        with run.frozen(teacher):
-            stage()
-
-    return method, {teacher: 1, student: 3, generator: 4}, [last]
-
-
-def _gan(config: gan_study.GanConfig) -> Job:
-    with torch.device("meta"):
-        generator, discriminator = gan_study.build_players(config)
-        pixels, labels = torch.zeros(2, *config.image, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
-    half = (0.5,) * config.image[0]
-    images = ImageSet("none", pixels, labels, ("none",), half, half)
-    options = {"loss": one_stage_gan.LOSSES[config.loss], "batch": config.batch, **config.options}
-    kept: dict[nn.Module, int] = {generator: 4, discriminator: 4}
-    if config.scheme == "one":
-        one = one_stage_gan.OneStageGAN(generator, discriminator, images, **options)
-        return one, kept, [one.step]
-    two = one_stage_gan.TwoStageGAN(generator, discriminator, images, **options)
-    real, noise = two.draw_real(), two.draw_noise()
-    # Fakes without a graph cost as much as real images.
-    return two, kept, [lambda: two.discriminator_stage(real, real), lambda: two.generator_stage(generator(noise))]
-
-
 SPACES = {
     "fashion_mnist": (10, 1, 28),
     "shapes": (4, 1, 16),
@@ -108,39 +52,6 @@ SPACES = {
     "imagenet": (1000, 3, 224),
 }
 """Image set → classes, channels, pixels a side."""
-
-
-def predict_inversion(config: cmi.Config) -> Prediction:
-    """Predict the cost of an inversion, its teacher given: making the images, the students alongside and after.
-
-    Returns:
-        Operations and memory, measures and evaluation left out; trust them to a factor of two.
-    """
-    recipe = zoo.RECIPES[config.teacher]
-    classes, channels, side = SPACES[recipe.dataset]
-    side, half = recipe.size or side, (0.5,) * channels
-    with torch.device("meta"):
-        teacher = nets.build(recipe.architecture, **recipe.arguments, classes=classes, channels=channels)
-        student = nets.build(config.student, **config.student_arguments, classes=classes, channels=channels)
-    studio = cmi.build_studio(config, (channels, side, side), half, half)
-    always = replace(config, early=0.0, student_steps=max(1, config.student_steps))
-    inversion = cmi.build_inversion(always, studio, teacher, student, seed=0)
-    inversion.canvas.begin(config.batch, None)
-    targets = torch.zeros(config.batch, dtype=torch.int64, device="meta")
-    image_update = _operations(lambda: inversion.improve(targets))
-    student_update = _operations(lambda: inversion.imitation.imitation_stage(1))  # type: ignore[union-attr]
-    early = round(config.early * config.batches)
-    image_updates = early * (config.early_steps or config.image_steps) + (config.batches - early) * config.image_steps
-    times = config.batches - early if inversion.canvas.kept else image_updates
-    student_updates = times * config.student_steps or config.updates
-    kept = {teacher: 1, student: 3} | {
-        network: 4 for name, network in inversion.networks().items() if name in ("generator", "head")
-    }
-    numbers = sum(count * nets.parameter_count(network) for network, count in kept.items())
-    bank = inversion.bank.state_dict()["rows"].shape[1] * config.bank if inversion.terms.contrastive else 0
-    pool = config.batches * config.batch * channels * side**2
-    memory = 4 * (numbers + bank) + pool + saved_bytes(lambda: inversion.improve(targets))
-    return Prediction(float(image_updates * image_update + student_updates * student_update), memory)
 
 
 def predict_layerwise(config: amalgamation_layerwise.Config) -> dict[str, Prediction]:

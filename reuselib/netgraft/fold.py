@@ -66,7 +66,7 @@ def absorb(entry: Entry, out_of: nn.Module, into: nn.Module) -> None:
     Raises:
         ReuseError: an adapter has a bias, and the layer has none; or it is of another kind.
     """
-    matrix, shift = _meeting(out_of, into)
+    matrix, shift = meeting(out_of, into)
     if matrix is None:
         return
     weight = entry.weight.reshape(len(entry.weight), len(matrix), -1)
@@ -77,7 +77,7 @@ def absorb(entry: Entry, out_of: nn.Module, into: nn.Module) -> None:
     entry.weight.copy_(torch.einsum("oip,ij->ojp", weight, matrix).reshape(entry.weight.shape))
 
 
-def _meeting(out_of: nn.Module, into: nn.Module) -> tuple[Tensor | None, Tensor | None]:
+def meeting(out_of: nn.Module, into: nn.Module) -> tuple[Tensor | None, Tensor | None]:
     """M and c of two adapters, ``None`` where there is none."""
     matrix: Tensor | None = None
     shift: Tensor | None = None

@@ -1,6 +1,7 @@
-"""The room of one_stage_gan."""
+"""Chapter 03, training GANs in one stage: both players learn from one forward and one backward pass."""
 
 from reuselib.one_stage_gan.distillation import OneStageDFAD
+from reuselib.one_stage_gan.judge import Judge
 from reuselib.one_stage_gan.losses import (
     HINGE,
     LEAST_SQUARES,
@@ -9,41 +10,19 @@ from reuselib.one_stage_gan.losses import (
     SATURATING,
     WASSERSTEIN,
     AdversarialLoss,
-    instance_loss,
+    gradient_ratio,
     leaky_hinge,
-    ratio_by_autograd,
 )
 from reuselib.one_stage_gan.method import (
-    GAN,
     VARIANTS,
     GradientScale,
     OneStageGAN,
     TwoStageGAN,
-    chosen_ratio,
     in_tanh_range,
     one_stage_losses,
     scale_gradient,
 )
 
-__all__ = [
-    "AdversarialLoss",
-    "GAN",
-    "GradientScale",
-    "HINGE",
-    "LEAST_SQUARES",
-    "LOSSES",
-    "NON_SATURATING",
-    "OneStageDFAD",
-    "OneStageGAN",
-    "SATURATING",
-    "TwoStageGAN",
-    "VARIANTS",
-    "WASSERSTEIN",
-    "chosen_ratio",
-    "in_tanh_range",
-    "instance_loss",
-    "leaky_hinge",
-    "one_stage_losses",
-    "ratio_by_autograd",
-    "scale_gradient",
-]
+__all__ = ["HINGE", "LEAST_SQUARES", "LOSSES", "NON_SATURATING", "SATURATING", "WASSERSTEIN", "AdversarialLoss"]
+__all__ += ["GradientScale", "Judge", "OneStageDFAD", "OneStageGAN", "TwoStageGAN", "VARIANTS", "gradient_ratio"]
+__all__ += ["in_tanh_range", "leaky_hinge", "one_stage_losses", "scale_gradient"]

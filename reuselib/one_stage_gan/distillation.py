@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from reuselib import run
-from reuselib.dfad.method import DFAD
+from reuselib.dfad import DFAD
 from reuselib.one_stage_gan.method import GradientScale, scale_gradient
 
 
@@ -39,6 +39,8 @@ class OneStageDFAD(DFAD):
 
     def fused_stage(self) -> tuple[dict[str, Tensor], Tensor]:
         """Lower ``D(T, S)`` over the student and raise it over the generator, by one backward pass.
+
+        Equation: `one-stage-distillation`.
 
         Returns:
             ``imitation`` and ``teacher_logits`` of this batch, and the generator's loss.

@@ -44,7 +44,10 @@ class Judge:
         return torch.cat([metrics.features_of(self.network, self._prepared(part)) for part in parts])
 
     def frechet(self, features: Tensor) -> float:
-        """The Fréchet distance of such features to those of the real images; not a FID, but on Inception's."""
+        """The Fréchet distance of such features to those of the real images; not a FID, but on Inception's.
+
+        Equation: `one-stage-frechet`.
+        """
         return metrics.frechet_distance(self.real, features)
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reuselib.errors import ReuseError
+from reuselib.errors import ReuseError, unknown
 
 PerSample = Callable[[Tensor], Tensor]
 
@@ -43,58 +43,56 @@ class AdversarialLoss:
     generator: PerSample
     ratio: PerSample | None
 
-    @property
-    def defined_ratio(self) -> PerSample:
-        """The ratio.
+    def discriminator(self, y_real: Tensor, y_fake: Tensor) -> Tensor:
+        """L_D, what the discriminator minimises; the generator minimises L_G, ``generator(y_fake).mean()``.
 
-        Raises:
-            ReuseError: the loss has none.
+        Equation: `one-stage-game`.
+
+        Args:
+            y_real: logits of real images, (n,).
+            y_fake: logits of fakes, (n,).
+
+        Returns:
+            A scalar, the sum of two means over the batch.
         """
-        if self.ratio is None:
-            raise ReuseError(
-                f"The loss {self.name!r} has no gradient ratio: where the discriminator's gradient is zero, no factor "
-                "turns it into the generator's. Use leaky_hinge(slope), another loss, or TwoStageGAN."
-            )
-        return self.ratio
+        return self.real(y_real).mean() + self.fake(y_fake).mean()
 
 
-def ratio_by_autograd(loss: AdversarialLoss, logits: Tensor) -> Tensor:
-    """``generator'(y) / fake'(y)`` at given logits, by differentiating the two terms.
+def gradient_ratio(loss: AdversarialLoss, logits: Tensor, ratio: str | float = "closed") -> Tensor | float:
+    """``generator'(y) / fake'(y)`` at given logits: what turns the discriminator's gradient into the generator's.
 
-    Differentiates with respect to a copy of the logits: their own graph stays as it is, and the result is a constant.
+    Equation: `one-stage-ratio`.
 
     Args:
-        loss: its ``fake`` and ``generator`` terms are used.
-        logits: (n,).
+        loss: the game.
+        logits: y, (n,); their own graph stays as it is.
+        ratio: ``"closed"`` for the closed form, ``"autograd"`` to differentiate the two terms, or one number for all
+            samples, right or wrong.
 
     Returns:
-        (n,), at most ``LARGEST_RATIO`` in size; 0 where both gradients are 0.
+        (n,), a constant, at most ``LARGEST_RATIO`` in size; or the number.
+
+    Raises:
+        ReuseError: the loss has no ratio.
+        UnknownName: the ratio is none of these.
 
     Source: Shen et al. 2021, gradient decomposition.
     """
+    if loss.ratio is None:
+        raise ReuseError(
+            f"The loss {loss.name!r} has no gradient ratio: where the discriminator's gradient is zero, no factor "
+            "turns it into the generator's. Use leaky_hinge(slope), another loss, or TwoStageGAN."
+        )
+    if isinstance(ratio, int | float):
+        return float(ratio)
+    if ratio == "closed":
+        return loss.ratio(logits.detach())
+    if ratio != "autograd":
+        raise unknown("ratio", ratio, ["closed", "autograd", "a number"])
     with torch.enable_grad():
         y = logits.detach().requires_grad_()
         fake, generator = (torch.autograd.grad(term(y).sum(), y)[0] for term in (loss.fake, loss.generator))
     return _bounded(generator / fake)
-
-
-def instance_loss(loss: AdversarialLoss, logits: Tensor, ratio: Tensor) -> Tensor:
-    """The fused loss on fakes, ``(fake(y) - generator(y)) / (1 - ratio)`` with the ratio held constant.
-
-    Its gradient is that of ``fake``, so that it can take its place; then ``ratio`` still has to scale the gradient at
-    the image.
-
-    Args:
-        loss: its ``fake`` and ``generator`` terms are used.
-        logits: (n,).
-        ratio: (n,), none of them 1.
-
-    Returns:
-        (n,).
-
-    Source: Shen et al. 2021, the asymmetric one-stage loss.
-    """
-    return (loss.fake(logits) - loss.generator(logits)) / (1 - ratio.detach())
 
 
 def leaky_hinge(slope: float = 0.1) -> AdversarialLoss:

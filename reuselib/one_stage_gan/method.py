@@ -15,9 +15,11 @@ from reuselib import run
 from reuselib.data import ImageSet
 from reuselib.errors import DeviceError, ReuseError, ShapeMismatch, unknown
 from reuselib.nets import Discriminator, Generator
-from reuselib.one_stage_gan.losses import NON_SATURATING, AdversarialLoss, PerSample, ratio_by_autograd
+from reuselib.one_stage_gan.losses import NON_SATURATING, AdversarialLoss, gradient_ratio
 
 VARIANTS = ("plain", "frozen", "reuse", "wasteful")
+BETAS = (0.5, 0.999)
+"""Of both players' Adam, as in DCGAN."""
 
 
 @dataclass
@@ -51,6 +53,8 @@ class _ScaleGradient(torch.autograd.Function):
 def scale_gradient(images: Tensor, scale: GradientScale) -> Tensor:
     """Hand images on as they are; on the way back, multiply the gradient of image i by ``scale.factor[i]``.
 
+    Equation: `one-stage-generator`.
+
     Args:
         images: (n, ...).
         scale: an object of this call alone; its factor may be filled any time before the backward pass.
@@ -70,27 +74,13 @@ def in_tanh_range(images: ImageSet) -> ImageSet:
     return replace(images, mean=half, std=half)
 
 
-Ratio = PerSample | float
-
-
-def chosen_ratio(loss: AdversarialLoss, ratio: str | float) -> Ratio:
-    """The ratio to use: ``"closed"``, ``"autograd"``, or a number for all samples, right or wrong.
-
-    Raises:
-        ReuseError: the loss has no ratio.
-        UnknownName: the ratio is none of these.
-    """
-    closed = loss.defined_ratio
-    if isinstance(ratio, int | float):
-        return float(ratio)
-    choices: dict[str, PerSample] = {"closed": closed, "autograd": lambda y: ratio_by_autograd(loss, y)}
-    if ratio not in choices:
-        raise unknown("ratio", ratio, [*choices, "a number"])
-    return choices[ratio]
-
-
 def one_stage_losses(
-    generator: nn.Module, discriminator: nn.Module, real: Tensor, noise: Tensor, loss: AdversarialLoss, ratio: Ratio
+    generator: nn.Module,
+    discriminator: nn.Module,
+    real: Tensor,
+    noise: Tensor,
+    loss: AdversarialLoss,
+    ratio: str | float = "closed",
 ) -> tuple[Tensor, Tensor]:
     """One forward pass whose single backward pass gives both players their gradients.
 
@@ -103,7 +93,7 @@ def one_stage_losses(
         real: real images, (n, C, H, W).
         noise: (n, latent).
         loss: the game.
-        ratio: function of the logits of the fakes, or a number.
+        ratio: as in :func:`~reuselib.one_stage_gan.losses.gradient_ratio`.
 
     Returns:
         The discriminator's loss, to be propagated once, and the generator's, to be looked at.
@@ -113,8 +103,8 @@ def one_stage_losses(
     scale = GradientScale()
     fakes = scale_gradient(generator(noise), scale)
     y_real, y_fake = _full(discriminator(real)), _full(discriminator(fakes))
-    scale.factor = ratio(y_fake.detach()) if callable(ratio) else ratio
-    return loss.real(y_real).mean() + loss.fake(y_fake).mean(), loss.generator(y_fake.detach()).mean()
+    scale.factor = gradient_ratio(loss, y_fake, ratio)
+    return loss.discriminator(y_real, y_fake), loss.generator(y_fake.detach()).mean()
 
 
 def _full(logits: Tensor) -> Tensor:
@@ -133,7 +123,6 @@ class GAN(run.Method):
         batch: real images, and fakes, per update.
         generator_lr: learning rate of Adam.
         discriminator_lr: learning rate of Adam.
-        betas: of both Adams.
         clip: after each update the discriminator's weights are clipped to ``[-clip, clip]`` (WGAN: 0.01).
         schedule: iteration → factor on both learning rates.
         seed: of all that is drawn.
@@ -157,7 +146,6 @@ class GAN(run.Method):
         batch: int = 64,
         generator_lr: float = 2e-4,
         discriminator_lr: float = 1e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
         clip: float | None = None,
         schedule: run.Schedule = run.constant,
         seed: int = 0,
@@ -170,10 +158,9 @@ class GAN(run.Method):
         self.images, self.loss, self.batch, self.clip = images, loss, batch, clip
         self.precision = run.precision(self.device, precision)
         self.random = run.generator(self.device, seed)
-        self.generator_optimizer = run.adam(generator.parameters(), self.device, lr=generator_lr, betas=betas)
-        self.discriminator_optimizer = run.adam(
-            discriminator.parameters(), self.device, lr=discriminator_lr, betas=betas
-        )
+        self.generator_optimizer = run.adam(generator.parameters(), self.device, lr=generator_lr, betas=BETAS)
+        critics = discriminator.parameters()
+        self.discriminator_optimizer = run.adam(critics, self.device, lr=discriminator_lr, betas=BETAS)
         optimizers = (self.generator_optimizer, self.discriminator_optimizer)
         self.schedulers = [LambdaLR(optimizer, schedule) for optimizer in optimizers]
         generator.train()
@@ -219,11 +206,10 @@ class OneStageGAN(GAN):
     """Both players learn from one forward and one backward pass (OSGAN).
 
     Args:
-        generator: as in :class:`GAN`.
-        discriminator: as in :class:`GAN`. With batch normalisation the generator's gradient is exact for symmetric
-            losses only, whose ratio is the constant -1; otherwise use group normalisation or none.
-        images: as in :class:`GAN`.
-        ratio: ``"closed"``, ``"autograd"``, or one number for all samples, right or wrong.
+        parties: generator, discriminator and images, as in :class:`GAN`. With batch normalisation in the discriminator
+            the generator's gradient is exact for symmetric losses only, whose ratio is the constant -1; otherwise use
+            group normalisation or none.
+        ratio: as in :func:`~reuselib.one_stage_gan.losses.gradient_ratio`.
         options: the options of :class:`GAN`.
 
     Raises:
@@ -232,17 +218,10 @@ class OneStageGAN(GAN):
     Source: Shen et al. 2021 (OSGAN).
     """
 
-    def __init__(
-        self,
-        generator: Generator,
-        discriminator: Discriminator,
-        images: ImageSet,
-        *,
-        ratio: str | float = "closed",
-        **options: Any,
-    ) -> None:
-        super().__init__(generator, discriminator, images, **options)
-        self.ratio = chosen_ratio(self.loss, ratio)
+    def __init__(self, *parties: Any, ratio: str | float = "closed", **options: Any) -> None:
+        super().__init__(*parties, **options)
+        gradient_ratio(self.loss, torch.zeros(1), ratio)  # a game without one is refused here
+        self.ratio = ratio
 
     def play(self) -> tuple[Tensor, Tensor]:
         """One draw of images and noise, one backward pass, both updates."""
@@ -260,9 +239,7 @@ class TwoStageGAN(GAN):
     """First the discriminator learns, then the generator, through the discriminator as it has become.
 
     Args:
-        generator: as in :class:`GAN`.
-        discriminator: as in :class:`GAN`.
-        images: as in :class:`GAN`.
+        parties: generator, discriminator and images, as in :class:`GAN`.
         variant: how the work is done. ``"plain"``: the second stage also computes gradients of the discriminator's
             weights, which nobody uses (official DCGAN code). ``"frozen"``: it does not. ``"reuse"``: frozen, and the
             generator learns on the fakes of the first stage. ``"wasteful"``: plain, and the first stage propagates
@@ -273,18 +250,10 @@ class TwoStageGAN(GAN):
         UnknownName: there is no such variant, and the errors of :class:`GAN`.
     """
 
-    def __init__(
-        self,
-        generator: Generator,
-        discriminator: Discriminator,
-        images: ImageSet,
-        *,
-        variant: str = "frozen",
-        **options: Any,
-    ) -> None:
+    def __init__(self, *parties: Any, variant: str = "frozen", **options: Any) -> None:
         if variant not in VARIANTS:
             raise unknown("variant", variant, VARIANTS)
-        super().__init__(generator, discriminator, images, **options)
+        super().__init__(*parties, **options)
         self.variant = variant
 
     def play(self) -> tuple[Tensor, Tensor]:
@@ -299,7 +268,7 @@ class TwoStageGAN(GAN):
         """Update the discriminator on real images and fakes, both (batch, C, H, W); return its loss."""
         with self.precision.autocast():
             y_real, y_fake = _full(self.discriminator(real)), _full(self.discriminator(fakes))
-            loss = self.loss.real(y_real).mean() + self.loss.fake(y_fake).mean()
+            loss = self.loss.discriminator(y_real, y_fake)
         self.precision.minimise(loss, self.discriminator_optimizer)
         self.clip_weights()
         return loss
@@ -320,12 +289,12 @@ class TwoStageGAN(GAN):
 
 def _check_fit(generator: Generator, discriminator: Discriminator, images: ImageSet) -> None:
     """Raise unless networks and images are on one device, have one image shape and one range."""
-    players: dict[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
+    players: dict[str, Any] = {"generator": generator, "discriminator": discriminator}
     devices = {name: next(player.parameters()).device for name, player in players.items()} | {"images": images.device}
     if len(set(devices.values())) > 1:
         raise DeviceError(f"Networks and images are on different devices: {devices}. Move them with .to(device).")
-    shapes = {"generator": generator.image, "discriminator": discriminator.image, "images": images.shape}
-    if len({tuple(shape) for shape in shapes.values()}) > 1:
+    shapes = {name: tuple(player.image) for name, player in players.items()} | {"images": images.shape}
+    if len(set(shapes.values())) > 1:
         raise ShapeMismatch(
             f"Generator, discriminator and images disagree on the shape of an image: {shapes}. "
             "Build both networks with image=images.shape, or load the images in their size and channels."
@@ -333,5 +302,5 @@ def _check_fit(generator: Generator, discriminator: Discriminator, images: Image
     if {*images.mean, *images.std} != {0.5}:
         raise ReuseError(
             f"The images of {images.name} are normalised by mean {images.mean} and std {images.std}, but a generator's "
-            "lie in [-1, 1]. Give gan.in_tanh_range(images)."
+            "lie in [-1, 1]. Give in_tanh_range(images)."
         )

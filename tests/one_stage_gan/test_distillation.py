@@ -68,19 +68,6 @@ def test_one_stage_gives_the_gradients_of_two_on_the_same_noise(
     assert all(parameter.grad is None for parameter in fused.teacher.parameters())
 
 
-def test_the_generators_gradient_is_minus_that_of_the_students_loss() -> None:
-    fused, plain = cast(), cast()
-    method = one_stage(fused)
-    plain.teacher.eval()
-    images = plain.generator(torch.randn(8, plain.generator.latent, generator=torch.Generator().manual_seed(4)))
-    loss = (plain.teacher(images) - plain.student(images)).abs().mean()
-    loss.backward()
-    report, generation = method.fused_stage()
-    assert error(gradients(fused.generator), -gradients(plain.generator)) < 1e-10
-    assert error(gradients(fused.student), gradients(plain.student)) < 1e-10
-    assert report["imitation"].item() == pytest.approx(loss.item()) == pytest.approx(-generation.item())
-
-
 def test_the_log_form_has_one_factor_for_the_batch() -> None:
     negative, logarithmic = cast(), cast()
     one_stage(negative, discrepancy=DISCREPANCIES["l1"]).fused_stage()
@@ -133,15 +120,6 @@ def test_an_iteration_has_one_generator_update_within_as_many_student_updates(st
     }
 
 
-def test_the_student_updates_before_the_joint_one_are_those_of_two_stages() -> None:
-    ours, theirs = cast(), cast()
-    fused, two = one_stage(ours, student_steps=3), two_stage(theirs, student_steps=2)
-    fused.imitation_stage(2)
-    two.imitation_stage()
-    assert not list(players.differences(players.state(ours.student), players.state(theirs.student)))
-    assert torch.equal(fused.random.get_state(), two.random.get_state())
-
-
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_report_is_the_mean_over_the_student_updates(steps: int) -> None:
     whole, parts = one_stage(cast(), student_steps=steps), one_stage(cast(), student_steps=steps)
@@ -165,27 +143,3 @@ def test_the_joint_update_leaves_the_teacher_alone_and_both_learners_ready() -> 
     assert method.teacher.training
     assert all(p.requires_grad and p.grad is None for p in method.teacher.parameters())
     assert all(p.requires_grad and p.grad is not None for p in method.student.parameters())
-
-
-def test_the_learning_rates_of_both_learners_follow_the_schedule() -> None:
-    method = players.make("dfad-one-stage", schedule=lambda i: 0.5**i, lr=0.4, generator_lr=0.1)
-    for factor in (1, 0.5, 0.25):
-        rates = [o.param_groups[0]["lr"] for o in (method.student_optimizer, method.generator_optimizer)]
-        assert rates == pytest.approx([0.4 * factor, 0.1 * factor])
-        method.step()
-
-
-def test_the_generator_raises_what_the_student_lowers() -> None:
-    method = players.make("dfad-one-stage", student_steps=1, lr=0.0, generator_lr=1e-2, batch=32)
-    noise = torch.randn(64, method.generator.latent, generator=torch.Generator().manual_seed(3))
-
-    @torch.no_grad()
-    def discrepancy() -> float:
-        with run.frozen(method.teacher):
-            images = method.generator(noise)
-            return losses.mean_absolute_error(method.teacher(images), method.student(images)).item()
-
-    start = discrepancy()
-    for _ in range(20):
-        method.step()
-    assert discrepancy() > 1.1 * start
