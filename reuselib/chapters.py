@@ -16,8 +16,8 @@ STUDIES = {
     "adaptive": "AdaptiveAmalgamation",
     "attribution": "AttributionChapter",
     "depara": "DeparaChapter",
-    "qfsl": "QFSLChapter",
-    "selective": "SelectiveChapter",
+    "qfsl": "QFSLStudy",
+    "selective": "SelectiveStudy",
 }
 """Paper → class in ``reuselib.<paper>.study``, in the book's order."""
 

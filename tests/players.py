@@ -41,6 +41,7 @@ from reuselib.nets.supervised import (
     task_accuracies,
 )
 from reuselib.one_stage_gan import OneStageDFAD, OneStageGAN, TwoStageGAN
+from reuselib.qfsl.rivals.trained import CodewordNetwork, SCoReTraining
 
 IMAGE = (1, 8, 8)
 CLASSES = 4
@@ -238,7 +239,7 @@ def _zero_shot(build: Callable[..., run.Method], network: type = qfsl.ZeroShotNe
             if issubclass(network, selective.AugmentedNetwork):
                 student = network(codes, seen, features, width=3, backbone=backbone)
             else:
-                known = {"seen": seen} if issubclass(network, qfsl.CodewordNetwork) else {}
+                known = {"seen": seen} if issubclass(network, CodewordNetwork) else {}
                 student = network(codes, **known, bridge=qfsl.bridge(features, ATTRIBUTES), backbone=backbone)
         return build(run.on_device(student, cast.images.device), cast.images, seed=seed, **more)
 
@@ -358,8 +359,8 @@ LABELLED: dict[str, Callable[..., run.Method]] = {
 ZERO_SHOT: dict[str, Callable[..., run.Method]] = {
     "zero-shot-seen": _zero_shot(partial(qfsl.SeenTraining, seen=range(CLASSES))),
     "zero-shot-qfsl": _zero_shot(_quasi_fully),
-    "zero-shot-qfsl-entropy": _zero_shot(partial(_quasi_fully, joint=False, term=qfsl.entropy)),
-    "zero-shot-codewords": _zero_shot(qfsl.SCoReTraining, qfsl.CodewordNetwork),
+    "zero-shot-qfsl-entropy": _zero_shot(partial(_quasi_fully, term=qfsl.losses.entropy)),
+    "zero-shot-codewords": _zero_shot(SCoReTraining, CodewordNetwork),
     "zero-shot-augmented": _zero_shot(
         partial(selective.AugmentedTraining, task="decorrelated", backbone_lr=0.1), selective.AugmentedNetwork
     ),

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sklearn.base import clone
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reuselib import qfsl
-from reuselib.qfsl import Predictor
+from reuselib.qfsl import rivals
 
 SEEN, UNSEEN, ATTRIBUTES, FEATURES = 6, 3, 8, 9
 
@@ -53,41 +54,18 @@ def toy(seed: int = 53, images: int = 8, noise: float = 0.3) -> Toy:
 
 
 FEW: dict[str, Any] = {"steps": 20}
-CLASSIFIERS: dict[str, Predictor] = {
-    "dap": qfsl.DAP(),
-    "iap": qfsl.IAP(),
-    "conse": qfsl.ConSE(top=3),
-    "eszsl": qfsl.ESZSL(gamma=1.0),
-    "sae": qfsl.SAE(),
-    "sae-to-features": qfsl.SAE(projection="to_features"),
-    "devise": qfsl.DeViSE(**FEW),
-    "sje": qfsl.SJE(**FEW),
-    "ale": qfsl.ALE(**FEW),
-    "latem": qfsl.LatEm(**FEW),
-    "cmt": qfsl.CMT(hidden=8, **FEW),
-    "sync": qfsl.SynC(),
-    "sync-cs": qfsl.SynC(loss="crammer_singer"),
-    "gfzsl": qfsl.GFZSL(),
-    "gfzsl-linear": qfsl.GFZSL(kernel="linear"),
-    "gfzsl-transductive": qfsl.TransductiveGFZSL(),
+CLASSIFIERS: dict[str, qfsl.ZeroShotClassifier] = {
     "minus-a": qfsl.SeenClassifier(**FEW),
     "minus-b": qfsl.SeenClassifier(softmax="all", **FEW),
-    "minus-deep": qfsl.SeenClassifier(hidden=(6,), dropout=0.2, **FEW),
-    "score": qfsl.SCoRe(**FEW),
     "qfsl": qfsl.QFSLClassifier(unlabelled_steps=10, **FEW),
-    "entropy": qfsl.QFSLClassifier(term="entropy", unlabelled_steps=10, **FEW),
-    "pseudo-labels": qfsl.QFSLClassifier(term="pseudo_labels", unlabelled_steps=10, **FEW),
-    "unseen-pseudo-labels": qfsl.QFSLClassifier(term="unseen_pseudo_labels", unlabelled_steps=10, **FEW),
-    "calibrated": qfsl.CalibratedStacking(estimator=qfsl.ESZSL(gamma=1.0), shift=0.3),
-    "calibrated-qfsl": qfsl.CalibratedStacking(estimator=qfsl.QFSLClassifier(unlabelled_steps=10, steps=60)),
 }
-TRANSDUCTIVE = {"gfzsl-transductive", "qfsl", "entropy", "pseudo-labels", "unseen-pseudo-labels", "calibrated-qfsl"}
+for name, kind in rivals.RIVALS.items():
+    CLASSIFIERS[name] = kind(**FEW) if hasattr(kind, "steps") else kind()
+CLASSIFIERS["sae-to-features"] = rivals.RIVALS["sae"](projection="to_features")
 
 
-def fitted(name: str, world: Toy, **options: Any) -> Predictor:
+def fitted(name: str, world: Toy, **options: Any) -> Any:
     """A copy of a classifier, fitted."""
-    from sklearn.base import clone
-
     classifier = clone(CLASSIFIERS[name]).set_params(**options)
     unlabelled = world.new if classifier.transductive else None
     return classifier.fit(world.train, world.train_labels, world.attributes, unlabelled=unlabelled)
@@ -105,7 +83,7 @@ class NoWaiting(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         indices = args[1] if name.startswith("index") and isinstance(args[1], list | tuple) else ()
-        masks = [t for t in indices if isinstance(t, Tensor) and t.dtype in (torch.bool, torch.uint8)]
+        masks = [t for t in indices if isinstance(t, Tensor) and t.dtype == torch.bool]
         assert name not in self.SYNCING and not masks, f"{func} waits for the device"
         result = func(*args, **(kwargs or {}))
         for value in result if isinstance(result, tuple | list) else [result]:

@@ -17,7 +17,6 @@ from torch import Tensor
 from reuselib.errors import NonFinite, ReuseError, ShapeMismatch, unknown
 
 KINDS = ("centred", "unit", "raw")
-
 Classes = Tensor | Sequence[int] | Any
 """Rows of the attribute matrix: a tensor, an array, a list."""
 
@@ -49,25 +48,11 @@ def class_indices(classes: Classes, count: int, name: str = "seen") -> Tensor:
 
 
 def others(classes: Tensor, count: int) -> Tensor:
-    """The classes of ``count`` that are not among these, int64, ascending, on the same device."""
-    rest = torch.ones(count, dtype=torch.bool, device=classes.device)
-    rest[classes] = False
-    return rest.nonzero().flatten()
+    """The classes of ``count`` that are not among these, int64, ascending."""
+    return torch.tensor(sorted(set(range(count)) - set(classes.tolist())))
 
 
-def class_folds(classes: Tensor, folds: int, seed: int = 0) -> list[Tensor]:
-    """Classes in parts of almost equal size, at random: those that each fold holds out.
-
-    Raises:
-        ReuseError: there are fewer classes than folds, or fewer than two folds.
-    """
-    if not 2 <= folds <= len(classes):
-        raise ReuseError(f"{len(classes)} classes cannot be cut into {folds} folds: ask for 2 to {len(classes)}.")
-    order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed))
-    return [part.sort().values for part in classes.cpu()[order].tensor_split(folds)]
-
-
-def filled(attributes: Tensor, signed: bool = False) -> Tensor:
+def filled(attributes: Tensor) -> Tensor:
     """Attributes in [0, 1] without gaps.
 
     Percentages (a largest entry above 1) are divided by 100; an undefined entry, negative or NaN, becomes the mean of
@@ -75,8 +60,6 @@ def filled(attributes: Tensor, signed: bool = False) -> Tensor:
 
     Args:
         attributes: (C, m), one row for each class.
-        signed: whether negative entries are values, as those of word vectors: then only NaN is undefined and nothing
-            is divided.
 
     Returns:
         (C, m), of the same dtype if that is a float type.
@@ -91,28 +74,18 @@ def filled(attributes: Tensor, signed: bool = False) -> Tensor:
     values = attributes if attributes.is_floating_point() else attributes.float()
     if values.isinf().any():
         raise NonFinite("attributes hold infinity: mark what is not known as NaN.")
-    undefined = values.isnan()
-    if not signed:
-        negative = values < 0
-        _check_marks(values, negative)
-        undefined |= negative
-        values = torch.where(undefined, torch.nan, values)
-        values = values / 100 if values.nan_to_num(0).max() > 1 else values
-    if undefined.all(0).any():
-        where = int(undefined.all(0).float().argmax())
-        raise ReuseError(f"Attribute {where} is defined for no class: leave it out, or give signed=True.")
-    return torch.where(undefined, values.nanmean(0), values)
-
-
-def _check_marks(values: Tensor, negative: Tensor) -> None:
-    """The undefined has one mark; several negative values, or nothing but -1 and 1, have a meaning of their own."""
+    negative = values < 0
     marks = values[negative].unique()
-    two_states = len(marks) == 1 and bool((values[~negative] == 1).all())
-    if len(marks) > 1 or two_states:
+    if len(marks) > 1 or (len(marks) == 1 and (values[~negative] == 1).all()):
         raise ReuseError(
-            "attributes have negative entries that look like values, not like a mark of the undefined. If they are "
-            "values, give signed=True; otherwise mark what is undefined as NaN."
+            "attributes have negative entries that look like values. Scale values to 0 to 1, mark the undefined as NaN."
         )
+    undefined = negative | values.isnan()
+    values = torch.where(undefined, torch.nan, values)
+    values = values / 100 if values.nan_to_num(0).max() > 1 else values
+    if (empty := undefined.all(0)).any():
+        raise ReuseError(f"Attribute {int(empty.float().argmax())} is defined for no class: leave it out.")
+    return torch.where(undefined, values.nanmean(0), values)
 
 
 def centred(attributes: Tensor, seen: Tensor) -> Tensor:
@@ -120,23 +93,7 @@ def centred(attributes: Tensor, seen: Tensor) -> Tensor:
     return attributes - attributes[seen].mean(0)
 
 
-def unit_rows(rows: Tensor) -> Tensor:
-    """Rows (C, m) scaled to length one.
-
-    Raises:
-        ReuseError: a class has a row of zeros, which has no direction.
-    """
-    norms = rows.norm(dim=1, keepdim=True)
-    if (norms == 0).any():
-        where = int((norms == 0).flatten().float().argmax())
-        raise ReuseError(
-            f"The code of class {where} is zero, so no image can be like it. Its attributes are all zero or all equal "
-            "to the mean: describe it by more attributes, or give codes='raw'."
-        )
-    return rows / norms
-
-
-def class_codes(attributes: Tensor, seen: Classes, kind: str = "centred", signed: bool = False) -> Tensor:
+def class_codes(attributes: Tensor, seen: Classes, kind: str = "centred") -> Tensor:
     """The codes of all classes.
 
     Args:
@@ -144,21 +101,28 @@ def class_codes(attributes: Tensor, seen: Classes, kind: str = "centred", signed
         seen: the seen classes, indices of rows.
         kind: ``"centred"``: filled, less the mean of the seen classes, rows of length one; ``"unit"``: filled, rows
             of length one; ``"raw"``: filled.
-        signed: as in :func:`filled`.
 
     Returns:
         (C, m).
 
     Raises:
         UnknownName: there is no such kind.
-        ReuseError: the attributes do not do, as in :func:`filled` and :func:`unit_rows`.
+        ReuseError: the attributes do not do, as in :func:`filled`, or a code is zero and so has no direction.
 
+    Equation: `qfsl-codes`.
     Source: SCoRe, official code; the mean over the seen classes alone is theirs too.
     """
     if kind not in KINDS:
         raise unknown("kind of codes", kind, KINDS)
-    values = filled(attributes, signed)
-    where = class_indices(seen, len(values)).to(values.device)
+    values = filled(attributes)
     if kind == "raw":
         return values
-    return unit_rows(centred(values, where) if kind == "centred" else values)
+    if kind == "centred":
+        values = centred(values, class_indices(seen, len(values)).to(values.device))
+    norms = values.norm(dim=1, keepdim=True)
+    if (norms == 0).any():
+        raise ReuseError(
+            f"The code of class {int(norms.argmin())} is zero, so no image can be like it. Its attributes are all zero "
+            "or all equal to the mean: describe it by more attributes, or give codes='raw'."
+        )
+    return values / norms

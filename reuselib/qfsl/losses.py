@@ -1,15 +1,13 @@
 """The equations of zero-shot classification, one pure function each.
 
 Symbols: ``s`` are scores (B, C), one column for each class; ``p = softmax(s)``; y the label's column; ``Y_t`` the
-columns of the unseen (target) classes. Every function returns one number for each image, (B,), unless it says
-otherwise; :func:`mean` takes the mean over a batch that may be empty.
+columns of the unseen (target) classes. A loss of an image is one number for each, (B,).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -26,7 +24,10 @@ def mean(losses: Tensor) -> Tensor:
 
 
 def cross_entropy(s: Tensor, y: Tensor) -> Tensor:
-    """``L_p = -ln p_y``."""
+    """``L_p = -ln p_y``, (B,).
+
+    Equation: `qfsl-lp`.
+    """
     return F.cross_entropy(s.float(), y, reduction="none")
 
 
@@ -44,10 +45,28 @@ def bias_loss(s: Tensor, unseen: Tensor) -> Tensor:
     Returns:
         (B,), at least 0 up to rounding; it goes to 0 as P_T goes to 1.
 
+    Equation: `qfsl-lb`, `qfsl-stable`, `qfsl-gradient`.
     Source: Song et al. 2018 (QFSL).
     """
     s = s.float()
     return s.logsumexp(1) - s[:, unseen].logsumexp(1)
+
+
+def quasi_fully_supervised(labelled: Tensor, unlabelled: Tensor, weight: float) -> Tensor:
+    """QFSL's objective: ``1/N_s sum_i L_p(x_i) + λ/N_t sum_j L_b(x_j)``; weight decay is the optimizer's.
+
+    Args:
+        labelled: L_p of images of seen classes, (N_s,).
+        unlabelled: L_b of unlabelled images, (N_t,), or what takes its place.
+        weight: λ.
+
+    Returns:
+        A scalar. A batch without images of one kind counts 0 there.
+
+    Equation: `qfsl-loss`.
+    Source: Song et al. 2018 (QFSL).
+    """
+    return mean(labelled) + weight * mean(unlabelled)
 
 
 def entropy(s: Tensor, unseen: Tensor | None = None) -> Tensor:
@@ -79,79 +98,3 @@ TERMS: dict[str, Term] = {
     "unseen_pseudo_labels": unseen_pseudo_labels,
 }
 """What unlabelled images can be asked, by name."""
-
-
-def quasi_fully_supervised(
-    s: Tensor, y: Tensor, unlabelled: Tensor, unseen: Tensor, weight: float, term: Term = bias_loss
-) -> Tensor:
-    """QFSL's objective: ``1/N_s sum_i L_p(x_i) + λ/N_t sum_j L_b(x_j)``; weight decay is the optimizer's.
-
-    Args:
-        s: scores (N_s, C) of labelled images of seen classes.
-        y: labels (N_s,), columns of the scores.
-        unlabelled: scores (N_t, C) of unlabelled images.
-        unseen: int64 (T,), columns.
-        weight: λ.
-        term: what takes the place of the bias loss.
-
-    Returns:
-        A scalar. A batch without images of one kind counts 0 there.
-
-    Source: Song et al. 2018 (QFSL).
-    """
-    return mean(cross_entropy(s, y)) + weight * mean(term(unlabelled, unseen))
-
-
-def violations(s: Tensor, y: Tensor, margin: float = 1.0) -> Tensor:
-    """``[Δ + s_k - s_y]_+`` for every wrong class k, 0 for the right one: (B, S)."""
-    s = s.float()
-    right = F.one_hot(y, s.shape[1]).bool()
-    return (margin + s - s.gather(1, y.unsqueeze(1))).clamp(min=0).masked_fill(right, 0)
-
-
-def devise_loss(s: Tensor, y: Tensor, margin: float = 1.0) -> Tensor:
-    """``sum_{k≠y} [Δ + s_k - s_y]_+``: every class that comes too close counts.
-
-    Source: Frome et al. 2013 (DeViSE); LatEm uses it too.
-    """
-    return violations(s, y, margin).sum(1)
-
-
-def sje_loss(s: Tensor, y: Tensor, margin: float = 1.0) -> Tensor:
-    """``max_k [Δ(y, k) + s_k - s_y]_+`` with ``Δ(y, y) = 0``: only the worst class counts.
-
-    Source: Akata et al. 2015 (SJE).
-    """
-    return violations(s, y, margin).amax(1)
-
-
-def ale_loss(s: Tensor, y: Tensor, margin: float = 1.0) -> Tensor:
-    """``(β_r / r) sum_{k≠y} [Δ + s_k - s_y]_+`` with r the classes that violate the margin, ``β_r = sum_{i<=r} 1/i``.
-
-    The factor weighs the first ranks most; it is 0 for r = 0, and no gradient flows through it.
-
-    Source: Akata et al. 2013, 2016 (ALE), after Usunier et al. 2009.
-    """
-    each = violations(s, y, margin)
-    ranks = torch.arange(1, each.shape[1] + 1, device=s.device)
-    weights = F.pad((1 / ranks).cumsum(0) / ranks, (1, 0))
-    return weights[(each > 0).sum(1)] * each.sum(1)
-
-
-def squared_hinge(s: Tensor, y: Tensor) -> Tensor:
-    """``sum_k [1 - t_k s_k]_+²`` with ``t_k = 1`` for the label, -1 for the others: one class against the rest.
-
-    Source: Changpinyo et al. 2016 (SynC, one versus others).
-    """
-    signs = 2 * F.one_hot(y, s.shape[1]).to(s.dtype) - 1
-    return (1 - signs * s).clamp(min=0).square().sum(1)
-
-
-def crammer_singer(s: Tensor, y: Tensor) -> Tensor:
-    """``max_{k≠y} [1 + s_k - s_y]_+²``, squared so that it is smooth but at ties.
-
-    Source: Crammer & Singer 2001; SynC, not squared.
-    """
-    right = F.one_hot(y, s.shape[1]).bool()
-    worst = s.masked_fill(right, -torch.inf).amax(1)
-    return (1 + worst - s.gather(1, y.unsqueeze(1)).squeeze(1)).clamp(min=0).square()

@@ -57,7 +57,10 @@ def mean_class_accuracy(predicted: Tensor, labels: Tensor, classes: Tensor | Non
 
 
 def harmonic_mean(a: float, b: float) -> float:
-    """``H = 2ab / (a + b)`` of two shares; 0 where both are 0."""
+    """``H = 2ab / (a + b)`` of two shares; 0 where both are 0.
+
+    Equation: `qfsl-h`.
+    """
     return 2 * a * b / (a + b) if a + b else 0.0
 
 

@@ -1,44 +1,18 @@
-"""What is learned from, and two ways to learn: arrays as tensors, batches of features, L-BFGS and the engine."""
+"""What is learned from: features as they are drawn, arrays as tensors, and a convex minimum."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from reuselib import run
+from reuselib.data import ImageSet
 from reuselib.data.image_set import Augment
 from reuselib.errors import NonFinite, ShapeMismatch
-
-
-class Samples(Protocol):
-    """What a training method draws from: an ``ImageSet``, or a :class:`FeatureSet`."""
-
-    @property
-    def labels(self) -> Tensor:
-        """Their classes, int64 (N,)."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where they are."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-
-    def sample(
-        self, count: int, generator: torch.Generator | None, augment: Augment | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Draw inputs and labels at random, with replacement."""
-
-    def batches(self, batch: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield inputs and labels in order."""
-
-    def unlabelled(self) -> Any:
-        """Return the same without their labels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +64,10 @@ class FeatureSet:
         return FeatureSet(self.features, torch.zeros_like(self.labels))
 
 
+Samples = ImageSet | FeatureSet
+"""What a training method draws from."""
+
+
 def as_tensor(values: Any) -> Tensor:
     """A tensor as it is, without gradient; an array, a list or a table as a tensor on the CPU.
 
@@ -139,25 +117,36 @@ def as_labels(labels: Any, count: int) -> Tensor:
     return found.long()
 
 
-def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of features (N, d), (d,) each; 1 for one that never changes, lest it become noise."""
-    shift = features.mean(0)
-    spread = (features - shift).square().mean(0).sqrt()
-    return shift, torch.where(spread > 1e-6 * shift.abs().clamp(min=1e-30), spread, 1)
+class Standardise(nn.Module):
+    """``(x - shift) / scale``, fixed: each feature with mean 0 and standard deviation 1 over given features (N, d).
+
+    Attributes:
+        shift: (d,), a buffer.
+        scale: (d,), a buffer; 1 for a feature that never changes, lest it become noise.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, features: Tensor) -> None:
+        super().__init__()
+        shift = features.detach().mean(0)
+        spread = (features.detach() - shift).square().mean(0).sqrt()
+        self.register_buffer("shift", shift)
+        self.register_buffer("scale", torch.where(spread > 1e-6 * shift.abs().clamp(min=1e-30), spread, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardise features (B, d)."""
+        return (x - self.shift) / self.scale
 
 
-def minimised(objective: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 500) -> Tensor:
+LBFGS: dict[str, Any] = {"max_iter": 500, "max_eval": 2000, "tolerance_grad": 1e-8, "tolerance_change": 1e-12}
+
+
+def minimised(objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
     """The minimum of a convex function by L-BFGS with line search, from ``start``; both float64."""
     found = start.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [found],
-        max_iter=iterations,
-        max_eval=4 * iterations,
-        tolerance_grad=1e-8,
-        tolerance_change=1e-12,
-        history_size=20,
-        line_search_fn="strong_wolfe",
-    )
+    optimizer = torch.optim.LBFGS([found], history_size=20, line_search_fn="strong_wolfe", **LBFGS)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -165,16 +154,5 @@ def minimised(objective: Callable[[Tensor], Tensor], start: Tensor, iterations: 
         value.backward()
         return value
 
-    with torch.enable_grad():
-        optimizer.step(closure)
+    optimizer.step(closure)
     return found.detach()
-
-
-def train(method: run.Method, steps: int, progress: bool = False) -> None:
-    """Drive a method for a number of updates with the engine and its guard against NaN."""
-    size = max(method.steps_per_round, 1)
-    for rounds, length in ((steps // size, size), (1, steps % size)):
-        if rounds and length:
-            method.steps_per_round = length
-            run.run(method, rounds, progress=progress)
-    method.steps_per_round = size

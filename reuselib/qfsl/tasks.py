@@ -3,53 +3,31 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, nn
 
-from reuselib import data, nets, run
+from reuselib import data, run
 from reuselib.data.attributes import SEGMENTS, ZeroShotSet
 from reuselib.data.attributes.human import FASHION_TRAITS
-from reuselib.errors import unknown
+from reuselib.errors import ReuseError, unknown
 from reuselib.nets.supervised import Supervised
 from reuselib.worlds.attributes import AttributeWorld, WorldPlan
 
 FIRST_WORLD = 3
 """The world of seed 0: on worlds 0 to 2 the proportions of the shapes were chosen."""
 SPLITS = 12
-"""Random splits of ten classes that make up one seed of a task with real images."""
+"""Random splits of ten classes that make up one seed of a task with real images: there are 120 for ten seeds."""
 REAL = ("digits", "segments", "fashion")
 FASHION_IMAGES = 100  # of each class, of the training and of the test images
-
-
-@dataclass(frozen=True)
-class BackbonePlan:
-    """The stand-in for a network pretrained on ImageNet: it learns the auxiliary classes of a world.
-
-    Attributes:
-        widths: of the three convolutions.
-        features: of its last layer but one.
-        epochs: passes through the auxiliary images.
-        batch: images per update.
-        lr: highest rate of Adam on one cycle.
-    """
-
-    widths: tuple[int, int, int] = (24, 48, 64)
-    features: int = 128
-    epochs: int = 10
-    batch: int = 64
-    lr: float = 4e-3
-
-    def build(self, classes: int) -> nets.Classifier:
-        """The network with initial weights: three convolutions with batch norm and pooling, and two linear layers."""
-        blocks = [
-            nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2))
-            for inputs, outputs in zip((3, *self.widths[:-1]), self.widths, strict=True)
-        ]
-        pool = nn.Sequential(nn.Flatten(), nn.Linear(16 * self.widths[-1], self.features), nn.ReLU())
-        return nets.Classifier(blocks, pool, nn.Linear(self.features, classes), size=32)
+WIDTHS, FEATURES = (24, 48, 64), 128
+"""Of the backbone's convolutions, and of its last layer but one."""
+BATCH, RATE = 64, 4e-3
+"""Auxiliary images per update of the backbone; the highest rate of Adam on one cycle."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,50 +50,55 @@ class WorldTask:
         return replace(self.data, attributes=self.world.attributes(regime), attribute_names=names)
 
 
-def world_task(seed: int, plan: WorldPlan, backbone: BackbonePlan, device: str | None = None) -> WorldTask:
+def world_task(seed: int, plan: Mapping[str, Any], epochs: int, device: str | torch.device | None = None) -> WorldTask:
     """The world of a record's seed, with its backbone: trained once in a process, whatever the regime.
 
     Args:
         seed: of the record; the world's is larger by ``FIRST_WORLD``.
-        plan: of the world.
-        backbone: how the backbone learns.
+        plan: of the world, fields of :class:`~reuselib.worlds.attributes.WorldPlan`.
+        epochs: passes of the backbone through the auxiliary images.
         device: chosen by the engine if left out.
     """
-    where = run.device(device)
-    task = _world_task(seed + FIRST_WORLD, replace(plan, annotated="full"), backbone, str(where))
-    return replace(task, data=task.annotated(plan.annotated))
+    wanted = WorldPlan(**plan)
+    task = _world_task(seed + FIRST_WORLD, replace(wanted, annotated="full"), epochs, str(run.device(device)))
+    return replace(task, data=task.annotated(wanted.annotated))
 
 
 @functools.lru_cache(maxsize=3)
-def _world_task(seed: int, plan: WorldPlan, backbone: BackbonePlan, where: str) -> WorldTask:
+def _world_task(seed: int, plan: WorldPlan, epochs: int, where: str) -> WorldTask:
     world = AttributeWorld(seed, plan, where)
-    network = trained_backbone(world, backbone)
+    network = trained_backbone(world, epochs)
     found = world.zero_shot()
     assert found.images is not None
     return WorldTask(world, network, found.with_features(features_of(network, found.images)))
 
 
-def trained_backbone(world: AttributeWorld, plan: BackbonePlan) -> nn.Module:
+def backbone(classes: int) -> nn.Sequential:
+    """The stand-in for a network pretrained on ImageNet, with initial weights: 3×32×32 images to logits.
+
+    Its first part gives the features: three convolutions with batch norm and pooling, and a linear layer.
+    """
+    blocks = [
+        nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2))
+        for inputs, outputs in zip((3, *WIDTHS[:-1]), WIDTHS, strict=True)
+    ]
+    pool = nn.Sequential(nn.Flatten(), nn.Linear(16 * WIDTHS[-1], FEATURES), nn.ReLU())
+    return nn.Sequential(nn.Sequential(nn.Sequential(*blocks), pool), nn.Linear(FEATURES, classes))
+
+
+def trained_backbone(world: AttributeWorld, epochs: int) -> nn.Module:
     """Train a network on the auxiliary classes of a world, and leave off its last layer.
 
     No image of any class, seen or unseen, has a part in it.
     """
-    images, updates = world.images("auxiliary"), plan.epochs * world.images("auxiliary").labels.numel() // plan.batch
+    images = world.images("auxiliary")
+    updates = epochs * len(images) // BATCH
     with run.seeded(world.seed):
-        network = plan.build(len(images.classes)).to(world.device)
-    method = Supervised(
-        network,
-        images,
-        batch=plan.batch,
-        lr=plan.lr,
-        weight_decay=0.0,
-        adam=True,
-        schedule=run.one_cycle(updates),
-        seed=world.seed,
-    )
-    method.steps_per_round = updates
-    run.run(method, 1, progress=False)
-    return nn.Sequential(network.blocks, network.pool).eval()
+        network = backbone(len(images.classes)).to(world.device)
+    options: dict[str, Any] = {"batch": BATCH, "lr": RATE, "weight_decay": 0.0, "adam": True, "seed": world.seed}
+    method = Supervised(network, images, schedule=run.one_cycle(updates), **options)
+    run.run(method, updates=updates, progress=False)
+    return network[0].eval()
 
 
 @torch.no_grad()
@@ -124,38 +107,52 @@ def features_of(network: nn.Module, images: data.ImageSet, batch: int = 500) -> 
     return torch.cat([network(x).float() for x, _ in images.batches(batch)])
 
 
-def real_tasks(task: str, seed: int, splits: int = SPLITS) -> Iterator[ZeroShotSet]:
+@functools.lru_cache(maxsize=4)
+def real_sets(task: str, seed: int, splits: int, where: str) -> tuple[ZeroShotSet, ...]:
     """The random splits of one seed: digits with 16 attributes, with their seven segments alone, or clothes with 14.
 
-    Seeds have different splits, digits and clothes the same places among their ten classes.
+    Seeds have different splits, digits and clothes the same places among their ten classes. Made once in a process.
 
     Args:
         task: one of ``REAL``.
-        seed: 0 to 9 for twelve splits: there are 120 ways to choose three classes of ten.
+        seed: 0 to 9 for twelve splits.
         splits: how many.
+        where: the device.
 
     Raises:
         UnknownName: there is no such task.
     """
     if task not in REAL:
         raise unknown("task with real images", task, REAL)
-    for number in range(splits * seed, splits * (seed + 1)):
-        found = data.attributes.digits(number)
-        if task == "segments":
-            found = found.only(range(SEGMENTS))
-        if task == "fashion":
-            names = [tuple(FASHION_TRAITS)[place] for place in found.unseen.tolist()]
-            found = data.attributes.fashion(names, FASHION_IMAGES, seed=number)
-        yield found
+    return tuple(_real_set(task, number).to(where) for number in range(splits * seed, splits * (seed + 1)))
 
 
-@functools.lru_cache(maxsize=4)
-def real_sets(task: str, seed: int, splits: int, where: str) -> tuple[ZeroShotSet, ...]:
-    """The same on a device, made once in a process."""
-    return tuple(found.to(where) for found in real_tasks(task, seed, splits))
+def _real_set(task: str, number: int) -> ZeroShotSet:
+    found = data.attributes.digits(number)
+    if task == "fashion":
+        names = [tuple(FASHION_TRAITS)[place] for place in found.unseen.tolist()]
+        return data.attributes.fashion(names, FASHION_IMAGES, seed=number)
+    return found.only(range(SEGMENTS)) if task == "segments" else found
 
 
 @functools.lru_cache(maxsize=1)
-def benchmark(name: str, split: str = "ps") -> ZeroShotSet:
-    """One of the published benchmarks with its ResNet-101 features, on the engine's device; read once in a process."""
-    return data.attributes.gbu(name.upper(), split).to(run.device())
+def benchmark(name: str, where: str) -> ZeroShotSet:
+    """A published benchmark in its proposed split with ResNet-101 features, on a device; read once in a process."""
+    return data.attributes.gbu(name.upper(), "ps").to(where)
+
+
+def resnet101(where: torch.device) -> nn.Module:
+    """torchvision's ResNet-101 with its first ImageNet weights, images to 2,048 features; blank on ``meta``.
+
+    Raises:
+        ReuseError: it could not be fetched.
+    """
+    try:
+        network = torchvision.models.resnet101(weights=None if where.type == "meta" else "IMAGENET1K_V1")
+    except OSError as error:
+        raise ReuseError(
+            f"torchvision's ResNet-101 could not be fetched ({error}). Connect to the network once, or run a row of "
+            "the laptop scale."
+        ) from error
+    network.fc = nn.Identity()
+    return run.on_device(network, where)

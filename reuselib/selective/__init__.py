@@ -1,79 +1,22 @@
-"""The room of selective."""
+"""Chapter 10, selective zero-shot classification: answer by defined attributes, trust by residual ones."""
 
-from reuselib.selective.augmented import TASKS, AugmentedNetwork, AugmentedTraining, decorrelation, residual_loss
-from reuselib.selective.confidence import (
-    CONFIDENCES,
-    Evidence,
-    defined_confidence,
-    joint_confidence,
-    margin_confidence,
-    residual_confidence,
-    standardised_confidence,
-    sum_confidence,
-    temperature,
-)
-from reuselib.selective.method import (
-    SYNTHESES,
-    AugmentedClassifier,
-    BootstrappedClassifier,
-    Choice,
-    bootstrapped,
-    choose,
-    class_means,
-    permuted,
-    random_prototypes,
-    ridge_weights,
-    similarity_weights,
-    synthesised,
-)
-from reuselib.selective.risk import (
-    SCORE_CONFIDENCES,
-    RiskCoverage,
-    aurcc,
-    best_area,
-    excess_aurcc,
-    largest_score,
-    risk_coverage,
-    score_margin,
-    score_spread,
-    softmax_confidence,
-)
+from reuselib.selective import losses, risk, rivals
+from reuselib.selective.evidence import CONFIDENCES, Evidence
+from reuselib.selective.method import AugmentedClassifier, AugmentedNetwork, AugmentedTraining, Choice, choose
+from reuselib.selective.risk import RiskCoverage, aurcc, risk_coverage
 
 __all__ = [
     "AugmentedClassifier",
     "AugmentedNetwork",
     "AugmentedTraining",
-    "BootstrappedClassifier",
     "CONFIDENCES",
     "Choice",
     "Evidence",
     "RiskCoverage",
-    "SCORE_CONFIDENCES",
-    "SYNTHESES",
-    "TASKS",
     "aurcc",
-    "best_area",
-    "bootstrapped",
     "choose",
-    "class_means",
-    "decorrelation",
-    "defined_confidence",
-    "excess_aurcc",
-    "joint_confidence",
-    "largest_score",
-    "margin_confidence",
-    "permuted",
-    "random_prototypes",
-    "residual_confidence",
-    "residual_loss",
-    "ridge_weights",
+    "losses",
+    "risk",
     "risk_coverage",
-    "score_margin",
-    "score_spread",
-    "similarity_weights",
-    "softmax_confidence",
-    "standardised_confidence",
-    "sum_confidence",
-    "synthesised",
-    "temperature",
+    "rivals",
 ]

@@ -82,7 +82,7 @@ PER_STEP = {
     "component-one-step": {"student": (1, 1), "sources": (1, 0)},
     "zero-shot-seen": {"student": (1, 1)},
     "zero-shot-qfsl": {"student": (1, 1)},
-    "zero-shot-qfsl-entropy": {"student": (2, 2)},
+    "zero-shot-qfsl-entropy": {"student": (1, 1)},
 }
 
 

@@ -9,26 +9,25 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from reuselib.errors import ReuseError, unknown
 from reuselib.qfsl.estimator import Problem, ZeroShotClassifier
 
-KERNELS = ("linear", "rbf")
+FLOOR = 0.01
+"""Added to every variance; standardised features have variance 1 over all classes."""
 
 
-def gaussians(features: Tensor, places: Tensor, classes: int, floor: float) -> tuple[Tensor, Tensor]:
-    """Mean and variance of every feature in every class, float64 (S, d) each.
+def gaussians(features: Tensor, places: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance, plus ``FLOOR``, of every feature in every class, float64 (S, d) each.
 
     Args:
         features: (N, d).
         places: int64 (N,), classes, each with an image.
         classes: S.
-        floor: added to every variance, so that a feature which never changes within a class has one.
     """
     x = features.double()
     counts = x.new_zeros(classes, 1).index_add(0, places, x.new_ones(len(x), 1))
     means = x.new_zeros(classes, x.shape[1]).index_add(0, places, x) / counts
     squares = x.new_zeros(means.shape).index_add(0, places, (x - means[places]).square())
-    return means, squares / counts + floor
+    return means, squares / counts + FLOOR
 
 
 def log_density(features: Tensor, means: Tensor, variances: Tensor) -> Tensor:
@@ -38,14 +37,12 @@ def log_density(features: Tensor, means: Tensor, variances: Tensor) -> Tensor:
     return -0.5 * (mahalanobis + variances.log().sum(1) + x.shape[1] * math.log(2 * math.pi))
 
 
-def kernel_matrix(a: Tensor, b: Tensor, kernel: str, width: float) -> Tensor:
-    """``aᵀb`` or ``exp(-|a - b|² / (2 width²))`` of codes (C, m) and (S, m): (C, S)."""
-    if kernel not in KERNELS:
-        raise unknown("kernel", kernel, KERNELS)
+def kernel_matrix(a: Tensor, b: Tensor, kernel: str) -> Tensor:
+    """``aᵀb`` or ``exp(-|a - b|² / 2)`` of codes (C, m) and (S, m): (C, S)."""
     if kernel == "linear":
         return a @ b.T
     distances = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-    return (-distances.square() / (2 * width**2)).exp()
+    return (-distances.square() / 2).exp()
 
 
 def kernel_ridge(known: Tensor, targets: Tensor, strength: float) -> Tensor:
@@ -55,17 +52,12 @@ def kernel_ridge(known: Tensor, targets: Tensor, strength: float) -> Tensor:
         known: K, (S, S).
         targets: T, (S, d).
         strength: above 0.
-
-    Raises:
-        ReuseError: the strength is not above 0.
     """
-    if not strength > 0:
-        raise ReuseError(f"ridge must be above 0, not {strength}: it makes the inverse exist.")
     return torch.linalg.solve(known + strength * torch.eye(len(known), dtype=known.dtype, device=known.device), targets)
 
 
 def expectation_maximisation(
-    features: Tensor, means: Tensor, variances: Tensor, rounds: int, prior: float
+    features: Tensor, means: Tensor, variances: Tensor, rounds: int = 10, prior: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Refine Gaussians on unlabelled features, none of which is known to be of which class.
 
@@ -77,18 +69,13 @@ def expectation_maximisation(
         means: of the unseen classes, float64 (T, d).
         variances: likewise.
         rounds: how many.
-        prior: above 0.
+        prior: above 0, lest a class without images have no Gaussian.
 
     Returns:
         Means and variances, (T, d).
 
-    Raises:
-        ReuseError: the prior is not above 0.
-
     Source: Verma & Rai 2017, transductive; the prior is our choice.
     """
-    if not prior > 0:
-        raise ReuseError(f"prior must be above 0, not {prior}: a class without images would have no Gaussian.")
     x, first = features.to(means.dtype), (means, variances)
     shares = means.new_full((len(means),), 1 / len(means))
     for _ in range(rounds):
@@ -110,32 +97,27 @@ class GFZSL(ZeroShotClassifier):
 
     Attributes:
         kernel: ``"rbf"`` or ``"linear"``, of codes.
-        width: of the radial kernel.
         ridge: strength of the penalty.
-        floor: added to every variance; features have variance 1 over all classes if scaled.
         means_: float64 (C, d).
         variances_: float64 (C, d).
 
     Source: Verma & Rai 2017.
     """
 
+    choices: ClassVar = {"kernel": ("linear", "rbf")}
+
     kernel: str = "rbf"
-    width: float = 1.0
     ridge: float = 0.1
-    floor: float = 0.01
 
     def _learn(self, problem: Problem) -> None:
         codes, seen, unseen = problem.codes.double(), problem.seen, problem.unseen
-        if not (self.floor > 0 and self.width > 0):
-            raise ReuseError(f"floor and width must be above 0, not {self.floor} and {self.width}.")
-        means, variances = gaussians(problem.features, problem.places, len(seen), self.floor)
-        known = kernel_matrix(codes[seen], codes[seen], self.kernel, self.width)
-        new = kernel_matrix(codes[unseen], codes[seen], self.kernel, self.width)
+        means, variances = gaussians(problem.features, problem.places, len(seen))
+        known, new = (kernel_matrix(codes[each], codes[seen], self.kernel) for each in (seen, unseen))
         targets = torch.cat([means, variances.log()], 1)
         centre = targets.mean(0)
         found = centre + new @ kernel_ridge(known, targets - centre, self.ridge)
-        new_means, logs = found.chunk(2, dim=1)
-        refined = self._refined(problem, new_means, logs.exp())
+        made, logs = found.chunk(2, dim=1)
+        refined = self._refined(problem, made, logs.exp())
         count = len(codes)
         self.means_, self.variances_ = (
             own.new_empty(count, own.shape[1]).index_copy(0, seen, own).index_copy(0, unseen, made)
@@ -153,18 +135,10 @@ class GFZSL(ZeroShotClassifier):
 class TransductiveGFZSL(GFZSL):
     """GFZSL, its Gaussians of unseen classes refined on unlabelled features by :func:`expectation_maximisation`.
 
-    Attributes:
-        rounds: of expectation and maximisation.
-        prior: how many images the regressed Gaussians count as.
-
     Source: Verma & Rai 2017.
     """
 
     transductive: ClassVar[bool] = True
 
-    rounds: int = 10
-    prior: float = 1.0
-
     def _refined(self, problem: Problem, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
-        assert problem.unlabelled is not None
-        return expectation_maximisation(problem.unlabelled, means, variances, self.rounds, self.prior)
+        return expectation_maximisation(problem.unlabelled, means, variances)

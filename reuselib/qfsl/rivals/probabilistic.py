@@ -8,15 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reuselib.errors import ReuseError
 from reuselib.qfsl.estimator import Problem, ZeroShotClassifier
 from reuselib.qfsl.samples import minimised
 
 
-def binarised(attributes: Tensor, seen: Tensor, threshold: float | None = None) -> Tensor:
-    """Attributes (C, m) as 0 and 1: 1 above a threshold, or above the attribute's mean over the seen classes."""
-    limit = attributes[seen].mean(0) if threshold is None else threshold
-    return (attributes > limit).to(attributes.dtype)
+def binarised(attributes: Tensor, seen: Tensor) -> Tensor:
+    """Attributes (C, m) as 0 and 1: 1 above the attribute's mean over the seen classes."""
+    return (attributes > attributes[seen].mean(0)).to(attributes.dtype)
 
 
 def logistic(features: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
@@ -28,16 +26,11 @@ def logistic(features: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor,
     Args:
         features: (N, d).
         targets: int64 (N,), each of 0 to K-1 at least once; or 0 and 1, float (N, K).
-        penalty: above 0; ``1 / (N C)`` in scikit-learn's terms.
+        penalty: above 0, since separable images have no minimum without it; ``1 / (N C)`` in scikit-learn's terms.
 
     Returns:
         W (d, K) and b (K,).
-
-    Raises:
-        ReuseError: the penalty is not above 0, so that there may be no minimum.
     """
-    if not penalty > 0:
-        raise ReuseError(f"penalty must be above 0, not {penalty}: separable images have no minimum without it.")
     x = features.double()
     t = targets.double() if targets.is_floating_point() else targets
     classes = t.shape[1] if t.ndim == 2 else int(t.max()) + 1
@@ -99,17 +92,14 @@ class DAP(_Probabilistic):
 
     Attributes:
         penalty: of the classifiers, see :func:`logistic`.
-        threshold: above which an attribute is there; its mean over the seen classes if left out.
         weights_: float64 (d, m).
         intercept_: float64 (m,).
 
     Source: Lampert et al. 2009, 2014, with logistic regression in place of support vector machines.
     """
 
-    threshold: float | None = None
-
     def _learn(self, problem: Problem) -> None:
-        self._binary = binarised(problem.attributes, problem.seen, self.threshold)
+        self._binary = binarised(problem.attributes, problem.seen)
         self._known = problem.seen
         self.weights_, self.intercept_ = logistic(problem.features, self._binary[problem.labels], self.penalty)
 
@@ -126,17 +116,14 @@ class IAP(_Probabilistic):
 
     Attributes:
         penalty: of the classifier, see :func:`logistic`.
-        threshold: as in :class:`DAP`.
         weights_: float64 (d, S).
         intercept_: float64 (S,).
 
     Source: Lampert et al. 2009, 2014.
     """
 
-    threshold: float | None = None
-
     def _learn(self, problem: Problem) -> None:
-        self._binary = binarised(problem.attributes, problem.seen, self.threshold).double()
+        self._binary = binarised(problem.attributes, problem.seen).double()
         self._known = problem.seen
         self.weights_, self.intercept_ = logistic(problem.features, problem.places, self.penalty)
 
@@ -166,8 +153,6 @@ class ConSE(_Probabilistic):
     top: int = 10
 
     def _learn(self, problem: Problem) -> None:
-        if self.top < 1:
-            raise ReuseError(f"top={self.top} leaves no class to combine. Give 1 or more.")
         self._codes, self._known = problem.codes.double(), problem.seen
         self.weights_, self.intercept_ = logistic(problem.features, problem.places, self.penalty)
 

@@ -1,20 +1,21 @@
-"""Embeddings with a closed form: ESZSL and SAE.
+"""Linear classifiers from a closed form or a convex minimum: ESZSL, SAE and SynC, in float64.
 
-Here images are rows: features X (N, d), codes of the seen classes A (S, m). In float64.
+Images are rows: features X (N, d), codes of the seen classes A (S, m).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reuselib.errors import ReuseError, unknown
 from reuselib.qfsl.estimator import Problem, ZeroShotClassifier
+from reuselib.qfsl.samples import minimised
 
-PROJECTIONS = ("to_codes", "to_features")
+EXACT = "donot_use_mm_for_euclid_dist"  # differences, not products: no digits are lost
 
 
 def eszsl(features: Tensor, places: Tensor, codes: Tensor, gamma: float, lam: float) -> Tensor:
@@ -32,13 +33,9 @@ def eszsl(features: Tensor, places: Tensor, codes: Tensor, gamma: float, lam: fl
     Returns:
         W, float64 (d, m); the score of class k is ``xᵀ W a_k``.
 
-    Raises:
-        ReuseError: a weight is not above 0, so that there may be no inverse.
-
+    Equation: `qfsl-eszsl`.
     Source: Romera-Paredes & Torr 2015 (ESZSL).
     """
-    if not (gamma > 0 and lam > 0):
-        raise ReuseError(f"gamma and lam must be above 0, not {gamma} and {lam}: they make the inverses exist.")
     x, a = features.double(), codes.double()
     y = 2 * F.one_hot(places, len(a)).double() - 1
     left, right = x.T @ x, a.T @ a
@@ -62,13 +59,8 @@ def sae(features: Tensor, codes: Tensor, lam: float) -> Tensor:
     Returns:
         W, float64 (m, d); ``W x`` is the code that the features tell of.
 
-    Raises:
-        ReuseError: λ is not above 0.
-
     Source: Kodirov et al. 2017 (SAE).
     """
-    if not lam > 0:
-        raise ReuseError(f"lam must be above 0, not {lam}: it weighs the encoder.")
     x, z = features.double(), codes.double()
     a, u = torch.linalg.eigh(z.T @ z)
     b, v = torch.linalg.eigh(lam * (x.T @ x))
@@ -114,12 +106,12 @@ class SAE(ZeroShotClassifier):
     Source: Kodirov et al. 2017.
     """
 
+    choices: ClassVar = {"projection": ("to_codes", "to_features")}
+
     lam: float = 1.0
     projection: str = "to_codes"
 
     def _learn(self, problem: Problem) -> None:
-        if self.projection not in PROJECTIONS:
-            raise unknown("projection", self.projection, PROJECTIONS)
         self.weights_ = sae(problem.features, problem.codes[problem.labels], self.lam)
         self._codes = problem.codes.double()
 
@@ -130,3 +122,78 @@ class SAE(ZeroShotClassifier):
         else:
             codes = codes @ self.weights_
         return F.normalize(x) @ F.normalize(codes).T
+
+
+def similarities(codes: Tensor, bases: Tensor, width: float) -> Tensor:
+    """``s_cr = softmax_r(-|a_c - b_r|² / σ²)``: how near each class is to each phantom class, rows of sum 1.
+
+    Args:
+        codes: a, (C, m).
+        bases: b, (R, m).
+        width: σ, above 0.
+
+    Returns:
+        (C, R).
+
+    Source: Changpinyo et al. 2016 (SynC).
+    """
+    return (-torch.cdist(codes, bases, compute_mode=EXACT).square() / width**2).softmax(1)
+
+
+def squared_hinge(s: Tensor, y: Tensor) -> Tensor:
+    """``sum_k [1 - t_k s_k]_+²``, (B,), with ``t_k = 1`` for the label, -1 for the others: one class against the rest.
+
+    Source: Changpinyo et al. 2016 (SynC, one versus others).
+    """
+    signs = 2 * F.one_hot(y, s.shape[1]).to(s.dtype) - 1
+    return (1 - signs * s).clamp(min=0).square().sum(1)
+
+
+def base_classifiers(features: Tensor, places: Tensor, mixture: Tensor, penalty: float) -> Tensor:
+    """The base classifiers V whose mixtures ``w_c = sum_r s_cr v_r`` classify the seen classes best, in float64.
+
+    Minimises ``1/N sum_i L(x_i Wᵀ, y_i) + penalty/2 sum_c |w_c|²`` with the squared hinge L.
+
+    Args:
+        features: (N, d).
+        places: int64 (N,), rows of ``mixture``.
+        mixture: s of the seen classes, (S, R).
+        penalty: above 0.
+
+    Returns:
+        V, (R, d).
+
+    Source: Changpinyo et al. 2016 (SynC).
+    """
+    x, s = features.double(), mixture.double()
+
+    def objective(bases: Tensor) -> Tensor:
+        weights = s @ bases
+        return squared_hinge(x @ weights.T, places).mean() + penalty / 2 * weights.square().sum()
+
+    return minimised(objective, x.new_zeros(s.shape[1], x.shape[1]))
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class SynC(ZeroShotClassifier):
+    """Synthesised classifiers, with one phantom class at each seen class's code.
+
+    Attributes:
+        width: σ of :func:`similarities`.
+        penalty: on the seen classes' classifiers.
+        bases_: V, float64 (S, d).
+
+    Source: Changpinyo et al. 2016.
+    """
+
+    width: float = 1.0
+    penalty: float = 1e-2
+
+    def _learn(self, problem: Problem) -> None:
+        codes = problem.codes.double()
+        mixture = similarities(codes, codes[problem.seen], self.width)
+        self.bases_ = base_classifiers(problem.features, problem.places, mixture[problem.seen], self.penalty)
+        self._columns = (mixture @ self.bases_).T
+
+    def _scores(self, features: Tensor) -> Tensor:
+        return features.double() @ self._columns

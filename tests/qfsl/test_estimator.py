@@ -1,0 +1,173 @@
+"""What holds for every zero-shot classifier: arrays or tensors, scikit-learn's manners, clear errors, no leaks."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zeroshot_toys
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from zeroshot_toys import CLASSIFIERS, fitted
+
+from reuselib.errors import NonFinite, ReuseError, ShapeMismatch, UnknownName
+from reuselib.qfsl import Problem, QFSLClassifier, ZeroShotClassifier, metrics
+from reuselib.qfsl.rivals import RIVALS, build, chosen
+from reuselib.qfsl.rivals.linear import ESZSL, SAE, SynC
+
+TOY = zeroshot_toys.toy()
+GIVEN = TOY.train, TOY.train_labels, TOY.attributes
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_classifier_answers_repeats_and_keeps_scikit_learns_manners(name: str) -> None:
+    before, plain = torch.get_rng_state(), CLASSIFIERS[name]
+    classifier = fitted(name, TOY)
+    assert torch.equal(before, torch.get_rng_state())
+    scores = classifier.decision_function(TOY.new)
+    assert scores.shape == (len(TOY.new), 9) and scores.isfinite().all() and not scores.requires_grad
+    for candidates, classes in (("unseen", TOY.unseen), ("seen", TOY.seen), ("all", torch.arange(9)), ([4, 2], [4, 2])):
+        expected = metrics.predict_among(scores, torch.as_tensor(classes))
+        assert torch.equal(classifier.predict(TOY.new, candidates), expected)
+    accuracy = metrics.mean_class_accuracy(classifier.predict(TOY.new), TOY.new_labels)
+    assert classifier.score(TOY.new, TOY.new_labels) == accuracy
+    assert classifier.seen_.tolist() == TOY.seen.tolist() and classifier.unseen_.tolist() == TOY.unseen.tolist()
+    assert classifier.n_features_in_ == 9 and repr(classifier) == repr(plain)  # options are never changed
+    assert clone(plain).get_params() == plain.get_params() == type(plain)(**plain.get_params()).get_params()
+    again = fitted(name, TOY)
+    for other in (again, pickle.loads(pickle.dumps(classifier))):
+        assert torch.equal(other.decision_function(TOY.new), scores)
+    given = [TOY.train.tolist(), TOY.train_labels.numpy().astype("int32"), TOY.attributes.numpy(), TOY.seen.tolist()]
+    arrays = clone(plain).fit(*given, TOY.new.double().numpy() if plain.transductive else None)
+    assert isinstance(arrays.predict(TOY.new.numpy()), np.ndarray)
+    np.testing.assert_allclose(arrays.decision_function(TOY.new.numpy()), scores.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_classifier_learns_and_names_of_unseen_classes_only_move_its_scores(name: str) -> None:
+    """Codes of unseen classes trade places: the scores do as well, since nothing of those classes was learned from."""
+    order = torch.arange(9)
+    order[TOY.unseen] = TOY.unseen.roll(1)
+    classifier, expected = clone(CLASSIFIERS[name]), fitted(name, TOY)
+    unlabelled = TOY.new if classifier.transductive else None
+    classifier.fit(TOY.train, TOY.train_labels, TOY.attributes[order], unlabelled=unlabelled)
+    moved = expected.decision_function(TOY.test)[:, order]
+    torch.testing.assert_close(classifier.decision_function(TOY.test), moved, rtol=1e-3, atol=1e-3)
+    steps = {"steps": 200, "lr": 0.02} if "steps" in CLASSIFIERS[name].get_params() else {}
+    long = fitted(name, TOY, **steps)
+    assert long.score(TOY.test, TOY.test_labels, "seen") > 0.85
+    assert long.score(TOY.new, TOY.new_labels) > 0.45  # chance is 1/3
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_unlabelled_images_are_for_transductive_classifiers_alone(name: str) -> None:
+    classifier = clone(CLASSIFIERS[name])
+    assert classifier.transductive == (name in ("qfsl", "gfzsl-transductive"))
+    with pytest.raises(NotFittedError, match="call fit"):
+        classifier.predict(TOY.new)
+    if classifier.transductive:
+        with pytest.raises(ReuseError, match="is transductive: give unlabelled="):
+            classifier.fit(*GIVEN)
+        with pytest.raises(ShapeMismatch, match="unlabelled have 4 columns, those of the fit had 9"):
+            classifier.fit(*GIVEN, unlabelled=TOY.new[:, :4])
+    else:
+        with pytest.raises(ReuseError, match="is inductive and cannot use unlabelled=: leave it out"):
+            classifier.fit(*GIVEN, unlabelled=TOY.new)
+
+
+BAD: list[tuple[dict[str, Any], type[ReuseError], str]] = [
+    ({"features": TOY.train[0]}, ShapeMismatch, r"features must be \(images, features\), not \(9,\). Flatten maps"),
+    ({"features": TOY.train[:0], "labels": TOY.train_labels[:0]}, ShapeMismatch, r"not \(0, 9\)"),
+    ({"features": TOY.train.where(TOY.train > 0, torch.nan)}, NonFinite, "features hold NaN or infinity"),
+    ({"features": [["a", "b"]]}, ShapeMismatch, "numbers are needed"),
+    ({"labels": TOY.train_labels[1:]}, ShapeMismatch, r"labels must be 48 integers, .* not torch.int64 \(47,\)"),
+    ({"labels": TOY.train_labels.float()}, ShapeMismatch, "labels must be 48 integers, .* not torch.float32"),
+    ({"labels": TOY.train_labels + 1}, ShapeMismatch, "labels are 1 to 9, but the attributes describe 9 classes"),
+    ({"labels": TOY.train_labels - 1}, ShapeMismatch, "labels are -1 to 7"),
+    ({"attributes": TOY.attributes[0]}, ShapeMismatch, r"attributes must be \(classes, attributes\), not \(8,\)"),
+    ({"attributes": TOY.attributes / 0}, ReuseError, "infinity"),
+    ({"seen": [0, 2, 3]}, ReuseError, r"labels of classes \[5, 6, 8\], which are not seen: leave those images out"),
+    ({"seen": [0, 2, 3, 5, 6, 8, 4]}, ReuseError, r"seen classes \[4\] have no image: leave them out of seen="),
+    ({"seen": [0, 2, 2, 3, 5, 6, 8]}, ReuseError, "twice"),
+    ({"attributes": TOY.attributes[:6], "labels": torch.arange(48) % 6}, ReuseError, "All classes are seen"),
+]
+
+
+def test_what_does_not_fit_together_is_refused() -> None:
+    for change, error, message in BAD:
+        with pytest.raises(error, match=message):
+            ESZSL().fit(**{"features": TOY.train, "labels": TOY.train_labels, "attributes": TOY.attributes} | change)
+    classifier = fitted("eszsl", TOY)
+    with pytest.raises(ShapeMismatch, match="features have 4 columns, those of the fit had 9. Take them from the same"):
+        classifier.predict(TOY.new[:, :4])
+    with pytest.raises(NonFinite):
+        classifier.predict(TOY.new / 0)
+    with pytest.raises(UnknownName, match="unknown candidates 'unsen'. Did you mean 'unseen'"):
+        classifier.predict(TOY.new, "unsen")
+    with pytest.raises(ReuseError, match="candidates has classes 0 to 9, but there are 9"):
+        classifier.predict(TOY.new, range(10))
+    with pytest.raises(ShapeMismatch, match="labels must be 24 integers"):
+        classifier.score(TOY.new, TOY.new_labels[:3])
+
+
+def test_options_that_do_not_do_are_refused() -> None:
+    bad = {"codes": ESZSL(codes="row"), "projection": SAE(projection="to_code"), "kernel": build("gfzsl", kernel="rbg")}
+    for name, classifier in {**bad, "term": QFSLClassifier(term="biass")}.items():
+        with pytest.raises(UnknownName, match=name):
+            classifier.fit(*GIVEN)
+    too_low = (ESZSL(gamma=0.0), SAE(lam=-1.0), SynC(width=0.0), build("dap", penalty=0.0), build("conse", top=0))
+    for classifier in (*too_low, build("gfzsl", ridge=0.0), build("latem", maps=0)):
+        with pytest.raises(ReuseError, match="must be above 0"):
+            classifier.fit(*GIVEN)
+    with pytest.raises(NotImplementedError, match="use one of its subclasses"):
+        ZeroShotClassifier().fit(*GIVEN)
+    with pytest.raises(UnknownName, match="Did you mean 'eszsl'"):
+        build("eszl")
+
+
+def test_chosen_options_are_among_those_tried() -> None:
+    tried = {name: chosen("tried", name) for name in RIVALS}
+    for kind in ("world", "digits", "fashion"):
+        for name, grid in tried.items():
+            found = chosen(kind, name)
+            assert found.keys() == grid.keys() and all(value in grid[option] for option, value in found.items())
+            assert build(name, **found).get_params().items() >= found.items()
+    assert chosen("awa2", "dap") == {} and chosen("world", "ale", 40)["steps"] == 40
+
+
+class Looking(ZeroShotClassifier):
+    """Keeps what it is given."""
+
+    def _learn(self, problem: Problem) -> None:
+        self.problem_ = problem
+
+    def _scores(self, features: torch.Tensor) -> torch.Tensor:
+        self.asked_ = features
+        return features.new_zeros(len(features), 9)
+
+
+def test_what_a_classifier_learns_from_and_is_asked() -> None:
+    x = 3 * TOY.train + 1
+    x[:, 4] = 0.7  # never changes
+    for standardise in (True, False):
+        classifier = Looking(standardise=standardise, codes="unit")
+        problem = classifier.fit(x, TOY.train_labels, 100 * TOY.attributes, seen=TOY.seen.flip(0)).problem_
+        spread = x.std(0, correction=0).where(torch.arange(9) != 4, 1)
+        expected, asked = ((each - x.mean(0)) / spread if standardise else each for each in (x, TOY.new))
+        torch.testing.assert_close(problem.features, expected, rtol=1e-4, atol=1e-5)
+        classifier.decision_function(TOY.new)
+        torch.testing.assert_close(classifier.asked_, asked, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(problem.attributes, TOY.attributes)
+    torch.testing.assert_close(problem.codes, TOY.attributes / TOY.attributes.norm(dim=1, keepdim=True))
+    assert torch.equal(problem.seen, TOY.seen) and torch.equal(problem.unseen, TOY.unseen)
+    assert torch.equal(problem.seen[problem.places], problem.labels) and not len(problem.unlabelled)
+
+
+def test_many_images_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = fitted("minus-a", TOY)
+    whole = classifier.decision_function(TOY.new)
+    monkeypatch.setattr("reuselib.qfsl.estimator.CHUNK", 5)
+    torch.testing.assert_close(classifier.decision_function(TOY.new), whole)

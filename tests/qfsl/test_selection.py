@@ -1,0 +1,72 @@
+"""Class-wise cross-validation: options are chosen without a look at unseen classes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import zeroshot_toys
+from torch import Tensor
+
+from reuselib.errors import ReuseError
+from reuselib.qfsl import ZeroShotClassifier, class_wise, metrics, select
+from reuselib.qfsl.rivals.linear import ESZSL
+from reuselib.qfsl.selection import class_folds
+
+TOY = zeroshot_toys.toy(noise=1.0, images=12)
+GIVEN = TOY.train, TOY.train_labels, TOY.attributes
+
+
+def test_folds_hold_out_every_class_once() -> None:
+    parts = class_folds(5, 3, seed=1)
+    assert torch.cat(parts).sort().values.tolist() == list(range(5)) and sorted(map(len, parts)) == [1, 2, 2]
+    assert all(torch.equal(a, b) for a, b in zip(parts, class_folds(5, 3, seed=1), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(parts, class_folds(5, 3, seed=2), strict=True))
+    for folds in (1, 6):
+        with pytest.raises(ReuseError, match=f"5 classes cannot be cut into {folds} folds: ask for 2 to 5"):
+            class_folds(5, folds)
+
+
+def test_a_fold_parts_classes_and_images() -> None:
+    for fold in class_wise(*GIVEN, folds=3, holdout=0.25):
+        (x, y), (_, other), (new, played) = fold.train, fold.seen, fold.unseen
+        assert len(played) == 24 and played.unique().numel() == 2 and not torch.isin(played, y).any()
+        assert (
+            y.bincount().max() == 9 and other.bincount().max() == 3 and y.unique().tolist() == other.unique().tolist()
+        )
+        assert not (x.unsqueeze(1) == new).all(2).any() and torch.equal(fold.attributes, TOY.attributes[TOY.seen])
+
+
+def test_options_are_chosen_by_the_mean_over_folds_of_held_out_classes() -> None:
+    grid = {"gamma": [1.0, 1e9], "lam": [0.1, 1.0]}
+    best, tried = select(ESZSL(codes="unit"), grid, *GIVEN, folds=2, seed=4)
+    assert [options for options, _ in tried] == [{"gamma": g, "lam": m} for g in (1.0, 1e9) for m in (0.1, 1.0)]
+    assert best == max(tried, key=lambda pair: pair[1])[0]
+    values, places = [], torch.searchsorted(TOY.seen, TOY.train_labels)
+    for held_out in class_folds(6, 2, seed=4):
+        away = torch.isin(places, held_out)
+        classifier = ESZSL(codes="unit", gamma=1.0, lam=0.1)
+        classifier.fit(TOY.train[~away], places[~away], TOY.attributes[TOY.seen])
+        values.append(metrics.mean_class_accuracy(classifier.predict(TOY.train[away]), places[away]))
+    assert tried[0][1] == pytest.approx(sum(values) / 2)
+    hidden = TOY.train, TOY.train_labels, TOY.attributes.index_fill(0, TOY.unseen, 0.123)
+    assert select(ESZSL(codes="unit"), grid, *hidden, folds=2, seed=4) == (best, tried)
+
+
+class Spy(ZeroShotClassifier):
+    """Notes what it is fitted with."""
+
+    transductive = True
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def fit(self, features: Tensor, labels: Tensor, attributes: Tensor, unlabelled: Tensor) -> Spy:
+        self.seen.append((features, unlabelled))
+        return self
+
+    def score(self, features: Tensor, labels: Tensor) -> float:
+        return 0.0
+
+
+def test_a_transductive_classifier_gets_the_held_out_classes_without_labels() -> None:
+    Spy.seen.clear()
+    select(Spy(), {}, *GIVEN, folds=3)
+    assert [(len(features), len(unlabelled)) for features, unlabelled in Spy.seen] == [(48, 24)] * 3

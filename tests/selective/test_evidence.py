@@ -1,0 +1,109 @@
+"""Confidences and prototypes that are not synthesised: plain formulas, what changes a ranking and what does not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reuselib.errors import ReuseError, ShapeMismatch, UnknownName
+from reuselib.selective import CONFIDENCES, Evidence, rivals
+from reuselib.selective.risk import softmax_confidence
+
+CLASSES, WIDTH = 4, 5
+
+
+def parts(count: int = 30) -> tuple[Tensor, Tensor, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    defined, residual = torch.randn(count, CLASSES, generator=random), torch.randn(count, WIDTH, generator=random)
+    return defined, residual, F.normalize(torch.randn(CLASSES, WIDTH, generator=random), dim=1)
+
+
+def test_confidences_are_their_plain_formulas() -> None:
+    found = Evidence.of(*parts())
+    rows, best = torch.arange(30), found.defined.argmax(1)
+    log_d, log_r = (each.log_softmax(1)[rows, best] for each in (found.defined, found.residual))
+    cosines = found.residual[rows, best] / found.length
+    standard = [(each - each.mean()) / each.std(correction=0) for each in (log_d, cosines)]
+    top = found.defined.sort(1, descending=True).values
+    expected = {
+        "defined": log_d,
+        "margin": top[:, 0] - top[:, 1],
+        "residual": log_r,
+        "sum": log_d + 0.7 * log_r,
+        "joint": (found.defined + 0.7 * found.residual).log_softmax(1)[rows, best],
+        "standardised": standard[0] + 0.7 * standard[1],
+    }
+    assert expected.keys() == CONFIDENCES.keys()
+    for kind, values in expected.items():
+        torch.testing.assert_close(found.confidence(kind, 0.7), values)
+        assert values.shape == (30,) and values.dtype == torch.float64
+
+
+def test_no_weight_or_nothing_said_leaves_the_ranking_of_the_defined_attributes() -> None:
+    defined, residual, prototypes = parts(200)
+    found, silent = Evidence.of(defined, residual, prototypes), Evidence.of(defined, 0 * residual, prototypes)
+    plain = found.confidence("defined").argsort(stable=True)
+    for kind in ("sum", "joint", "standardised"):
+        assert torch.equal(found.confidence(kind, 0.0).argsort(stable=True), plain)
+        assert torch.equal(silent.confidence(kind, 4.0).argsort(stable=True), plain)
+    longer = Evidence.of(defined, 50 * residual, prototypes)
+    torch.testing.assert_close(longer.confidence("standardised"), found.confidence("standardised"))
+    order = torch.tensor([2, 0, 3, 1])
+    moved = Evidence.of(defined[:, order], residual, prototypes[order])
+    assert torch.equal(order[moved.prediction], found.prediction)
+    for kind in CONFIDENCES:
+        torch.testing.assert_close(moved.confidence(kind), found.confidence(kind))
+
+
+def test_residual_attributes_can_judge_another_classifier() -> None:
+    found, scores = Evidence.of(*parts()), torch.randn(30, CLASSES)
+    judged = found.judging(scores)
+    assert torch.equal(judged.prediction, scores.argmax(1)) and torch.equal(judged.residual, found.residual)
+    torch.testing.assert_close(judged.confidence("defined"), softmax_confidence(scores))
+    with pytest.raises(ShapeMismatch, match=r"both be \(n, T\)"):
+        found.judging(scores[:, :2])
+    with pytest.raises(UnknownName, match="Did you mean 'joint'"):
+        found.confidence("jiont")
+
+
+def slowly_bootstrapped(defined: Tensor, residual: Tensor, prototypes: Tensor, rounds: int) -> Tensor:
+    predicted = defined.argmax(1)
+    for _ in range(rounds):
+        trust = Evidence.of(defined, residual, prototypes).confidence("standardised")
+        rows = []
+        for label, own in enumerate(prototypes):
+            members = [i for i in range(len(defined)) if predicted[i] == label]
+            best = sorted(members, key=lambda i: -float(trust[i]))[: math.ceil(len(members) / 3)]
+            rows.append(F.normalize(residual[best].mean(0), dim=0) if best else own)
+        prototypes = torch.stack(rows)
+    return prototypes
+
+
+def test_bootstrapping_keeps_the_most_trusted_third_of_each_predicted_class() -> None:
+    defined, residual, start = parts(50)
+    defined[:, 2] = -9  # never predicted
+    for rounds in (0, 1, 3):
+        found = rivals.bootstrapped(defined, residual, start, rounds=rounds)
+        torch.testing.assert_close(found, slowly_bootstrapped(defined, residual, start, rounds))
+        assert torch.equal(found[2], start[2])
+
+
+def test_prototypes_of_the_oracle_and_of_the_controls() -> None:
+    residual, labels, prototypes = torch.randn(30, WIDTH), torch.arange(30) % 3, torch.randn(6, WIDTH)
+    found = rivals.class_means(residual, labels, 4)
+    for label in range(3):
+        torch.testing.assert_close(found[label], F.normalize(residual[labels == label].mean(0), dim=0))
+    assert not found[3].any()
+    for seed in range(20):
+        found = rivals.permuted(prototypes, seed)
+        assert not (found == prototypes).all(1).any()
+        assert torch.equal(found.sort(0).values, prototypes.sort(0).values)
+    with pytest.raises(ReuseError, match="two classes"):
+        rivals.permuted(prototypes[:1])
+    drawn = rivals.random_prototypes(prototypes, 3)
+    torch.testing.assert_close(drawn.norm(dim=1), torch.ones(6))
+    assert torch.equal(drawn, rivals.random_prototypes(prototypes, 3))
