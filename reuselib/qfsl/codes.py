@@ -93,6 +93,21 @@ def centred(attributes: Tensor, seen: Tensor) -> Tensor:
     return attributes - attributes[seen].mean(0)
 
 
+def unit_rows(rows: Tensor) -> Tensor:
+    """Rows (C, m) scaled to length one.
+
+    Raises:
+        ReuseError: a class has a row of zeros, which has no direction.
+    """
+    norms = rows.norm(dim=1, keepdim=True)
+    if (norms == 0).any():
+        raise ReuseError(
+            f"The code of class {int(norms.argmin())} is zero, so no image can be like it. Its attributes are all zero "
+            "or all equal to the mean: describe it by more attributes, or give codes='raw'."
+        )
+    return rows / norms
+
+
 def class_codes(attributes: Tensor, seen: Classes, kind: str = "centred") -> Tensor:
     """The codes of all classes.
 
@@ -119,10 +134,4 @@ def class_codes(attributes: Tensor, seen: Classes, kind: str = "centred") -> Ten
         return values
     if kind == "centred":
         values = centred(values, class_indices(seen, len(values)).to(values.device))
-    norms = values.norm(dim=1, keepdim=True)
-    if (norms == 0).any():
-        raise ReuseError(
-            f"The code of class {int(norms.argmin())} is zero, so no image can be like it. Its attributes are all zero "
-            "or all equal to the mean: describe it by more attributes, or give codes='raw'."
-        )
-    return values / norms
+    return unit_rows(values)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from reuselib import data, run
 from reuselib.data.attributes import SEGMENTS, ZeroShotSet
 from reuselib.data.attributes.human import FASHION_TRAITS
-from reuselib.errors import ReuseError, unknown
+from reuselib.errors import unknown
+from reuselib.nets.pretrained import torchvision_weights
 from reuselib.nets.supervised import Supervised
 from reuselib.worlds.attributes import AttributeWorld, WorldPlan
 
@@ -145,14 +146,10 @@ def resnet101(where: torch.device) -> nn.Module:
     """torchvision's ResNet-101 with its first ImageNet weights, images to 2,048 features; blank on ``meta``.
 
     Raises:
-        ReuseError: it could not be fetched.
+        ReuseError: the weights could not be fetched.
     """
-    try:
-        network = torchvision.models.resnet101(weights=None if where.type == "meta" else "IMAGENET1K_V1")
-    except OSError as error:
-        raise ReuseError(
-            f"torchvision's ResNet-101 could not be fetched ({error}). Connect to the network once, or run a row of "
-            "the laptop scale."
-        ) from error
+    network = torchvision.models.resnet101()
+    if where.type != "meta":
+        network.load_state_dict(torchvision_weights("resnet101"))
     network.fc = nn.Identity()
     return run.on_device(network, where)
