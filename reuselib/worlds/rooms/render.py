@@ -34,7 +34,6 @@ class Hits:
 
     Attributes:
         depth: Along the camera's axis, in metres.
-        distance: Along the ray, in metres.
         normal: Of the surface, facing the camera, unit length, in the camera's frame (right, up, ahead), (N, 3, H, W).
         surface: Position in `scene.SURFACES`, uint8.
         kind: Position in `KINDS`, uint8.
@@ -46,7 +45,6 @@ class Hits:
     """
 
     depth: Tensor
-    distance: Tensor
     normal: Tensor
     surface: Tensor
     kind: Tensor
@@ -226,7 +224,6 @@ def _render(scenes: Scenes, size: int, shadows: bool, noise: float) -> Hits:
     image = (len(scenes), size, size)
     return Hits(
         depth=depth.view(image),
-        distance=(depth * dot(ray, ray).sqrt()).view(image),
         normal=torch.stack([dot(axis, outward) for axis in axes], 1).view(-1, 3, size, size),
         surface=surface.byte().view(image),
         kind=_kind(scenes, surface).byte().view(image),
