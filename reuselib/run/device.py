@@ -154,6 +154,17 @@ def threads(count: int | None = None) -> Iterator[int]:
 
 
 @contextmanager
+def quickest_kernels() -> Iterator[None]:
+    """Let cuDNN try its convolutions and keep the quickest, for a while; a CPU is not touched by it."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Run a block (building a network, say) from a seed and leave the global random state as it was."""
     with torch.random.fork_rng(devices=[]):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from reuselib.errors import DeviceError, NonFinite, ReuseError
 from reuselib.run.checkpoint import capture, load_checkpoint, put_back, save_checkpoint
 from reuselib.run.cost import Cost, count_passes, measured
-from reuselib.run.device import threads
+from reuselib.run.device import quickest_kernels, threads
 from reuselib.run.method import Method, frozen
 from reuselib.run.progress import Progress
 
@@ -119,7 +119,7 @@ def run(
     shown: dict[str, float] = {}
     steps = islice(method.rounds(), max(rounds - done, 0))
     try:
-        with threads():
+        with threads(), quickest_kernels():
             while (metrics := _next_round(method, steps, history.cost)) is not None:
                 done += 1
                 entry = _finite(metrics, done, checkpoint)
