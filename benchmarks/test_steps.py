@@ -1,8 +1,8 @@
 """Steps per second of each family beside the same step as one would first write it, in float32.
 
 `make benchmark` runs them turn by turn on one core. `share_of_peak` is what a step does of the bfloat16 matrix products
-that this processor does in the same time; `overhead` is the time that freezing the networks takes. `torch.compile` was tried on
-DFAD's networks on two CPU cores: 73 s to compile, then 1.6 times the time of a step, so runs have no option for it.
+that this processor does in the same time; `overhead` is the time that freezing the networks takes. `torch.compile` was
+tried on DFAD's networks on such a processor: 73 s to compile, then 1.6 times the time of a step. Runs do without it.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Torch is imported only by the commands that compute, so that help and tables ans
 from __future__ import annotations
 
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -68,6 +69,29 @@ def run(chapter: str, scale: str, seeds: str, rows: str, again: bool) -> None:
             checkpoint.unlink(missing_ok=True)
             numbers = ", ".join(f"{name} {value:.4f}" for name, value in record.metrics.items())
             click.echo(f"{row} seed {seed}: {numbers} ({record.wall_seconds / 60:.1f} min)")
+
+
+@main.command()
+@click.argument("chapter")
+@scale_option
+@click.option("--count", default=3, show_default=True, help="How many records, drawn at random.")
+@click.option("--draw", default=0, show_default=True, help="Seed of the draw.")
+@click.option("--rows", default="", help="Comma-separated rows to draw from; all if left out.")
+def reproduce(chapter: str, scale: str, count: int, draw: int, rows: str) -> None:
+    """Run some records of a CHAPTER again: are they equal, bit for bit? On a processor of the same kind they are."""
+    from reuselib import chapters
+
+    study = chapters.study(chapter, scale)
+    wanted = [study.row(row) for row in rows.split(",") if row] or study.rows
+    found = [record for record in ledger.records(chapter, scale) if record.row in wanted and not record.stale]
+    drawn = random.Random(draw).sample(found, min(count, len(found)))
+    equal = 0
+    for record in drawn:
+        names = record.differences(study.run(record.row, record.seed).record)
+        equal += not names
+        click.echo(f"{record.row} seed {record.seed}: {'differs in ' + ', '.join(names) if names else 'equal'}")
+    click.echo(f"{equal} of {len(drawn)} equal")
+    sys.exit(equal < len(drawn))
 
 
 @main.command()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -218,3 +219,14 @@ def test_an_error_in_the_middle_of_a_run_is_one_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(DFADStudy, "run", players.rigged(DFADStudy.run, at=0))
     result = CliRunner().invoke(cli.main, ["run", "dfad", *ROW])
     assert isinstance(result.exception, players.Explosion)  # what is no error of ours is not hidden
+
+
+def test_records_are_reproduced_or_said_to_differ(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
+    record = chapters.study("dfad", "smoke").run("digits-untrained", 3, progress=False).record
+    record.save()
+    done = CliRunner().invoke(cli.main, ["reproduce", "dfad", "--scale", "smoke"])
+    assert done.exit_code == 0 and "digits-untrained seed 3: equal" in done.output and "1 of 1 equal" in done.output
+    replace(record, metrics=record.metrics | {"accuracy": 0.5, "wall_seconds": 7.0}).save()
+    done = CliRunner().invoke(cli.main, ["reproduce", "dfad", "--scale", "smoke"])
+    assert done.exit_code == 1 and "digits-untrained seed 3: differs in accuracy\n" in done.output

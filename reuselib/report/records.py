@@ -145,6 +145,14 @@ class Record:
         home.write_atomic(file.with_name(f"{file.name}-{content['digest']}.json"), _lines([self]))
         return merge(self.paper)
 
+    def differences(self, other: Record) -> list[str]:
+        """Return the names of metrics and curves that are not equal bit for bit in two runs; times are left out."""
+        found = []
+        for mine, others in ((self.metrics, other.metrics), (self.curves, other.curves)):
+            names = {name for name in {*mine, *others} if "seconds" not in name}
+            found += sorted(name for name in names if mine.get(name) != others.get(name))
+        return found
+
     def value(self, name: str) -> float:
         """Return a metric, a count `passes.<name>`, or a cost.
 
