@@ -222,8 +222,7 @@ class CMIJob(run.Job):
     def _quality(self, images: ImageSet) -> dict[str, float]:
         """Measures in the judge's features, on as many real images; none of the rows could optimise them."""
         real = self.training.take(min(len(images), len(self.training)), REAL_SEED)
-        features = [metrics.features_of(self.judge, each.normalised(each.images)) for each in (real, images)]
-        fake = features[1]
+        true, fake = (metrics.features_of(self.judge, each.normalised(each.images)) for each in (real, images))
         judged = self.judge.head(fake).softmax(1)  # type: ignore[operator]
         teacher = torch.cat([self.teacher(x).softmax(1) for x, _ in images.batches()])
         names = zoo.card(self.settings.judge)["classes"]
@@ -233,10 +232,10 @@ class CMIJob(run.Job):
         return {
             "judge_distance": metrics.mean_distance(fake),
             "judge_cosine": metrics.cosine_diversity(fake),
-            "coverage": metrics.coverage(*features),
-            "recall": metrics.recall(*features),
-            "frechet": metrics.frechet_distance(*features),
-            "kernel_distance": metrics.kernel_distance(*features),
+            "coverage": metrics.coverage(true, fake),
+            "recall": metrics.recall(true, fake),
+            "frechet": metrics.frechet_distance(true, fake),
+            "kernel_distance": metrics.kernel_distance(true, fake),
             "judge_classes": metrics.effective_number(judged.argmax(1), len(names)),
             "judge_confidence": float(judged.amax(1).mean()),
             "judge_agreement": float((judged.argmax(1) // per_class == teacher.argmax(1)).float().mean()),
