@@ -57,7 +57,17 @@ def test_every_command_has_help(path: tuple[str, ...], option: str) -> None:
 
 
 def test_the_commands_are_those_that_are_promised() -> None:
-    assert set(cli.main.commands) == {"list", "run", "reproduce", "resume", "table", "verdicts", "report", "zoo", "doctor"}
+    assert set(cli.main.commands) == {
+        "list",
+        "run",
+        "reproduce",
+        "resume",
+        "table",
+        "verdicts",
+        "report",
+        "zoo",
+        "doctor",
+    }
     assert set(cli.main.commands["zoo"].commands) == {"list", "show", "verify", "train"}
     assert "reuselib, version 0." in call("--version")
 
