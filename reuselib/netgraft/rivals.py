@@ -20,18 +20,14 @@ class KnowledgeDistillation(FewShot):
 
     Args:
         parties: teacher, student and images, as in :class:`FewShot`.
-        loss: of the teacher's logits and the student's.
         lr: learning rate of Adam.
         options: the options of :class:`FewShot`.
 
     Source: Hinton et al. 2015, without labels.
     """
 
-    def __init__(
-        self, *parties: Any, loss: losses.Loss = losses.soft_targets, lr: float = 1e-3, **options: Any
-    ) -> None:
+    def __init__(self, *parties: Any, lr: float = 1e-3, **options: Any) -> None:
         super().__init__(*parties, **options)
-        self.loss = loss
         learning = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
         self.optimizer = run.adam(learning, self.device, lr=lr)
 
@@ -47,7 +43,7 @@ class KnowledgeDistillation(FewShot):
                     maps = self.prefix(self.draw())
                     target = self.rest(self.teacher, maps)
                 output = self.rest(self.student, maps)
-            loss = self.loss(target, output)
+            loss = losses.soft_targets(target, output)
             self.precision.minimise(loss, self.optimizer)
         return {"loss": loss.detach()}
 

@@ -90,7 +90,7 @@ CIFAR10 = SYMBOLS.but(
     block_steps=(100,) * 6,
     network_steps=(100,) * 5,
     lr={"netgraft": 1e-4, "others": 1e-3},
-    block_lr=2.5e-4,
+    block_lr=(2.5e-4,) * 6,
     adapter_lr=2.5e-3,
     scaled=10,
     options={"batch": 64, "epochs": True},
@@ -101,7 +101,9 @@ CIFAR10 = SYMBOLS.but(
     watched=2000,
     precision=None,
 )
-CIFAR10_PREFIX = CIFAR10.but(task="cifar10-prefix", shared=3, block_steps=(100, 60, 60), network_steps=(100, 100))
+CIFAR10_PREFIX = CIFAR10.but(
+    task="cifar10-prefix", shared=3, block_steps=(100, 60, 60), network_steps=(100, 100), block_lr=(2.5e-4,) * 3
+)
 CIFAR100_PREFIX = CIFAR10_PREFIX.but(
     task="cifar100-prefix",
     teacher="cifar100-vgg16",
@@ -117,8 +119,8 @@ IMAGENET = CIFAR10.but(
     student=("resnet18_imagenet", {}),
     block_steps=(785,) * 5,
     network_steps=(785,) * 4,
-    block_lr=1e-4,
-    adapter_lr=1e-4,
+    block_lr=None,
+    adapter_lr=None,
     scaled=0,
     padding=16,
     hint=1,
@@ -168,10 +170,9 @@ def row(task: Settings, method: str, shots: int) -> Settings:
         return settings
     factor, batch = shots / 10, int(64 * shots / 10)
     updates = -(-shots * task.scaled // batch)  # in one pass over the images
-    rates = task.block_lr if isinstance(task.block_lr, tuple) else (task.block_lr,) * len(task.block_steps)
     return settings.but(
         options={**task.options, "batch": batch},
-        block_lr=tuple(factor * rate for rate in rates),
+        block_lr=tuple(factor * rate for rate in task.block_lr),
         adapter_lr=factor * task.adapter_lr,
         block_steps=tuple(updates * passes for passes in task.block_steps),
         network_steps=tuple(updates * passes for passes in task.network_steps),
