@@ -70,11 +70,16 @@ class FewShot(run.Method):
         """The batch of this iteration, normalised, (B, C, H, W)."""
         if self.order is None:
             return self.images.sample(self.batch, self.random, self.augment)[0]
-        start = self.iteration % -(-len(self.order) // self.batch) * self.batch
+        start = self.iteration % self.epoch * self.batch
         if not start:
             self.order.copy_(torch.randperm(len(self.order), device=self.device, generator=self.random))
         pixels = self.images.images[self.order[start : start + self.batch]]
         return self.images.normalised(self.augment(pixels, self.random) if self.augment else pixels)
+
+    @property
+    def epoch(self) -> int:
+        """Updates of one pass over the images; 1 where every batch is drawn by itself."""
+        return 1 if self.order is None else -(-len(self.order) // self.batch)
 
     @property
     def total(self) -> int:

@@ -133,14 +133,19 @@ class NetGraftJob(run.Job):
         return METHODS[self.settings.method](self) if self.settings.method in METHODS else None
 
     def plan(self) -> Iterator[tuple[run.Method, int]]:
-        """The row's method, with the updates of each of its parts."""
+        """The row's method, with the updates of each of its parts; those on short last batches of an epoch apart."""
         if method := self.method():
             parts = getattr(method, "parts", None) or self.borders(method)[-1:]
             if isinstance(method, FitNet):
                 parts = [method.hint_steps, self.updates - method.hint_steps]
-            for updates in parts:
-                yield method, updates
-                method.iteration += updates
+            epoch, begin = getattr(method, "epoch", 1), 0
+            for end in accumulate(parts):
+                for last in (False, True):
+                    alike = [i for i in range(begin, end) if (i % epoch == epoch - 1) == last]
+                    if alike:
+                        method.iteration = alike[0]
+                        yield method, len(alike)
+                begin = end
 
     def borders(self, method: run.Method) -> list[int]:
         """Updates after which something is looked at: the ends of grafts, or where NetGraft's first one would end."""
