@@ -203,12 +203,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
 
 def seen_classes(labels: Tensor, seen: Classes | None, count: int) -> Tensor:
     """The seen ones of ``count`` classes, ascending, on the CPU, once the labels are known to fit them."""
-    there = labels.unique()
-    if int(there.min()) < 0 or int(there.max()) >= count:
-        raise ShapeMismatch(
-            f"labels are {int(there.min())} to {int(there.max())}, but the attributes describe {count} classes, "
-            "counted from 0. A label is a row of the attributes."
-        )
+    there = class_indices(labels.unique(), count, "labels")
     known = there if seen is None else class_indices(seen, count).sort().values
     if len(odd := there[~torch.isin(there, known)]):
         raise ReuseError(f"There are labels of classes {odd.tolist()[:8]}, which are not seen: leave those images out.")

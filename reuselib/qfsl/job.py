@@ -25,7 +25,7 @@ from reuselib.qfsl.codes import Classes, class_codes
 from reuselib.qfsl.method import QFSL, SeenTraining, ZeroShotNetwork, bridge
 from reuselib.qfsl.rivals import RIVALS, build
 from reuselib.qfsl.rivals.stacking import calibrated, choose_shift, curve
-from reuselib.qfsl.samples import Samples, Standardise
+from reuselib.qfsl.samples import Standardise
 from reuselib.qfsl.selection import class_wise
 from reuselib.qfsl.tasks import REAL, WorldTask, backbone, benchmark, features_of, real_sets, resnet101, world_task
 
@@ -104,7 +104,7 @@ class QFSLJob(run.Job):
                 codes = torch.zeros(shape.classes, shape.attributes)
             network = ZeroShotNetwork(codes, top, resnet101(self.device))
             seen = range(shape.classes - shape.unseen)
-            yield tuning(self.settings, self.seed, network, images, images, seen), self.settings.updates
+            yield tuning(self.settings, self.seed, network, (images, images), seen), self.settings.updates
 
 
 @dataclass
@@ -263,7 +263,7 @@ class Split:
     def end_to_end(self) -> Answers:
         """The network with its backbone: from the pretrained one and a started bridge, or from random weights."""
         network, images = self.network(), [self.data.part_images(part) for part in attributes.PARTS]
-        method = tuning(self.settings, self.seed, network, images[0], images[2], self.data.seen)
+        method = tuning(self.settings, self.seed, network, images[::2], self.data.seen)
         run.run(method, updates=self.settings.updates, progress=False)
         network.eval()
         seen, unseen = (features_of(network, each) for each in images[1:])
@@ -286,15 +286,13 @@ class Split:
         return network
 
 
-def tuning(
-    settings: run.Settings, seed: int, network: ZeroShotNetwork, labelled: Samples, unlabelled: Samples, seen: Classes
-) -> SeenTraining:
-    """How a network learns from images, with the bias loss or without."""
+def tuning(settings: run.Settings, seed: int, network: ZeroShotNetwork, images: Any, seen: Classes) -> SeenTraining:
+    """How a network learns from labelled and unlabelled images, with the bias loss or without."""
     augment = partial(crop_and_flip, padding=0, flip=True) if settings.flip else None
     options = {"augment": augment, "seed": seed, **settings.options}
     if settings.method == "minus-end-to-end":
-        return SeenTraining(network, labelled, seen, **options)
-    return QFSL(network, labelled, unlabelled, seen, **options)
+        return SeenTraining(network, images[0], seen, **options)
+    return QFSL(network, images[0], images[1], seen, **options)
 
 
 TUNED = ("minus-end-to-end", "qfsl-end-to-end", "qfsl-scratch")

@@ -58,17 +58,12 @@ class ZeroShotNetwork(nn.Module):
         codes: ψ*, (C, m), see :func:`~reuselib.qfsl.codes.class_codes`; kept as a buffer, so that no optimizer sees it.
         bridge: θ, (B, d) to (B, m), see :func:`bridge`.
         backbone: φ, images to features (B, d); ``None`` where features are given.
-
-    Raises:
-        ShapeMismatch: the codes are no matrix.
     """
 
     codes: Tensor
 
     def __init__(self, codes: Tensor, bridge: nn.Module, backbone: nn.Module | None = None) -> None:
         super().__init__()
-        if codes.ndim != 2:
-            raise ShapeMismatch(f"codes must be (classes, attributes), not {tuple(codes.shape)}.")
         self.backbone, self.bridge = backbone, bridge
         self.register_buffer("codes", codes.detach().clone())
 
@@ -80,15 +75,7 @@ class ZeroShotNetwork(nn.Module):
         """The scores (B, C) of embeddings (B, m).
 
         Equation: `qfsl-scores`.
-
-        Raises:
-            ShapeMismatch: they have not the width of the codes.
         """
-        if embedded.shape[1:] != self.codes.shape[1:]:
-            raise ShapeMismatch(
-                f"The bridge gives {tuple(embedded.shape[1:])} numbers for codes of {self.codes.shape[1]} attributes. "
-                f"Build it with bridge(features, {self.codes.shape[1]})."
-            )
         return embedded @ self.codes.T
 
     def forward(self, x: Tensor) -> Tensor:

@@ -64,11 +64,6 @@ def harmonic_mean(a: float, b: float) -> float:
     return 2 * a * b / (a + b) if a + b else 0.0
 
 
-def predicted_share(predicted: Tensor, classes: Tensor) -> float:
-    """The share of images that were given one of these classes: of unseen images and seen classes, the bias."""
-    return float(torch.isin(predicted.cpu(), classes.cpu()).double().mean())
-
-
 def histogram(predicted: Tensor, classes: Tensor) -> Tensor:
     """How the answers spread over classes, float64 (K,), the share of each: one near 1 tells of a collapse."""
     return (predicted.cpu().unsqueeze(1) == classes.cpu()).double().mean(0)
@@ -104,7 +99,7 @@ def report(
         "seen": accuracy[0],
         "unseen": accuracy[1],
         "harmonic": harmonic_mean(*accuracy),
-        "unseen_as_seen": predicted_share(found[1], seen),
+        "unseen_as_seen": float(torch.isin(found[1].cpu(), seen.cpu()).double().mean()),
         "largest_class": float(histogram(conventional, unseen).max()),
     }
 

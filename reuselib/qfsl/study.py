@@ -18,18 +18,8 @@ from reuselib.worlds.attributes import QFSL_PLAN
 
 WEIGHTS = ("0.05", "0.1", "0.2", "0.5", "1", "2", "5")
 TERMS = ("entropy", "pseudo-labels", "unseen-pseudo-labels")
-METHODS = (
-    "random",
-    *RIVALS,
-    "minus-seen",
-    "stacking",
-    "stacking-oracle",
-    "minus-all",
-    *TERMS,
-    *(f"qfsl-{weight}" for weight in WEIGHTS),
-    "qfsl-chosen",
-    "supervised",
-)
+METHODS = ("random", *RIVALS, "minus-seen", "stacking", "stacking-oracle", "minus-all", *TERMS)
+METHODS += (*(f"qfsl-{weight}" for weight in WEIGHTS), "qfsl-chosen", "supervised")
 """The rows of every task."""
 CONDITIONS = ("qfsl-cold", "qfsl-half", "qfsl-contaminated")
 PLAIN: dict[str, tuple[str, dict[str, Any]]] = {

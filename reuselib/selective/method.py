@@ -20,22 +20,9 @@ import torch.nn.functional as F
 from sklearn.base import clone
 from torch import Tensor, nn
 
+from reuselib import qfsl
 from reuselib.errors import ReuseError, ShapeMismatch, unknown
-from reuselib.qfsl import (
-    Classes,
-    FeatureSet,
-    Fold,
-    Problem,
-    Samples,
-    SeenTraining,
-    TrainedClassifier,
-    ZeroShotNetwork,
-    as_tensor,
-    bridge,
-    class_indices,
-    class_wise,
-    like,
-)
+from reuselib.qfsl import FeatureSet, Problem, SeenTraining, TrainedClassifier, ZeroShotNetwork, bridge
 from reuselib.selective import losses
 from reuselib.selective.evidence import CONFIDENCES, Evidence
 from reuselib.selective.risk import aurcc, risk_coverage
@@ -61,17 +48,14 @@ class AugmentedNetwork(ZeroShotNetwork):
         prototypes: R, (S, q), learned; only the directions of its rows count.
 
     Raises:
-        ReuseError: there is no residual attribute; or a seen class does not exist.
-        ShapeMismatch: the codes are no matrix.
+        ReuseError: a seen class does not exist.
     """
 
     def __init__(
-        self, codes: Tensor, seen: Classes, features: int, width: int = 16, backbone: nn.Module | None = None
+        self, codes: Tensor, seen: qfsl.Classes, features: int, width: int = 16, backbone: nn.Module | None = None
     ) -> None:
         super().__init__(codes, bridge(features, codes.shape[-1]), backbone)
-        if width < 1:
-            raise ReuseError(f"There must be at least one residual attribute, not {width}.")
-        self.seen: tuple[int, ...] = tuple(class_indices(seen, len(codes)).tolist())
+        self.seen: tuple[int, ...] = tuple(qfsl.class_indices(seen, len(codes)).tolist())
         self.residual = bridge(features, width)
         self.prototypes = nn.Parameter(0.1 * torch.randn(len(self.seen), width))
 
@@ -107,7 +91,7 @@ class AugmentedTraining(SeenTraining):
     def __init__(
         self,
         student: AugmentedNetwork,
-        images: Samples,
+        images: qfsl.Samples,
         *,
         task: str = "own",
         beta: float = 1.0,
@@ -190,22 +174,22 @@ class AugmentedClassifier(TrainedClassifier):
     weight: float = 1.0
     residual_temperature: float = 1.0
 
-    def confidence(self, features: Any, candidates: str | Classes = "unseen") -> Any:
+    def confidence(self, features: Any, candidates: str | qfsl.Classes = "unseen") -> Any:
         """How far each answer of :meth:`predict` is to be trusted, (n,); only the order matters.
 
         Args:
             features: (n, d).
             candidates: as in :meth:`predict`; the softmaxes are over these.
         """
-        return like(self.evidence(features, candidates).confidence(self.kind, self.weight), features)
+        return qfsl.like(self.evidence(features, candidates).confidence(self.kind, self.weight), features)
 
-    def answer(self, features: Any, threshold: float, candidates: str | Classes = "unseen") -> Any:
+    def answer(self, features: Any, threshold: float, candidates: str | qfsl.Classes = "unseen") -> Any:
         """The answers of :meth:`predict` whose confidence reaches a threshold, (n,), and -1 for the others."""
-        chosen, trust = (as_tensor(each(features, candidates)) for each in (self.predict, self.confidence))
-        return like(torch.where(trust >= threshold, chosen, -1), features)
+        chosen, trust = (qfsl.as_tensor(each(features, candidates)) for each in (self.predict, self.confidence))
+        return qfsl.like(torch.where(trust >= threshold, chosen, -1), features)
 
     def evidence(
-        self, features: Any, candidates: str | Classes = "unseen", prototypes: Tensor | None = None
+        self, features: Any, candidates: str | qfsl.Classes = "unseen", prototypes: Tensor | None = None
     ) -> Evidence:
         """What defined and residual attributes say of images (n, d), on the CPU.
 
@@ -214,7 +198,7 @@ class AugmentedClassifier(TrainedClassifier):
             candidates: as in :meth:`predict`; the columns stand in their order.
             prototypes: (T, q), other ones for the residual attributes: controls, an oracle.
         """
-        defined = as_tensor(self.decision_function(features)).cpu()
+        defined = qfsl.as_tensor(self.decision_function(features)).cpu()
         chosen = self._candidates(candidates)
         rows = self.prototypes(candidates) if prototypes is None else prototypes.cpu()
         if rows.shape != (len(chosen), self.width):
@@ -225,7 +209,7 @@ class AugmentedClassifier(TrainedClassifier):
         """The residual attributes r(x) of features (n, d), float32 (n, q) on the CPU."""
         return self._mapped(features, lambda x: self.network_.residual(x)).cpu()
 
-    def prototypes(self, candidates: str | Classes = "unseen", kappa: float | None = None) -> Tensor:
+    def prototypes(self, candidates: str | qfsl.Classes = "unseen", kappa: float | None = None) -> Tensor:
         """Residual prototypes, (T, q) on the CPU: learned for seen classes, synthesised for unseen ones.
 
         Args:
@@ -304,7 +288,7 @@ def choose(
     Raises:
         ReuseError: there are too few seen classes, or no class is unseen.
     """
-    cut = class_wise(features, labels, attributes, folds, holdout=0, seed=seed)
+    cut = qfsl.class_wise(features, labels, attributes, folds, holdout=0, seed=seed)
     parts = [_held_out_evidence(classifier, fold, kappas) for fold in cut]
     grid = [(kappa, weight) for kappa in kappas for weight in weights]
     kind, found = classifier.kind, {}
@@ -319,7 +303,7 @@ def choose(
 
 
 def _held_out_evidence(
-    classifier: AugmentedClassifier, fold: Fold, kappas: Sequence[float]
+    classifier: AugmentedClassifier, fold: qfsl.Fold, kappas: Sequence[float]
 ) -> tuple[dict[float, Evidence], Tensor]:
     """For each κ what is said of the images of held-out classes, candidates among themselves; and what is wrong."""
     inputs, labels = fold.unseen

@@ -150,7 +150,7 @@ def test_bad_input_is_refused() -> None:
     bad: list[tuple[type[ReuseError], str, Any]] = [
         (UnknownName, "task of the residual attributes", lambda: method(task="owm")),
         (ReuseError, "below 1", lambda: method(dropout=1.0)),
-        (ReuseError, "at least one residual", lambda: AugmentedNetwork(CODES, range(SEEN), FEATURES, 0)),
+        (ReuseError, "width must be above 0", lambda: fitted(width=0)),
         (
             ReuseError,
             "not seen",
