@@ -1,4 +1,4 @@
-"""A tiny world of features and attributes, every zero-shot classifier on it, and a guard against waiting.
+"""A tiny world of features and attributes and every zero-shot classifier on it.
 
 toy = zeroshot_toys.toy()                      # features of 6 seen and 3 unseen classes
 classifier = zeroshot_toys.fitted("eszsl", toy)
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from sklearn.base import clone
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from reuselib import qfsl
 from reuselib.qfsl import rivals
@@ -69,23 +68,3 @@ def fitted(name: str, world: Toy, **options: Any) -> Any:
     classifier = clone(CLASSIFIERS[name]).set_params(**options)
     unlabelled = world.new if classifier.transductive else None
     return classifier.fit(world.train, world.train_labels, world.attributes, unlabelled=unlabelled)
-
-
-class NoWaiting(TorchDispatchMode):
-    """Fail on every operation whose result the host must wait for, and on tensors of another device than `where`."""
-
-    SYNCING = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal", "_unique2")
-
-    def __init__(self, where: str = "cpu") -> None:
-        super().__init__()
-        self.where = where
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        indices = args[1] if name.startswith("index") and isinstance(args[1], list | tuple) else ()
-        masks = [t for t in indices if isinstance(t, Tensor) and t.dtype == torch.bool]
-        assert name not in self.SYNCING and not masks, f"{func} waits for the device"
-        result = func(*args, **(kwargs or {}))
-        for value in result if isinstance(result, tuple | list) else [result]:
-            assert not isinstance(value, Tensor) or value.device.type == self.where, f"{func} left {self.where}"
-        return result

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import players
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from reuselib import nets, run
 from reuselib.data import ImageSet
 from reuselib.errors import DeviceError, ReuseError, ShapeMismatch, UnknownName
-from reuselib.qfsl import QFSL, FeatureSet, SeenTraining, ZeroShotNetwork, bridge, class_codes, losses
+from reuselib.qfsl import QFSL, FeatureSet, SeenTraining, ZeroShotNetwork, bridge, class_codes
 from reuselib.qfsl.rivals.trained import CodewordNetwork, SCoReTraining
 
 TOY = zeroshot_toys.toy()
@@ -65,15 +64,6 @@ def codewords(start: int = 0, where: str = "cpu", **options: Any) -> SCoReTraini
     with run.seeded(start):
         student = CodewordNetwork(CODES, TOY.seen, bridge(9, 8, std=0.3)).to(where)
     return SCoReTraining(student, features(where)[0], **OPTIONS | options)
-
-
-METHODS: dict[str, Callable[..., Any]] = {
-    "seen": seen_training,
-    "qfsl": qfsl,
-    "qfsl-entropy": lambda *cast, **options: qfsl(*cast, term=losses.entropy, **options),
-    "qfsl-images": qfsl_on_images,
-    "score": codewords,
-}
 
 
 # --- the network ------------------------------------------------------------------------------------------------------
@@ -167,51 +157,7 @@ def test_a_step_of_score_by_hand() -> None:
     torch.testing.assert_close(scores[:, TOY.unseen], z @ CODES[TOY.unseen].T)
 
 
-# --- what holds for all -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_step_never_waits_stays_on_its_device_and_leaves_the_codes(name: str) -> None:
-    for where in ("cpu", "meta"):
-        method = METHODS[name](0, where)
-        before = players.state(method.student)
-        with zeroshot_toys.NoWaiting(where):
-            reports = [method.step() for _ in range(2)]
-        assert all(value.shape == () and value.device.type == where for value in reports[1].values())
-        if where == "cpu":
-            assert torch.equal(method.student.codes, CODES)
-            assert list(players.differences(before, players.state(method.student)))
-
-
-def test_bf16_is_autocast_in_the_network_and_float32_in_the_losses() -> None:
-    method, seen = qfsl_on_images(precision="bf16"), set()
-    for module in method.student.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            module.register_forward_hook(lambda _, __, output: seen.add(output.dtype))
-    report = [method.step() for _ in range(5)][-1]
-    assert all(value.isfinite() and value.dtype == torch.float32 for value in report.values())
-    assert seen == {torch.bfloat16} and all(p.dtype == torch.float32 for p in method.student.parameters())
-
-
-@pytest.mark.parametrize(("name", "precision"), [*((name, "fp32") for name in METHODS), ("qfsl-images", "bf16")])
-def test_a_run_killed_and_resumed_is_bit_for_bit_the_uninterrupted_one(
-    name: str, precision: str, tmp_path: Path
-) -> None:
-    def method(start: int = 0) -> Any:
-        return METHODS[name](start, seed=start, precision=precision)
-
-    how: dict[str, Any] = {"updates": 10, "report_every": 2, "progress": False}
-    torch.manual_seed(5)
-    whole = method()
-    history = run.run(whole, **how)
-    torch.manual_seed(5)
-    killed, resumed = method(), method(8)
-    killed.step = players.rigged(killed.step, at=7)
-    with pytest.raises(players.Explosion):
-        run.run(killed, checkpoint=tmp_path / "run.pt", save_every=0, **how)
-    found = run.run(resumed, checkpoint=tmp_path / "run.pt", **how)
-    assert found.rounds == history.rounds
-    assert not list(players.differences(players.state(whole), players.state(resumed)))
+# --- what holds for all: devices, precisions and resuming are tested with those of all other methods ------------------
 
 
 def test_labels_of_unlabelled_images_are_never_read() -> None:
@@ -222,6 +168,7 @@ def test_labels_of_unlabelled_images_are_never_read() -> None:
         object.__setattr__(extra, "labels", labels[: len(extra)])
         torch.manual_seed(2)  # of the dropout
         run.run(found, updates=4, progress=False)
+        assert torch.equal(found.student.codes, CODES)
         return players.state(found.student)
 
     for make in (qfsl, qfsl_on_images):

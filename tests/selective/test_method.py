@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import players
 import pytest
 import torch
 import torch.nn.functional as F
-import zeroshot_toys
 from sklearn.base import clone
 from torch import Tensor, nn
 
@@ -123,25 +121,6 @@ def test_a_backbone_stays_as_it_is_unless_it_is_tuned() -> None:
         run.run(found, updates=3, progress=False)
         moved = list(players.differences(before, players.state(found.student.backbone)))
         assert bool(moved) == found.student.backbone.training == bool(rate) and found.student.training
-
-
-@pytest.mark.parametrize("options", [{"task": "decorrelated"}, {"backbone": True, "backbone_lr": 0.1}])
-def test_a_step_never_waits_runs_on_meta_and_resumes_bit_for_bit(options: dict[str, Any], tmp_path: Path) -> None:
-    for where in ("cpu", "meta"):
-        found = method(where, **options)
-        with zeroshot_toys.NoWaiting(where):
-            report = [found.step() for _ in range(2)][-1]
-        assert set(report) == {"loss", "defined", "residual", "decorrelation"}
-        assert all(value.device.type == where and value.shape == () for value in report.values())
-    for precision in ("fp32", "bf16"):
-        how: dict[str, Any] = {"report_every": 3, "progress": False}
-        whole = method(**options, precision=precision)
-        history = run.run(whole, updates=12, **how)
-        file = tmp_path / f"{precision}.pt"
-        run.run(method(**options, precision=precision), updates=6, checkpoint=file, **how)
-        resumed = method(**options, precision=precision, seed=7)
-        assert run.run(resumed, updates=12, checkpoint=file, **how).rounds == history.rounds
-        assert not list(players.differences(players.state(whole), players.state(resumed)))
 
 
 def test_bad_input_is_refused() -> None:
