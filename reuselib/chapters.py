@@ -14,8 +14,8 @@ STUDIES = {
     "netgraft": "NetGraftStudy",
     "layerwise": "LayerwiseChapter",
     "adaptive": "AdaptiveAmalgamation",
-    "attribution": "AttributionChapter",
-    "depara": "DeparaChapter",
+    "attribution": "AttributionStudy",
+    "depara": "DeparaStudy",
     "qfsl": "QFSLStudy",
     "selective": "SelectiveStudy",
 }

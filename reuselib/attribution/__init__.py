@@ -1,87 +1,25 @@
-"""The room of attribution."""
+"""Which network to reuse, by attribution maps (Song et al. 2019): how alike two networks explain the same images."""
+# ruff: noqa: F401
 
-from reuselib.attribution.affinity import (
-    ModelSpace,
-    Ranking,
+from reuselib.attribution import evaluation, job, learning, losses, ordinal, representation, rivals, rooms_zoo
+from reuselib.attribution.attributions import METHODS, epsilon_lrp, gradient_times_input, input_x_gradient, saliency
+from reuselib.attribution.classifiers import FAMILIES, ClassifierJob
+from reuselib.attribution.evaluation import Score, Truth, bootstrap_error, split_half, taskonomy
+from reuselib.attribution.job import PROBES, WAYS, ZooJob, ZooResult, by_features, probe_images
+from reuselib.attribution.losses import (
+    absolute_channel_mean,
+    affinity,
     affinity_matrix,
-    cosines,
+    channel_mean,
     distance,
     normalised,
-    rank,
+    pairwise,
+    pooled,
+    unit_rows,
     without_shared,
 )
-from reuselib.attribution.evaluation import (
-    GROUPS,
-    Score,
-    Truth,
-    bootstrap_error,
-    chosen_on_others,
-    split_half,
-    taskonomy,
-)
-from reuselib.attribution.method import (
-    EPSILON,
-    METHODS,
-    EpsilonRule,
-    Explanation,
-    absolute_channel_mean,
-    channel_mean,
-    epsilon_lrp,
-    explain,
-    gradient_times_input,
-    input_x_gradient,
-    maps,
-    pooled,
-    saliency,
-)
-from reuselib.attribution.ordinal import affinities, ahp, odds, principal, wins
+from reuselib.attribution.method import Comparison, ModelSpace, by_maps, explain, maps, rank
 from reuselib.attribution.representation import features, represent
-from reuselib.attribution.rivals import cka, dissimilarity, ordinal_ranks, rsa, spearman, svcca
+from reuselib.attribution.rivals import cka, matrices, ordinal_ranks, rsa, spearman, spearman_of_ranks, svcca, upper
+from reuselib.attribution.study import classifier_rows, zoo_rows
 from reuselib.attribution.tree import Tree, cophenetic_correlation, purity
-
-__all__ = [
-    "EPSILON",
-    "EpsilonRule",
-    "Explanation",
-    "GROUPS",
-    "METHODS",
-    "ModelSpace",
-    "Ranking",
-    "Score",
-    "Tree",
-    "Truth",
-    "absolute_channel_mean",
-    "affinities",
-    "affinity_matrix",
-    "ahp",
-    "bootstrap_error",
-    "channel_mean",
-    "chosen_on_others",
-    "cka",
-    "cophenetic_correlation",
-    "cosines",
-    "dissimilarity",
-    "distance",
-    "epsilon_lrp",
-    "explain",
-    "features",
-    "gradient_times_input",
-    "input_x_gradient",
-    "maps",
-    "normalised",
-    "odds",
-    "ordinal_ranks",
-    "pooled",
-    "principal",
-    "purity",
-    "rank",
-    "represent",
-    "rsa",
-    "saliency",
-    "spearman",
-    "split_half",
-    "svcca",
-    "taskonomy",
-    "wins",
-    "without_shared",
-]

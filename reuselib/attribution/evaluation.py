@@ -9,8 +9,8 @@ Source: Song et al. 2019 (NeurIPS), section 3.6 of their code; the controls are 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from reuselib import home
 from reuselib.attribution import ordinal
-from reuselib.attribution.rivals import spearman
+from reuselib.attribution.rivals import spearman, upper
 from reuselib.errors import ReuseError, ShapeMismatch, unknown
 
 GROUPS = {
@@ -71,34 +71,20 @@ def expected_hits(scores: Tensor, relevant: Tensor, own: Tensor) -> Tensor:
     return ((same @ right.unsqueeze(2)).squeeze(2) / same.sum(2)).cumsum(1)
 
 
-def precision(hits: Tensor) -> Tensor:
-    """``P@K = sum_t hits_t(K) / (T K)``, float64 (K,), of hits (T, K)."""
-    return hits.double().mean(0) / torch.arange(1, hits.shape[1] + 1)
+def precision_recall(hits: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """``P@K = sum_t hits_t(K) / (T K)`` and ``R@K = sum_t hits_t(K) / (T top)``, for K = 1, 2, …
 
+    Equation: `attribution-precision`.
 
-def recall(hits: Tensor, top: int) -> Tensor:
-    """``R@K = sum_t hits_t(K) / (T top)``, float64 (K,), of hits (T, K) and ``top`` relevant sources a target."""
-    return hits.double().mean(0) / top
+    Args:
+        hits: (T, K), as :func:`hits` gives them.
+        top: relevant sources of each target.
 
-
-def random_precision(top: int, candidates: int) -> Tensor:
-    """P@K of a random order, K = 1 … candidates: ``top / candidates``, whatever K is."""
-    return torch.full((candidates,), top / candidates, dtype=torch.float64)
-
-
-def random_recall(candidates: int) -> Tensor:
-    """R@K of a random order: ``K / candidates``."""
-    return torch.arange(1, candidates + 1).double() / candidates
-
-
-def oracle_precision(top: int, candidates: int) -> Tensor:
-    """P@K of the true order: ``min(1, top / K)``."""
-    return (top / torch.arange(1, candidates + 1).double()).clamp(max=1)
-
-
-def oracle_recall(top: int, candidates: int) -> Tensor:
-    """R@K of the true order: ``min(1, K / top)``."""
-    return (torch.arange(1, candidates + 1).double() / top).clamp(max=1)
+    Returns:
+        Both float64 (K,).
+    """
+    mean = hits.double().mean(0)
+    return mean / torch.arange(1, hits.shape[1] + 1), mean / top
 
 
 def bootstrap_error(per_target: Tensor, draws: int = 2000, seed: int = 0) -> Tensor:
@@ -143,12 +129,12 @@ class Score:
     @property
     def precision(self) -> Tensor:
         """P@K, K = 1, 2, …"""
-        return precision(self.hits)
+        return precision_recall(self.hits, self.top)[0]
 
     @property
     def recall(self) -> Tensor:
         """R@K, K = 1, 2, …"""
-        return recall(self.hits, self.top)
+        return precision_recall(self.hits, self.top)[1]
 
     @property
     def correlation(self) -> float:
@@ -259,10 +245,6 @@ class Truth:
 
     # --- controls
 
-    def constant(self) -> Tensor:
-        """The same score for every source: with ``ties="random"``, the random ranking."""
-        return torch.zeros(self.affinity.shape, dtype=torch.float64)
-
     def popularity(self) -> Tensor:
         """Scores (T, S) that ignore the target: minus the mean rank of a source for all other targets.
 
@@ -296,12 +278,15 @@ class Truth:
             values: (T, S), larger is better; minus the ranks if left out. Where the source is no target, one direction
                 alone counts.
         """
-        values = -self.ranks if values is None else values
-        full = torch.full((len(self.sources),) * 2, torch.nan, dtype=torch.float64)
-        full[self.own] = values.double()
-        both = torch.stack([full, full.T]).nanmean(0)
+        both = self._both_ways(-self.ranks if values is None else values)
         both.fill_diagonal_(0)
         return self.rows(both)
+
+    def _both_ways(self, values: Tensor) -> Tensor:
+        """The mean of both directions, (S, S), where at least one is known; nan elsewhere."""
+        full = torch.full((len(self.sources),) * 2, torch.nan, dtype=torch.float64)
+        full[self.own] = values.double()
+        return torch.stack([full, full.T]).nanmean(0)
 
     def standardised_log(self) -> Tensor:
         """The logarithms of the affinities, each target's with mean 0 and deviation 1 over its candidates, (T, S)."""
@@ -311,29 +296,9 @@ class Truth:
 
     def symmetric_correlation(self, similarity: Tensor) -> float:
         """The rank correlation of a symmetric matrix (S, S) with the symmetric truth, over all pairs with a target."""
-        rows, columns = torch.triu_indices(len(self.sources), len(self.sources), offset=1)
-        full = torch.full((len(self.sources),) * 2, torch.nan, dtype=torch.float64)
-        full[self.own] = -self.ranks
-        truth = torch.stack([full, full.T]).nanmean(0)[rows, columns]
+        truth = upper(self._both_ways(-self.ranks))
         known = ~truth.isnan()
-        return spearman(similarity[rows, columns][known], truth[known], "average")
-
-
-def chosen_on_others(scores: Sequence[Score], count: int) -> Score:
-    """The score of a method whose setting is chosen anew for each target, on all the other targets.
-
-    Args:
-        scores: one for each setting, of the same targets.
-        count: K: the setting with the most hits among the first K is taken, of equal ones the first.
-
-    Returns:
-        For each target the hits and the correlation of the setting that is best for the others.
-    """
-    at_k = torch.stack([score.hits[:, count - 1].double() for score in scores])
-    best = (at_k.sum(1, keepdim=True) - at_k).argmax(0)
-    rows = torch.arange(len(best))
-    found = torch.stack([score.hits for score in scores])[best, rows]
-    return Score(found, scores[0].top, torch.stack([score.correlations for score in scores])[best, rows])
+        return spearman(upper(similarity)[known], truth[known], "average")
 
 
 def taskonomy() -> Truth:
@@ -347,31 +312,17 @@ def taskonomy() -> Truth:
     return Truth(tuple(row[0] for row in rows), tuple(header[1:]), values)
 
 
-def split_half(
-    losses: Tensor,
-    own: Sequence[int] | Tensor,
-    top: int,
-    *,
-    seed: int = 0,
-    affinities: Callable[[Tensor], Tensor] = ordinal.affinities,
-) -> tuple[float, float]:
+def split_half(truth: Truth, losses: Tensor, seed: int = 0) -> Score:
     """How well a truth predicts itself: the test images are halved, and each half gives a truth of its own.
 
     Args:
+        truth: with the names.
         losses: (T, S, images), of every transfer on every test image.
-        own: the column of each target.
-        top: relevant sources.
         seed: of the halves.
-        affinities: losses → (T, S); AHP if left out.
 
     Returns:
-        The share of the relevant sources that both halves name, and the mean rank correlation of both halves over the
-        targets: ceilings of any score.
+        How the second half does as a score for the first: a ceiling of any score.
     """
-    own = torch.as_tensor(own)
-    index = torch.randperm(losses.shape[2], generator=torch.Generator().manual_seed(seed)).to(losses.device)
-    halves = [affinities(losses[:, :, part]).cpu() for part in index.tensor_split(2)]
-    names = tuple(map(str, range(losses.shape[1])))
-    first = Truth(tuple(names[int(i)] for i in own), names, halves[0], top)
-    score = first.evaluate(halves[1])
-    return float(score.recall[top - 1]), score.correlation
+    index = torch.randperm(losses.shape[2], generator=torch.Generator().manual_seed(seed))
+    first, second = (ordinal.affinities(losses[:, :, part]) for part in index.tensor_split(2))
+    return replace(truth, affinity=first).evaluate(second)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from reuselib import run
-from reuselib.errors import DeviceError
+from reuselib.errors import DeviceError, ReuseError
 from reuselib.worlds import rooms
 
 
@@ -42,19 +44,19 @@ def compact(task: str, labels: Tensor) -> Tensor:
     return labels.to(torch.uint8 if rooms.task(task).loss in ("ce", "bce") else torch.float16)
 
 
-def normalised(images: Tensor) -> Tensor:
+def in_range(images: Tensor) -> Tensor:
     """uint8 images in [-1, 1], float32."""
     return images / 127.5 - 1
 
 
 class TaskLearning(run.Method):
-    """A network learns one task of the rooms, by Adam on a one-cycle rate.
+    """A network learns one task of the rooms, or a readout the same from representations, by Adam on a one-cycle rate.
 
     Args:
         student: gives answers of the task.
-        lesson: images and labels on the network's device.
+        lesson: images, or representations worked out once before, and labels on the network's device.
         updates: in all, for the rate's course.
-        batch: images per update, drawn with replacement.
+        batch: rows per update, drawn with replacement.
         lr: highest learning rate.
         weight_decay: L2 penalty.
         seed: of the batches and of the noise on images that are to be denoised.
@@ -62,6 +64,8 @@ class TaskLearning(run.Method):
 
     Raises:
         DeviceError: lesson and network are on different devices.
+
+    Source: after Zamir et al. 2018 (Taskonomy).
     """
 
     fixed = ()
@@ -88,35 +92,18 @@ class TaskLearning(run.Method):
         self.scheduler = LambdaLR(self.optimizer, run.one_cycle(updates))
         student.train()
 
-    def inputs(self, rows: Tensor) -> Tensor:
-        """What the network is given."""
-        return rooms.inputs(self.lesson.task, normalised(rows), self.random)
-
     def step(self) -> dict[str, Tensor]:
         """One update on a random batch; returns ``loss``."""
         index = torch.randint(len(self.lesson), (self.batch,), generator=self.random, device=self.device)
+        rows = self.lesson.rows[index]
+        if not rows.is_floating_point():
+            rows = rooms.inputs(self.lesson.task, in_range(rows), self.random)
         with self.precision.autocast():
-            answers = self.student(self.inputs(self.lesson.rows[index]))
+            answers = self.student(rows)
         loss = rooms.losses(self.lesson.task, answers.float(), self.lesson.answers(index)).mean()
         self.precision.minimise(loss, self.optimizer)
         self.scheduler.step()
         return {"loss": loss}
-
-
-class Transfer(TaskLearning):
-    """A readout learns a task from the representations of a frozen encoder, which are worked out once before.
-
-    Args:
-        student: the readout.
-        lesson: its rows are representations.
-        options: those of :class:`TaskLearning`.
-
-    Source: after Zamir et al. 2018 (Taskonomy).
-    """
-
-    def inputs(self, rows: Tensor) -> Tensor:
-        """The representations as they are."""
-        return rows
 
 
 @torch.no_grad()
@@ -160,11 +147,6 @@ def blind_loss(task: str, training: Tensor, test: Tensor) -> float:
     return float(rooms.losses(task, answer.expand(len(test), *answer.shape), test).mean())
 
 
-def rounds(updates: int, most: int = 100) -> int:
-    """The longest round of at most so many updates that divides a run."""
-    return next(length for length in range(most, 0, -1) if updates % length == 0)
-
-
 def seconds(cost: run.Cost, where: torch.device) -> float:
     """Seconds of work: of the processor on a CPU, which others may share, and on the clock elsewhere."""
     return cost.cpu_seconds if where.type == "cpu" else cost.wall_seconds
@@ -177,3 +159,17 @@ def add_cost(total: run.Cost, more: run.Cost) -> None:
     total.peak_memory_mb = max(total.peak_memory_mb, more.peak_memory_mb)
     for name, count in more.passes.items():
         total.passes[name] = total.passes.get(name, 0) + count
+
+
+def parts_done(checkpoint: str | Path | None, settings: str) -> dict[str, Any]:
+    """What an earlier run has finished, from ``{"settings": …, "done": …}``; nothing where there is no file.
+
+    Raises:
+        ReuseError: the checkpoint was made with other settings.
+    """
+    if checkpoint is None or not Path(checkpoint).is_file():
+        return {}
+    found = run.load_checkpoint(checkpoint)
+    if found["settings"] != settings:
+        raise ReuseError(f"The checkpoint {checkpoint} was made with other settings. Delete it, or give another.")
+    return found["done"]

@@ -1,262 +1,36 @@
-"""Attribution maps: what of an image a network's representation comes from.
+"""Which network to reuse: networks are compared by what they make of the same unlabelled probe images.
 
-Every method explains ``T(x) = sum_u E(x)_u``, the sum of all units of the representation, in one backward pass. The
-network runs in evaluation mode and comes back as it was: parameters, gradients, buffers, modes, hooks.
-
-Source: Song et al. 2019 (NeurIPS); the methods as in Ancona et al. 2018.
+Source: Song et al. 2019 (NeurIPS).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import pandas
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from reuselib import run
-from reuselib.attribution.representation import Images, Represent, batches_of, check_apart, enough_memory, represent
-from reuselib.errors import ReuseError, unknown
-
-EPSILON = 1e-4
-"""The ε of ε-LRP: that of the library which the official code calls."""
-
-Method = Callable[[nn.Module, Tensor, Represent], Tensor]
-"""Network, images (n, C, H, W) and where its representation is → attributions of the shape of the images."""
+from reuselib.attribution.attributions import METHODS, Attribution
+from reuselib.attribution.evaluation import order
+from reuselib.attribution.losses import affinity, channel_mean, cosines, normalised, pairwise, without_shared
+from reuselib.attribution.representation import Images, Represent, batches_of, represent, rows_of, telling
+from reuselib.attribution.tree import Tree
+from reuselib.errors import NonFinite, ReuseError, unknown
+from reuselib.run.progress import Progress
 
 Reduce = Callable[[Tensor], Tensor]
 """Attributions (n, C, H, W) → maps (n, h, w)."""
 
+Prepare = Callable[[Tensor], Tensor]
+"""Probe images → what a network is given: grey, another normalisation. Height and width may not change."""
 
-def gradient_times_input(network: nn.Module, images: Tensor, where: Represent = None) -> Tensor:
-    """``x ⊙ ∂T/∂x`` in plain PyTorch, to be read: what :func:`input_x_gradient` gives.
-
-    Args:
-        network: any network.
-        images: (n, C, H, W), as the network takes them, on its device.
-        where: its representation, see :func:`~reuselib.attribution.representation.represent`.
-
-    Returns:
-        (n, C, H, W), signed.
-    """
-    with run.frozen(network), torch.enable_grad():  # evaluation mode: the images of a batch do not mix
-        x = images.detach().clone().requires_grad_()
-        total = represent(network, x * 1, where).sum()  # all units of all images
-        (gradient,) = torch.autograd.grad(total, x)
-    return images.detach() * gradient
-
-
-def saliency(network: nn.Module, images: Tensor, where: Represent = None) -> Tensor:
-    """``|∂T/∂x|``, the absolute value of each entry: (n, C, H, W), for images as in :func:`gradient_times_input`."""
-    return _through_captum("Saliency", network, images, where)
-
-
-def input_x_gradient(network: nn.Module, images: Tensor, where: Represent = None) -> Tensor:
-    """``x ⊙ ∂T/∂x``, signed: (n, C, H, W), for images as in :func:`gradient_times_input`."""
-    return _through_captum("InputXGradient", network, images, where)
-
-
-def epsilon_lrp(network: nn.Module, images: Tensor, where: Represent = None, epsilon: float = EPSILON) -> Tensor:
-    """``x ⊙ ∂ᵍT/∂x``: as gradient x input, but the derivative of a nonlinearity f at z is ``f(z) / (z + ε sign z)``.
-
-    Activation functions are met wherever they stand: modules, functions, in place or not. What else is not linear in
-    the images (softmax, layer norm, a product of two activations) has no rule here; max pooling keeps its routing.
-
-    Args:
-        network: any network of linear layers, activation functions and pooling.
-        images: as in :func:`gradient_times_input`.
-        where: likewise.
-        epsilon: above zero; sign 0 is +1.
-
-    Returns:
-        (n, C, H, W), signed.
-
-    Raises:
-        ReuseError: the network holds something that has no rule; the message names it.
-
-    Source: Ancona et al. 2018, proposition 1; it equals the ε-rule of Bach et al. 2015 for such networks.
-    """
-    if epsilon <= 0:
-        raise ReuseError(f"ε must be above 0, not {epsilon}. The paper's is {EPSILON}.")
-    with EpsilonRule(epsilon):
-        return _through_captum("InputXGradient", network, images, where, _check_rules)
-
-
-METHODS: dict[str, Method] = {"saliency": saliency, "input_x_gradient": input_x_gradient, "epsilon_lrp": epsilon_lrp}
-
-
-def _through_captum(
-    name: str, network: nn.Module, images: Tensor, where: Represent, check: Callable[[Tensor], None] | None = None
-) -> Tensor:
-    from captum import attr  # slow to import: it loads matplotlib
-
-    def total(x: Tensor) -> Tensor:
-        sums = represent(network, x * 1, where).flatten(1).sum(1)  # times one: layers in place may not alter a leaf
-        if not sums.requires_grad:
-            raise ReuseError(
-                f"No gradient reaches the images through {type(network).__name__}. Does its forward pass detach, or "
-                "run under no_grad? Name a module before that (represent='...')."
-            )
-        if check is not None:
-            check(sums)
-        return sums
-
-    check_apart(network, images)
-    with run.frozen(network), torch.enable_grad():
-        return getattr(attr, name)(total).attribute(images.detach().requires_grad_()).detach()
-
-
-# --- the rule of ε-LRP ------------------------------------------------------------------------------------------------
-
-_ACTIVATIONS = (
-    "relu",
-    "relu6",
-    "elu",
-    "celu",
-    "selu",
-    "leaky_relu",
-    "rrelu",
-    "prelu",
-    "gelu",
-    "silu",
-    "mish",
-    "hardtanh",
-    "hardswish",
-    "hardsigmoid",
-    "sigmoid",
-    "logsigmoid",
-    "tanh",
-    "softplus",
-    "softsign",
-)
-_OVERRIDDEN = {
-    getattr(place, name + ending)
-    for place in (torch, F, Tensor)
-    for name in _ACTIVATIONS
-    for ending in ("", "_")
-    if hasattr(place, name + ending)
-}
-
-
-class _Secant(torch.autograd.Function):
-    """An activation function whose derivative is ``f(z) / (z + ε sign z)``."""
-
-    @staticmethod
-    def forward(context: Any, z: Tensor, function: Callable[[Tensor], Tensor], epsilon: float) -> Tensor:
-        a = function(z)
-        context.save_for_backward(a / torch.where(z >= 0, z + epsilon, z - epsilon))
-        return a
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (slope,) = context.saved_tensors
-        return gradient * slope, None, None
-
-
-class EpsilonRule(TorchFunctionMode):
-    """While this context is open, every activation function that PyTorch is asked for has the derivative of ε-LRP.
-
-    Args:
-        epsilon: above zero.
-    """
-
-    def __init__(self, epsilon: float = EPSILON) -> None:
-        super().__init__()
-        self.epsilon = epsilon
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Take the place of activation functions (called by PyTorch)."""
-        kwargs = dict(kwargs or {})
-        if function not in _OVERRIDDEN:
-            return function(*args, **kwargs)
-        z, *rest = args or (kwargs.pop("input"),)
-        in_place = kwargs.pop("inplace", False) or function.__name__.endswith("_")
-        if not in_place:
-            return _Secant.apply(z, lambda x: function(x, *rest, **kwargs), self.epsilon)
-        return z.copy_(_Secant.apply(z.clone(), lambda x: function(x.clone(), *rest, **kwargs), self.epsilon))
-
-
-# What the backward pass may be made of: operations that are linear in the images, or linear once a maximum is chosen.
-_LINEAR = set(
-    "_Secant AccumulateGrad Add Alias AsStrided Cat Chunk Clone ConstantPadNd Copy CopySlices Diagonal Expand "
-    "Flip Gather Index IndexSelect Narrow Neg Permute PixelShuffle PixelUnshuffle Repeat ReshapeAlias Roll Rsub Select "
-    "Slice Split SplitWithSizes Squeeze Stack Sub Sum Mean T ToCopy Transpose Unbind UnsafeSplit UnsafeView Unsqueeze "
-    "View ViewAs Unfold Im2Col Col2Im "
-    "AvgPool1D AvgPool2D AvgPool3D AdaptiveAvgPool1D AdaptiveAvgPool2D AdaptiveAvgPool3D MkldnnAdaptiveAvgPool2D "
-    "MaxPool2DWithIndices MaxPool3DWithIndices AdaptiveMaxPool2D AdaptiveMaxPool3D MaxPool2D Amax Max "
-    "ReflectionPad1D ReflectionPad2D ReflectionPad3D ReplicationPad1D ReplicationPad2D ReplicationPad3D "
-    "UpsampleNearest1D UpsampleNearest2D UpsampleNearestExact2D UpsampleBilinear2D UpsampleBicubic2D "
-    "UpsampleLinear1D UpsampleBilinear2DAa UpsampleBicubic2DAa".split()
-)
-# Products: linear only if one factor alone depends on the images. Value: the places of the factors among the inputs.
-_PRODUCTS = {name: (0, 1) for name in ("Mul", "Mm", "Mv", "Bmm", "Dot", "Linear", "GridSampler2D")} | {
-    name: (1, 2) for name in ("Addmm", "Addmv", "Addbmm", "Baddbmm")
-}
-# First input linear, all others without a gradient.
-_FIRST = {
-    "Convolution",
-    "ConvolutionOverrideable",
-    "MpsConvolution",
-    "MkldnnConvolution",
-    "Div",
-    "NativeBatchNorm",
-    "CudnnBatchNorm",
-    "MiopenBatchNorm",
-    "BatchNormWithUpdate",
-}
-
-
-def _nodes(total: Tensor) -> Iterator[Any]:
-    """Every operation between the images and the total."""
-    stack, seen = [total.grad_fn], set()
-    while stack:
-        node = stack.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            yield node
-            stack += [before for before, _ in node.next_functions]
-
-
-def _check_rules(total: Tensor) -> None:
-    """Raise ReuseError if the total depends on the images through something that ε-LRP has no rule for."""
-    for node in _nodes(total):
-        name = re.sub(r"Backward\w*$", "", type(node).__name__)
-        inputs = [before is not None for before, _ in node.next_functions]
-        if name in _PRODUCTS:
-            first, second = _PRODUCTS[name]
-            fine = not (inputs[first] and inputs[second])
-        else:
-            fine = name in _LINEAR or (name in _FIRST and not any(inputs[1:]))
-        if not fine or getattr(node, "_saved_training", False):
-            what = "a norm by the statistics of the batch" if name in _FIRST and fine else f"an operation {name!r}"
-            raise ReuseError(
-                f"ε-LRP has no rule for {what} that is not linear in the images (activation functions are known). Use "
-                "method='input_x_gradient', or explain a module before it (represent='...')."
-            )
-
-
-# --- from attributions to maps ----------------------------------------------------------------------------------------
-
-
-def channel_mean(attributions: Tensor) -> Tensor:
-    """The signed mean over the channels: (n, C, H, W) → (n, H, W). For model selection."""
-    return attributions.mean(1)
-
-
-def absolute_channel_mean(attributions: Tensor) -> Tensor:
-    """The mean of absolute values over the channels: (n, C, H, W) → (n, H, W). For layer selection (DEPARA)."""
-    return attributions.abs().mean(1)
-
-
-def pooled(side: int, reduce: Reduce = channel_mean) -> Reduce:
-    """Maps averaged over squares of ``side`` x ``side`` pixels after ``reduce``; an extension of the papers."""
-    return lambda attributions: F.avg_pool2d(reduce(attributions), side)
+Network = nn.Module | Callable[[], nn.Module]
+"""A network, or a function that loads it when it is its turn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,37 +46,23 @@ class Explanation:
     features: Tensor
 
 
-class _Recorder:
-    """Finds a representation and remembers its values."""
-
-    def __init__(self, where: Represent) -> None:
-        self.where, self.features = where, torch.empty(0)
-
-    def __call__(self, network: nn.Module, images: Tensor) -> Tensor:
-        found = represent(network, images, self.where)
-        self.features = found.detach().reshape(len(found), -1)
-        return found
-
-
-def method_called(method: str | Method) -> Method:
+def method_called(method: str | Attribution) -> Attribution:
     """The attribution method of a name, or the function itself.
 
     Raises:
         UnknownName: there is no such method.
     """
-    if not isinstance(method, str):
-        return method
-    if method not in METHODS:
+    if isinstance(method, str) and method not in METHODS:
         raise unknown("attribution method", method, METHODS)
-    return METHODS[method]
+    return METHODS[method] if isinstance(method, str) else method
 
 
 def explain(
     network: nn.Module,
     images: Images,
-    method: str | Method = "input_x_gradient",
+    method: str | Attribution = "input_x_gradient",
     *,
-    represent: Represent = None,
+    where: Represent = None,
     reduce: Reduce = channel_mean,
     batch: int = 64,
 ) -> Explanation:
@@ -312,7 +72,7 @@ def explain(
         network: any network; it is left as it was.
         images: float (n, C, H, W) as the network takes them, or an image set; moved to the network's device and type.
         method: a key of ``METHODS``, or a function like them.
-        represent: where the representation is; found by itself in most networks, see
+        where: where the representation is; found by itself in most networks, see
             :func:`~reuselib.attribution.representation.represent`.
         reduce: attributions → maps.
         batch: images at a time; the result depends on it by rounding only.
@@ -326,22 +86,256 @@ def explain(
         DeviceError: the device ran out of memory.
     """
     attribute, maps, features = method_called(method), [], []
+    seen: dict[str, Tensor] = {}
+
+    def noted(network: nn.Module, images: Tensor) -> Tensor:
+        found = represent(network, images, where)
+        seen["last"] = found.detach().reshape(len(found), -1)
+        return found
+
     for rows in batches_of(images, batch, network):
-        recorder = _Recorder(represent)
-        with enough_memory(rows):
-            maps.append(reduce(attribute(network, rows, recorder)))
-        features.append(recorder.features)
+        with telling(network, rows):
+            maps.append(reduce(attribute(network, rows, noted)))
+        features.append(seen["last"])
     return Explanation(torch.cat(maps), torch.cat(features))
 
 
-def maps(
-    network: nn.Module,
-    images: Images,
-    method: str | Method = "input_x_gradient",
-    *,
-    represent: Represent = None,
-    reduce: Reduce = channel_mean,
-    batch: int = 64,
-) -> Tensor:
+def maps(network: nn.Module, images: Images, method: str | Attribution = "input_x_gradient", **options: Any) -> Tensor:
     """The attribution maps (n, H, W) of probe images; arguments and errors as in :func:`explain`."""
-    return explain(network, images, method, represent=represent, reduce=reduce, batch=batch).maps
+    return explain(network, images, method, **options).maps
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A way to compare networks by what they make of the same probes.
+
+    Attributes:
+        observe: network, probes and ``where=`` its representation is → what is kept of the network.
+        compare: of two networks what was kept → how alike they are.
+        ready: what is done once to what was kept, before it is compared.
+        centred: whether the mean over all networks is taken off first, see :func:`~losses.without_shared`.
+        own: how alike a network is to itself.
+        error: of two networks what was kept → the standard error over the probes, where there is one.
+    """
+
+    observe: Callable[..., Any]
+    compare: Callable[[Any, Any], float]
+    ready: Callable[[Any], Any] = lambda kept: kept
+    centred: bool = False
+    own: float = 1.0
+    error: Callable[[Any, Any], float] | None = None
+
+
+def by_maps(method: str | Attribution = "input_x_gradient", centred: bool = False, **options: Any) -> Comparison:
+    """Compare networks by their attribution maps: the paper's method.
+
+    Args:
+        method: a key of ``METHODS``, or a function like them.
+        centred: whether the mean map of all networks is taken off first; an extension of ours.
+        options: ``reduce`` and ``batch`` of :func:`explain`.
+    """
+    observe = partial(maps, method=method_called(method), **options)
+    return Comparison(observe, affinity, normalised, centred, error=_standard_error)
+
+
+def _standard_error(a: Tensor, b: Tensor) -> float:
+    return float(cosines(a, b).std()) / len(a) ** 0.5
+
+
+class ModelSpace:
+    """Networks that are compared with each other; a new one costs one pass over the probes and one row.
+
+    Attributes:
+        images: the probes, float (n, C, H, W) or an image set; the same for every network.
+        way: of comparing, by gradient x input maps if left out.
+        observed: name → what is kept of each network.
+        similarity: S, float64 (N, N), symmetric.
+
+    Args:
+        images: as above.
+        way: as above.
+        memory: bytes of what is kept; more is kept in a file that goes with the space.
+
+    Raises:
+        ReuseError: there are fewer than two probes.
+    """
+
+    def __init__(self, images: Images, way: Comparison | None = None, memory: int = 2**30) -> None:
+        rows_of(images, slice(0, 1))
+        if len(images) < 2:
+            raise ReuseError(f"{len(images)} probe images are too few to compare networks. Give 2 at least.")
+        self.images, self.way, self.left = images, way or by_maps(), memory
+        self.observed: dict[str, Any] = {}
+        self.similarity = torch.zeros(0, 0, dtype=torch.float64)
+        self._ready: list[Any] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The networks, in the order in which they came."""
+        return tuple(self.observed)
+
+    @property
+    def zeros(self) -> dict[str, int]:
+        """Name → how many of its maps, or rows of features, are zero; each counts as a cosine of 0."""
+        found = (getattr(each, "nodes", each) for each in self._ready)
+        counts = (int((each == 0).all(1).sum()) if each.ndim == 2 else 0 for each in found)
+        return dict(zip(self.names, counts, strict=True))
+
+    def add(self, name: str, network: Network, *, where: Represent = None, prepare: Prepare | None = None) -> None:
+        """Add one network; see :meth:`extend`."""
+        self.extend({name: network}, where=where, prepare={name: prepare} if prepare else None)
+
+    def extend(
+        self,
+        networks: Mapping[str, Network],
+        *,
+        where: Represent | Mapping[str, Represent] = None,
+        prepare: Mapping[str, Prepare] | None = None,
+        progress: bool = False,
+    ) -> None:
+        """Add networks, each of which sees the probes once; what was there is not seen again.
+
+        Args:
+            networks: by new names; they come back as they were. A function is called when it is its turn.
+            where: the representation is, for all or by name.
+            prepare: by name, probe images → what this network is given; its maps are of that.
+            progress: whether to show a bar.
+
+        Raises:
+            UnknownName: ``where`` or ``prepare`` speaks of a network that is not given.
+            ReuseError: a name is taken, or there is no gradient.
+            ShapeMismatch: a network does not take the images, or its maps have another size.
+            NonFinite: what is kept of a network holds NaN or infinity.
+        """
+        places = where if isinstance(where, Mapping) else dict.fromkeys(networks, where)
+        for name in (*places, *(prepare or {})):
+            if name not in networks:
+                raise unknown("network", name, networks)
+        if taken := [name for name in networks if name in self.observed]:
+            raise ReuseError(f"There is a network {taken[0]!r} already. Give the new one another name.")
+        found = {}
+        with Progress(total=len(networks), disable=not progress, desc="networks", unit="network") as bar:
+            for name, network in networks.items():
+                try:
+                    found[name] = self._stored(self.observe(network, places.get(name), (prepare or {}).get(name)))
+                except Exception as error:
+                    error.add_note(f"This was the network {name!r}.")
+                    raise
+                bar.update()
+        observed = self.observed | found
+        new = observed if self.way.centred else found
+        known = None if self.way.centred else self.similarity
+        ready = [*([] if self.way.centred else self._ready), *self._prepared(new.values(), observed)]
+        self.similarity = pairwise(ready, self.way.compare, self.way.own, known)
+        self.observed, self._ready = observed, ready
+
+    def observe(self, network: Network, where: Represent = None, prepare: Prepare | None = None) -> Any:
+        """What is kept of a network, on the CPU; it is not added."""
+        network = network if isinstance(network, nn.Module) else network()
+        images = prepare(rows_of(self.images, slice(None), network)) if prepare else self.images
+        found = self.way.observe(network, images, where=where)
+        if isinstance(found, Tensor) and not found.isfinite().all():
+            raise NonFinite("What it makes of the probes holds NaN or infinity. Leave it out, or train it again.")
+        return found
+
+    def compare(self, network: Network, *, where: Represent = None, prepare: Prepare | None = None) -> list[float]:
+        """How alike a network is to each one here, without adding it; arguments as in :meth:`add`.
+
+        Raises:
+            ReuseError: there is no network here.
+        """
+        if not self.observed:
+            raise ReuseError("There is no network in this space to compare with. Add one first.")
+        (new,) = self._prepared([self.observe(network, where, prepare)], self.observed)
+        return [self.way.compare(new, other) for other in self._ready]
+
+    def ranking(self, target: str) -> pandas.DataFrame:
+        """The other networks here by descending similarity with one of them; equal ones keep their order.
+
+        Returns:
+            A row for each candidate, the best first: ``similarity``, its standard ``error`` over the probes where the
+            comparison knows it, and ``zeros``, how many of its maps are zero.
+
+        Raises:
+            UnknownName: there is no such network.
+        """
+        if target not in self.observed:
+            raise unknown("network", target, self.names)
+        own = self.names.index(target)
+        columns = order(self.similarity[own : own + 1], torch.tensor([own]))[0].tolist()
+        table: dict[str, list[float]] = {"similarity": self.similarity[own, columns].tolist()}
+        if self.way.error is not None:
+            table["error"] = [self.way.error(self._ready[own], self._ready[column]) for column in columns]
+        zeros = self.zeros
+        table["zeros"] = [zeros[self.names[column]] for column in columns]
+        return pandas.DataFrame(table, pandas.Index([self.names[column] for column in columns], name="source"))
+
+    def tree(self, method: str = "single") -> Tree:
+        """The tree of the networks: linkage of the rows of S, see :class:`~reuselib.attribution.tree.Tree`."""
+        return Tree.of(self.similarity, self.names, method)
+
+    def _prepared(self, kept: Any, observed: Mapping[str, Any]) -> list[Any]:
+        """What was kept of some networks, made ready to be compared with that of all ``observed``."""
+        if not self.way.centred:
+            return [self._stored(self.way.ready(each)) for each in kept]
+        everyone = torch.stack(list(observed.values()))
+        return [self.way.ready(without_shared(each, everyone)) for each in kept]
+
+    def _stored(self, kept: Any) -> Any:
+        """The same on the CPU, or in a file once the memory is used up."""
+        if not isinstance(kept, Tensor):
+            return kept
+        self.left -= kept.nbytes
+        if self.left >= 0:
+            return kept.cpu()
+        with tempfile.NamedTemporaryFile() as file:
+            stored = torch.from_file(file.name, True, kept.numel(), dtype=kept.dtype).view(kept.shape)
+        return stored.copy_(kept)
+
+
+def rank(
+    networks: Mapping[str, Network],
+    images: Images,
+    target: str | nn.Module,
+    *,
+    way: Comparison | None = None,
+    where: Represent | Mapping[str, Represent] = None,
+    prepare: Mapping[str, Prepare] | None = None,
+    progress: bool = True,
+) -> pandas.DataFrame:
+    """Rank trained networks by how much a target network would gain from them, without labels and without training.
+
+    Each network is explained once. Any torch networks will do, those of torchvision and timm among them; they come
+    back as they were.
+
+    Args:
+        networks: the candidates by name; a function in the place of a network is called when it is its turn.
+        images: probe images, float (n, C, H, W) normalised as the networks take them, or an image set.
+        target: the name of one of the networks, or another network.
+        way: of comparing: :func:`by_maps` with other options, for instance.
+        where: the representation is, for all or by name (that of another target by ``"target"``): a module's dotted
+            name or a function; left out, the output of the last layer before the classifier.
+        prepare: by name, what makes the probe images fit one network (grey, another normalisation).
+        progress: whether to show a bar.
+
+    Returns:
+        The table of :meth:`ModelSpace.ranking`, the best source first.
+
+    Raises:
+        UnknownName: there is no such target, method or module.
+        ShapeMismatch: a network does not take the images.
+        DeviceError: a device ran out of memory; the message names a batch to try.
+        ReuseError: there is no candidate, or a network gives no gradient.
+
+    Source: Song et al. 2019 (NeurIPS).
+    """
+    if isinstance(target, str) and target not in networks:
+        raise unknown("target", target, networks)
+    known = next((name for name, network in networks.items() if network is target), "target")
+    name = target if isinstance(target, str) else known
+    everyone = networks if isinstance(target, str) else {name: target, **networks}
+    if len(everyone) < 2:
+        raise ReuseError("There is no network to reuse beside the target. Give two networks at least.")
+    space = ModelSpace(images, way)
+    space.extend(everyone, where=where, prepare=prepare, progress=progress)
+    return space.ranking(name)

@@ -77,6 +77,8 @@ def ahp(losses: Tensor, clip: float = CLIP) -> Tensor:
 
     Only who wins where counts: any increasing map of the losses of an image leaves it as it is.
 
+    Equation: `attribution-ahp`.
+
     Args:
         losses: (sources, images), as in :func:`wins`.
         clip: as in :func:`odds`.

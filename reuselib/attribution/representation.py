@@ -14,7 +14,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from reuselib import run
 from reuselib.data import ImageSet
-from reuselib.errors import DeviceError, ReuseError, ShapeMismatch, unknown
+from reuselib.errors import DeviceError, ReuseError, ShapeMismatch
+from reuselib.nets import tap
 
 Represent = str | Callable[[nn.Module, Tensor], Tensor] | None
 """Where a representation is found: a module's dotted name, a function of network and images, or by itself."""
@@ -52,22 +53,25 @@ def represent(network: nn.Module, images: Tensor, where: Represent = None) -> Te
         form = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise ReuseError(
             f"The representation of {type(network).__name__} should be one float tensor with {len(images)} rows, not "
-            f"{form}. Name the module to read (represent='encoder'), or give a function of network and images."
+            f"{form}. Name the module to read (where='encoder'), or give a function of network and images."
         )
     return found
 
 
 @contextmanager
 def telling(network: nn.Module, images: Tensor) -> Iterator[None]:
-    """Turn what PyTorch raises in a forward pass into errors that name the fix.
+    """Turn what PyTorch raises in a pass of a network into errors that name the fix.
 
     Raises:
         ShapeMismatch: the network does not take such images.
         DeviceError: the device ran out of memory.
     """
     try:
-        with enough_memory(images):
-            yield
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"The device ran out of memory on {len(images)} images. Try batch={max(1, len(images) // 2)}."
+        ) from error
     except (RuntimeError, AssertionError) as error:
         if isinstance(error, ReuseError):
             raise
@@ -77,38 +81,24 @@ def telling(network: nn.Module, images: Tensor) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def enough_memory(images: Tensor) -> Iterator[None]:
-    """Turn a lack of memory into a DeviceError that names a smaller batch."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise DeviceError(
-            f"The device ran out of memory on {len(images)} images. Try batch={max(1, len(images) // 2)}."
-        ) from error
-
-
 def _find(network: nn.Module, images: Tensor, where: Represent) -> Any:
     if isinstance(where, str):
-        with watched(network, where) as seen:
+        with tap(network, where, copy=True) as seen:
             network(images)
-        if where not in seen:
-            raise ReuseError(f"{where!r} of {type(network).__name__} does not run on these images. Name another one.")
         return seen[where]
     if where is not None:
         return where(network, images)
-    own: Any = getattr(network, "represent", None)
-    if _is_function(own):
+    own, trunk, head = (_function(network, name) for name in ("represent", "forward_features", "forward_head"))
+    if own:
         return own(images)
-    trunk: Any = getattr(network, "forward_features", None)
-    head: Any = getattr(network, "forward_head", None)
-    if _is_function(trunk) and _is_function(head) and "pre_logits" in inspect.signature(head).parameters:
+    if trunk and head and "pre_logits" in inspect.signature(head).parameters:
         return head(trunk(images), pre_logits=True)
     return _before_classifier(network, images)
 
 
-def _is_function(value: Any) -> bool:
-    return callable(value) and not isinstance(value, nn.Module)
+def _function(network: nn.Module, name: str) -> Callable[..., Any] | None:
+    found = getattr(network, name, None)
+    return None if isinstance(found, nn.Module) else found
 
 
 def _before_classifier(network: nn.Module, images: Tensor) -> Any:
@@ -127,43 +117,10 @@ def _before_classifier(network: nn.Module, images: Tensor) -> Any:
     return last[1] if last and isinstance(last[0], nn.Linear | _ConvNd) else output
 
 
-@contextmanager
-def watched(network: nn.Module, *names: str) -> Iterator[dict[str, Any]]:
-    """Record copies of what some modules put out; unlike `models.tap`, safe before layers that work in place.
-
-    Args:
-        network: any network.
-        names: dotted module names; ``""`` is the network itself.
-
-    Yields:
-        A dict from name to the module's last output, empty until a forward pass; graphs are kept.
-
-    Raises:
-        UnknownName: the network has no such module.
-    """
-    modules = dict(network.named_modules())
-    for name in names:
-        if name not in modules:
-            raise unknown("module", name, [path for path in modules if path])
-    outputs: dict[str, Any] = {}
-
-    def recorder(name: str) -> Callable[..., None]:
-        def record(_: nn.Module, __: Any, output: Any) -> None:
-            outputs[name] = output.clone() if isinstance(output, Tensor) else output
-
-        return record
-
-    with ExitStack() as hooks:
-        for name in names:
-            hooks.callback(modules[name].register_forward_hook(recorder(name)).remove)
-        yield outputs
-
-
 def check_apart(network: nn.Module, images: Tensor) -> None:
     """Raise ReuseError where a batch norm without running statistics would mix the images of a batch."""
-    if len(images) > 1 and any(
-        isinstance(module, _BatchNorm) and module.running_mean is None for module in network.modules()
-    ):
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    if len(images) > 1 and any(norm.running_mean is None for norm in norms):
         raise ReuseError(
             f"{type(network).__name__} has batch norms without running statistics, which mix the images of a batch: "
             "their maps would depend on each other. Give one image at a time (batch=1)."

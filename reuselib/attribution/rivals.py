@@ -10,6 +10,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
+from reuselib.attribution.losses import unit_rows
 from reuselib.errors import NonFinite, ShapeMismatch
 
 
@@ -38,23 +39,11 @@ def upper(matrix: Tensor) -> Tensor:
     return matrix[rows, columns]
 
 
-def unit_rows(rows: Tensor) -> Tensor:
-    """Rows (n, d) scaled to length one; rows of zeros stay zeros. In float32 at least; no square can underflow."""
-    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    largest = rows.abs().amax(1, keepdim=True)
-    return torch.nn.functional.normalize(rows / torch.where(largest > 0, largest, 1))
-
-
 def ordinal_ranks(values: Tensor) -> Tensor:
     """Ranks 0, 1, 2, … of values (K,), smallest first, int64; equal values keep their order (a stable sort)."""
     ranks = torch.empty(len(values), dtype=torch.int64)
     ranks[values.cpu().argsort(stable=True)] = torch.arange(len(values))
     return ranks
-
-
-def average_ranks(values: Tensor) -> Tensor:
-    """Ranks 1, 2, 3, … of values (K,), float64; equal values share the mean of theirs."""
-    return torch.from_numpy(rankdata(values.cpu().numpy()))
 
 
 def spearman_of_ranks(a: Tensor, b: Tensor) -> float:
@@ -63,6 +52,8 @@ def spearman_of_ranks(a: Tensor, b: Tensor) -> float:
     Source: Song et al. 2020 (DEPARA), the similarity of edges.
     """
     count = len(a)
+    if count != len(b):
+        raise ShapeMismatch(f"two lists of {count} and {len(b)} values have no rank correlation: give equal lengths.")
     if count < 2:
         return 1.0
     squares = (a - b).double().square().sum()  # K³ / 3 for opposite orders: too large for 32 bits already at K = 2000
@@ -81,11 +72,10 @@ def spearman(a: Tensor, b: Tensor, ties: str = "ordinal") -> float:
     Returns:
         A number in [-1, 1]; nan for ``"average"`` where one list is constant.
     """
-    if len(a) != len(b):
-        raise ShapeMismatch(f"two lists of {len(a)} and {len(b)} values have no rank correlation: give equal lengths.")
     if ties == "ordinal":
         return spearman_of_ranks(ordinal_ranks(a), ordinal_ranks(b))
-    x, y = (ranks - ranks.mean() for ranks in (average_ranks(a), average_ranks(b)))
+    x, y = (torch.from_numpy(rankdata(values.cpu().numpy())) for values in (a, b))
+    x, y = x - x.mean(), y - y.mean()
     scale = float(x.norm() * y.norm())
     return float(x @ y) / scale if scale else float("nan")
 

@@ -17,6 +17,7 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
 
+from reuselib.attribution.rivals import upper
 from reuselib.errors import ShapeMismatch
 
 
@@ -85,8 +86,7 @@ def cophenetic_correlation(a: Tree, b: Tree) -> float:
     shared = [name for name in a.names if name in b.names]
     if len(shared) < 3:
         raise ShapeMismatch(f"Two trees with {len(shared)} tasks in common cannot be compared. 3 are the least.")
-    rows, columns = torch.triu_indices(len(shared), len(shared), offset=1)
-    return float(torch.corrcoef(torch.stack([tree.cophenetic(shared)[rows, columns] for tree in (a, b)]))[0, 1])
+    return float(torch.corrcoef(torch.stack([upper(tree.cophenetic(shared)) for tree in (a, b)]))[0, 1])
 
 
 def purity(clusters: Mapping[str, int], groups: Mapping[str, Hashable]) -> float:

@@ -1,28 +1,17 @@
-"""The room of depara."""
+"""Which network and which layer to reuse, by deep attribution graphs: DEPARA (Song et al. 2020)."""
+# ruff: noqa: F401
 
-from reuselib.depara.graph import (
+from reuselib.depara import domains, layers, losses
+from reuselib.depara.losses import edge_similarity, edge_values, graph_similarity, node_similarity
+from reuselib.depara.method import (
+    Cut,
     Graph,
     attribution_graph,
-    edge_similarity,
-    edge_values,
-    graph_similarity,
-    node_similarity,
-    rank_graphs,
+    by_edges,
+    by_graphs,
+    cut,
+    layer_graphs,
+    layer_names,
     similarities,
+    similarity,
 )
-from reuselib.depara.layers import Cut, cut, layer_graphs, layer_names
-
-__all__ = [
-    "Cut",
-    "Graph",
-    "attribution_graph",
-    "cut",
-    "edge_similarity",
-    "edge_values",
-    "graph_similarity",
-    "layer_graphs",
-    "layer_names",
-    "node_similarity",
-    "rank_graphs",
-    "similarities",
-]

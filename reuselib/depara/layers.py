@@ -1,244 +1,441 @@
-"""Which layer of a network to reuse (DEPARA): a graph for every layer, and transfers that are cut at one.
+"""Which layer of a network to reuse: sources, a target, what each cut truly gives, and scores that should foresee it.
 
-Source: Song et al. 2020 (CVPR), official code where named.
+Two sources of one architecture: "synthetic" has learned the target's classes on plain synthetic images; "rich" on many
+that look more like the target's, though none is one of them, as photographs of all kinds do. For every layer, the
+source is frozen up to it and the rest learns anew from a few labels of the target domain. A score compares the graph of
+each layer with that of a target network.
+
+The truth is worth ranking only if `gate` lets it pass: accuracies over the layers must differ by much more than their
+seeds do, and one source must be best before its last third.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+import functools
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
+from torch import nn
 
-from reuselib import run
-from reuselib.attribution.method import Reduce, absolute_channel_mean
-from reuselib.attribution.representation import Images, batches_of, check_apart, rows_of, telling, watched
-from reuselib.depara.graph import Graph
-from reuselib.errors import ReuseError, ShapeMismatch, unknown
+from reuselib import home, nets, report, run
+from reuselib.attribution import cka, features, rsa
+from reuselib.attribution.learning import add_cost, parts_done, seconds
+from reuselib.data import ImageSet
+from reuselib.depara.domains import VARIED, blank_images, domain_images
+from reuselib.depara.losses import edge_similarity, node_similarity
+from reuselib.depara.method import Graph, cut, layer_graphs, layer_names, similarity
+from reuselib.errors import ShapeMismatch, unknown
+from reuselib.nets import TaskNetwork, pretrained, zoo
+from reuselib.nets.supervised import Supervised
+from reuselib.run import Settings
+from reuselib.run.progress import Progress
+from reuselib.worlds import rooms
+
+SPAN, SPREAD = 0.10, 0.02
+"""The gate: least span of the accuracies over the layers, largest deviation between seeds. Set before any trial."""
+SOURCES = ("rich", "synthetic")
+IMAGENET_SOURCE = "imagenet"
+FIRST_SEED = 50
+"""Of the networks; with those below, what can be transferred was tried before the plan was written."""
+
+PLAN = Settings(
+    name="closeups",  # of the folder of the networks
+    target="real",  # domain with few labels
+    synthetic="synthetic",  # domain of the source that learns the target's classes
+    rich=VARIED,  # domain of the other source, or "imagenet" for torchvision's weights
+    network="deep",  # `deep_network`, or one of torchvision's
+    deep_widths=(24, 24, 32, 32, 48, 48, 64, 64),
+    deep_strides=(2, 1, 1, 1, 2, 1, 1, 1),
+    size=rooms.SIZE,  # pixels a side
+    source_images=2048,  # of the synthetic domain
+    source_updates=1500,  # so many that the source is over-specialised
+    rich_images=12_288,
+    images=12_288,  # of the target domain, of which the amounts are shares
+    target_updates=2000,  # of the target networks
+    test_images=4096,
+    amounts=(10, 1),  # percent of the labels
+    updates=300,  # of each transfer
+    epochs=0,  # passes through the labels in place of updates, if any
+    repeats=3,  # transfers of each layer with each seed, from other labels and other initial weights
+    probes=200,  # of the target domain, seen by no network
+    batch=64,
+    source_batch=64,  # where sources and target networks learn
+    lr=0.05,  # of SGD with Nesterov momentum
+    weight_decay=5e-4,
+    constant=False,  # whether the rate stays; half a cosine if not
+    crop=2,  # pixels of zero border for random crops
+    kept=True,  # on disk, for other processes
+)
+"""Everything that decides the networks and the transfers between layers, beside the seed."""
 
 
-@torch.no_grad()
-def finished(network: nn.Module, images: Tensor) -> list[str]:
-    """The names of all modules that run, in the order in which they finish; a module that runs twice stands once.
+def deep_network(outputs: int, widths: Sequence[int], strides: Sequence[int]) -> TaskNetwork:
+    """A classifier of convolutions, each with batch norm and ReLU, whose representation is not narrowed."""
+    head = nets.vector_head(outputs, widths[-1], rooms.SIZE // math.prod(strides))
+    return TaskNetwork(nets.room_encoder(tuple(widths), tuple(strides)), head)
+
+
+Learning = tuple[Supervised, int]
+"""A method and its updates."""
+
+
+class Studio:
+    """The networks of a plan: the two sources, and target networks with all labels and with the larger amount.
 
     Args:
-        network: any network; it is left as it was.
-        images: a few, as the network takes them, on its device.
+        plan: what decides them.
+        device: chosen by the engine if left out.
     """
-    order: dict[str, None] = {}
-    with ExitStack() as hooks, run.frozen(network):
-        for name, module in network.named_modules():
-            note = module.register_forward_hook(lambda *_, name=name: order.setdefault(name))
-            hooks.callback(note.remove)
-        with telling(network, images):
-            network(images)
-    return list(order)
+
+    def __init__(self, plan: Settings, device: str | torch.device | None = None) -> None:
+        self.plan, self.device = plan, run.device(device)
+        self.name = plan.name + ("" if plan.kept else f"-{report.config_hash(plan.plain())[:16]}")
+        self._found: dict[str, nn.Module] = {}
+        # Rich last, so that the others' seeds are the same in every plan.
+        self.own = ("synthetic", "target", "target-few", *(["rich"] if plan.rich != IMAGENET_SOURCE else []))
+        self.images = functools.cache(self._images)
+
+    def piece(self, name: str) -> zoo.Piece:
+        """Where a network is kept."""
+        return zoo.Piece(f"{self.name}/{name}", self.plan.kept, "reuselib run depara --rows layers-networks")
+
+    def _images(self, domain: str, split: str) -> ImageSet:
+        """Images of the plan's "target", "synthetic" or "rich" domain."""
+        plan = self.plan
+        learned = {"target": plan.images, "synthetic": plan.source_images, "rich": plan.rich_images}
+        count = {"train": learned[domain], "test": plan.test_images, "probes": plan.probes}[split]
+        if self.device.type == "meta":
+            return blank_images(plan[domain], count, plan.size)
+        return domain_images(plan[domain], split, count, plan.size).to(self.device)
+
+    def build(self, classes: int) -> nn.Module:
+        """A network of the plan's architecture with fresh weights, on the CPU (or on ``meta``)."""
+        plan = self.plan
+        with torch.device("meta" if self.device.type == "meta" else "cpu"):
+            if plan.network == "deep":
+                return deep_network(classes, plan.deep_widths, plan.deep_strides)
+            from torchvision import models as torchvision
+
+            return torchvision.get_model(plan.network, weights=None, num_classes=classes)
+
+    @property
+    def classes(self) -> int:
+        """Classes of the target."""
+        return len(self.images("target", "probes").classes)
+
+    def labelled(self, amount: int, seed: int) -> ImageSet:
+        """The share of the target's training images that has labels, as many of each class."""
+        images = self.images("target", "train")
+        count = len(images) * amount // (100 * len(images.classes))
+        if self.device.type == "meta":
+            return images.subset(slice(count * len(images.classes)))
+        return images.per_class(count, seed)
+
+    def recipe(self, name: str) -> dict[str, Any]:
+        """Everything that decides a network of the plan."""
+        used = [
+            "network",
+            "deep_widths",
+            "deep_strides",
+            "size",
+            "source_batch",
+            "lr",
+            "weight_decay",
+            "constant",
+            "crop",
+        ]
+        used += {
+            "synthetic": ["synthetic", "source_images", "source_updates"],
+            "rich": ["rich", "rich_images", "target_updates"],
+        }.get(name, ["target", "images", "target_updates", "amounts"])
+        return {"name": name} | {key: self.plan[key] for key in used}
+
+    def _supervised(self, network: nn.Module, images: ImageSet, updates: int, batch: int, seed: int) -> Learning:
+        """A classifier, or what is not frozen of it, learns by the plan's recipe."""
+        plan = self.plan
+        schedule = run.constant if plan.constant else run.cosine(updates, warmup=updates // 20)
+        options = {"lr": plan.lr, "weight_decay": plan.weight_decay, "crop": plan.crop, "flip": True}
+        return Supervised(network, images, batch=batch, schedule=schedule, seed=seed, **options), updates
+
+    def learning(self, name: str) -> Learning:
+        """How one of ``own`` is made, from initial weights of the global generator."""
+        plan, domain, seed = self.plan, name.removesuffix("-few"), FIRST_SEED + self.own.index(name)
+        images = self.labelled(max(plan.amounts), seed) if name == "target-few" else self.images(domain, "train")
+        updates = plan.source_updates if name == "synthetic" else plan.target_updates
+        return self._supervised(
+            run.on_device(self.build(len(images.classes)), self.device), images, updates, plan.source_batch, seed
+        )
+
+    def train(self, progress: bool = False) -> run.Cost:
+        """Train the networks that are not there yet; returns what it cost now."""
+        cost = run.Cost()
+        for number, name in enumerate(self.own):
+            if not self.piece(name).has():
+                with run.seeded(FIRST_SEED + number):  # for the initial weights, then for dropout
+                    add_cost(cost, self._train(name, progress))
+        return cost
+
+    def _train(self, name: str, progress: bool) -> run.Cost:
+        piece, (method, updates) = self.piece(name), self.learning(name)
+        where: dict[str, Any] = {"checkpoint": piece.checkpoint, "settings": report.config_hash(self.recipe(name))}
+        title = f"{self.name}: {name}"
+        history = run.run(method, updates=updates, report_every=100, progress=progress, title=title, **where)
+        network = method.student.eval().requires_grad_(False)
+        tests = {key: self.images(key, "test") for key in dict.fromkeys(("target", name.removesuffix("-few")))}
+        piece.save(
+            network,
+            history,
+            recipe=self.recipe(name),
+            **{f"accuracy_{key}": run.accuracy(network, test, 250) for key, test in tests.items()},
+            images=len(method.images),
+            precision=run.precision(self.device).name,
+            device=self.device.type,
+            seconds=round(seconds(history.cost, self.device), 2),
+        )
+        return history.cost
+
+    def network(self, name: str) -> nn.Module:
+        """A network: a source or of the target; frozen, in evaluation mode, the same object every time."""
+        if name not in self._found:
+            self._found[name] = self._load(name).to(self.device).eval().requires_grad_(False)
+        return self._found[name]
+
+    def _load(self, name: str) -> nn.Module:
+        if name not in self.own and self.device.type != "meta":
+            return pretrained.classifier(self.plan.network, self.device)
+        classes = len(self.images(name.removesuffix("-few"), "probes").classes) if name in self.own else 1000
+        with run.seeded(0):
+            network = self.build(classes)
+        return network if self.device.type == "meta" else self.piece(name).load(network, self.recipe(name))
+
+    def metrics(self) -> dict[str, float]:
+        """Seconds and accuracies of the networks of the plan, on the target's test images and on their own."""
+        cards = {name: self.piece(name).card() for name in self.own}
+        found = {
+            f"{name}_{key}".replace("accuracy_", "on_"): value
+            for name, card in cards.items()
+            for key, value in card.items()
+            if key.startswith("accuracy_")
+        }
+        return found | {"seconds": sum(card["seconds"] for card in cards.values())}
+
+    @functools.cached_property
+    def layers(self) -> tuple[str, ...]:
+        """The convolutions and linear layers, but for the last, that both sources and the target's network have."""
+        with run.seeded(0):
+            network = self.build(self.classes).to(self.device)
+        names = layer_names(network, self.images("target", "probes"))[:-1]
+        parts = [dict(each.named_parameters()) for each in (network, *map(self.network, SOURCES))]
+        shapes = [[part[key].shape if (key := f"{name}.weight") in part else None for part in parts] for name in names]
+        shared = [len(set(each)) == 1 for each in shapes] + [False]
+        if not shared.index(False):
+            raise ShapeMismatch(
+                f"The sources of {self.plan.name} and its target have no layer in common. Give the plan a rich source "
+                "of the same architecture."
+            )
+        return tuple(names[: shared.index(False)])
+
+    def transfer(self, source: str, layer: str, amount: int, seed: int) -> Learning:
+        """A source frozen up to a layer, whose rest learns from few labels; all from scratch if the layer is ``""``."""
+        plan, images, probes = self.plan, self.labelled(amount, seed), self.images("target", "probes")
+
+        if layer:
+            make, few = functools.partial(self.build, self.classes), probes.normalised(probes.images[:2])
+            network: nn.Module = cut(self.network(source), make, layer, few, seed=seed)
+        else:
+            with run.seeded(seed):
+                network = self.build(self.classes).to(self.device)
+        updates = math.ceil(plan.epochs * len(images) / plan.batch) or plan.updates
+        return self._supervised(network, images, updates, plan.batch, seed)
 
 
-def layer_names(network: nn.Module, images: Images) -> list[str]:
-    """The convolutions and linear layers of a network, in the order in which they run.
-
-    Args:
-        network: any network; it is left as it was.
-        images: probe images; only the first is used.
-    """
-    modules = dict(network.named_modules())
-    order = finished(network, rows_of(images, slice(0, 1), network))
-    return [name for name in order if isinstance(modules[name], nn.Linear | _ConvNd)]
+def one_transfer(studio: Studio, source: str, layer: str, amount: int, seed: int) -> tuple[float, run.Cost]:
+    """Train what :meth:`Studio.transfer` gives: the accuracy on the target's test images, and the cost."""
+    with run.seeded(seed):  # for dropout
+        method, updates = studio.transfer(source, layer, amount, seed)
+        history = run.run(method, updates=updates, report_every=100, progress=False)
+    return run.accuracy(method.student, studio.images("target", "test"), 250), history.cost
 
 
-def layer_graphs(
-    network: nn.Module,
-    images: Images,
-    layers: Sequence[str] | None = None,
-    *,
-    reduce: Reduce = absolute_channel_mean,
-    centred: bool = False,
-    cumulative: bool = False,
-    batch: int = 16,
-    memory: int = 2**30,
-) -> dict[str, Graph]:
-    """The attribution graph of every layer: its nodes are ``|x ⊙ ∂T_l/∂x|``, its edges compare the layer's outputs.
-
-    ``T_l`` is the mean of the layer's units. One forward pass serves several layers; each has a gradient of its own.
-
-    Args:
-        network: any network; it is left as it was.
-        images: the probes, float (n, C, H, W) or an image set.
-        layers: dotted names of modules, in order; all convolutions and linear layers if left out. ``""`` is the
-            network's output. A convolution's output is that before its norm and its activation.
-        reduce: attributions → maps; the paper takes absolute values here, and signed ones to select models.
-        centred: whether features are centred over the probes; the paper does not here.
-        cumulative: whether the gradient of a layer is the sum of those of all layers up to it, as the official code
-            makes it by mistake.
-        batch: images at a time.
-        memory: bytes that the outputs of layers may take; layers are done in groups that fit, at least one at a time.
-
-    Returns:
-        Layer → graph, in the order of ``layers``.
-
-    Raises:
-        UnknownName: the network has no such module.
-        ShapeMismatch: the network does not take the images.
-        ReuseError: a layer does not run, or its output is not one tensor with a row for each image.
-    """
-    layers = layer_names(network, images) if layers is None else list(layers)
-    graphs: dict[str, Graph] = {}
-    before: list[Tensor | None] = [None] * -(-len(images) // batch)
-    for group in _groups(network, images, layers, memory):
-        found: dict[str, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in group}
-        for number, rows in enumerate(batches_of(images, batch, network)):
-            total = before[number]
-            for name, features, gradient in _explained(network, rows, group):
-                total = gradient if total is None or not cumulative else total + gradient
-                found[name][0].append(reduce(rows * total))
-                found[name][1].append(features.cpu())
-            before[number] = total if cumulative else None
-        for name, (nodes, outputs) in found.items():
-            graphs[name] = Graph.of(torch.cat(nodes), torch.cat(outputs), centred)
-    return graphs
+# --- the truth --------------------------------------------------------------------------------------------------------
 
 
-def _explained(network: nn.Module, rows: Tensor, group: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """For every layer of a group its features (b, U) and the gradient of its mean unit (b, C, H, W)."""
-    check_apart(network, rows)
-    with run.frozen(network), torch.enable_grad():
-        x = rows.detach().clone().requires_grad_()
-        outputs = _outputs(network, x * 1, group)
-        for name, output in outputs.items():
-            features = output.reshape(len(rows), -1)
-            (gradient,) = torch.autograd.grad(features.mean(1).sum(), x, retain_graph=True)
-            yield name, features.detach(), gradient
-
-
-def _outputs(network: nn.Module, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-    """What layers put out, as they put it out, with graphs."""
-    with watched(network, *names) as seen:
-        with telling(network, images):
-            network(images)
-    for name in names:
-        output = seen.get(name)
-        if not isinstance(output, Tensor) or output.shape[:1] != images.shape[:1]:
-            what = "does not run" if output is None else "does not give one tensor with a row for each image"
-            raise ReuseError(f"{name!r} of {type(network).__name__} {what}. Name other layers.")
-    return {name: seen[name] for name in names}
-
-
-def _groups(network: nn.Module, images: Images, layers: Sequence[str], memory: int) -> list[list[str]]:
-    """Consecutive layers whose outputs for all probes fit into the memory; at least one in each group."""
-    with run.frozen(network), torch.no_grad():
-        outputs = _outputs(network, rows_of(images, slice(0, 1), network), layers)
-    groups: list[list[str]] = []
-    left = 0
-    for name in layers:
-        size = outputs[name].numel() * outputs[name].element_size() * len(images)
-        if not groups or size > left:
-            groups, left = [*groups, []], memory
-        groups[-1].append(name)
-        left -= size
-    return groups
-
-
-class Cut(nn.Module):
-    """A network whose first part is another one's and stays as it is, while the rest learns.
+@dataclass(frozen=True)
+class Cuts:
+    """What the cuts of one source with one amount of labels gave.
 
     Attributes:
-        network: the whole; its frozen part needs no gradients and is always in evaluation mode, batch norms included.
-        layer: where it is cut: this module and all that finish before it are frozen.
-        frozen: their names.
+        accuracy: for each layer, mean over the repeats or seeds.
+        spread: for each layer, standard deviation over them; 0 for one.
+        scratch: accuracy of the same network without any transfer, mean over them.
     """
 
-    def __init__(self, network: nn.Module, layer: str, frozen: Sequence[str]) -> None:
-        """Freeze the modules named ``frozen``."""
-        super().__init__()
-        self.network, self.layer, self.frozen = network, layer, tuple(frozen)
-        for module in self._modules_frozen():
-            for parameter in module.parameters(recurse=False):
-                parameter.requires_grad_(False)
-        self.train(network.training)
+    accuracy: tuple[float, ...]
+    spread: tuple[float, ...]
+    scratch: float
 
-    def _modules_frozen(self) -> list[nn.Module]:
-        modules = dict(self.network.named_modules())
-        return [modules[name] for name in self.frozen]
+    @property
+    def span(self) -> float:
+        """Best less worst layer."""
+        return max(self.accuracy) - min(self.accuracy)
 
-    def train(self, mode: bool = True) -> Cut:
-        """Set the mode of what learns; what is frozen stays in evaluation mode."""
-        super().train(mode)
-        for module in self._modules_frozen():
-            module.training = False
-        return self
+    @property
+    def best(self) -> int:
+        """The number of the best layer, from 1."""
+        return 1 + self.accuracy.index(max(self.accuracy))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Give what the network gives."""
-        return self.network(images)
+    def metrics(self) -> dict[str, float]:
+        """As numbers of a record."""
+        each = {f"accuracy_{k}": value for k, value in enumerate(self.accuracy, 1)}
+        each |= {f"spread_{k}": value for k, value in enumerate(self.spread, 1)}
+        return each | {"scratch": self.scratch, "span": self.span, "spread": statistics.fmean(self.spread)}
+
+    @classmethod
+    def over(cls, several: Sequence[Cuts]) -> Cuts:
+        """Those of several seeds together: means, and deviations between the seeds."""
+        layers = list(zip(*(each.accuracy for each in several), strict=True))
+        means = tuple(statistics.fmean(values) for values in layers)
+        spreads = tuple(statistics.stdev(values) if len(values) > 1 else 0.0 for values in layers)
+        return cls(means, spreads, statistics.fmean(each.scratch for each in several))
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, float]) -> Cuts:
+        """From the numbers of a record."""
+        names = range(1, 1 + sum(name.startswith("accuracy_") for name in metrics))
+        accuracy, spread = (tuple(metrics[f"{what}_{k}"] for k in names) for what in ("accuracy", "spread"))
+        return cls(accuracy, spread, metrics["scratch"])
 
 
-def cut(
-    source: nn.Module,
-    build: Callable[[], nn.Module],
-    layer: str,
-    images: Tensor,
-    *,
-    seed: int = 0,
-    norm: bool = True,
-    names: Mapping[str, str] | None = None,
-) -> Cut:
-    """Build a network whose layers up to one are a source's, frozen, and whose other layers start afresh.
-
-    For one seed, the fresh layers start alike wherever the cut is.
+def gate(cuts: Sequence[Cuts]) -> dict[str, bool]:
+    """Whether transfers of several sources can tell scores apart: by their span, their spread, and an early best layer.
 
     Args:
-        source: is left as it was, and shares nothing with the result.
-        build: makes the new network; it may have another classifier.
-        layer: name of a module of the new network. Whatever finishes before it is copied too.
-        images: a few, as both networks take them: their way through the new network gives the order of its modules.
-        seed: of the fresh layers.
-        norm: whether a norm that comes right behind the layer is copied, and frozen, with it; the paper's is not.
-        names: module of the new network → module of the source, where they differ.
+        cuts: one for each source, of one amount of labels, over several seeds.
+    """
+    return {
+        "span": all(each.span >= SPAN for each in cuts),
+        "spread": all(statistics.fmean(each.spread) <= SPREAD for each in cuts),
+        "early": any(3 * each.best <= 2 * len(each.accuracy) for each in cuts),
+    }
+
+
+def transfers(
+    studio: Studio, source: str, amount: int, seed: int, checkpoint: str | Path | None = None, progress: bool = False
+) -> tuple[Cuts, run.Cost]:
+    """Cut a source at every layer and train the rest on a share of the labels.
+
+    With one seed and repeat, labels, batches and the fresh layers' initial weights are the same for every cut and
+    source, and for training from scratch.
+
+    Args:
+        studio: of the networks.
+        source: one of ``SOURCES``.
+        amount: percent of the labels.
+        seed: of all that is drawn.
+        checkpoint: file that keeps every finished transfer.
+        progress: whether to show a bar.
 
     Returns:
-        The network, on the source's device, ready to be trained.
-
-    Raises:
-        UnknownName: the new network has no such module.
-        ReuseError: the layer does not run.
-        ShapeMismatch: the source has no such layers, or of another shape.
+        The accuracies on the target's test images, and the cost with that of earlier parts.
     """
-    with run.seeded(seed):
-        network = build()
-    network.to(images.device)
-    modules = dict(network.named_modules())
-    if layer not in modules:
-        raise unknown("module", layer, [name for name in modules if name])
-    order = finished(network, images)
-    if layer not in order:
-        raise ReuseError(f"{layer!r} of {type(network).__name__} does not run on these images. Cut at another layer.")
-    end = order.index(layer) + 1
-    follower = next((name for name in order[end:] if not any(True for _ in modules[name].children())), layer)
-    if norm and isinstance(modules[follower], _NormBase):
-        end = order.index(follower) + 1
-    _copy(source, modules, order[:end], names or {})
-    return Cut(network, layer, order[:end])
+    settings = f"{report.config_hash(studio.plan.plain())} {source} {amount} seed {seed}"
+    done = parts_done(checkpoint, settings) or {"accuracy": {}, "cost": vars(run.Cost())}
+    accuracy, cost, repeats = done["accuracy"], run.Cost(**done["cost"]), range(studio.plan.repeats)
+    wanted = [(layer, repeat) for layer in ("", *studio.layers) for repeat in repeats]
+    title = f"{source}, {amount} %"
+    with Progress(total=len(wanted), initial=len(accuracy), disable=not progress, desc=title, unit="transfer") as bar:
+        for layer, repeat in wanted:
+            if (name := f"{layer}/{repeat}") not in accuracy:
+                accuracy[name], spent = one_transfer(studio, source, layer, amount, 1000 * seed + repeat)
+                add_cost(cost, spent)
+                if checkpoint is not None:
+                    done = {"accuracy": accuracy, "cost": vars(cost)}
+                    run.save_checkpoint(checkpoint, {"settings": settings, "done": done})
+                bar.update()
+    each = [Cuts(tuple(accuracy[f"{layer}/{r}"] for layer in studio.layers), (), accuracy[f"/{r}"]) for r in repeats]
+    return Cuts.over(each), cost
 
 
-@torch.no_grad()
-def _copy(source: nn.Module, modules: Mapping[str, nn.Module], kept: Sequence[str], names: Mapping[str, str]) -> None:
-    """Copy parameters and buffers of single modules, not of those inside them."""
-    theirs = dict(source.named_modules())
-    for name in kept:
-        own = _state(modules[name])
-        other = _state(theirs[names.get(name, name)]) if names.get(name, name) in theirs else {}
-        if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in other.items()}:
-            raise ShapeMismatch(
-                f"The source has no module {names.get(name, name)!r} with weights of the shapes of {name!r}. Build the "
-                "same architecture up to the cut, or name the source's module (names={...})."
-            )
-        for key, value in own.items():
-            value.copy_(other[key])
+# --- scores -----------------------------------------------------------------------------------------------------------
 
 
-def _state(module: nn.Module) -> dict[str, Tensor]:
-    return dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+class LayerScores:
+    """Scores of the layers of one source, from probes of the target domain.
+
+    Args:
+        studio: of the networks.
+        source: one of ``SOURCES``.
+        target: "target", the network that has learned from all labels, or "target-few".
+        centred: whether the features of the edges are centred over the probes; the paper's are not.
+        seed: of the probes.
+    """
+
+    def __init__(
+        self, studio: Studio, source: str, target: str = "target", centred: bool = False, seed: int = 0
+    ) -> None:
+        plan = studio.plan
+        self.network, self.target, self.layers = studio.network(source), studio.network(target), studio.layers
+        self.probes = domain_images(plan.target, "probes", plan.probes, plan.size, seed).to(studio.device)
+        self.last = layer_names(self.target, self.probes)[-1]
+        self.centred = centred
+
+    @functools.cached_property
+    def goal(self) -> Graph:
+        """The graph of the target network's logits."""
+        return layer_graphs(self.target, self.probes, [self.last], centred=self.centred)[self.last]
+
+    @functools.cached_property
+    def graphs(self) -> dict[str, Graph]:
+        """The graph of every layer of the source."""
+        return layer_graphs(self.network, self.probes, self.layers, centred=self.centred)
+
+    def by_graphs(self, compare: Callable[[Graph, Graph], float]) -> list[float]:
+        """Compare the graph of every layer with the goal."""
+        return [compare(graph, self.goal) for graph in self.graphs.values()]
+
+    def by_features(self, compare: Callable[[torch.Tensor, torch.Tensor], float]) -> list[float]:
+        """Compare the features of every layer with the logits."""
+        goal = features(self.target, self.probes, where=self.last)
+        return [compare(features(self.network, self.probes, where=layer), goal) for layer in self.layers]
+
+    def of(self, score: str) -> list[float]:
+        """The score of every layer.
+
+        Raises:
+            UnknownName: there is no such score.
+        """
+        if score not in SCORES:
+            raise unknown("score of layers", score, SCORES)
+        return SCORES[score](self)
+
+
+SCORES: dict[str, Callable[[LayerScores], list[float]]] = {
+    "nodes": lambda scores: scores.by_graphs(lambda a, b: node_similarity(a.nodes, b.nodes)),
+    "edges": lambda scores: scores.by_graphs(lambda a, b: edge_similarity(a.ranks, b.ranks)),
+    "graph-1": lambda scores: scores.by_graphs(similarity),
+    "graph-10": lambda scores: scores.by_graphs(functools.partial(similarity, lambda_=10.0)),
+    "cka": lambda scores: scores.by_features(cka),
+    "rsa": lambda scores: scores.by_features(rsa),
+    "depth": lambda scores: [float(k) for k in range(1, len(scores.layers) + 1)],
+}
+
+
+@functools.lru_cache(maxsize=4)
+def _open(room: Path, plan: Settings, device: str) -> Studio:
+    return Studio(plan, device)
+
+
+def open_studio(plan: Settings, device: str | torch.device | None = None) -> Studio:
+    """The studio of a plan, the same object as long as the data room stays the same."""
+    return _open(home.root(), plan, str(run.device(device)))
+
+
+@functools.lru_cache(maxsize=64)
+def computed_cuts(studio: Studio, source: str, amount: int, seed: int) -> Cuts:
+    """The truth where no record holds it, worked out once in a process."""
+    return transfers(studio, source, amount, seed)[0]

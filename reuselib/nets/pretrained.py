@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from reuselib import home
+from reuselib import home, run
 from reuselib.errors import DamagedFile, ReuseError, ShapeMismatch
 
 
@@ -79,3 +80,21 @@ def _renamed(key: str, names: Mapping[str, str]) -> str:
     for there, here in names.items():
         key = re.sub(rf"^{there}(?=\.)", here, key)
     return key
+
+
+def classifier(name: str, where: torch.device | str) -> nn.Module:
+    """torchvision's classifier of a name with its first ImageNet weights, in evaluation mode on a device.
+
+    Raises:
+        ReuseError: it could not be fetched.
+    """
+    from torchvision import models as torchvision
+
+    try:
+        network = torchvision.get_model(name, weights="IMAGENET1K_V1")
+    except OSError as error:
+        raise ReuseError(
+            f"torchvision's {name} could not be fetched ({error}). Connect to the network once, or run a row of the "
+            "laptop scale."
+        ) from error
+    return run.on_device(network, torch.device(where)).eval()

@@ -1,551 +1,264 @@
-"""Attribution methods against closed forms, slow rules and captum; networks come back as they were."""
+"""Explanations, comparisons, model spaces, and the researcher's entry."""
 
 from __future__ import annotations
 
-import itertools
-import warnings
-from collections.abc import Callable
+from functools import partial
 
 import players
 import pytest
 import torch
-import torch.nn.functional as F
-from captum import attr
-from captum.attr._utils.lrp_rules import EpsilonRule as CaptumRule
+import torchvision
 from torch import Tensor, nn
 
-from reuselib import nets
-from reuselib.attribution import method as attribution
-from reuselib.attribution.affinity import affinity_matrix
-from reuselib.attribution.method import (
+from reuselib import nets, run
+from reuselib.attribution import (
     METHODS,
-    absolute_channel_mean,
-    channel_mean,
-    epsilon_lrp,
+    ModelSpace,
+    affinity_matrix,
+    by_features,
+    by_maps,
     explain,
-    gradient_times_input,
     input_x_gradient,
     maps,
+    normalised,
     pooled,
-    saliency,
+    rank,
+    rsa,
+    without_shared,
 )
+from reuselib.attribution.losses import cosines
 from reuselib.data import ImageSet
-from reuselib.errors import ReuseError, ShapeMismatch, UnknownName
-
-EPS = 1e-4
+from reuselib.errors import NonFinite, ReuseError, ShapeMismatch, UnknownName
 
 
-def relu_net(bias: bool = True, norm: bool = False, dtype: torch.dtype = torch.float64) -> nn.Sequential:
-    """A convolutional chain that ends in a ReLU, in float64, with a batch norm that does something if asked."""
-    layers: list[nn.Module] = [nn.Conv2d(3, 6, 3, padding=1, bias=bias)]
-    layers += [nn.BatchNorm2d(6)] if norm else []
-    layers += [nn.ReLU(), nn.Conv2d(6, 4, 3, stride=2, padding=1, bias=bias), nn.ReLU()]
-    network = nn.Sequential(*layers).to(dtype).eval()
-    for module in network:
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.2, 0.2)
-            module.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.2, 0.2)
-    return network
+def network(seed: int, encoder: str = "plain") -> nn.Module:
+    """A small network with a representation of its own."""
+    with run.seeded(seed):
+        body = nets.room_encoder((4, 6), (2, 1)) if encoder == "plain" else nets.residual_room_encoder(2, 6)
+        return nets.TaskNetwork(body, nn.Flatten())
 
 
-def images(count: int = 5, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.rand(count, 3, 8, 8, dtype=dtype) * 2 - 1
+def networks(count: int = 4) -> dict[str, nn.Module]:
+    return {f"net {i}": network(i, "residual" if i == 2 else "plain") for i in range(count)}
 
 
-# --- the linear encoder (1) and positive homogeneity (3)
+def probes(count: int = 9) -> Tensor:
+    return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(5)) * 2 - 1
 
 
-def test_a_linear_encoder_has_the_closed_forms() -> None:
-    encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 7)).double()
-    x, weight, bias = images(), encoder[1].weight, encoder[1].bias
-    column = weight.sum(0).view(3, 8, 8)
-    torch.testing.assert_close(saliency(encoder, x, ""), column.abs().expand_as(x))
-    found = input_x_gradient(encoder, x, "")
-    torch.testing.assert_close(found, x * column)
-    torch.testing.assert_close(found.sum((1, 2, 3)), (encoder(x) - bias).sum(1))
-    assert torch.equal(epsilon_lrp(encoder, x, ""), found)
+def space_of(some: dict[str, nn.Module], **options) -> ModelSpace:
+    space = ModelSpace(probes(), **options)
+    space.extend(some)
+    return space
 
 
-def test_without_biases_the_attributions_sum_to_the_total() -> None:
-    network = nets.task_network(3).double()
-    for module in network.encoder.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_var.uniform_(0.5, 2)  # no shift: means and biases stay zero
-    x = torch.rand(4, 3, 32, 32, dtype=torch.float64) * 2 - 1
-    with torch.no_grad():
-        total = network.eval().represent(x).sum((1, 2, 3))
-    torch.testing.assert_close(input_x_gradient(network, x).sum((1, 2, 3)), total, rtol=1e-5, atol=0)
+# --- explanations
 
 
-# --- epsilon-LRP (2)
-
-
-def test_a_unit_is_scaled_by_z_over_z_plus_epsilon() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU()).double()
-    network[0].weight.data.fill_(1)
-    x = torch.tensor([EPS, 3 * EPS, 1.0, -EPS, -2.0, 0.0], dtype=torch.float64).view(1, 1, 2, 3)
-    found = epsilon_lrp(network, x, "", EPS)
-    positive = x.clamp(min=0)
-    torch.testing.assert_close(found, x * positive / (positive + EPS))
-    assert found[0, 0, 0, 0] == pytest.approx(EPS / 2) and (found[x <= 0] == 0).all()
-
-
-def test_epsilon_to_zero_gives_gradient_times_input() -> None:
-    network, x = relu_net(norm=True), images()
-    torch.testing.assert_close(epsilon_lrp(network, x, "", 1e-14), input_x_gradient(network, x, ""))
-    gaps = [(epsilon_lrp(network, x, "", e) - input_x_gradient(network, x, "")).abs().max() for e in (1e-2, 1e-3, 1e-4)]
-    assert gaps[0] > gaps[1] > gaps[2] > 0
-
-
-def classical(layers: list[nn.Linear], functions: list[Callable[[Tensor], Tensor]], x: Tensor, eps: float) -> Tensor:
-    """The ε-rule, unit by unit, from the output (its own relevance) down to the pixels."""
-    activations, sums = [x], []
-    for layer, function in zip(layers, functions, strict=True):
-        sums.append(layer.weight @ activations[-1] + layer.bias)
-        activations.append(function(sums[-1]))
-    relevance = activations[-1]
-    for layer, z, below in zip(reversed(layers), reversed(sums), reversed(activations[:-1]), strict=True):
-        lower = torch.zeros_like(below)
-        for j, i in itertools.product(range(len(z)), range(len(below))):
-            contribution = layer.weight[j, i] * below[i]
-            total = sum(layer.weight[j, k] * below[k] for k in range(len(below))) + layer.bias[j]
-            lower[i] += contribution / (total + (eps if total >= 0 else -eps)) * relevance[j]
-        relevance = lower
-    return relevance
-
-
-@pytest.mark.parametrize("function", [F.relu, F.elu, torch.sigmoid, torch.tanh, F.softplus])
-def test_the_slow_classical_rule(function: Callable[[Tensor], Tensor]) -> None:
-    class Chain(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = nn.Linear(12, 5), nn.Linear(5, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return function(self.second(function(self.first(x.flatten(1)))))
-
-    network, x = Chain().double(), torch.randn(3, 3, 2, 2, dtype=torch.float64)
-    found = epsilon_lrp(network, x, "", 1e-2).flatten(1)
-    for row, attributions in zip(x.flatten(1), found, strict=True):
+def test_shapes_batches_and_the_meta_device() -> None:
+    network, x = nets.task_network(3), torch.randn(5, 3, 32, 32)
+    for method in METHODS:
+        whole = explain(network, x, method)
+        assert whole.maps.shape == (5, 32, 32) and whole.features.shape == (5, 512)
+        torch.testing.assert_close(whole.maps, maps(network, x, method, batch=1), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(whole.maps, maps(network, x, method, batch=3), rtol=1e-4, atol=1e-6)
         with torch.no_grad():
-            expected = classical([network.first, network.second], [function] * 2, row, 1e-2)
-        torch.testing.assert_close(attributions, expected, rtol=1e-8, atol=1e-12)
-
-
-def captum_lrp(network: nn.Sequential, x: Tensor, eps: float) -> Tensor:
-    """captum's LRP of convolutions that end in one place, summed over the outputs, which it explains one at a time."""
-    total = torch.zeros_like(x)
-    for unit in range(network[-1].out_channels):
-        for layer in network:
-            if isinstance(layer, nn.Conv2d):  # captum takes its rules away again
-                layer.rule = CaptumRule(eps if layer is not network[-1] else 0.0)  # the paper has no ε at the output
-        total += attr.LRP(network).attribute(x.clone().requires_grad_(), target=(unit, 0, 0)).detach()
-    return total
-
-
-@pytest.mark.parametrize("eps", [1e-4, 1e-2])
-def test_captums_lrp_where_both_rules_coincide(eps: float) -> None:
-    network = nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 3, stride=2), nn.ReLU(), nn.Conv2d(4, 3, 3)
-    )
-    network, x = network.double().eval(), images()
-    found = epsilon_lrp(network, x, "", eps)
-    torch.testing.assert_close(found, captum_lrp(network, x, eps), rtol=1e-5, atol=1e-8)
-    assert not torch.allclose(found, input_x_gradient(network, x, ""), rtol=1e-5, atol=1e-8)
-
-
-def branches(z: Tensor, kind: str) -> Tensor:
-    ways: dict[str, Callable[[Tensor], Tensor]] = {
-        "F.relu": F.relu,
-        "torch.relu": torch.relu,
-        "method": lambda z: z.relu(),
-        "in place": lambda z: F.relu(z, True),
-        "F.relu_": lambda z: F.relu_(z),
-        "method in place": lambda z: z.relu_(),
-        "keyword": lambda z: F.relu(input=z),
-        "module": nn.ReLU(),
-        "module in place": nn.ReLU(inplace=True),
-    }
-    if kind == "a statement":
-        F.relu(z, inplace=True)
-        return z
-    return ways[kind](z)
-
-
-KINDS = ["F.relu", "torch.relu", "method", "in place", "F.relu_", "method in place", "keyword", "module"]
-KINDS += ["module in place", "a statement"]
-
-
-class Written(nn.Module):
-    """One network, its ReLU written in many ways."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
-        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
-        self.norm = nn.BatchNorm2d(4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return branches(self.second(branches(self.norm(self.first(x)), self.kind)), self.kind)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("method", METHODS)
-def test_a_relu_is_met_however_it_is_written(kind: str, method: str) -> None:
-    plain, written = Written("F.relu").double(), Written(kind).double()
-    written.load_state_dict(plain.state_dict())
-    x = images()
-    kept = x.clone()
-    options = {"epsilon": 1e-2} if method == "epsilon_lrp" else {}
-    assert torch.equal(METHODS[method](plain, x, "", **options), METHODS[method](written, x, "", **options))
-    assert torch.equal(x, kept)
-    with torch.no_grad(), attribution.EpsilonRule():
-        assert torch.equal(written(x), plain(x))
-
-
-FUNCTIONS: dict[str, nn.Module] = {
-    "relu6": nn.ReLU6(),
-    "elu": nn.ELU(),
-    "celu": nn.CELU(),
-    "selu": nn.SELU(),
-    "leaky": nn.LeakyReLU(0.2),
-    "prelu": nn.PReLU(),
-    "gelu": nn.GELU(),
-    "gelu tanh": nn.GELU(approximate="tanh"),
-    "silu": nn.SiLU(),
-    "mish": nn.Mish(),
-    "hardtanh": nn.Hardtanh(),
-    "hardswish": nn.Hardswish(),
-    "hardsigmoid": nn.Hardsigmoid(),
-    "sigmoid": nn.Sigmoid(),
-    "logsigmoid": nn.LogSigmoid(),
-    "tanh": nn.Tanh(),
-    "softplus": nn.Softplus(beta=2),
-    "softsign": nn.Softsign(),
-    "elu in place": nn.ELU(inplace=True),
-    "relu6 in place": nn.ReLU6(inplace=True),
-}
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_every_activation_function_has_its_secant(name: str) -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), FUNCTIONS[name]).double().eval()
-    x = images()
-    with torch.no_grad():
-        z = network[0](x)
-        slope = network[1](z.clone()) / (z + torch.where(z >= 0, 1e-3, -1e-3))
-    y = x.clone().requires_grad_()
-    (network[0](y) * slope).sum().backward()
-    torch.testing.assert_close(epsilon_lrp(network, x, "", 1e-3), x * y.grad)
-
-
-@pytest.mark.parametrize(
-    ("function", "in_place"),
-    [
-        (torch.tanh, torch.tanh_),
-        (torch.tanh, Tensor.tanh_),
-        (torch.sigmoid, Tensor.sigmoid_),
-        (F.elu, F.elu_),
-        (F.leaky_relu, F.leaky_relu_),
-    ],
-)
-def test_functions_in_place_have_the_same_secant(function: Callable, in_place: Callable) -> None:
-    x = images(dtype=torch.float32)
-    network, other = Odd(function), Odd(in_place)
-    other.load_state_dict(network.state_dict())
-    network.first.bias.data -= 0.3
-    other.first.bias.data -= 0.3
-    network.rectify = other.rectify = False
-    assert torch.equal(epsilon_lrp(network, x, "", 1e-2), epsilon_lrp(other, x, "", 1e-2))
-
-
-@pytest.mark.parametrize("method", [*METHODS.values(), gradient_times_input])
-def test_a_network_may_work_in_place_on_its_input(method: Callable) -> None:
-    plain, hasty = (nn.Sequential(nn.ReLU(inplace=way), nn.Conv2d(3, 2, 3)).double() for way in (False, True))
-    hasty.load_state_dict(plain.state_dict())
-    x = images()
-    kept = x.clone()
-    assert torch.equal(method(hasty, x, ""), method(plain, x, "")) and torch.equal(x, kept)
-
-
-def test_sign_zero_is_plus() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.Sigmoid()).double()
-    network[0].weight.data.fill_(2)
-    x = torch.zeros(1, 1, 2, 2, dtype=torch.float64)
-    with attribution.EpsilonRule(0.25):
-        y = x.clone().requires_grad_()
-        network(y).sum().backward()
-    assert (y.grad == 2 * 0.5 / 0.25).all()
-
-
-class Odd(nn.Module):
-    """A convolution, then something."""
-
-    def __init__(self, then: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.first, self.then, self.rectify = nn.Conv2d(3, 4, 3), then, True
-
-    def forward(self, x: Tensor) -> Tensor:
-        z = self.first(x)
-        return self.then(F.relu(z) if self.rectify else z)
-
-
-class Hidden(torch.autograd.Function):
-    """A nonlinearity that PyTorch is not asked for by name."""
-
-    @staticmethod
-    def forward(context, z: Tensor) -> Tensor:
-        context.save_for_backward(z)
-        return z.sin()
-
-    @staticmethod
-    def backward(context, gradient: Tensor) -> Tensor:
-        return gradient * context.saved_tensors[0].cos()
-
-
-NOT_LINEAR = {
-    "Softmax": lambda z: z.softmax(1),
-    "Mul": lambda z: z * z.mean((2, 3), keepdim=True).sigmoid(),
-    "NativeLayerNorm": lambda z: F.layer_norm(z, z.shape[1:]),
-    "NativeGroupNorm": lambda z: F.group_norm(z, 2),
-    "Bmm": lambda z: z.flatten(2) @ z.flatten(2).mT,
-    "Exp": lambda z: z.exp(),
-    "Pow": lambda z: z**2,
-    "Abs": lambda z: z.abs(),
-    "Div": lambda z: z / (1 + z),
-    "norm by the statistics of the batch": lambda z: F.batch_norm(z, None, None, training=True),
-    "Hidden": lambda z: Hidden.apply(z),
-}
-
-
-@pytest.mark.parametrize("name", NOT_LINEAR)
-def test_what_has_no_rule_is_named(name: str) -> None:
-    network = Odd(NOT_LINEAR[name])
-    with pytest.raises(ReuseError, match=rf"{name}.*method='input_x_gradient'"):
-        epsilon_lrp(network, images(dtype=torch.float32), "")
-    assert input_x_gradient(network, images(dtype=torch.float32), "").isfinite().all()
-
-
-LINEAR = {
-    "max pool": nn.MaxPool2d(2),
-    "average pool": nn.AvgPool2d(2),
-    "adaptive": nn.AdaptiveAvgPool2d(2),
-    "one place": nn.AdaptiveAvgPool2d(1),
-    "upsample": nn.Upsample(scale_factor=2, mode="bilinear"),
-    "nearest": nn.Upsample(scale_factor=2),
-    "shuffle": nn.PixelShuffle(2),
-    "pad": nn.ReflectionPad2d(1),
-    "zero pad": nn.ZeroPad2d(1),
-    "dropout": nn.Dropout(0.5),
-    "norm": nn.BatchNorm2d(4),
-    "flat": nn.Flatten(),
-    "cat": lambda z: torch.cat([z[:, :2], z.flip(1)], 1),
-    "sum": lambda z: z + 0.5 * z.roll(1, 2) - 3,
-    "mean": lambda z: z.mean((2, 3)),
-    "chunk": lambda z: torch.stack(z.chunk(2, 1)[::-1], 1),
-    "einsum": lambda z: torch.einsum("nchw,cd->ndhw", z, torch.ones(4, 3)),
-    "scale": lambda z: z * 3 / 2,
-    "permute": lambda z: z.permute(0, 2, 3, 1) @ torch.ones(4, 2),
-    "transposed": nn.ConvTranspose2d(4, 2, 3),
-    "max": lambda z: z.amax(1),
-    "expand": lambda z: z[:, :1].expand(-1, 5, -1, -1),
-}
-
-
-@pytest.mark.parametrize("name", LINEAR)
-def test_what_is_linear_is_let_through(name: str) -> None:
-    network, x = Odd(LINEAR[name]), images(dtype=torch.float32)
-    torch.testing.assert_close(epsilon_lrp(network, x, "", 1e-30), input_x_gradient(network, x, ""))
-
-
-@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "densenet121", "squeezenet1_1", "mobilenet_v2", "googlenet"])
-def test_torchvisions_convolutional_networks_have_rules(name: str) -> None:
-    network = meta_network(name)
-    x = torch.randn(2, 3, 64, 64, device="meta")
-    assert epsilon_lrp(network, x).shape == x.shape
-
-
-@pytest.mark.parametrize("name", ["vit_b_32", "mobilenet_v3_small"])
-def test_torchvisions_others_say_what_to_use(name: str) -> None:
-    with pytest.raises(ReuseError, match="Mul|NativeLayerNorm"):
-        epsilon_lrp(meta_network(name), torch.randn(1, 3, 224, 224, device="meta"))
-
-
-def meta_network(name: str) -> nn.Module:
-    """One of torchvision's networks without memory."""
-    torchvision = pytest.importorskip("torchvision")
-    more = {"init_weights": False} if name == "googlenet" else {}
-    with torch.device("meta"):
-        return torchvision.models.get_model(name, weights=None, **more)
-
-
-# --- captum and the ten visible lines
-
-
-@pytest.mark.parametrize("norm", [False, True])
-def test_gradient_times_input_in_plain_torch_is_captums(norm: bool) -> None:
-    network, x = relu_net(norm=norm), images()
-    forward = lambda x: network(x).flatten(1).sum(1)  # noqa: E731
-    expected = attr.InputXGradient(forward).attribute(x.clone().requires_grad_()).detach()
-    assert torch.equal(gradient_times_input(network, x, ""), expected)
-    assert torch.equal(input_x_gradient(network, x, ""), expected)
-    assert torch.equal(saliency(network, x, ""), attr.Saliency(forward).attribute(x.clone().requires_grad_()).detach())
-
-
-def test_saliency_takes_the_absolute_value_of_each_channel() -> None:
-    encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 7)).double()
-    column = encoder[1].weight.sum(0).view(3, 8, 8)
-    found = maps(encoder, images(), "saliency", represent="")
-    torch.testing.assert_close(found[0], column.abs().mean(0))
-    assert not torch.allclose(found[0], column.mean(0).abs())
-
-
-def test_the_units_cancel_in_saliency_but_the_signed_methods_are_means_over_units() -> None:
-    network, x = relu_net(), images(2)
-    units = network(x).flatten(1).shape[1]
-    for method in METHODS.values():
-        one_by_one = sum(method(network, x, lambda n, x, u=u: n(x).flatten(1)[:, u : u + 1]) for u in range(units))
-        same = torch.allclose(one_by_one, method(network, x, ""))
-        assert same == (method is not saliency)
-
-
-# --- what does not matter (4)
-
-
-def rescaled(factor: float) -> Callable[[nn.Module, Tensor], Tensor]:
-    return lambda network, x: factor * network(x)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_scale_and_order_of_units_leave_affinities_alone(method: str) -> None:
-    network, other, x = relu_net(), relu_net(), images()
-    ways = ["", rescaled(3.7), lambda n, x: n(x).flatten(1).mean(1, keepdim=True), lambda n, x: n(x)[:, [2, 0, 3, 1]]]
-    fixed = maps(other, x, method, represent="")
-    found = [float(affinity_matrix([maps(network, x, method, represent=way), fixed])[0, 1]) for way in ways]
-    assert found == pytest.approx([found[0]] * len(ways), abs=1e-12)
-    minus = affinity_matrix([maps(network, x, method, represent=rescaled(-2)), fixed])[0, 1]
-    assert float(minus) == pytest.approx(found[0] if method == "saliency" else -found[0], abs=1e-12)
-
-
-# --- shapes, batches, networks untouched (7)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_shapes_and_batches(method: str) -> None:
-    network, x = nets.task_network(3), torch.randn(7, 3, 32, 32)
-    whole = explain(network, x, method)
-    assert whole.maps.shape == (7, 32, 32) and whole.features.shape == (7, 512)
-    single = torch.cat([maps(network, image[None], method) for image in x])
-    torch.testing.assert_close(whole.maps, single, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(whole.maps, maps(network, x, method, batch=3), rtol=1e-4, atol=1e-6)
-    with torch.no_grad():
-        torch.testing.assert_close(whole.features, network.eval().represent(x).flatten(1))
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("fails", [False, True])
-def test_the_network_comes_back_as_it_was(method: str, fails: bool) -> None:
-    network = nets.task_network(3)
-    network.train()
-    network.encoder[1].eval()
-    parameters = list(network.parameters())
-    for parameter, learns in zip(parameters, itertools.cycle([True, False])):
-        parameter.requires_grad_(learns)
-    parameters[0].grad = torch.ones_like(parameters[0])
-    state = players.state(network)
-    looks = lambda: (  # noqa: E731
-        [m.training for m in network.modules()],
-        [p.requires_grad for p in parameters],
-        [p.grad is None for p in parameters],
-    )
-    before, x = looks(), torch.randn(3, 3, 32, 32)
-    kept = x.clone()
-    where = players.rigged(lambda network, x: network.represent(x), at=1 if fails else None)
-    try:
-        maps(network, x, method, represent=where, batch=1)
-    except players.Explosion:
-        assert fails
-    assert where.calls == (2 if fails else 3)
-    assert looks() == before and not list(players.differences(players.state(network), state))
-    assert (parameters[0].grad == 1).all() and players.hooks(network) == 0
-    assert torch.equal(x, kept) and not x.requires_grad
-    assert (
-        torch.get_default_dtype() == torch.float32
-        and F.relu(torch.ones(1, requires_grad=True)).grad_fn.name() == "ReluBackward0"
-    )
-
-
-def test_no_warning_and_works_where_gradients_are_off() -> None:
-    network, x = nets.task_network(3), torch.randn(2, 3, 32, 32)
-    expected = maps(network, x)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("error")
-        for method in METHODS:
-            maps(network, x, method)
-        assert torch.equal(maps(network, x), expected) and torch.equal(maps(network, x, gradient_times_input), expected)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_meta_device(method: str) -> None:
-    with torch.device("meta"):
-        network, x = nets.task_network(3), torch.randn(3, 3, 32, 32)
-    found = explain(network, x, method)
-    assert found.maps.is_meta and found.maps.shape == (3, 32, 32) and found.features.shape == (3, 512)
+            torch.testing.assert_close(whole.features, network.eval().represent(x).flatten(1))
+        with torch.device("meta"):
+            found = explain(nets.task_network(3), torch.randn(3, 3, 32, 32), method)
+        assert found.maps.is_meta and found.maps.shape == (3, 32, 32) and found.features.shape == (3, 512)
 
 
 def test_image_sets_are_normalised_and_types_follow_the_network() -> None:
     pixels = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8)
-    probes = ImageSet("probes", pixels, torch.zeros(6).long(), ("a",), (0.5,) * 3, (0.5,) * 3)
+    images = ImageSet("probes", pixels, torch.zeros(6).long(), ("a",), (0.5,) * 3, (0.5,) * 3)
     network = nets.task_network(3)
-    torch.testing.assert_close(maps(network, probes, batch=4), maps(network, pixels / 127.5 - 1), rtol=1e-4, atol=1e-7)
-    assert maps(network.double(), probes).dtype == torch.float64
+    torch.testing.assert_close(maps(network, images, batch=4), maps(network, pixels / 127.5 - 1), rtol=1e-4, atol=1e-7)
+    assert maps(network.double(), images).dtype == torch.float64
 
 
-def test_ways_from_attributions_to_maps() -> None:
-    a = torch.randn(2, 3, 6, 6)
-    assert torch.equal(channel_mean(a), a.mean(1)) and torch.equal(absolute_channel_mean(a), a.abs().mean(1))
-    small = pooled(2)(a)
-    assert small.shape == (2, 3, 3) and float(small[1, 0, 2]) == pytest.approx(float(a[1, :, :2, 4:].mean()))
-    torch.testing.assert_close(pooled(2, absolute_channel_mean)(a)[0, 0, 0], a[0, :, :2, :2].abs().mean())
-    network, x = relu_net(), images()
-    assert maps(network, x, reduce=pooled(4), represent="").shape == (5, 2, 2)
+def test_a_method_may_be_a_function_and_maps_be_pooled() -> None:
+    net, x = network(0), probes()
+    ten = maps(net, x, lambda n, x, where: 10 * input_x_gradient(n, x, where))
+    torch.testing.assert_close(ten, 10 * maps(net, x))
+    assert maps(net, x, reduce=pooled(4)).shape == (9, 2, 2)
 
 
-def test_a_method_may_be_a_function() -> None:
-    network, x = relu_net(), images()
-    ten = maps(network, x, lambda n, x, where: 10 * input_x_gradient(n, x, where), represent="")
-    torch.testing.assert_close(ten, 10 * maps(network, x, represent=""))
+def test_what_cannot_be_explained_is_named() -> None:
+    net, x = nets.conv3(channels=3), probes()
+    with pytest.raises(UnknownName, match="input_x_gradient"):
+        maps(net, x, "input_gradient")
+    with pytest.raises(ShapeMismatch, match=r"float \(n, C, H, W\).*torch.uint8"):
+        maps(net, torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(ShapeMismatch, match="not list"):
+        maps(net, [1, 2])
+    with pytest.raises(ReuseError, match="at least 1"):
+        maps(net, x, batch=0)
+    with pytest.raises(ReuseError, match="0 probe images"):
+        maps(net, x[:0])
 
 
-# --- wrong input
+# --- a space of models
+
+
+def plain(some: dict[str, nn.Module], method: str = "input_x_gradient") -> Tensor:
+    return affinity_matrix([maps(net, probes(), method) for net in some.values()])
+
+
+def test_a_space_gives_the_affinities_of_all_maps_at_once() -> None:
+    some = networks()
+    for method in METHODS:
+        space = space_of(some, way=by_maps(method))
+        assert torch.equal(space.similarity, plain(some, method))
+        assert space.names == tuple(some) and space.zeros == dict.fromkeys(some, 0)
+    centred = space_of(some, way=by_maps(centred=True))
+    found = torch.stack([maps(net, probes()) for net in some.values()])
+    assert torch.equal(centred.similarity, affinity_matrix(without_shared(found)))
+    assert centred.compare(some["net 1"]) == pytest.approx(centred.similarity[1].tolist(), abs=1e-6)
+    by_rsa = space_of(some, way=by_features(rsa))
+    assert by_rsa.similarity[0, 3] == by_rsa.compare(some["net 0"])[3] and by_rsa.zeros == dict.fromkeys(some, 0)
+
+
+def test_a_new_network_costs_one_pass_and_leaves_the_rest_bit_for_bit() -> None:
+    some, seen = networks(), dict.fromkeys(networks(), 0)
+    for name, net in some.items():
+        note = lambda _, inputs, name=name: seen.update({name: seen[name] + len(inputs[0])})  # noqa: E731
+        net.encoder.register_forward_pre_hook(note)
+    space = ModelSpace(probes(), by_maps(batch=2))
+    before = space.similarity
+    for count, (name, net) in enumerate(some.items()):
+        space.add(name, net)
+        assert torch.equal(space.similarity[:count, :count], before)
+        before = space.similarity
+    assert set(seen.values()) == {9}
+    assert space.compare(some["net 3"])[:2] == pytest.approx(plain(some)[3, :2].tolist(), abs=1e-6)
+    assert len(space.names) == 4 and set(space.tree().leaves) == set(some)
+
+
+def test_any_memory_gives_the_same() -> None:
+    some = networks()
+    for memory in (1, 4 * 64 * 9 * 3):
+        assert torch.equal(space_of(some, memory=memory).similarity, plain(some))
+
+
+def test_the_ranking_of_a_space() -> None:
+    space = space_of(networks())
+    found = space.ranking("net 2")
+    assert set(found.index) == {"net 0", "net 1", "net 3"} and found.similarity.is_monotonic_decreasing
+    assert found.similarity.to_dict() == {name: float(space.similarity[2, int(name[-1])]) for name in found.index}
+    each = cosines(*(normalised(maps(net, probes())) for net in (network(2, "residual"), network(0))))
+    assert found.error["net 0"] == pytest.approx(float(each.std()) / 3, rel=1e-5)
+    with pytest.raises(UnknownName, match="net 2"):
+        space.ranking("net2")
+    same = network(0)
+    equal = ModelSpace(probes())
+    equal.extend({"a": same, "b": same, "c": same})
+    assert list(equal.ranking("b").index) == ["a", "c"]  # equal scores keep their order
+
+
+def test_maps_of_zeros_are_counted() -> None:
+    dead = network(1)
+    with torch.no_grad():
+        dead.encoder[1][1].bias.fill_(-100)
+    space = ModelSpace(probes())
+    space.extend({"alive": network(0), "dead": dead})
+    assert space.zeros == {"alive": 0, "dead": 9} and space.similarity[0, 1] == 0
+    assert space.ranking("alive").zeros.to_dict() == {"dead": 9}
+
+
+def test_networks_come_back_as_they_were_also_after_an_exception() -> None:
+    some = networks(3)
+    for net in some.values():
+        net.train()
+    states, space = players.state(some), ModelSpace(probes(), by_maps(batch=4))
+    with pytest.raises(players.Explosion):
+        space.extend(some, where={"net 1": players.rigged(lambda n, x: n.represent(x), at=1)})
+    assert space.names == ()
+    space.extend(some)
+    assert not list(players.differences(players.state(some), states))
+    for net in some.values():
+        assert players.hooks(net) == 0 and all(m.training for m in net.modules())
+        assert all(p.requires_grad and p.grad is None for p in net.parameters())
+
+
+# --- the researcher's entry
+
+
+def test_ranking_a_list_of_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    some = networks()
+    found = rank(some, probes(), "net 1")
+    assert "4/4" in capsys.readouterr().err
+    assert found.equals(space_of(some).ranking("net 1"))
+    assert rank(some, probes(), some["net 1"], progress=False).equals(found)  # the target may be a network
+    other = rank(some, probes(), network(9), progress=False)
+    assert set(other.index) == set(some) and capsys.readouterr().err == ""
+    opened: list[str] = []
+
+    def load(name: str) -> nn.Module:
+        opened.append(name)
+        return some[name]
+
+    assert rank({name: partial(load, name) for name in some}, probes(), "net 1", progress=False).equals(found)
+    assert opened == list(some)
+
+
+def test_representations_and_preparations_by_name() -> None:
+    some = {
+        "rooms": network(0),
+        "grey": nets.conv3(width=4, channels=1),
+        "resnet": nets.small_resnet(width=4, channels=3),
+    }
+    where, grey = {"grey": "blocks.1", "target": "encoder"}, {"grey": lambda x: x.mean(1, keepdim=True)}
+    found = rank(some, probes(), network(3), progress=False, where=where, prepare=grey)
+    own = maps(some["grey"], probes().mean(1, keepdim=True), where="blocks.1")
+    expected = affinity_matrix([maps(network(3), probes(), where="encoder"), own])[0, 1]
+    assert found.similarity["grey"] == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_torchvisions_and_timm_like_networks_in_one_call() -> None:
+    from test_representation import TimmLike
+
+    models = torchvision.models
+    some = {"resnet18": models.resnet18(weights=None), "squeezenet": models.squeezenet1_1(weights=None)}
+    found = rank(some | {"timm": TimmLike()}, torch.randn(2, 3, 64, 64), "resnet18", progress=False)
+    assert set(found.index) == {"squeezenet", "timm"} and found.similarity.abs().max() <= 1
+
+
+class Broken(nn.Module):
+    """Gives NaN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * torch.nan
 
 
 def test_wrong_input_is_named() -> None:
-    network, x = relu_net(dtype=torch.float32), images(dtype=torch.float32)
-    with pytest.raises(UnknownName, match="input_x_gradient"):
-        maps(network, x, "input_gradient")
-    with pytest.raises(ShapeMismatch, match=r"float \(n, C, H, W\).*torch.uint8"):
-        maps(network, torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
-    with pytest.raises(ShapeMismatch, match="not list"):
-        maps(network, [1, 2])
-    with pytest.raises(ShapeMismatch, match=r"Sequential does not take images of shape \(5, 1, 8, 8\).*prepare="):
-        maps(network, x[:, :1])
-    with pytest.raises(ReuseError, match="at least 1"):
-        maps(network, x, batch=0)
-    with pytest.raises(ReuseError, match="0 probe images"):
-        maps(network, x[:0])
-    with pytest.raises(ReuseError, match="No gradient reaches the images"):
-        maps(network, x, represent=lambda n, x: n(x).detach())
-    for epsilon in (0, -1e-4):
-        with pytest.raises(ReuseError, match="above 0"):
-            epsilon_lrp(network, x, "", epsilon)
-
-
-def test_a_norm_of_the_batch_is_refused_for_more_than_one_image() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2, track_running_stats=False), nn.ReLU())
-    x = images(dtype=torch.float32)
-    with pytest.raises(ReuseError, match="mix the images of a batch.*batch=1"):
-        maps(network, x)
-    assert maps(network, x, batch=1).shape == (5, 8, 8)
+    some = networks(2)
+    with pytest.raises(UnknownName, match="target 'net 5'.*Did you mean"):
+        rank(some, probes(), "net 5", progress=False)
+    with pytest.raises(UnknownName, match="network 'nett'"):
+        rank(some, probes(), "net 0", where={"nett": ""}, progress=False)
+    with pytest.raises(ReuseError, match="no network to reuse beside the target"):
+        rank({"a": network(0)}, probes(), "a", progress=False)
+    with pytest.raises(UnknownName, match="attribution method"):
+        by_maps("gradcam")
+    with pytest.raises(ReuseError, match="1 probe images are too few"):
+        ModelSpace(probes(1))
+    with pytest.raises(ShapeMismatch, match="uint8"):
+        ModelSpace(torch.zeros(4, 3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(ReuseError, match="Add one first"):
+        ModelSpace(probes()).compare(some["net 0"])
+    space = space_of(some)
+    with pytest.raises(ReuseError, match="a network 'net 0' already"):
+        space.add("net 0", network(3))
+    with pytest.raises(NonFinite, match="NaN"):
+        space.add("broken", Broken(), where="")
+    with pytest.raises(ShapeMismatch, match="bring all maps to one size"):
+        space.add("small", network(4), prepare=lambda x: x[:, :, ::2, ::2])
+    with pytest.raises(ShapeMismatch, match="takes images of shape|does not take images") as caught:
+        space.add("grey", nets.conv3(), where="blocks")
+    assert caught.value.__notes__ == ["This was the network 'grey'."]
+    assert space.names == tuple(some) and space.similarity.shape == (2, 2)

@@ -1,0 +1,326 @@
+"""One row on a zoo of room networks with one seed: the zoo is made, its networks are scored, or a control is.
+
+Whatever is chosen here (ε, the share of variance of SVCCA, pooling, the number of probes) was written before any score
+of the final zoos was seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from reuselib import data, run
+from reuselib.attribution.evaluation import GROUPS, Score, Truth, split_half, taskonomy
+from reuselib.attribution.learning import in_range, seconds
+from reuselib.attribution.losses import pooled
+from reuselib.attribution.method import Comparison, ModelSpace, Prepare, by_maps
+from reuselib.attribution.representation import features
+from reuselib.attribution.rivals import rsa, svcca, upper
+from reuselib.attribution.rooms_zoo import COLOR, UNTRAINED, Zoo, open_zoo
+from reuselib.attribution.tree import Tree, cophenetic_correlation, purity
+from reuselib.data import ImageSet
+from reuselib.errors import unknown
+from reuselib.worlds import rooms
+
+PROBES = ("world", "collage", "fashion", "noise")
+COUNTS = (1, 2, 3, 4, 5)
+"""K of the hits that a record keeps."""
+
+
+def by_features(compare: Callable[[Tensor, Tensor], float], batch: int = 64) -> Comparison:
+    """Compare networks by the representations (n, U) that they make of the probes."""
+    return Comparison(partial(features, batch=batch), compare)
+
+
+WAYS: dict[str, Callable[[run.Settings], Comparison]] = {
+    "input-x-gradient": lambda settings: by_maps(batch=settings.batch),
+    "epsilon-lrp": lambda settings: by_maps("epsilon_lrp", batch=settings.batch),
+    "saliency": lambda settings: by_maps("saliency", batch=settings.batch),
+    "rsa": lambda settings: by_features(rsa, settings.batch),
+    "svcca": lambda settings: by_features(partial(svcca, variance=settings.variance), settings.batch),
+    "random-encoders": lambda settings: by_maps(batch=settings.batch),
+    "centred": lambda settings: by_maps(centred=True, batch=settings.batch),
+    "pooled": lambda settings: by_maps(centred=True, reduce=pooled(2), batch=settings.batch),
+}
+"""Score → the way of comparing networks that it stands for."""
+UNLEARNED = ("random-encoders", "random-edges")
+"""Scores of the networks as they were before training."""
+
+CONTROLS: dict[str, Callable[[Truth, Mapping[str, str]], Score]] = {
+    "popularity": lambda truth, groups: truth.evaluate(truth.popularity()),
+    "group-prior": lambda truth, groups: truth.evaluate(truth.group_prior(groups, "3D"), "random"),
+    "symmetric-ceiling": lambda truth, groups: truth.evaluate(truth.symmetric()),
+    "oracle": lambda truth, groups: truth.evaluate(truth.affinity),
+    "random": lambda truth, groups: truth.evaluate(torch.zeros_like(truth.affinity), "random"),
+}
+"""Rankings that look at no network, and ceilings: truth and group of each task → score."""
+
+
+def probe_images(name: str, count: int, seed: int, where: torch.device | str) -> ImageSet:
+    """Unlabelled probe images of 32x32 pixels, in [-1, 1] once normalised.
+
+    Args:
+        name: one of ``PROBES``: rooms, collages of rectangles, Fashion-MNIST's test images, or uniform noise.
+        count: how many.
+        seed: of the draw; rooms of every seed are other rooms.
+        where: the device.
+
+    Raises:
+        UnknownName: there are no such probes.
+    """
+    if name == "world":
+        return rooms.rooms("probes", count, seed, where).images.unlabelled()
+    if name in ("collage", "noise"):
+        return (rooms.collage if name == "collage" else rooms.noise)(count, seed, where)
+    if name != "fashion":
+        raise unknown("probes", name, PROBES)
+    images = data.load("fashion_mnist", "test").take(count, seed).unlabelled().resized(rooms.SIZE).with_channels(3)
+    return replace(images, mean=(0.5,) * 3, std=(0.5,) * 3).to(where)
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def score_metrics(score: Score) -> dict[str, float]:
+    """P@K, hits, R@5, the mean rank correlation, and the standard error of P@K over the targets."""
+    found: dict[str, float] = {}
+    errors = score.precision_error()
+    for count in COUNTS:
+        found[f"p_at_{count}"] = float(score.precision[count - 1])
+        found[f"hits_{count}"] = float(score.total[count - 1])
+        found[f"p_at_{count}_error"] = float(errors[count - 1])
+    return found | {"r_at_5": float(score.recall[4]), "spearman": score.correlation}
+
+
+def score_history(score: Score) -> run.History:
+    """The curves of P@K and R@K."""
+    pairs = zip(score.precision.tolist(), score.recall.tolist(), strict=True)
+    return run.History([{"iteration": k, "precision": p, "recall": r} for k, (p, r) in enumerate(pairs, 1)])
+
+
+def true_tree(truth: Truth) -> Tree:
+    """The tree of the true transfers, of what transfers out of each source.
+
+    Each target's affinities are compared as logarithms of mean 0 and deviation 1, for the best source has most of what
+    they sum to.
+    """
+    return Tree.of(truth.standardised_log().T, truth.sources)
+
+
+def tree_metrics(similarity: Tensor, truth: Truth, groups: Mapping[str, str], clusters: int) -> dict[str, float]:
+    """Agreement of the tree with that of the truth, purity of its clusters, and the mean similarity."""
+    tree = Tree.of(similarity, truth.sources)
+    agreement = cophenetic_correlation(tree, true_tree(truth))
+    return {
+        "cophenetic": 0.0 if math.isnan(agreement) else agreement,  # a tree whose leaves all merge at one height
+        "purity": purity(tree.clusters(clusters), {name: groups[name] for name in truth.sources}),
+        "mean_cosine": float(upper(similarity).mean()),
+        "pairs": truth.symmetric_correlation((similarity + similarity.T) / 2),
+    }
+
+
+def training_metrics(zoo: Zoo) -> dict[str, float]:
+    """Networks of the matrix, how many passed, seconds of their training, and each one's loss beside the blind one."""
+    cards = {name: zoo.card(name) for name in zoo.members}
+    spent = {name: card["seconds"] for name, card in cards.items()}
+    matrix = zoo.plan.tasks
+    return {
+        "seconds": sum(spent[name] for name in matrix),
+        "networks": len(matrix),
+        "passed": len(zoo.tasks),
+        "other_seconds": sum(value for name, value in spent.items() if name not in matrix),
+        "other_networks": len(cards) - len(matrix),
+        **{f"ratio_{name}": card["test_loss"] / card["blind_loss"] for name, card in cards.items()},
+    }
+
+
+def transfer_metrics(zoo: Zoo) -> dict[str, float]:
+    """Transfers, seconds of their training, targets whose own network is best, share above the untrained encoder."""
+    card, losses = zoo.piece("transfers").card(), zoo.all_losses
+    own = [zoo.truth.affinity[row].argmax() == column for row, column in enumerate(zoo.truth.own)]
+    means = {(t, s): losses[t][s].mean() for t in zoo.targets for s in (*zoo.tasks, UNTRAINED)}
+    better = [float(means[t, s] < means[t, UNTRAINED]) for t in zoo.targets for s in zoo.tasks]
+    return {
+        "seconds": card["seconds"],
+        "transfers": card["transfers"],
+        "targets": len(zoo.targets),
+        "own_best": sum(map(float, own)),
+        "above_untrained": sum(better) / len(better),
+    }
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class ZooResult(run.Result):
+    """A scored zoo; what belongs to no score is empty where a zoo is made.
+
+    Attributes:
+        zoo: the networks and their transfers.
+        truth: what truly transfers to what.
+        score: how the ranking does.
+        similarity: float64 (N, N), of all pairs of sources.
+        tree: of its rows.
+        true_tree: of the true transfers.
+        probes: the images.
+        space: the networks as they were compared.
+    """
+
+    zoo: Any = None
+    truth: Truth = None  # type: ignore[assignment]
+    score: Score = None  # type: ignore[assignment]
+    similarity: Tensor = None  # type: ignore[assignment]
+    tree: Tree = None  # type: ignore[assignment]
+    true_tree: Tree = None  # type: ignore[assignment]
+    probes: ImageSet = None  # type: ignore[assignment]
+    space: ModelSpace = None  # type: ignore[assignment]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources."""
+        return self.truth.sources
+
+    @property
+    def maps(self) -> Tensor:
+        """The maps of all sources, (N, n, h, w), of a score by maps."""
+        return torch.stack(list(self.space.observed.values()))
+
+
+class ZooJob(run.Job):
+    """What the scores of one zoo share with one seed, which draws the probe images and the halves of "split-half"."""
+
+    ways = WAYS
+
+    @cached_property
+    def zoo(self) -> Zoo:
+        """The row's zoo."""
+        return open_zoo(self.settings.zoo, self.settings.number, self.device)
+
+    @cached_property
+    def truth(self) -> Truth:
+        """What truly transfers to what; networks and transfers are made if they are not there."""
+        self.zoo.ready(self.progress)
+        return self.zoo.truth
+
+    @cached_property
+    def twins(self) -> tuple[str, ...]:
+        """Members of another architecture that learned the task of a source."""
+        members = self.zoo.members.items()
+        return tuple(n for n, member in members if member.encoder == "residual" and member.task in self.truth.sources)
+
+    @cached_property
+    def probes(self) -> ImageSet:
+        """The probe images."""
+        return probe_images(self.settings.probes, self.settings.count, self.seed, self.device)
+
+    @property
+    def prepare(self) -> dict[str, Prepare]:
+        """All networks are given the whole image, but that of color, which sees it in grey."""
+        return {COLOR: partial(rooms.inputs, COLOR)}
+
+    def given(self, name: str) -> Tensor:
+        """The probes as a member gets them."""
+        images = in_range(self.probes.images)
+        return self.prepare[name](images) if name in self.prepare else images
+
+    def network(self, name: str) -> nn.Module:
+        """A member, or what it was before training."""
+        return self.zoo.fresh(name) if self.settings.method in UNLEARNED else self.zoo.network(name)
+
+    def result(self) -> ZooResult:
+        """Make the zoo, or score its networks."""
+        with run.threads():
+            return self.methods.get(self.settings.method, type(self).scored)(self)
+
+    def make(self) -> ZooResult:
+        """Train networks or transfers, or find them made; the numbers are those of the making."""
+        training = self.settings.method == "training"
+        history = run.History(cost=self.zoo.train(self.progress) if training else self.zoo.ready(self.progress))
+        metrics = training_metrics(self.zoo) if training else transfer_metrics(self.zoo)
+        return ZooResult(metrics=metrics, history=history, device=self.device, precision=self.precision, zoo=self.zoo)
+
+    def control(self) -> ZooResult:
+        """A ranking that looks at no network, or a ceiling."""
+        if self.settings.method == "split-half":
+            return self.judged(split_half(self.truth, self.zoo.losses, self.seed), {})
+        return self.judged(CONTROLS[self.settings.method](self.truth, self.zoo.groups), {})
+
+    def scored(self) -> ZooResult:
+        """The row's score of all sources, and where it ranks the twins."""
+        way = self.ways[self.settings.method](self.settings)
+        space, spent = self.compare(way)
+        metrics = {"seconds": spent, "zero_maps": sum(space.zeros.values())}
+        if self.settings.method == "svcca":
+            metrics |= self.by_channels()
+        metrics |= self.twin_metrics(space)
+        return self.judged(self.truth.evaluate(space.similarity), metrics, space, space.similarity)
+
+    def compare(self, way: Comparison) -> tuple[ModelSpace, float]:
+        """Compare all sources, and time it."""
+        networks = {name: self.network(name) for name in self.truth.sources}
+        space, cost = ModelSpace(in_range(self.probes.images), way), run.Cost()
+        way.observe(
+            networks[self.truth.sources[0]], in_range(self.probes.images[:2]), where=None
+        )  # the first call is slower
+        with run.measured(cost):
+            space.extend(networks, prepare={name: self.prepare[name] for name in self.prepare if name in networks})
+        return space, seconds(cost, self.device)
+
+    def judged(
+        self, score: Score, metrics: dict[str, float], space: ModelSpace | None = None, similarity: Tensor | None = None
+    ) -> ZooResult:
+        """What is said of a score and of the matrix that it comes from."""
+        history, metrics = score_history(score), score_metrics(score) | metrics
+        found = ZooResult(metrics=metrics, history=history, curves=("precision", "recall"), device=self.device)
+        found.zoo, found.truth, found.score = self.zoo, self.truth, score
+        if space is not None and similarity is not None:
+            found.metrics |= tree_metrics(similarity, self.truth, self.zoo.groups, self.settings.clusters)
+            found.metrics |= {"networks": len(space.names)}
+            found.space, found.similarity, found.probes = space, similarity, self.probes
+            found.tree, found.true_tree = Tree.of(similarity, space.names), true_tree(self.truth)
+            history.cost.cpu_seconds = history.cost.wall_seconds = metrics["seconds"]
+        return found
+
+    def by_channels(self) -> dict[str, float]:
+        """SVCCA of the representations averaged over their places, 8 numbers an image, with all of their variance."""
+        space, _ = self.compare(Comparison(partial(features, pooled=True), partial(svcca, variance=1.0)))
+        metrics = score_metrics(self.truth.evaluate(space.similarity))
+        return {f"{name}_channels": metrics[name] for name in ("p_at_1", "p_at_2", "p_at_4", "spearman")}
+
+    def twin_metrics(self, space: ModelSpace) -> dict[str, float]:
+        """Where a network of another architecture ranks that of its own task: a property that the method needs."""
+        places = []
+        for name in self.twins:
+            scores = space.compare(self.network(name))
+            own = scores[space.names.index(self.zoo.member(name).task)]
+            places.append(1 + sum(value > own for value in scores))
+        if not places:
+            return {}
+        first = sum(place == 1 for place in places)
+        return {"twin_place": sum(places) / len(places), "twin_first": first / len(places)}
+
+    methods: ClassVar[dict[str, Callable[[Any], ZooResult]]] = {
+        "training": make,
+        "transfers": make,
+        **dict.fromkeys((*CONTROLS, "split-half"), control),
+    }
+    """Method → what does it; all others are scores."""
+
+
+class TaskonomyJob(run.Job):
+    """A control on Taskonomy's own affinities."""
+
+    def result(self) -> ZooResult:
+        """Score it."""
+        truth = taskonomy()
+        groups = {name: group for group, names in GROUPS.items() for name in names}
+        score = CONTROLS[self.settings.method](truth, groups)
+        curves, history = ("precision", "recall"), score_history(score)
+        return ZooResult(metrics=score_metrics(score), history=history, curves=curves, truth=truth, score=score)

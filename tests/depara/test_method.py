@@ -1,0 +1,319 @@
+"""DEPARA's graphs, of networks and of layers, and cuts that freeze what is transferred."""
+
+from __future__ import annotations
+
+import players
+import pytest
+import scipy.stats
+import torch
+import torch.nn.functional as F
+from test_method import networks, probes
+from torch import Tensor, nn
+
+from reuselib import nets, run
+from reuselib.attribution import ModelSpace, absolute_channel_mean, channel_mean, features, maps, rsa
+from reuselib.depara import (
+    Cut,
+    Graph,
+    by_edges,
+    by_graphs,
+    cut,
+    edge_similarity,
+    edge_values,
+    graph_similarity,
+    layer_graphs,
+    layer_names,
+    node_similarity,
+    similarities,
+    similarity,
+)
+from reuselib.depara.method import finished
+from reuselib.errors import NonFinite, ReuseError, ShapeMismatch, UnknownName
+
+
+def graph(seed: int = 0, count: int = 20, units: int = 15) -> Graph:
+    random = torch.Generator().manual_seed(seed)
+    return Graph.of(torch.randn(count, 4, 5, generator=random), torch.randn(count, units, generator=random))
+
+
+def edges_of(a: Graph, b: Graph) -> float:
+    return edge_similarity(a.ranks, b.ranks)
+
+
+# --- equations
+
+
+def test_similarity_of_a_graph_with_itself_and_its_bounds() -> None:
+    a, b = graph(0), graph(1)
+    for lambda_ in (0, 0.25, 1, 10):
+        assert similarity(a, a, lambda_) == pytest.approx(1 + lambda_, abs=1e-6)
+        assert similarity(a, b, lambda_) == similarity(b, a, lambda_)
+    v, e = node_similarity(a.nodes, b.nodes), edges_of(a, b)
+    assert abs(v) <= 1 and abs(e) <= 1 and similarity(a, b, 2.5) == graph_similarity(v, e, 2.5) == v + 2.5 * e
+    assert similarity(a, b, 10) - similarity(a, b, 1) == pytest.approx(9 * e)
+
+
+def test_nodes_are_compared_image_by_image() -> None:
+    a, b, f = torch.randn(6, 3, 3), torch.randn(6, 3, 3), torch.randn(6, 2)
+    expected = torch.cosine_similarity(a.flatten(1), b.flatten(1)).mean()
+    assert node_similarity(Graph.of(a, f).nodes, Graph.of(b, f).nodes) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_edges_are_the_cosines_of_all_pairs() -> None:
+    f = torch.randn(5, 7)
+    found, pairs = edge_values(f, centred=False), [(p, q) for p in range(5) for q in range(p + 1, 5)]
+    expected = [float(torch.cosine_similarity(f[p], f[q], dim=0)) for p, q in pairs]
+    assert found.tolist() == pytest.approx(expected, abs=1e-6) and found.dtype == torch.float64
+    torch.testing.assert_close(edge_values(f), edge_values(f - f.mean(0), centred=False), atol=1e-6, rtol=0)
+    assert len(graph(count=20).edges) == 190 and len(graph(count=20).ranks) == 190
+
+
+def with_edges(edges: Tensor) -> Graph:
+    return Graph(torch.eye(20), edges)
+
+
+def test_only_the_order_of_edges_counts() -> None:
+    a, b = graph(0), graph(1)
+    for change in (torch.exp, lambda e: 3 * e - 1, lambda e: e**3):
+        assert edges_of(with_edges(change(a.edges)), b) == edges_of(a, b)
+    apart = edges_of(with_edges(1 - a.edges), with_edges(1 - b.edges))
+    assert apart == pytest.approx(edges_of(a, b), abs=1e-12) and edges_of(a, with_edges(-a.edges)) == -1
+    sizes = [sum(abs(edges_of(graph(s, n), graph(s + 50, n))) for s in range(10)) / 10 for n in (8, 80)]
+    assert sizes[1] < 0.05 < sizes[0]  # independent edges
+
+
+def test_scale_shift_and_rotation_of_features() -> None:
+    f = torch.randn(20, 15).double()
+    turn = torch.linalg.qr(torch.randn(15, 15).double()).Q
+    for centred in (True, False):
+        for same in (2.5 * f, f @ turn):
+            torch.testing.assert_close(edge_values(same, centred), edge_values(f, centred))
+    shifted = f + torch.randn(15)
+    torch.testing.assert_close(edge_values(shifted), edge_values(f))
+    assert not torch.allclose(edge_values(shifted, centred=False), edge_values(f, centred=False), atol=0.05)
+
+
+def test_without_ties_it_is_scipys_spearman_and_ties_are_counted() -> None:
+    a, b = graph(0, 40), graph(1, 40)
+    assert a.ties == 0 and edges_of(a, b) == pytest.approx(scipy.stats.spearmanr(a.edges, b.edges).statistic, abs=1e-12)
+    f = torch.randn(10, 4)
+    f[:4] = f[0]  # probes that the network cannot tell apart
+    a = Graph.of(torch.randn(10, 3, 3), f)
+    assert a.ties >= 6 and a.ranks.sort().values.tolist() == list(range(45))
+
+
+def test_both_graphs_need_the_same_order_of_probes() -> None:
+    maps_, f, order = torch.randn(30, 4, 4), torch.randn(30, 9), torch.randperm(30)
+    noisy = maps_ + 0.1 * torch.randn(30, 4, 4), f + 0.1 * torch.randn(30, 9)
+    a, b = Graph.of(maps_, f), Graph.of(*noisy)
+    c, d = Graph.of(maps_[order], f[order]), Graph.of(noisy[0][order], noisy[1][order])
+    assert similarity(c, d) == pytest.approx(similarity(a, b), abs=1e-6)
+    assert node_similarity(a.nodes, b.nodes) > 0.9 < edges_of(a, b)
+    assert abs(node_similarity(a.nodes, d.nodes)) < 0.3 > abs(edges_of(a, d))
+
+
+# --- networks
+
+
+def test_lambda_zero_is_the_attribution_map_method_and_infinity_the_edges() -> None:
+    nets_, spaces = networks(4), {}
+    ways = {0: by_graphs(0.0), 1: by_graphs(1.0), 1e9: by_graphs(1e9), "edges": by_edges(), "maps": None}
+    for name, way in ways.items():
+        spaces[name] = ModelSpace(probes(12), way)
+        spaces[name].extend(nets_)
+    graphs = spaces[1].observed
+    v, e = similarities(list(graphs.values()))
+    torch.testing.assert_close(v, spaces["maps"].similarity, rtol=0, atol=1e-6)
+    assert torch.equal(e, spaces["edges"].similarity)
+    torch.testing.assert_close(spaces[1].similarity, graph_similarity(v, e))
+    for target in nets_:
+        assert list(spaces[0].ranking(target).index) == list(spaces["maps"].ranking(target).index)
+        assert list(spaces[1e9].ranking(target).index) == list(spaces["edges"].ranking(target).index)
+    net, found = nets_["net 2"], graphs["net 2"]
+    assert torch.equal(found.edges, edge_values(features(net, probes(12))))
+    unit = maps(net, probes(12)).flatten(1)
+    torch.testing.assert_close(found.nodes, unit / unit.norm(dim=1, keepdim=True))
+    both = rsa(*(features(net, probes(12)) for net in (nets_["net 0"], nets_["net 1"])))
+    assert both == pytest.approx(edges_of(graphs["net 0"], graphs["net 1"]), abs=0.3)  # near relatives
+
+
+def test_wrong_input_is_named() -> None:
+    a, b = graph(), graph(count=19)
+    with pytest.raises(ShapeMismatch, match="20 nodes have 190 edges"):
+        Graph(a.nodes, a.edges[1:])
+    with pytest.raises(ShapeMismatch, match="same probes"):
+        similarity(a, b)
+    with pytest.raises(ShapeMismatch, match="190 and 171 values"):
+        edges_of(a, b)
+    with pytest.raises(NonFinite):
+        edge_values(torch.full((3, 2), torch.nan))
+
+
+# --- layers
+
+
+def network(seed: int = 0, classes: int = 4) -> nets.Classifier:
+    """Three blocks of convolution, batch norm with statistics, in-place ReLU; a linear head."""
+    with run.seeded(seed):
+        net = nets.conv3(width=4, classes=classes, channels=3, batch_norm=True)
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.2, 0.2)
+                module.running_var.uniform_(0.5, 2)
+            elif isinstance(module, nn.ReLU):
+                module.inplace = True
+    return net
+
+
+LAYERS = ["blocks.0.0", "blocks.1.0", "blocks.2.0", "head"]
+
+
+def images(count: int = 6) -> Tensor:
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def plain(net: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """Output and gradient of one layer, in plain PyTorch."""
+    with run.frozen(net):
+        x, seen = images().requires_grad_(), []
+        hook = dict(net.named_modules())[name].register_forward_hook(lambda *a: seen.append(a[2].clone()))
+        net(x)
+        hook.remove()
+        seen[0].flatten(1).mean(1).sum().backward()
+    return seen[0].detach().flatten(1), x.grad
+
+
+def test_every_layer_has_a_gradient_of_its_own_unless_they_add_up() -> None:
+    net, total = network(), torch.zeros(6, 3, 8, 8)
+    assert layer_names(net, images()) == LAYERS
+    found = {batch: layer_graphs(net, images(), batch=batch) for batch in (4, 100)}
+    signed = layer_graphs(net, images(), reduce=channel_mean, centred=True)
+    summed = layer_graphs(net, images(), cumulative=True, batch=4)
+    for name in LAYERS:
+        output, gradient = plain(net, name)
+        total += gradient
+        expected = Graph.of(absolute_channel_mean(images() * gradient), output, centred=False)
+        for graphs in found.values():
+            torch.testing.assert_close(graphs[name].nodes, expected.nodes)
+            torch.testing.assert_close(graphs[name].edges, expected.edges)
+        expected = Graph.of(channel_mean(images() * gradient), output)
+        torch.testing.assert_close(signed[name].nodes, expected.nodes)
+        torch.testing.assert_close(signed[name].edges, expected.edges)
+        expected = Graph.of(absolute_channel_mean(images() * total), output)
+        torch.testing.assert_close(summed[name].nodes, expected.nodes)
+    last = layer_graphs(net, images(), [""])[""]  # the network's output
+    assert similarity(found[100]["head"], last, 10) == pytest.approx(11, abs=1e-6)
+    assert similarity(found[100]["blocks.0.0"], last) < 1.9
+
+
+class Reversed(nn.Module):
+    """Defined in another order than it runs; its ReLU works in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.first = nn.Linear(4, 2), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu_(self.first(x)).mean((2, 3)))
+
+
+def test_layers_run_in_their_order_and_are_read_before_a_relu_in_place() -> None:
+    net = Reversed()
+    assert layer_names(net, images()) == ["first", "last"] and finished(net, images()) == ["first", "last", ""]
+    with torch.no_grad():
+        expected = edge_values(net.first(images()).flatten(1), centred=False)
+    torch.testing.assert_close(layer_graphs(net, images())["first"].edges, expected)
+
+
+def test_the_network_is_left_as_it_was_also_after_an_exception() -> None:
+    net = network().train()
+    state = players.state(net)
+    with pytest.raises(players.Explosion):
+        layer_graphs(net, images(), reduce=players.rigged(absolute_channel_mean, at=2))
+    with pytest.raises(UnknownName, match="blocks.1"):
+        layer_graphs(net, images(), ["blocks.0", "block.1"])
+    with pytest.raises(ShapeMismatch, match="takes images of shape|does not take images"):
+        layer_graphs(net, torch.randn(4, 1, 8, 8))
+    assert not list(players.differences(players.state(net), state))
+    assert players.hooks(net) == 0 and all(m.training for m in net.modules())
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
+    net.spare = nn.Linear(2, 2)
+    with pytest.raises(ReuseError, match="'spare' has not run"):
+        layer_graphs(net, images(), ["head", "spare"])
+
+
+# --- cuts
+
+
+def build(classes: int = 4):
+    return lambda: nets.conv3(width=4, classes=classes, channels=3, batch_norm=True)
+
+
+def parts(net: nn.Module, frozen: bool, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """The state of the modules that are, or are not, among the names."""
+    state = net.state_dict().items()
+    return {key: value.clone() for key, value in state if (key.rpartition(".")[0] in names) == frozen}
+
+
+def test_what_is_cut_stays_bit_for_bit_and_the_rest_learns() -> None:
+    source = network(1)
+    before = players.state(source)
+    for layer in LAYERS[:3]:
+        made = cut(source, build(), layer, images(), seed=3)
+        frozen, tail = (parts(made.network, way, made.frozen) for way in (True, False))
+        assert frozen and all(torch.equal(value, source.state_dict()[key]) for key, value in frozen.items())
+        assert any("running_mean" in key for key in frozen)  # the batch norm goes with its convolution
+        assert all(not torch.equal(tail[key], source.state_dict()[key]) for key in tail if key.endswith("0.weight"))
+        optimizer = torch.optim.SGD(made.parameters(), 0.1, weight_decay=0.1)
+        made.train()
+        for _ in range(3):
+            optimizer.zero_grad()
+            made(images()).square().mean().backward()
+            optimizer.step()
+        now = made.network.state_dict()
+        assert all(torch.equal(now[key], value) for key, value in frozen.items())
+        assert not any(torch.equal(now[key], value) for key, value in tail.items())
+    assert not list(players.differences(players.state(source), before)) and players.hooks(source) == 0
+
+
+def test_fresh_layers_start_alike_for_one_seed_wherever_the_cut_is() -> None:
+    made = [cut(network(1), build(), layer, images(), seed=3) for layer in LAYERS]
+    for other in made[:2]:
+        for key, value in parts(made[2].network, False, made[2].frozen).items():
+            assert torch.equal(value, other.network.state_dict()[key])
+    another = cut(network(1), build(), LAYERS[0], images(), seed=4)
+    assert not torch.equal(another.network.head.weight, made[2].network.head.weight)
+    assert not list(players.differences(players.state(network(1)), players.state(made[3].network)))
+
+
+def test_frozen_blocks_stay_in_evaluation_mode() -> None:
+    made = cut(network(1), build(), "blocks.1.0", images())
+    made.train()
+    modes = {name: module.training for name, module in made.network.named_modules()}
+    assert not modes["blocks.0.0"] and not modes["blocks.0.1"] and not modes["blocks.1.1"] and modes["blocks.2.1"]
+    assert made.frozen[-1] == "blocks.1.1" and {"blocks.0", "blocks.1.0"} <= set(made.frozen)
+    learning = [name for name, p in made.network.named_parameters() if p.requires_grad]
+    assert learning == [name for name, _ in made.network.named_parameters() if name.startswith(("blocks.2", "head"))]
+    assert not any(module.training for module in made.eval().modules())
+    assert isinstance(made, Cut) and torch.equal(made(images()), made.network(images()))
+
+
+def test_a_whole_residual_stage_may_be_cut_and_wrong_cuts_are_named() -> None:
+    source, make = nets.small_resnet(width=4, channels=3), lambda: nets.small_resnet(width=4, channels=3, classes=3)
+    made = cut(source, make, "blocks.1", images())
+    own = made.network.state_dict()
+    assert all(torch.equal(own[key], value) for key, value in source.blocks[:2].state_dict(prefix="blocks.").items())
+    frozen = {name for name, p in made.network.named_parameters() if not p.requires_grad}
+    assert frozen == {name for name, _ in source.named_parameters() if name.startswith(("blocks.0", "blocks.1"))}
+    with pytest.raises(ShapeMismatch, match="no module 'head' with weights of these shapes"):
+        cut(network(1, classes=9), build(), "head", images())
+    with pytest.raises(UnknownName, match="blocks.0"):
+        cut(network(), build(), "block.0", images())
+
+    def with_spare() -> nn.Module:
+        net = build()()
+        net.spare = nn.Linear(2, 2)
+        return net
+
+    with pytest.raises(ReuseError, match="does not run"):
+        cut(network(), with_spare, "spare", images())
