@@ -258,7 +258,7 @@ def _from_teachers(build: Callable[..., run.Method]) -> Callable[..., run.Method
 
 
 def _features(cast: Cast, teachers: Teachers, seed: int = 0, **more: Any) -> FeatureLearning:
-    encoders = make_encoders(teachers, cast.plain, cast.images, incremental=True, seed=seed)
+    encoders = make_encoders(teachers, cast.plain, cast.images, seed=seed)
     return FeatureLearning(teachers, encoders, cast.images, seed=seed, **more)
 
 

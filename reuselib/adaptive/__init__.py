@@ -1,6 +1,7 @@
-"""The room of adaptive."""
+"""Chapter 06, adaptive amalgamation: a student to order from a pool of networks that know overlapping tasks."""
 
-from reuselib.adaptive.custom import Choice, Custom, InTurn, choose, customise, menu
+from reuselib.adaptive import losses, selection
+from reuselib.adaptive.custom import Choice, InTurn, choose, customise, menu
 from reuselib.adaptive.method import AdaptiveLearning, CommonSpace, ComponentLearning, Ensemble, Lesson, TargetLearning
 
 __all__ = [
@@ -8,12 +9,13 @@ __all__ = [
     "Choice",
     "CommonSpace",
     "ComponentLearning",
-    "Custom",
     "Ensemble",
     "InTurn",
     "Lesson",
     "TargetLearning",
     "choose",
     "customise",
+    "losses",
     "menu",
+    "selection",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from reuselib import run
-from reuselib.adaptive import selection
+from reuselib.adaptive import losses, selection
 from reuselib.adaptive.method import ComponentLearning, Lesson, TargetLearning
 from reuselib.data import ImageSet
 from reuselib.errors import ReuseError, unknown
@@ -31,28 +32,19 @@ class InTurn(run.Method):
         methods: by the name that their reports get.
         updates: of each.
         given: networks that none of them trains; a checkpoint made with others is refused.
-        round_size: updates between two reports, at most; no round belongs to two methods.
+
+    Attributes:
+        steps_per_round: as long as no round belongs to two methods, 50 at most.
     """
 
     fixed = ("given",)
 
     def __init__(
-        self,
-        methods: Mapping[str, run.Method],
-        updates: Mapping[str, int],
-        given: Iterable[nn.Module] = (),
-        round_size: int = 50,
+        self, methods: Mapping[str, run.Method], updates: Mapping[str, int], given: Iterable[nn.Module] = ()
     ) -> None:
         self.names, self.methods, self.given = list(methods), list(methods.values()), nn.ModuleList(given)
         self.updates = [updates[name] for name in self.names]
-        self.steps_per_round = next(
-            n for n in range(round_size, 0, -1) if all(count % n == 0 for count in self.updates)
-        )
-
-    @property
-    def round_count(self) -> int:
-        """Rounds that all updates take."""
-        return sum(self.updates) // self.steps_per_round
+        self.steps_per_round = run.divisor(math.gcd(*self.updates), 50)
 
     def step(self) -> dict[str, Tensor]:
         """One update of the method whose turn it is; its report, each name after the method's and a slash."""
@@ -84,7 +76,7 @@ class Choice:
 
     task: str
     names: list[str]
-    sources: list[nn.Module]
+    sources: Sequence[nn.Module]
     index: Tensor
 
     @property
@@ -145,7 +137,7 @@ def choose(pool: Mapping[str, nn.Module], task: str, images: ImageSet) -> Choice
         raise unknown("task of the pool", task, offered)
     sources = [pool[name] for name in offered[task]]
     logits = selection.predictions(sources, task, images)
-    return Choice(task, offered[task], sources, selection.select(selection.entropy(logits)))
+    return Choice(task, offered[task], sources, losses.select(losses.entropy(logits)))
 
 
 def customise(
@@ -200,5 +192,6 @@ def customise(
     }
     methods[TARGET] = TargetLearning(student, components, images, seed=seed, **(target_options or {}))
     stages = InTurn(methods, {task: updates[0] for task in tasks} | {TARGET: updates[1]}, pool.values())
-    history = run.run(stages, stages.round_count, checkpoint=checkpoint, progress=progress, title="customise")
+    options: Mapping[str, Any] = {"report_every": stages.steps_per_round, "title": "customise", "progress": progress}
+    history = run.run(stages, updates=sum(stages.updates), checkpoint=checkpoint, **options)
     return Custom(student, components, choices, history)

@@ -12,63 +12,18 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from reuselib import run
-from reuselib.adaptive import selection
+from reuselib.adaptive import losses, selection
 from reuselib.data import ImageSet
 from reuselib.data.image_set import Augment
 from reuselib.errors import ReuseError, ShapeMismatch, unknown
-from reuselib.layerwise.learning import device_of
+from reuselib.layerwise import device_of
 
 Answer = tuple[list[Tensor], dict[str, Tensor]]
 """The watched maps of a network, first to last (none if they are not looked at), and its logits by task."""
-
-
-# --- losses ----------------------------------------------------------------------------------------------------------
-
-
-def feature_loss(student: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:
-    """``sum_m mean((s_m - t_m)²)`` over the blocks, in float32.
-
-    Args:
-        student: encoded maps (B, K, H, W) of each block, at least one.
-        source: the same of a source, of the same shapes.
-
-    Source: Shen et al. 2019 (ICCV), official code.
-    """
-    return torch.stack([F.mse_loss(s.float(), t.float()) for s, t in zip(student, source, strict=True)]).sum()
-
-
-def logit_loss(scale: Tensor, student: Tensor, source: Tensor) -> Tensor:
-    """``mean((a z_S - z_T)²)`` over images and classes, in float32.
-
-    Args:
-        scale: a, a scalar.
-        student: logits (B, K).
-        source: logits (B, K).
-
-    Source: Shen et al. 2019 (ICCV), official code.
-    """
-    return F.mse_loss(scale * student.float(), source.float())
-
-
-def row_norms(weight: Tensor) -> Tensor:
-    """The squared L2 norms (K,) of the rows of a 1x1 convolution's weight (K, c, 1, 1)."""
-    return weight.float().square().flatten(1).sum(1)
-
-
-def row_norm_regulariser(weights: Iterable[Tensor]) -> Tensor:
-    """``sum_m 1/K_m sum_i (||w_i||² - 1)²``: keeps the encoders from the solution in which all maps are zero.
-
-    Args:
-        weights: of the source's encoders, one for each block, (K_m, c_m, 1, 1).
-
-    Source: Shen et al. 2019 (ICCV), official code.
-    """
-    return torch.stack([(row_norms(weight) - 1).square().mean() for weight in weights]).sum()
 
 
 # --- networks --------------------------------------------------------------------------------------------------------
@@ -93,25 +48,22 @@ class CommonSpace(nn.Module):
                 out.
         """
         super().__init__()
-        encoders = [nn.Identity() for _ in source] if widths is None else map(_encoder, source, widths)
-        self.source = nn.ModuleList(encoders)
-        self.student = nn.ModuleList(map(_encoder, student, source if widths is None else widths))
+        common = source if widths is None else widths
+        self.source = nn.ModuleList(
+            nn.Identity() if widths is None else nn.Conv2d(*pair, 1) for pair in zip(source, common, strict=True)
+        )
+        self.student = nn.ModuleList(nn.Conv2d(*pair, 1) for pair in zip(student, common, strict=True))
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, student: Sequence[Tensor], source: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Encode the maps of both sides."""
-        return (
-            [encode(maps) for encode, maps in zip(self.student, student, strict=True)],
-            [encode(maps) for encode, maps in zip(self.source, source, strict=True)],
-        )
+        sides = ((self.student, student), (self.source, source))
+        encoded = [[encode(each) for encode, each in zip(encoders, maps, strict=True)] for encoders, maps in sides]
+        return encoded[0], encoded[1]
 
     def source_weights(self) -> list[Tensor]:
         """The weights of the source's encoders."""
         return [encoder.weight for encoder in self.source if isinstance(encoder, nn.Conv2d)]
-
-
-def _encoder(inputs: int, outputs: int) -> nn.Module:
-    return nn.Conv2d(inputs, outputs, 1)
 
 
 class Panel(nn.ModuleList):
@@ -174,9 +126,8 @@ class AdaptiveLearning(run.Method):
         lessons: one at least; those without images are dropped.
         images: unlabelled; their labels are never read.
         widths: channels of the common space of each block; the source's own if left out.
-        features: weight of :func:`feature_loss`; at 0 the maps are not looked at.
-        logits: weight of :func:`logit_loss`.
-        regulariser: weight of :func:`row_norm_regulariser`; without effect where no source is encoded.
+        features: weight of the loss of the maps; at 0 these are not looked at.
+        regulariser: weight of the regulariser; without effect where no source is encoded.
         batch: images per update from the source that teaches most.
         lr: learning rate of Adam for the student.
         encoder_lr: for the encoders: one for all or one for each block; ``lr`` if left out.
@@ -185,7 +136,7 @@ class AdaptiveLearning(run.Method):
         augment: of the uint8 images.
         noise: standard deviation of Gaussian noise added to the normalised images.
         seed: of the encoders' initial weights and of the images drawn.
-        precision: chosen by the engine if left out.
+        precision: chosen by :mod:`reuselib.run` if left out.
 
     Raises:
         ReuseError: there is no lesson, or a network cannot be watched.
@@ -204,7 +155,6 @@ class AdaptiveLearning(run.Method):
         *,
         widths: Sequence[int] | None = None,
         features: float = 1.0,
-        logits: float = 1.0,
         regulariser: float = 1.0,
         batch: int = 64,
         lr: float = 1e-3,
@@ -222,7 +172,7 @@ class AdaptiveLearning(run.Method):
         self.sources = Panel(lesson.source for lesson in self.lessons)
         self.device = device_of(student=student, **dict(self.sources.named_children()), images=images)
         self.student, self.images = run.on_device(student, self.device), images
-        self.weights = {"features": features, "logits": logits, "regulariser": regulariser}
+        self.weights = {"features": features, "logits": 1.0, "regulariser": regulariser}
         self.augment, self.noise, self.batch = augment, noise, batch
         self.precision = run.precision(self.device, precision)
         self.random = run.generator(self.device, seed)
@@ -240,46 +190,52 @@ class AdaptiveLearning(run.Method):
         raise TypeError(f"{type(self).__name__} has no draw()")
 
     def step(self) -> dict[str, Tensor]:
-        """One update of the student and of the encoders.
-
-        Returns:
-            ``loss`` and its terms before weighting, each summed over the lessons: ``features``, ``logits``,
-            ``regulariser``.
-        """
+        """One update of the student and of the encoders; returns what :meth:`objective` does."""
         with torch.no_grad():
             images, parts = self.draw()
         watched = self.weights["features"] != 0
         with run.frozen(self.sources), torch.no_grad(), self.precision.autocast():
             taught = self.sources([images[part] for part in parts], watched)
         with self.precision.autocast():
-            maps, logits = _ask(self.student, images, watched)
-        terms = self._terms(maps, logits, taught, parts)
-        loss = torch.stack([weight * terms[name] for name, weight in self.weights.items()]).sum()
-        self.precision.minimise(loss, self.optimizer)
+            learned = _ask(self.student, images, watched)
+        report = self.objective(learned, taught, parts)
+        self.precision.minimise(report["loss"], self.optimizer)
         self.scheduler.step()
-        return {"loss": loss} | terms
+        return report
+
+    def objective(self, learned: Answer, taught: Sequence[Answer], parts: Sequence[slice]) -> dict[str, Tensor]:
+        """``sum_t (L_feat(t) + L_logit(t) + L_reg(t))`` over the lessons, each term with its weight.
+
+        Args:
+            learned: the student's maps and logits of all images.
+            taught: for each lesson, its source's of its part of the images.
+            parts: those parts.
+
+        Returns:
+            ``loss`` and its terms before weighting, summed over the lessons: ``features``, ``logits``,
+            ``regulariser``; the first and the last are 0 where they do not apply.
+
+        Equation: `adaptive-stage1`, `adaptive-stage2`.
+        """
+        terms = {name: torch.zeros((), device=self.device) for name in self.weights}
+        maps, logits = learned
+        for lesson, space, (seen, answer), part in zip(self.lessons, self.spaces, taught, parts, strict=True):
+            own, theirs = logits[lesson.task][part], answer[lesson.task]
+            terms["logits"] = terms["logits"] + losses.logit_loss(space.scale, own, theirs)
+            if not maps:
+                continue
+            with self.precision.autocast():
+                student, source = space([each[part] for each in maps], seen)
+            terms["features"] = terms["features"] + losses.feature_loss(student, source)
+            if weights := space.source_weights():
+                terms["regulariser"] = terms["regulariser"] + losses.row_norm_regulariser(weights)
+        return {"loss": torch.stack([weight * terms[name] for name, weight in self.weights.items()]).sum()} | terms
 
     @torch.no_grad()
     def block_norms(self) -> Tensor:
         """For each block the mean squared norm of the rows of the sources' encoders (blocks,); empty without them."""
-        each = [[row_norms(weight).mean() for weight in space.source_weights()] for space in self.spaces]
+        each = [[losses.row_norms(weight).mean() for weight in space.source_weights()] for space in self.spaces]
         return torch.tensor([]) if not each[0] else torch.stack([torch.stack(norms) for norms in each]).mean(0)
-
-    def _terms(
-        self, maps: list[Tensor], logits: dict[str, Tensor], taught: list[Answer], parts: list[slice]
-    ) -> dict[str, Tensor]:
-        """The loss terms, summed over the lessons."""
-        terms = {name: torch.zeros((), device=self.device) for name in self.weights}
-        for lesson, space, (source_maps, answer), part in zip(self.lessons, self.spaces, taught, parts, strict=True):
-            terms["logits"] = terms["logits"] + logit_loss(space.scale, logits[lesson.task][part], answer[lesson.task])
-            if not maps:
-                continue
-            with self.precision.autocast():
-                student, source = space([each[part] for each in maps], source_maps)
-            terms["features"] = terms["features"] + feature_loss(student, source)
-            if weights := space.source_weights():
-                terms["regulariser"] = terms["regulariser"] + row_norm_regulariser(weights)
-        return terms
 
     def _take(self, positions: Tensor) -> Tensor:
         """The images at some positions: augmented, normalised, with noise."""
@@ -291,14 +247,14 @@ class AdaptiveLearning(run.Method):
             images = images + self.noise * torch.randn(images.shape, device=self.device, generator=self.random)
         return images
 
-    def _positions(self, count: int, index: Tensor | None) -> Tensor:
+    def _positions(self, count: int, index: Tensor | None = None) -> Tensor:
         """Positions of images, drawn with replacement from some or from all."""
         among = len(self.images) if index is None else len(index)
         drawn = torch.randint(among, (count,), device=self.device, generator=self.random)
         return drawn if index is None else index[drawn]
 
     def _make_optimizer(self, lr: float, encoder_lr: float | Sequence[float], scale_lr: float) -> torch.optim.Optimizer:
-        blocks = max(len(space.student) for space in self.spaces)
+        blocks = len(self.spaces[0].student)
         rates = [encoder_lr] * blocks if isinstance(encoder_lr, float | int) else list(encoder_lr)
         if blocks and len(rates) != blocks:
             raise ShapeMismatch(f"{blocks} blocks need one encoder_lr or {blocks} of them, not {len(rates)}.")
@@ -312,14 +268,12 @@ class AdaptiveLearning(run.Method):
     @torch.no_grad()
     def _build_spaces(self, widths: Sequence[int] | None, seed: int) -> list[CommonSpace]:
         """One common space for each lesson, once it is known that everything fits."""
-        probe = self.images.normalised(self.images.images[:2])
-        watched = self.weights["features"] != 0
+        probe, watched = self.images.normalised(self.images.images[:2]), self.weights["features"] != 0
         with run.frozen(self.student, self.sources):
             maps, logits = _answer(self.student, probe, watched, "student")
             found = []
             for number, lesson in enumerate(self.lessons):
-                name = f"source {number}"
-                seen, answer = _answer(lesson.source, probe, watched, name)
+                seen, answer = _answer(lesson.source, probe, watched, name := f"source {number}")
                 _check_classes(lesson.task, logits, answer, name)
                 _check_maps(maps, seen, widths, name)
                 found.append([each.shape[1] for each in seen])
@@ -333,7 +287,7 @@ def _answer(network: nn.Module, images: Tensor, watched: bool, name: str) -> Ans
     if watched and not callable(getattr(network, "both", None)):
         raise ReuseError(
             f"the maps of {name} ({type(network).__name__}) cannot be watched: it has no method both(images). Use a "
-            "models.MultiHead, or learn from logits alone with features=0."
+            "nets.MultiHead, or learn from logits alone with features=0."
         )
     try:
         return _ask(network, images, watched)
@@ -352,19 +306,14 @@ def _check_classes(task: str, student: Mapping[str, Tensor], source: Mapping[str
 
 def _check_maps(student: Sequence[Tensor], source: Sequence[Tensor], widths: Sequence[int] | None, name: str) -> None:
     """Check that a source's maps can be compared with the student's, block by block."""
+    sizes = [["x".join(map(str, maps.shape[2:])) for maps in side] for side in (student, source)]
     count = len(student) if widths is None or not student else len(widths)
-    if not len(student) == len(source) == count:
+    if sizes[0] != sizes[1] or count != len(student):
         raise ShapeMismatch(
-            f"the student has {len(student)} blocks, {name} {len(source)}, the common space {count}. Build networks "
-            "with as many stages and give as many widths, or learn from logits alone with features=0."
+            f"the student has maps of {sizes[0]}, {name} of {sizes[1]}, the common space {count} blocks. 1x1 "
+            "convolutions change channels, not sizes: build networks that halve at the same stages and give as many "
+            "widths, or learn from logits alone with features=0."
         )
-    for block, (s, t) in enumerate(zip(student, source, strict=True)):
-        if s.shape[2:] != t.shape[2:]:
-            sizes = "x".join(map(str, s.shape[2:])), "x".join(map(str, t.shape[2:]))
-            raise ShapeMismatch(
-                f"the maps of block {block} are {sizes[0]} in the student and {sizes[1]} in {name}. 1x1 convolutions "
-                "change channels, not sizes: build networks that halve at the same stages, or use features=0."
-            )
 
 
 class ComponentLearning(AdaptiveLearning):
@@ -419,4 +368,4 @@ class TargetLearning(AdaptiveLearning):
 
     def draw(self) -> tuple[Tensor, list[slice]]:
         """Draw one batch for all."""
-        return self._take(self._positions(self.batch, None)), [slice(None)] * len(self.lessons)
+        return self._take(self._positions(self.batch)), [slice(None)] * len(self.lessons)

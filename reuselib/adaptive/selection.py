@@ -1,7 +1,4 @@
-"""Selective learning: each unlabelled image is taught by the source that is least unsure of it.
-
-The choice is made once, before any training, by the entropy of the sources' softmax.
-"""
+"""Who teaches which image: what the sources say, which of them is chosen, and how many images it gets."""
 
 from __future__ import annotations
 
@@ -14,36 +11,6 @@ from torch import Tensor, nn
 from reuselib import run
 from reuselib.data import ImageSet
 from reuselib.errors import NonFinite, ReuseError, ShapeMismatch, unknown
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """The entropy ``H = -sum_k p_k log p_k`` of the softmax, in nats, finite for all finite logits.
-
-    Args:
-        logits: (..., K).
-
-    Returns:
-        float32 (...), between 0 and ``log K``.
-
-    Source: Shen et al. 2019 (ICCV). Its code divides exponentials and gives NaN where one under- or overflows.
-    """
-    log_p = F.log_softmax(logits.float(), -1)
-    return -(log_p.exp() * log_p).sum(-1)
-
-
-def select(entropies: Tensor) -> Tensor:
-    """The source with the smallest entropy for each image; of equal ones the first.
-
-    Of two sources for a task of two classes, the selected one says what the mean of their logits says: the larger
-    margin wins in both. Selection changes hard labels only with more classes or more sources.
-
-    Args:
-        entropies: (sources, N).
-
-    Returns:
-        int64 (N,), positions of sources.
-    """
-    return entropies.argmin(0)
 
 
 def oracle(logits: Tensor, labels: Tensor) -> Tensor:

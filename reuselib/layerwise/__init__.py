@@ -1,7 +1,8 @@
-"""The room of layerwise."""
+"""Chapter 05, layer-wise amalgamation: several classifiers become one that chooses among the classes of all."""
 
-from reuselib.layerwise.autoencoder import AutoEncoder, Encoders, initialise
-from reuselib.layerwise.learning import Stage, Teachers
+from reuselib.layerwise import losses
+from reuselib.layerwise.autoencoder import Amalgam, AutoEncoder, Encoders, initialise
+from reuselib.layerwise.learning import Stage
 from reuselib.layerwise.method import (
     AdaptedStudent,
     FeatureLearning,
@@ -9,13 +10,13 @@ from reuselib.layerwise.method import (
     LayerLearning,
     LayerwiseAmalgamation,
     make_encoders,
-    merge,
 )
 from reuselib.layerwise.rivals import AmalgamationKD, OneStageAmalgamation
-from reuselib.layerwise.scores import ClassSets, accuracies
+from reuselib.layerwise.teachers import ClassSets, Teachers, accuracies, device_of
 
 __all__ = [
     "AdaptedStudent",
+    "Amalgam",
     "AmalgamationKD",
     "AutoEncoder",
     "ClassSets",
@@ -28,7 +29,8 @@ __all__ = [
     "Stage",
     "Teachers",
     "accuracies",
+    "device_of",
     "initialise",
+    "losses",
     "make_encoders",
-    "merge",
 ]

@@ -7,70 +7,19 @@ components of the teachers' concatenated channels, every pixel of every image co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reuselib.data import ImageSet
-from reuselib.errors import ReuseError
-from reuselib.layerwise.learning import Teachers
+from reuselib.layerwise.losses import principal_components, rows
+from reuselib.layerwise.teachers import Teachers
 from reuselib.run.method import Network
 
 Pair = tuple[Tensor, Tensor]
 """What an auto-encoder was given, and what it gives back."""
-
-
-# --- equations -------------------------------------------------------------------------------------------------------
-
-
-def reconstruction_loss(features: Tensor, reconstruction: Tensor) -> Tensor:
-    """``L_fa = mean((F' - F)²)`` over all elements of the concatenated features, in float32.
-
-    Args:
-        features: F, (N, C, H, W) or (N, C).
-        reconstruction: F', of the same shape.
-
-    Source: Shen et al. 2019 (AAAI), feature amalgamation; v0.1 of the official code.
-    """
-    return F.mse_loss(reconstruction.float(), features.float())
-
-
-def unexplained_variance(target: Tensor, output: Tensor) -> Tensor:
-    """The squared error over the variance of the target: 0 if all is explained, 1 for the mean of every channel.
-
-    Args:
-        target: (N, C, H, W) or (N, C).
-        output: of the same shape.
-    """
-    wanted = rows(target)
-    # The mean square less the square of the mean: one pass, where subtracting the mean first would make a copy.
-    spread = wanted.square().mean() - wanted.mean(0).square().mean()
-    return reconstruction_loss(target, output) / spread.clamp_min(torch.finfo(spread.dtype).tiny)
-
-
-def principal_components(covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The directions of largest variance.
-
-    The least ``L_fa`` of an auto-encoder with a code of this length is the sum of the other eigenvalues over C.
-
-    Args:
-        covariance: (C, C).
-        count: how many.
-
-    Returns:
-        All eigenvalues (C,), largest first, and the components (count, C), orthonormal rows; rows of zeros where
-        more are asked for than there are.
-    """
-    values, vectors = torch.linalg.eigh(covariance)
-    components = vectors.flip(1).T[:count]
-    return values.flip(0), F.pad(components, (0, 0, 0, count - len(components)))
-
-
-def rows(features: Tensor) -> Tensor:
-    """Maps (N, C, H, W) or vectors (N, C) as one vector for each pixel, (M, C), in single precision at least."""
-    return features.to(torch.promote_types(features.dtype, torch.float32)).movedim(1, -1).flatten(0, -2)
+Entering = Sequence[Sequence[int]]
+"""The teachers that each auto-encoder takes in beside the code of the one before; see :func:`incremental`."""
 
 
 # --- networks --------------------------------------------------------------------------------------------------------
@@ -119,8 +68,7 @@ class AutoEncoder(nn.Module):
     @torch.no_grad()
     def solve(self, mean: Tensor, covariance: Tensor) -> None:
         """Take the optimum for features of this mean (C,) and covariance (C, C): their principal components."""
-        hidden = self.encoder.weight.shape[0]
-        _, components = principal_components(covariance, hidden)
+        _, components = principal_components(covariance, len(self.encoder.weight))
         pairs = ((self.encoder, components, -components @ mean), (self.decoder, components.T, mean))
         for layer, weight, bias in pairs:
             layer.weight.copy_(weight.reshape(layer.weight.shape))
@@ -134,16 +82,16 @@ class Amalgam(nn.Module):
         widths: channels of each teacher's features.
         hidden: channels of the code, in every step.
         spatial: whether the features are maps.
-        entering: the teachers that each auto-encoder takes in beside the code of the one before; see
-            :func:`direct` and :func:`incremental`.
+        entering: the teachers that each auto-encoder takes in beside the code of the one before.
     """
 
-    def __init__(self, widths: Sequence[int], hidden: int, spatial: bool, entering: Sequence[Sequence[int]]) -> None:
+    def __init__(self, widths: Sequence[int], hidden: int, spatial: bool, entering: Entering) -> None:
         super().__init__()
-        self.widths, self.hidden = tuple(widths), hidden
+        self.widths, self.hidden, self.spatial = tuple(widths), hidden, spatial
         self.entering = tuple(tuple(teachers) for teachers in entering)
-        inputs = [sum(self._sizes(step)) for step in range(len(self.entering))]
-        self.steps = nn.ModuleList(AutoEncoder(each, hidden, spatial) for each in inputs)
+        self.autoencoders = nn.ModuleList(
+            AutoEncoder(sum(self._sizes(step)), hidden, spatial) for step in range(len(self.entering))
+        )
 
     def forward(self, features: Sequence[Tensor], reconstruct: bool = False) -> tuple[Tensor, list[Pair]]:
         """Give the code and, if ``reconstruct``, each auto-encoder's input and output.
@@ -152,6 +100,8 @@ class Amalgam(nn.Module):
             features: of each teacher, (N, C_t, H, W) or (N, C_t).
             reconstruct: whether the decoders run too. Each auto-encoder is independent: the code that one takes over
                 from the one before carries no gradient.
+
+        Equation: `layerwise-incremental`.
         """
         code, pairs = features[0], []  # the first step has no code to take over
         for step, autoencoder in enumerate(self.autoencoders):
@@ -160,13 +110,8 @@ class Amalgam(nn.Module):
                 code, returned = autoencoder(given)
                 pairs.append((given, returned))
             else:
-                code = autoencoder.encoder(given)
+                code = autoencoder.encoder(given)  # type: ignore[operator]
         return code, pairs
-
-    @property
-    def autoencoders(self) -> list[AutoEncoder]:
-        """One for each step."""
-        return cast(list[AutoEncoder], list(self.steps))
 
     def given(self, features: Sequence[Tensor], step: int, code: Tensor) -> Tensor:
         """What an auto-encoder takes in: the code of the one before, if any, and its teachers' features."""
@@ -177,7 +122,7 @@ class Amalgam(nn.Module):
         """Give each teacher's features back, the auto-encoders run from the last to the first."""
         found: dict[int, Tensor] = {}
         for step, autoencoder in reversed(list(enumerate(self.autoencoders))):
-            parts = list(autoencoder.decoder(code).split(self._sizes(step), 1))
+            parts = list(autoencoder.decoder(code).split(self._sizes(step), 1))  # type: ignore[operator]
             code = parts.pop(0) if step else code
             found |= zip(self.entering[step], parts, strict=True)
         return [found[teacher] for teacher in range(len(self.widths))]
@@ -187,12 +132,12 @@ class Amalgam(nn.Module):
         return before + [self.widths[teacher] for teacher in self.entering[step]]
 
 
-def direct(teachers: int) -> tuple[tuple[int, ...], ...]:
+def direct(teachers: int) -> Entering:
     """All teachers into one auto-encoder (DFA)."""
     return (tuple(range(teachers)),)
 
 
-def incremental(order: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+def incremental(order: Sequence[int]) -> Entering:
     """Two teachers first, then the result with the next one, and so on, in this order (IFA).
 
     A teacher can be added later without touching the earlier auto-encoders. One or two teachers: as :func:`direct`.
@@ -233,26 +178,17 @@ class Moments:
 
     def __init__(self) -> None:
         self.count = 0
-        self.sums: Tensor | None = None
-        self.products: Tensor | None = None
+        self.sums = self.products = torch.zeros((), dtype=torch.float64)
 
     def add(self, features: Tensor) -> None:
         """Count in maps (N, C, H, W), each pixel a vector, or vectors (N, C)."""
         vectors = rows(features)
         vectors = (vectors.cpu() if vectors.is_mps else vectors).double()  # Apple's GPUs have no double precision
-        sums, products = vectors.sum(0), vectors.T @ vectors
         self.count += len(vectors)
-        self.sums = sums if self.sums is None else self.sums + sums
-        self.products = products if self.products is None else self.products + products
+        self.sums, self.products = self.sums + vectors.sum(0), self.products + vectors.T @ vectors
 
     def solution(self) -> tuple[Tensor, Tensor]:
-        """Mean (C,) and biased covariance (C, C), in double precision.
-
-        Raises:
-            ReuseError: nothing has been counted.
-        """
-        if self.sums is None or self.products is None:
-            raise ReuseError("No features have been seen. Give at least one image.")
+        """Mean (C,) and biased covariance (C, C), in double precision."""
         mean = self.sums / self.count
         return mean, self.products / self.count - mean.outer(mean)
 
@@ -267,15 +203,15 @@ def solve(encoders: Encoders, teachers: Teachers, images: ImageSet, batch: int =
         images: unlabelled, on the device of the networks.
         batch: images at a time.
     """
-    amalgams = cast(list[Amalgam], list(encoders.amalgams))
-    for step in range(max((len(amalgam.steps) for amalgam in amalgams), default=0)):
+    amalgams: list[Amalgam] = list(encoders.amalgams)  # type: ignore[arg-type]
+    for step in range(max((len(amalgam.autoencoders) for amalgam in amalgams), default=0)):
         moments = [Moments() for _ in amalgams]
         for x, _ in images.batches(batch):
             features, _ = teachers(x, encoders.layers)
             for amalgam, each, moment in zip(amalgams, features, moments, strict=True):
                 code = each[0]
                 for before, autoencoder in enumerate(amalgam.autoencoders[:step]):
-                    code = autoencoder.encoder(amalgam.given(each, before, code))
+                    code = autoencoder.encoder(amalgam.given(each, before, code))  # type: ignore[operator]
                 moment.add(amalgam.given(each, step, code))
         for amalgam, moment in zip(amalgams, moments, strict=True):
-            amalgam.autoencoders[step].solve(*moment.solution())
+            amalgam.autoencoders[step].solve(*moment.solution())  # type: ignore[operator]

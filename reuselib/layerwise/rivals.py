@@ -8,97 +8,58 @@ the scores are learned by a KL divergence. Networks may be of any architecture.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from reuselib import run
 from reuselib.data import ImageSet
-from reuselib.errors import ReuseError, ShapeMismatch
-from reuselib.layerwise.autoencoder import AutoEncoder, affine, reconstruction_loss
-from reuselib.layerwise.learning import Learning, Stage, Teachers, check_classes, device_of, read_layers
-from reuselib.layerwise.method import JointLearning, layerwise_loss
-from reuselib.nets.imitation import kl_divergence
+from reuselib.errors import ReuseError
+from reuselib.layerwise import losses
+from reuselib.layerwise.autoencoder import Amalgam, Encoders
+from reuselib.layerwise.learning import Learning, Stage
+from reuselib.layerwise.method import JointLearning, adapters, paired
+from reuselib.layerwise.teachers import Teachers, read_layers
 
 Group = tuple[str, tuple[str, ...]]
 """A layer of the student, and the layer of each teacher that it is paired with, by name."""
 
 
-def amalgamation_loss(adapted: Tensor, code: Tensor) -> Tensor:
-    """``L_amal = mean((fam(f_S) - rep)²)`` of one group, in float32; no gradient reaches the code.
-
-    Args:
-        adapted: the student's features, projected, (N, C, H, W).
-        code: rep, the code of the teachers' features, of the same shape.
-
-    Source: the official code's master of 2020.
-    """
-    return layerwise_loss(code, adapted)
-
-
-def separate_reconstruction_loss(features: Sequence[Tensor], reconstructions: Sequence[Tensor]) -> Tensor:
-    """``L_rec = sum_t mean((recon_t - f_t)²)`` of one group, in float32: a mean for each teacher.
-
-    Args:
-        features: of each teacher, (N, C_t, H, W).
-        reconstructions: of the same shapes. With equal channels this is T times
-            :func:`~reuselib.layerwise.autoencoder.reconstruction_loss` of the concatenation.
-
-    Source: the official code's master of 2020.
-    """
-    pairs = zip(features, reconstructions, strict=True)
-    return torch.stack([reconstruction_loss(feature, returned) for feature, returned in pairs]).sum()
-
-
 class GroupBlocks(nn.Module):
-    """An auto-encoder of the teachers' features and a projection (FAM) of the student's, for each group.
+    """What learns beside the student: encoders of the teachers' features, and projections (FAM) of the student's.
 
     Args:
-        taught: channels of each teacher's features, for each group.
-        learned: channels of the student's features, which are those of the code too.
-        spatial: for each group, whether the features are maps.
+        encoders: one for each group.
         fam: whether the student's features are projected.
     """
 
-    def __init__(
-        self, taught: Sequence[Sequence[int]], learned: Sequence[int], spatial: Sequence[bool], fam: bool = True
-    ) -> None:
+    def __init__(self, encoders: Encoders, fam: bool) -> None:
         super().__init__()
-        self.widths = [list(widths) for widths in taught]
-        self.autoencoders = nn.ModuleList(
-            AutoEncoder(sum(widths), code, maps) for widths, code, maps in zip(taught, learned, spatial, strict=True)
-        )
-        self.adapters = nn.ModuleList(
-            affine(code, code, maps) if fam else nn.Identity() for code, maps in zip(learned, spatial, strict=True)
-        )
+        amalgams = cast(list[Amalgam], encoders.amalgams)
+        self.encoders, self.adapters = encoders, adapters([(each.hidden, each.spatial) for each in amalgams], fam)
 
     def forward(
         self, taught: Sequence[Sequence[Tensor]], learned: Sequence[Tensor]
-    ) -> list[tuple[Tensor, Tensor, list[Tensor]]]:
-        """Give, for each group, the student's projected features, the code, and each teacher's reconstruction."""
-        results = []
-        for features, own, widths, autoencoder, adapter in zip(
-            taught, learned, self.widths, self.autoencoders, self.adapters, strict=True
-        ):
-            code, returned = autoencoder(torch.cat(list(features), 1))
-            results.append((adapter(own), code, list(returned.split(widths, 1))))
-        return results
+    ) -> list[tuple[Sequence[Tensor], Tensor, Tensor, Tensor]]:
+        """Give, for each group, the teachers' features, their code, the reconstruction, the student's projected."""
+        codes, pairs = self.encoders(taught, reconstruct=True)
+        adapted = [adapter(each) for adapter, each in zip(self.adapters, learned, strict=True)]
+        return list(zip(taught, codes, [returned for ((_, returned),) in pairs], adapted, strict=True))
 
 
 class OneStageAmalgamation(Learning):
-    """Student, auto-encoders and projections learn at once: ``L = a L_kd + b L_amal + c L_rec``.
+    """Student, auto-encoders and projections learn at once.
 
     Args:
         teachers: any networks; left as they were, bit for bit.
         student: any network; learns.
-        images: as in :class:`Learning`.
-        stage: of both optimizers, one for the student and one for the rest; one learning rate.
+        images: as in :class:`~reuselib.layerwise.learning.Learning`.
+        stage: one learning rate, or one for the student and one for the rest.
         groups: layers that are paired; if left out, all convolutions in the order of definition.
-        weights: a, b, c.
         fam: whether the student's features are projected before they are compared.
         seed: of the blocks' initial weights and of the images drawn.
-        options: those of :class:`Learning`.
+        options: those of :class:`~reuselib.layerwise.learning.Learning`.
 
     Raises:
         ReuseError: the networks do not have as many convolutions, and no groups are given.
@@ -110,77 +71,36 @@ class OneStageAmalgamation(Learning):
 
     def __init__(
         self,
-        teachers: Teachers | Sequence[nn.Module],
+        teachers: Teachers,
         student: nn.Module,
         images: ImageSet,
-        *,
         stage: Stage,
         groups: Sequence[Group] | None = None,
-        weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
         fam: bool = True,
         seed: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__(teachers, images, seed=seed, **options)
-        device_of(student=student, images=images)
-        self.student, self.stage, self.weights = run.on_device(student, self.device), stage, weights
-        groups = convolutions(student, list(self.teachers.networks)) if groups is None else groups
+        super().__init__(teachers, images, seed=seed, student=student, **options)
+        self.student = run.on_device(student, self.device)
+        groups = convolutions(student, list(teachers.networks)) if groups is None else groups
         self.own = [name for name, _ in groups]
-        self.layers = [names for _, names in groups]
-        self.blocks = self._build_blocks(fam, seed)
-        learning = (self.student, self.blocks)
-        self.optimizers = [stage.optimizer([list(network.parameters())], self.device) for network in learning]
-        self.schedulers = [stage.scheduler(optimizer) for optimizer in self.optimizers]
+        with run.seeded(seed):
+            encoders = paired(teachers, student, images, self.own, [names for _, names in groups])
+            self.blocks = run.on_device(GroupBlocks(encoders, fam), self.device)
+        self.prepare(stage, [list(network.parameters()) for network in (self.student, self.blocks)])
         student.train()
 
     def step(self) -> dict[str, Tensor]:
-        """One update of the student and of the blocks.
-
-        Returns:
-            ``loss`` and its terms before weighting, summed over the groups: ``kd``, ``amalgamation``,
-            ``reconstruction``.
-        """
+        """One update of all that learns; returns what :func:`~reuselib.layerwise.losses.port_loss` does."""
         with torch.no_grad(), self.precision.autocast():
             images = self.draw()
-            taught, scores = self.teachers(images, self.layers)
+            taught, scores = self.teachers(images, self.blocks.encoders.layers)
         with self.precision.autocast():
             learned, logits = read_layers(self.student, self.own, images)
-            blocks = self.blocks(taught, learned)
-        kd = kl_divergence(scores, logits)
-        amalgamation = torch.stack([amalgamation_loss(adapted, code) for adapted, code, _ in blocks]).sum()
-        pairs = zip(taught, blocks, strict=True)
-        reconstruction = torch.stack(
-            [separate_reconstruction_loss(features, returned) for features, (_, _, returned) in pairs]
-        ).sum()
-        terms = (kd, amalgamation, reconstruction)
-        loss = torch.stack([weight * term for weight, term in zip(self.weights, terms, strict=True)]).sum()
-        self.precision.minimise(loss, self.optimizers)
-        for scheduler in self.schedulers:
-            scheduler.step()
-        return {"loss": loss, "kd": kd, "amalgamation": amalgamation, "reconstruction": reconstruction}
-
-    @torch.no_grad()
-    def _build_blocks(self, fam: bool, seed: int) -> GroupBlocks:
-        """The blocks, once it is known that all groups fit."""
-        taught, _ = self.teachers(self.probe(), self.layers)
-        with run.frozen(self.student):
-            learned, logits = read_layers(self.student, self.own, self.probe())
-        check_classes(self.teachers, logits)
-        for name, features, own in zip(self.own, taught, learned, strict=True):
-            sizes = [tuple(each.shape[2:]) for each in (own, *features)]
-            if len(set(sizes)) > 1:
-                raise ShapeMismatch(
-                    f"The features paired with the student's {name!r} have the sizes {sizes}, the student's first. "
-                    "1x1 convolutions change channels, not sizes: give groups of layers with one size."
-                )
-        with run.seeded(seed):
-            blocks = GroupBlocks(
-                [[each.shape[1] for each in features] for features in taught],
-                [own.shape[1] for own in learned],
-                [own.ndim == 4 for own in learned],
-                fam,
-            )
-        return run.on_device(blocks, self.device)
+            groups = self.blocks(taught, learned)
+        terms = losses.port_loss(scores, logits, groups)
+        self.descend(terms["loss"])
+        return terms
 
 
 def convolutions(student: nn.Module, teachers: Sequence[nn.Module]) -> list[Group]:
@@ -205,19 +125,12 @@ def convolutions(student: nn.Module, teachers: Sequence[nn.Module]) -> list[Grou
 class AmalgamationKD(JointLearning):
     """Plain distillation from several teachers: the KL divergence from the softmax of their scores side by side.
 
-    The arguments are those of :class:`~reuselib.layerwise.method.JointLearning`, but for ``loss``. It is
-    :class:`OneStageAmalgamation` with the weights 1, 0, 0.
+    Any networks; the arguments are those of :class:`~reuselib.layerwise.method.JointLearning`. It is
+    :class:`OneStageAmalgamation` without its features.
 
-    Source: Hinton et al. 2015; the official code's master of 2020, its example of plain distillation, with τ = 1.
+    Source: Hinton et al. 2015; the official code's master of 2020, its example of plain distillation.
     """
 
-    def __init__(
-        self,
-        teachers: Teachers | Sequence[nn.Module],
-        student: nn.Module,
-        images: ImageSet,
-        *,
-        stage: Stage,
-        **options: Any,
-    ) -> None:
-        super().__init__(teachers, student, images, stage=stage, loss=kl_divergence, **options)
+    def loss(self, scores: Tensor, logits: Tensor) -> Tensor:
+        """What is minimised, of the amalgamated scores and the student's logits, both (N, K)."""
+        return losses.distillation_loss(scores, logits)

@@ -44,6 +44,11 @@ SPACES = {
     "rooms": Space(7, 3, 32, 4096),
     "camvid": Space(11, 3, 256, 367),
     "nyuv2": Space(13, 3, 256, 795),
+    "celeba_attributes": Space(2, 3, 224, 162_770),
+    "fgvc_aircraft": Space(100, 3, 224, 6667),
+    "stanford_dogs": Space(120, 3, 224, 12_000),
+    "cub200": Space(200, 3, 224, 5994),
+    "stanford_cars": Space(196, 3, 224, 8144),
 }
 
 

@@ -1,0 +1,196 @@
+"""Which classes the teachers know, the teachers read as one network, and how a student of all of them is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate, chain
+
+import torch
+from torch import Tensor, nn
+
+from reuselib import run
+from reuselib.data import ImageSet
+from reuselib.errors import DeviceError, ShapeMismatch
+from reuselib.layerwise.losses import amalgamated_scores
+from reuselib.nets import tap, works_in_place
+
+
+@dataclass(frozen=True)
+class ClassSets:
+    """The classes of each teacher, and the order in which a student that knows them all gives its scores.
+
+    The student's order is that of the teachers: the classes of the first, then those that the second adds, and so on.
+
+    Attributes:
+        sets: for each teacher its classes, as labels of the whole image set, in the order of its logits. Teachers may
+            share classes.
+
+    Raises:
+        ShapeMismatch: there is no teacher, one knows no class, or one names a class twice.
+    """
+
+    sets: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        """Check the sets."""
+        if not self.sets or any(not each or len(set(each)) < len(each) for each in self.sets):
+            raise ShapeMismatch(f"Every teacher needs at least one class, and each of them once, not {self.sets}.")
+
+    @classmethod
+    def divide(cls, order: Sequence[int], parts: int | Sequence[int]) -> ClassSets:
+        """Disjoint sets: classes in a given order, cut into parts of given sizes, or as even as can be."""
+        if isinstance(parts, int):
+            parts = [len(order) // parts + (part < len(order) % parts) for part in range(parts)]
+        return cls(tuple(tuple(order[end - size : end]) for end, size in zip(accumulate(parts), parts, strict=True)))
+
+    def __len__(self) -> int:
+        """Return the number of teachers."""
+        return len(self.sets)
+
+    @cached_property
+    def union(self) -> tuple[int, ...]:
+        """All classes, in the order of the student's scores."""
+        return tuple(dict.fromkeys(chain.from_iterable(self.sets)))
+
+    @cached_property
+    def columns(self) -> tuple[tuple[int, ...], ...]:
+        """For each teacher the places of its classes among the student's scores."""
+        return tuple(tuple(map(self.union.index, each)) for each in self.sets)
+
+
+def relabelled(images: ImageSet, classes: Sequence[int]) -> ImageSet:
+    """The images of some classes, in their order, each labelled by its class's place in ``classes``.
+
+    Raises:
+        ShapeMismatch: the image set has no such class.
+    """
+    if not 0 <= min(classes) <= max(classes) < len(images.classes):
+        raise ShapeMismatch(f"{images.name} has {len(images.classes)} classes, counted from 0, not all of {classes}.")
+    place = torch.full((len(images.classes),), -1, dtype=torch.int64)
+    place[list(classes)] = torch.arange(len(classes))
+    labels = place.to(images.device)[images.labels]
+    kept = replace(images, labels=labels, classes=tuple(images.classes[label] for label in classes))
+    return kept if len(classes) == len(images.classes) else kept.subset(labels >= 0)
+
+
+class Teachers(nn.Module):
+    """Frozen teachers read as one: the features of chosen layers, and their scores in the student's order.
+
+    The networks are left as they were, bit for bit, and always read in evaluation mode.
+
+    Args:
+        networks: at least one, on one device; each gives logits.
+        classes: which each knows.
+        log_softmax: see :func:`~reuselib.layerwise.losses.amalgamated_scores`.
+
+    Raises:
+        ShapeMismatch: there are not as many class sets as teachers.
+        DeviceError: the teachers are on different devices.
+    """
+
+    columns: Tensor
+    counts: Tensor
+
+    def __init__(self, networks: Sequence[nn.Module], classes: ClassSets, log_softmax: bool = False) -> None:
+        super().__init__()
+        if len(classes) != len(networks):
+            raise ShapeMismatch(f"{len(networks)} teachers need as many class sets, not {len(classes)}.")
+        where = device_of(**{f"teacher {number}": network for number, network in enumerate(networks, 1)})
+        self.networks, self.classes, self.log_softmax = nn.ModuleList(networks), classes, log_softmax
+        columns = torch.tensor(list(chain.from_iterable(classes.columns)))
+        self.register_buffer("columns", columns.to(where), persistent=False)
+        self.register_buffer("counts", columns.bincount().float().to(where), persistent=False)
+
+    def forward(self, images: Tensor, layers: Sequence[Sequence[str]] = ()) -> tuple[list[list[Tensor]], Tensor]:
+        """Read the teachers, without gradient.
+
+        Args:
+            images: normalised, (N, C, H, W).
+            layers: names of modules to read: for each layer, one name for each teacher.
+
+        Returns:
+            The outputs of the modules, for each layer a list over the teachers, and the amalgamated scores (N, K).
+
+        Raises:
+            ShapeMismatch: a teacher does not give as many logits as it has classes, or does not take such images.
+        """
+        names = [[of_layer[number] for of_layer in layers] for number in range(len(self.networks))]
+        with run.frozen(self), torch.no_grad():
+            read = [read_layers(*each, images) for each in zip(self.networks, names, strict=True)]
+        for number, ((_, logits), known) in enumerate(zip(read, self.classes.sets, strict=True), 1):
+            if logits.shape != (len(images), len(known)):
+                raise ShapeMismatch(
+                    f"Teacher {number} gives outputs of shape {tuple(logits.shape)} for {len(known)} classes. "
+                    "Give classes=ClassSets(...) that names the class of each of its logits."
+                )
+        features = [list(each) for each in zip(*(seen for seen, _ in read), strict=True)]
+        return features, amalgamated_scores([z for _, z in read], self.columns, self.counts, self.log_softmax)
+
+
+def read_layers(network: nn.Module, names: Sequence[str], images: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The outputs of some modules as the network gives them, whatever it does with them later, and its own output.
+
+    Raises:
+        UnknownName: the network has no such module.
+        ShapeMismatch: it does not take such images.
+    """
+    with tap(network, *names) as seen, ExitStack() as hooks:
+        for name in names if works_in_place(network) else ():  # it goes on with a copy of what was recorded
+            module = network.get_submodule(name)
+            hooks.callback(module.register_forward_hook(lambda _, __, output: output.clone()).remove)
+        try:
+            output = network(images)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ShapeMismatch(
+                f"Images of shape {tuple(images.shape)} do not fit {type(network).__name__} ({error}). "
+                "Load them in the size and the channels that the network takes."
+            ) from error
+    return [seen[name] for name in names], output
+
+
+def device_of(**parts: nn.Module | ImageSet) -> torch.device:
+    """The one device of networks and images.
+
+    Raises:
+        DeviceError: there are several.
+    """
+    devices = {
+        name: part.device if isinstance(part, ImageSet) else next(part.parameters()).device
+        for name, part in parts.items()
+    }
+    if len(set(devices.values())) > 1:
+        raise DeviceError(f"Networks and images are on different devices: {devices}. Move them with .to(device).")
+    return next(iter(devices.values()))
+
+
+def accuracies(scores: Tensor, labels: Tensor, classes: ClassSets) -> dict[str, float]:
+    """How often the largest score is the right one: among all classes, and on the classes of each teacher.
+
+    Args:
+        scores: (N, K), in the student's order.
+        labels: int64 (N,), places in that order.
+        classes: of the teachers.
+
+    Returns:
+        ``accuracy``: comprehensive, all images and all scores; ``part_1``, …: the images of each teacher's classes, all
+        scores; ``masked_1``, …: the same images with the scores of the other classes masked, so that the student is
+        told which teacher to ask; ``masked_mean``: the mean over the teachers.
+    """
+    result = {"accuracy": _share(scores.argmax(1) == labels)}
+    for number, columns in enumerate(classes.columns, 1):
+        own = torch.tensor(columns, device=scores.device)
+        of_part = torch.isin(labels, own)
+        seen, right = scores[of_part], labels[of_part]
+        result[f"part_{number}"] = _share(seen.argmax(1) == right)
+        result[f"masked_{number}"] = _share(own[seen[:, own].argmax(1)] == right)
+    masked = [result[f"masked_{number}"] for number in range(1, len(classes) + 1)]
+    return result | {"masked_mean": sum(masked) / len(masked)}
+
+
+def _share(hits: Tensor) -> float:
+    return float(hits.float().mean())

@@ -1,0 +1,106 @@
+"""Which classes teachers know, the teachers read as one, and how a student is judged."""
+
+from __future__ import annotations
+
+import players
+import pytest
+import torch
+from torch import nn
+
+from reuselib.errors import DeviceError, ShapeMismatch, UnknownName
+from reuselib.layerwise import ClassSets, Teachers, accuracies
+from reuselib.layerwise.teachers import relabelled
+
+DISJOINT = ClassSets(((2, 0), (3,), (4, 1)))
+SHARING = ClassSets(((2, 0), (0, 3), (1, 2, 0)))
+
+
+def test_the_union_keeps_the_order_of_the_teachers() -> None:
+    assert DISJOINT.union == (2, 0, 3, 4, 1) and DISJOINT.columns == ((0, 1), (2,), (3, 4))
+    assert SHARING.union == (2, 0, 3, 1) and SHARING.columns == ((0, 1), (1, 2), (3, 0, 1))
+    assert len(SHARING) == 3 and hash(SHARING)
+    for sets in ((), ((0,), ()), ((0, 1), (2, 2))):
+        with pytest.raises(ShapeMismatch, match="at least one class, and each of them once"):
+            ClassSets(sets)
+
+
+def test_classes_are_divided_as_evenly_as_can_be() -> None:
+    order = [3, 1, 4, 0, 2, 5, 9, 8, 7, 6]
+    for teachers, sizes in {1: [10], 2: [5, 5], 3: [4, 3, 3], 4: [3, 3, 2, 2], 5: [2] * 5}.items():
+        classes = ClassSets.divide(order, teachers)
+        assert [len(each) for each in classes.sets] == sizes and classes.union == tuple(order)
+    assert ClassSets.divide(range(3), [2, 1]).sets == ((0, 1), (2,))
+
+
+def test_images_are_labelled_by_the_places_of_the_classes() -> None:
+    images = players.cast().images
+    before = images.labels.clone()
+    found, kept = relabelled(images, (3, 1, 0)), torch.isin(images.labels, torch.tensor([0, 1, 3]))
+    assert found.classes == ("d", "b", "a") and torch.equal(found.images, images.images[kept])
+    assert [found.classes[label] for label in found.labels] == [images.classes[label] for label in images.labels[kept]]
+    everything = relabelled(images, [2, 0, 3, 1])
+    assert everything.images is images.images and everything.classes == ("c", "a", "d", "b")
+    assert torch.equal(images.labels, before)
+    with pytest.raises(ShapeMismatch, match="tiny has 4 classes"):
+        relabelled(images, (0, 4))
+
+
+def test_accuracies_against_a_loop() -> None:
+    scores, labels = torch.randn(200, 4), torch.arange(200) % 4
+    found = accuracies(scores, labels, SHARING)
+    assert found["accuracy"] == pytest.approx(sum(s.argmax() == y for s, y in zip(scores, labels, strict=True)) / 200)
+    for number, columns in enumerate(SHARING.columns, 1):
+        own = [(s, int(y)) for s, y in zip(scores, labels, strict=True) if int(y) in columns]
+        part = sum(int(s.argmax()) == y for s, y in own) / len(own)
+        masked = sum(max(columns, key=lambda c, s=s: float(s[c])) == y for s, y in own) / len(own)
+        assert found[f"part_{number}"] == pytest.approx(part) and found[f"masked_{number}"] == pytest.approx(masked)
+    assert found["masked_mean"] == pytest.approx(sum(found[f"masked_{k}"] for k in (1, 2, 3)) / 3)
+    assert found.keys() == {"accuracy", "masked_mean"} | {f"{way}_{k}" for way in ("part", "masked") for k in (1, 2, 3)}
+    # A student that always prefers the first teacher's classes is perfect when masked.
+    labels = torch.arange(5).repeat(4)
+    found = accuracies(torch.eye(5)[labels] + torch.tensor([5.0, 5.0, 0, 0, 0]), labels, DISJOINT)
+    assert (found["masked_mean"], found["part_1"], found["part_2"], found["part_3"]) == (1, 1, 0, 0)
+    assert found["accuracy"] == pytest.approx(0.4)
+
+
+# --- teachers read as one --------------------------------------------------------------------------------------------
+
+
+def test_teachers_give_features_and_scores_in_evaluation_mode() -> None:
+    cast = players.cast()
+    networks = [nn.Sequential(each, nn.Dropout(0.5)).train() for each in cast.teachers]
+    teachers = Teachers(networks, ClassSets(players.KNOWN))
+    images = cast.images.normalised(cast.images.images[:3])
+    features, scores = teachers(images, [("0.blocks.0.0", "0.blocks.0.0"), ("0.head", "0.pool")])
+    shapes = [[tuple(each.shape) for each in layer] for layer in features]
+    assert shapes == [[(3, 4, 8, 8), (3, 5, 8, 8)], [(3, 3), (3, 20)]]
+    with torch.no_grad():
+        a, b = (teacher(images) for teacher in cast.teachers)
+    torch.testing.assert_close(scores, torch.stack([a[:, 0], (a[:, 1] + b[:, 1]) / 2, a[:, 2], b[:, 0]], 1))
+    assert torch.equal(features[1][0], a) and not scores.requires_grad and networks[0].training
+    empty, again = teachers(images)
+    assert empty == [] and torch.equal(again, scores)
+    assert not teachers.state_dict().keys() & {"columns", "counts"}
+
+
+def test_features_are_those_before_a_relu_that_works_in_place() -> None:
+    network, images = nn.Sequential(nn.Linear(3, 8), nn.ReLU(inplace=True), nn.Linear(8, 2)), torch.randn(5, 3)
+    features, scores = Teachers([network], ClassSets(((0, 1),)))(images, [("0",)])
+    assert torch.equal(features[0][0], network[0](images)) and features[0][0].min() < 0
+    torch.testing.assert_close(scores, network(images))
+    assert players.hooks(network) == 0
+
+
+def test_wrong_teachers_are_refused() -> None:
+    linear, two = nn.Linear(7, 2), ClassSets(((0, 1),))
+    with pytest.raises(ShapeMismatch, match="2 teachers need as many class sets, not 1"):
+        Teachers([linear, linear], two)
+    with pytest.raises(ShapeMismatch, match=r"Teacher 1 gives outputs of shape \(2, 2\) for 3 classes"):
+        Teachers([linear], ClassSets(((2, 3, 4),)))(torch.randn(2, 7))
+    with pytest.raises(UnknownName, match="weights"):
+        Teachers([nn.Sequential(linear)], two)(torch.randn(2, 7), [("weights",)])
+    with pytest.raises(ShapeMismatch, match="do not fit Linear"):
+        Teachers([linear], two)(torch.randn(2, 5))
+    assert players.hooks(linear) == 0
+    with pytest.raises(DeviceError, match="meta.*Move them with"):
+        Teachers([linear, nn.Linear(7, 1, device="meta")], ClassSets(((0, 1), (2,))))
