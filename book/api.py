@@ -1,7 +1,4 @@
-"""Write the pages of the library, one for what all papers share and one for each part of the book.
-
-python book/api.py    writes book/api/*.md from the package's own modules
-"""
+"""The pages of the library, made from its own modules: one for what all papers share and one for each part of the book."""
 
 from __future__ import annotations
 
@@ -11,9 +8,7 @@ import pkgutil
 from importlib import import_module
 from pathlib import Path
 
-import reuselib
-
-FOLDER = Path(__file__).resolve().parent / "api"
+FOLDER = Path("book/api")
 PAGES = {
     "foundations": ("Foundations", ("errors", "home", "report", "run", "data", "worlds", "nets", "chapters", "doctor")),
     "without_data": ("Without the data", ("dfad", "cmi", "one_stage_gan")),
@@ -54,12 +49,6 @@ def page(title: str, rooms: tuple[str, ...]) -> str:
     return "\n\n".join([f"# {title}", *parts]) + "\n"
 
 
-def main() -> None:
-    """Write all pages."""
-    for name, (title, rooms) in PAGES.items():
-        (FOLDER / f"{name}.md").write_text(page(title, rooms), "utf-8")
-
-
-if __name__ == "__main__":
-    assert reuselib.__version__
-    main()
+def pages() -> dict[Path, str]:
+    """Return the text of every page, by its path from the repository's root."""
+    return {FOLDER / f"{name}.md": page(title, rooms) for name, (title, rooms) in PAGES.items()}

@@ -1,4 +1,4 @@
-"""Write what the book says of its own results: the report, the badges, the tables of chapters.
+"""Write what the book makes of its own sources: the report, the badges, the tables of chapters, the library's pages.
 
 python book/report.py            write them, from the records and nowhere else
 python book/report.py --check    write nothing; exit 1 and name the files that are out of step
@@ -11,6 +11,7 @@ import os
 import sys
 from pathlib import Path
 
+import api
 import yaml
 
 from reuselib import report
@@ -60,7 +61,8 @@ def with_table(page: Path) -> str:
 def pages() -> dict[Path, str]:
     """Return the text that each generated file ought to have."""
     badges = {badge_file(paper): report.badge(paper).svg() + "\n" for paper in report.names()}
-    return {REPORT: report.report().rstrip() + "\n"} | badges | {page: with_table(page) for page in TABLES}
+    tables = {page: with_table(page) for page in TABLES}
+    return {REPORT: report.report().rstrip() + "\n"} | badges | tables | api.pages()
 
 
 def stale(page: Path, text: str) -> bool:
