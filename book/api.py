@@ -1,4 +1,4 @@
-"""The pages of the library, made from its own modules: one for what all papers share and one for each part of the book."""
+"""The pages of the library, made from its modules: one for what all papers share, one for each part of the book."""
 
 from __future__ import annotations
 
@@ -28,10 +28,16 @@ def modules(room: str) -> list[str]:
 
 
 def told_twice(module: str) -> list[str]:
-    """Return fields whose default is a function: Sphinx would tell of them as a field and again as a method."""
-    classes = [value for value in vars(import_module(module)).values() if dataclasses.is_dataclass(value)]
-    fields = [field for each in classes if each.__module__ == module for field in dataclasses.fields(each)]
-    return sorted({field.name for field in fields if inspect.isfunction(field.default)})
+    """Return members that Sphinx would tell of twice, or that scikit-learn adds to its estimators."""
+    found: set[str] = set()
+    for each in vars(import_module(module)).values():
+        if not inspect.isclass(each) or each.__module__ != module:
+            continue
+        found.update(name for name in dir(each) if name.startswith("set_") and name.endswith("_request"))
+        found.update(getattr(each, "_fields", ()))
+        if dataclasses.is_dataclass(each):
+            found.update(field.name for field in dataclasses.fields(each) if inspect.isfunction(field.default))
+    return sorted(found)
 
 
 def section(module: str) -> str:
