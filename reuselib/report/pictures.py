@@ -246,14 +246,14 @@ def _sheet(
         side = min(side, (WIDTH - right - margin) / (across * (1 + gap)))
     step, tall = (1 + gap) * side, side * height / width
     size *= min(1.0, 0.86 * step / max(_inches([text for row in every for text in row.texts], size), 0.01))
-    top = 0.25 * bool(title) + (0.15 + 0.57 * longest if slanted else 0.22 * bool(columns))
+    top = 0.03 + 0.25 * bool(title) + (0.15 + 0.57 * longest if slanted else 0.22 * bool(columns))
     places: list[list[float]] = []  # upper ends of the rows, then the lower end of the last
     for rows in sheets:
         tops = [top]
         for row in rows:
             tops[-1] += (0.25 + 0.06 * (len(tops) > 1)) * bool(row.title)
             lines = max((1 + text.count("\n") for text in row.texts), default=0)
-            tops.append(tops[-1] + tall + 0.06 * side + 0.0175 * size * lines)
+            tops.append(tops[-1] + tall + 0.06 * side + 0.0195 * size * lines + 0.05 * bool(lines))
         places.append(tops)
     deep = max(tops[-1] for tops in places)
     inner = across * step - gap * side
