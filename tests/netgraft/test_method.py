@@ -274,8 +274,8 @@ def test_a_grafted_block_learns_to_stand_in() -> None:
 
 
 @pytest.mark.parametrize("epochs", [False, True])
-@pytest.mark.parametrize("at", [1, 7, 13])
-def test_a_run_killed_inside_any_graft_goes_on_bit_for_bit(tmp_path: Path, at: int, epochs: bool) -> None:
+@pytest.mark.parametrize("at", [1, 13])
+def test_a_run_killed_in_either_stage_goes_on_bit_for_bit(tmp_path: Path, at: int, epochs: bool) -> None:
     def method(start: int = 2) -> NetGraft:
         return grafting_method(epochs=epochs, augment=crop_and_flip, start=start, seed=start - 2)
 
@@ -292,13 +292,6 @@ def test_a_run_killed_inside_any_graft_goes_on_bit_for_bit(tmp_path: Path, at: i
     without = {"seed": None}
     assert not list(players.differences(players.state(whole) | without, players.state(resumed) | without))
     assert not list(players.differences(players.state(whole.folded()), players.state(resumed.folded())))
-
-
-def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path) -> None:
-    options = {"checkpoint": tmp_path / "run.pt", "progress": False}
-    run.run(grafting_method(), updates=1, **options)
-    with pytest.raises(ReuseError, match="(?s)does not fit this method's optimizers .*Delete .*run.pt"):
-        run.run(grafting_method(both_stages()[1:]), updates=2, **options)
 
 
 def test_a_seed_decides_adapters_and_batches() -> None:

@@ -1,11 +1,9 @@
-"""What grafting is compared with: each step against plain torch, what moves when, and going on after a kill."""
+"""What grafting is compared with: each step against plain torch, and what moves when."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import little
@@ -16,7 +14,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from reuselib import nets, run
-from reuselib.data.augment import crop_and_flip
 from reuselib.errors import ReuseError, ShapeMismatch
 from reuselib.netgraft import FSKD, CrossDistillation, FitNet, KnowledgeDistillation, losses
 from reuselib.netgraft.pruning import units
@@ -223,25 +220,3 @@ def test_both_mend_what_pruning_broke_and_leave_shared_blocks(kind: type, option
     assert torch.equal(own.weight, model.weight) and torch.equal(own.bias, model.bias)
     with pytest.raises(ReuseError, match="Only plain networks can be pruned"):
         kind(nets.small_resnet((1, 1), 4, 4), nets.small_resnet((1, 1), 2, 4), little.images(), **DEFAULTS[kind])
-
-
-# --- all of them
-
-
-@pytest.mark.parametrize("kind", DEFAULTS)
-def test_a_run_killed_in_any_part_goes_on_bit_for_bit(tmp_path: Path, kind: Callable[..., Any]) -> None:
-    for at in (1, 4):
-        options = {"epochs": True, "augment": crop_and_flip} | ({"steps": 5} if kind is CrossDistillation else {})
-        whole, killed, resumed = (make(kind, seed=seed, **options) for seed in (0, 0, 5))
-        with torch.no_grad():
-            for parameter in resumed.student.parameters():
-                parameter.add_(1)  # the weights must come from the file
-        loop = {"updates": 5, "report_every": 1, "progress": False}
-        history = run.run(whole, **loop)
-        loop |= {"checkpoint": tmp_path / f"{at}.pt", "save_every": 0}
-        killed.step = players.rigged(killed.step, at=at)
-        with pytest.raises(players.Explosion):
-            run.run(killed, **loop)
-        assert run.run(resumed, **loop).rounds == history.rounds
-        without = {"seed": None}
-        assert not list(players.differences(players.state(whole) | without, players.state(resumed) | without))
