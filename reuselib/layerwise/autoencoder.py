@@ -7,6 +7,7 @@ components of the teachers' concatenated channels, every pixel of every image co
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +90,7 @@ class Amalgam(nn.Module):
         super().__init__()
         self.widths, self.hidden, self.spatial = tuple(widths), hidden, spatial
         self.entering = tuple(tuple(teachers) for teachers in entering)
-        self.autoencoders = nn.ModuleList(
+        self.autoencoders: Any = nn.ModuleList(
             AutoEncoder(sum(self._sizes(step)), hidden, spatial) for step in range(len(self.entering))
         )
 
@@ -110,7 +111,7 @@ class Amalgam(nn.Module):
                 code, returned = autoencoder(given)
                 pairs.append((given, returned))
             else:
-                code = autoencoder.encoder(given)  # type: ignore[operator]
+                code = autoencoder.encoder(given)
         return code, pairs
 
     def given(self, features: Sequence[Tensor], step: int, code: Tensor) -> Tensor:
@@ -122,7 +123,7 @@ class Amalgam(nn.Module):
         """Give each teacher's features back, the auto-encoders run from the last to the first."""
         found: dict[int, Tensor] = {}
         for step, autoencoder in reversed(list(enumerate(self.autoencoders))):
-            parts = list(autoencoder.decoder(code).split(self._sizes(step), 1))  # type: ignore[operator]
+            parts = list(autoencoder.decoder(code).split(self._sizes(step), 1))
             code = parts.pop(0) if step else code
             found |= zip(self.entering[step], parts, strict=True)
         return [found[teacher] for teacher in range(len(self.widths))]
@@ -156,7 +157,7 @@ class Encoders(nn.Module):
     def __init__(self, layers: Sequence[Sequence[str]], amalgams: Sequence[Amalgam]) -> None:
         super().__init__()
         self.layers = [tuple(names) for names in layers]
-        self.amalgams = nn.ModuleList(amalgams)
+        self.amalgams: Any = nn.ModuleList(amalgams)
 
     def forward(
         self, features: Sequence[Sequence[Tensor]], reconstruct: bool = False
@@ -167,7 +168,7 @@ class Encoders(nn.Module):
 
     def decode(self, codes: Sequence[Tensor]) -> list[list[Tensor]]:
         """Give the features of each layer of each teacher back."""
-        return [amalgam.decode(code) for amalgam, code in zip(self.amalgams, codes, strict=True)]  # type: ignore[operator]
+        return [amalgam.decode(code) for amalgam, code in zip(self.amalgams, codes, strict=True)]
 
 
 # --- the closed form -------------------------------------------------------------------------------------------------
@@ -203,7 +204,7 @@ def solve(encoders: Encoders, teachers: Teachers, images: ImageSet, batch: int =
         images: unlabelled, on the device of the networks.
         batch: images at a time.
     """
-    amalgams: list[Amalgam] = list(encoders.amalgams)  # type: ignore[arg-type]
+    amalgams: list[Amalgam] = list(encoders.amalgams)
     for step in range(max((len(amalgam.autoencoders) for amalgam in amalgams), default=0)):
         moments = [Moments() for _ in amalgams]
         for x, _ in images.batches(batch):
@@ -211,7 +212,7 @@ def solve(encoders: Encoders, teachers: Teachers, images: ImageSet, batch: int =
             for amalgam, each, moment in zip(amalgams, features, moments, strict=True):
                 code = each[0]
                 for before, autoencoder in enumerate(amalgam.autoencoders[:step]):
-                    code = autoencoder.encoder(amalgam.given(each, before, code))  # type: ignore[operator]
+                    code = autoencoder.encoder(amalgam.given(each, before, code))
                 moment.add(amalgam.given(each, step, code))
         for amalgam, moment in zip(amalgams, moments, strict=True):
-            amalgam.autoencoders[step].solve(*moment.solution())  # type: ignore[operator]
+            amalgam.autoencoders[step].solve(*moment.solution())

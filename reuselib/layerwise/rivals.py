@@ -8,7 +8,7 @@ the scores are learned by a KL divergence. Networks may be of any architecture.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from reuselib import run
 from reuselib.data import ImageSet
 from reuselib.errors import ReuseError
 from reuselib.layerwise import losses
-from reuselib.layerwise.autoencoder import Amalgam, Encoders
+from reuselib.layerwise.autoencoder import Encoders
 from reuselib.layerwise.learning import Learning, Stage
 from reuselib.layerwise.method import JointLearning, adapters, paired
 from reuselib.layerwise.teachers import Teachers, read_layers
@@ -36,8 +36,8 @@ class GroupBlocks(nn.Module):
 
     def __init__(self, encoders: Encoders, fam: bool) -> None:
         super().__init__()
-        amalgams = cast(list[Amalgam], encoders.amalgams)
-        self.encoders, self.adapters = encoders, adapters([(each.hidden, each.spatial) for each in amalgams], fam)
+        sizes = [(each.hidden, each.spatial) for each in encoders.amalgams]
+        self.encoders, self.adapters = encoders, adapters(sizes, fam)
 
     def forward(
         self, taught: Sequence[Sequence[Tensor]], learned: Sequence[Tensor]
