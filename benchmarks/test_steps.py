@@ -64,9 +64,11 @@ def dfad() -> tuple[Callable[[], object], Callable[[], object]]:
 
 
 def cmi() -> tuple[Callable[[], object], Callable[[], object]]:
-    studio = Studio(IMAGE, (0.5,) * 3, (0.25,) * 3, latent=64, width=16)
+    none = torch.zeros(0, *IMAGE, dtype=torch.uint8)
+    space = ImageSet("none", none, none[:, 0, 0, 0].long(), (), (0.5,) * 3, (0.25,) * 3)
+    studio = Studio(space, latent=64, width=16)
     options: dict[str, Any] = {"batch": BATCH, "image_steps": 5, "embedding": 64, "bank": 16 * BATCH, "negatives": 256}
-    pool = studio.pool(64 * BATCH, torch.device("cpu"))
+    pool = studio.pool(64 * BATCH)
     inversion = studio.inversion("cmi", network(16).eval().requires_grad_(False), pool, {"adversarial": 0.0}, **options)
     inversion.pool.add = lambda *_: None  # type: ignore[method-assign]
     teacher, fresh = network(16).eval(), nets.inversion_generator(IMAGE, 64, 16)

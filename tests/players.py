@@ -85,6 +85,12 @@ def cast(where: str = "cpu", seed: int = 0, batch_norm: bool = True, dropout: fl
     return Cast(*(run.on_device(network, device) for network in networks), moved, images)
 
 
+def space(image: tuple[int, int, int] = IMAGE, mean: Any = (0.5,), std: Any = (0.25,)) -> ImageSet:
+    """No images at all, but what such images would look like."""
+    none = torch.zeros(0, *image, dtype=torch.uint8)
+    return ImageSet("none", none, none[:, 0, 0, 0].long(), tuple("abcd"), mean, std)
+
+
 def _adversarial(method: type, **options: Any) -> Callable[..., run.Method]:
     return lambda cast, **more: method(cast.teacher, cast.student, cast.generator, **options | more)
 
@@ -97,11 +103,11 @@ def _inverting(name: str, learns: bool = True, **changes: Any) -> Callable[..., 
     """A method of CMI's family on tiny images; its student learns alongside, unless told otherwise."""
 
     def build(cast: Cast, batch: int = BATCH, **more: Any) -> Inversion:
-        studio = Studio(IMAGE, (0.5,), (0.25,), latent=5, width=2)
-        settings = {"image_steps": 2, "student_steps": 2, "bank": 2 * batch, "negatives": 8, "embedding": 3}
-        settings |= {"student": cast.student if learns else None, "student_options": {"batch": batch}}
-        pool = studio.pool(12 * batch, cast.images.device)
-        return studio.inversion(name, cast.teacher, pool, changes, batch=batch, **settings | more)
+        studio = Studio(cast.images, latent=5, width=2)
+        settings: dict[str, Any] = {"image_steps": 2, "bank": 2 * batch, "negatives": 8, "embedding": 3}
+        if learns:
+            settings |= {"student": cast.student, "learning": {"batch": batch, "student_steps": 2}}
+        return studio.inversion(name, cast.teacher, studio.pool(12 * batch), changes, batch=batch, **settings | more)
 
     return build
 
@@ -326,7 +332,7 @@ GANS: dict[str, Callable[..., run.Method]] = {
 }
 INVERTING: dict[str, Callable[..., run.Method]] = {
     **{f"inversion-{name}": _inverting(name) for name in FAMILY},
-    "inversion-adversary": lambda cast, **more: _inverting("cmi")(cast, **{"student_steps": 0} | more),
+    "inversion-adversary": lambda cast, **more: _inverting("cmi")(cast, **{"learning": None} | more),
     "inversion-alone": _inverting("cmi", learns=False, adversarial=0.0),
 }
 GRAFTING: dict[str, Callable[..., run.Method]] = {

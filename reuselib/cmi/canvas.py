@@ -7,12 +7,13 @@ optimizer.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from reuselib import run
+from reuselib.data import ImageSet
+from reuselib.dfad import sources
 from reuselib.nets import Generator, reinitialise
 
 
@@ -21,10 +22,12 @@ class Canvas(ABC):
 
     Attributes:
         optimizer: of what :meth:`begin` made ready.
+        generator: that makes the images, if one does.
         kept: whether a finished batch is the best one seen (else a new one from the generator at the end).
     """
 
     optimizer: torch.optim.Optimizer
+    generator: Generator | None = None
     kept: bool = True
 
     @abstractmethod
@@ -38,37 +41,20 @@ class Canvas(ABC):
     def settle(self) -> None:  # noqa: B027
         """Put right what an optimizer's step left out of range."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """What lasts from batch to batch, beside the generator's own state."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Take up a saved state."""
-
 
 class Pixels(Canvas):
     """The pixels themselves, N(0, 1) at first in the teacher's normalised space and kept within the valid range.
 
     Args:
-        image: shape (C, H, W).
-        mean: per channel, in [0, 1] units.
-        std: likewise.
-        where: device.
+        space: images as the teacher takes them: their shape, mean, std and device count.
         lr: of Adam with betas 0.5 and 0.99.
 
     Source: Yin et al. 2020 (DeepInversion), in the form of CMI's official code.
     """
 
-    def __init__(
-        self,
-        image: tuple[int, int, int],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        where: torch.device,
-        lr: float = 0.1,
-    ) -> None:
-        self.image, self.where, self.lr = image, where, lr
-        self.mean, self.std = (torch.tensor(values, device=where).view(1, -1, 1, 1) for values in (mean, std))
+    def __init__(self, space: ImageSet, lr: float) -> None:
+        self.image, self.where, self.lr = space.shape, space.device, lr
+        self.mean, self.std = (torch.tensor(v, device=self.where).view(1, -1, 1, 1) for v in (space.mean, space.std))
 
     def begin(self, count: int, random: torch.Generator | None) -> None:
         """Start from noise."""
@@ -96,17 +82,17 @@ class FreshGenerator(Canvas):
     Source: Fang et al. 2021 (CMI), official code.
     """
 
-    def __init__(self, generator: Generator, lr: float = 1e-3) -> None:
+    generator: Generator
+
+    def __init__(self, generator: Generator, lr: float) -> None:
         self.generator, self.lr = generator.train(), lr
-        self.where = next(generator.parameters()).device
 
     def begin(self, count: int, random: torch.Generator | None) -> None:
         """Draw new weights and new noise."""
-        noise = torch.randn(count, self.generator.latent, device=self.where, generator=random)
-        self.noise = noise.requires_grad_()
+        where = next(self.generator.parameters()).device
+        self.noise = torch.randn(count, self.generator.latent, device=where, generator=random).requires_grad_()
         reinitialise(self.generator, random)
-        parameters = [*self.generator.parameters(), self.noise]
-        self.optimizer = run.adam(parameters, self.where, lr=self.lr, betas=(0.5, 0.999))
+        self.optimizer = run.adam([*self.generator.parameters(), self.noise], where, lr=self.lr, betas=(0.5, 0.999))
 
     def draw(self, random: torch.Generator | None) -> Tensor:
         """What the generator makes of the one noise of this batch."""
@@ -123,10 +109,10 @@ class LastingGenerator(Canvas):
 
     kept = False
 
-    def __init__(self, generator: Generator, lr: float = 1e-3) -> None:
+    def __init__(self, generator: Generator, lr: float) -> None:
         self.generator, self.count = generator.train(), 1
-        self.where = next(generator.parameters()).device
-        self.optimizer = run.adam(generator.parameters(), self.where, lr=lr, betas=(0.5, 0.999))
+        where = next(generator.parameters()).device
+        self.optimizer = run.adam(generator.parameters(), where, lr=lr, betas=(0.5, 0.999))
 
     def begin(self, count: int, random: torch.Generator | None) -> None:
         """Remember the size of the batch."""
@@ -134,12 +120,4 @@ class LastingGenerator(Canvas):
 
     def draw(self, random: torch.Generator | None) -> Tensor:
         """What the generator makes of new noise, in the mode it is in."""
-        return self.generator(torch.randn(self.count, self.generator.latent, device=self.where, generator=random))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Adam's moments."""
-        return {"optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        return sources.from_generator(self.generator)(self.count, random)  # type: ignore[arg-type]

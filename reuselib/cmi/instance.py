@@ -41,16 +41,7 @@ def watched_features(teacher: nn.Module, images: Tensor, layers: tuple[str, ...]
     return torch.cat(parts)
 
 
-def instance_accuracy(
-    left: Tensor,
-    right: Tensor,
-    *,
-    steps: int = 200,
-    batch: int = 256,
-    embedding: int = 64,
-    temperature: float = 0.1,
-    seed: int = 0,
-) -> float:
+def instance_accuracy(left: Tensor, right: Tensor, *, steps: int = 200, batch: int = 256, seed: int = 0) -> float:
     """How often an image is found again from another view of it, by a head trained afresh on other views.
 
     Args:
@@ -58,8 +49,6 @@ def instance_accuracy(
         right: features (V, N, D) of V other views of the same images.
         steps: updates of the head.
         batch: images of an update.
-        embedding: length of the head's output.
-        temperature: of the contrastive loss.
         seed: of the head and of the batches.
 
     Returns:
@@ -68,14 +57,14 @@ def instance_accuracy(
     views, count, width = left.shape
     random = run.generator(left.device, seed)
     with run.seeded(seed):
-        head = InstanceHead(width, embedding).to(left.device)
+        head = InstanceHead(width, 64).to(left.device)
     optimizer = run.adam(head.parameters(), left.device, lr=1e-3)
     with torch.enable_grad():  # measuring code often switches gradients off
         for step in range(steps):
             chosen = torch.randperm(count, generator=random, device=left.device)[:batch]
             view = step % (views - 1)
             anchors, keys = (head(side[view, chosen]) for side in (left, right))
-            loss = losses.contrastive_loss(anchors, keys, len(chosen), temperature)
+            loss = losses.contrastive_loss(anchors, keys, len(chosen))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,10 @@ import torch
 from torch import nn
 
 from reuselib import run
-from reuselib.cmi.rivals import FAMILY, Studio
+from reuselib.cmi.rivals import Studio
 from reuselib.data import ImageSet
 from reuselib.data.image_set import IMAGENET_STATISTICS
-from reuselib.errors import ReuseError, unknown
-
-"""Mean and standard deviation per channel that torchvision's networks were trained with."""
+from reuselib.errors import ReuseError
 
 
 def invert(
@@ -66,42 +63,35 @@ def invert(
         ReuseError: the method needs batch norms or a student, and there is none; or the image shape is not known.
         ShapeMismatch: the network does not take such images, or the labels do not fit batch and classes.
     """
-    if method not in FAMILY:
-        raise unknown("inversion method", method, FAMILY)
     card = getattr(network, "card", {})
     if image is None and "image" not in card:
         raise ReuseError("No card says what images the network takes. Give image=(channels, height, width).")
     image = tuple(image or card["image"])
     usual = (card["mean"], card["std"]) if card else IMAGENET_STATISTICS if image[0] == 3 else ((0.5,) * image[0],) * 2
-    studio = Studio(image, tuple(mean or usual[0]), tuple(std or usual[1]), **(sizes or {}))
+    mean, std = tuple(mean or usual[0]), tuple(std or usual[1])
     batch = batch or (len(labels) if labels is not None else min(count, 256))
     if batch < 1 or count < 1:
         raise ReuseError("No image was asked for. Give a count of at least 1, and labels, if any, for every image.")
     batches = -(-count // batch)
     where = next(network.parameters()).device
-    wanted = None if labels is None else torch.tensor(labels, device=where)
+    none = torch.zeros(0, *image, dtype=torch.uint8, device=where)
+    space = ImageSet("none", none, none[:, 0, 0, 0].long(), tuple(card.get("classes", ())), mean, std)
+    studio = Studio(space, **(sizes or {}))
     if student is None and method in ("cmi", "adi", "dfq"):
         changes.setdefault("adversarial", 0.0)
     inversion = studio.inversion(
         method,
         network,
-        studio.pool(batches * batch, where),
+        studio.pool(batches * batch),
         changes,
         batch=batch,
         image_steps=image_steps,
-        labels=wanted,
+        labels=None if labels is None else torch.tensor(labels, device=where),
         student=student,
         bank=batches * batch,
         seed=seed,
     )
-    settings = f"{method} {sorted(changes.items())} {studio} {count} {batch} {image_steps} {labels} {seed}"
-    run.run(
-        inversion,
-        updates=batches,
-        report_every=1,
-        checkpoint=checkpoint,
-        progress=progress,
-        title=method,
-        settings=settings,
-    )
-    return replace(inversion.pool.images(), classes=tuple(card.get("classes", ())))
+    made_by = (method, sorted(changes.items()), studio, mean, std, count, batch, image_steps, labels, seed)
+    options: dict[str, Any] = {"checkpoint": checkpoint, "progress": progress, "settings": str(made_by)}
+    run.run(inversion, updates=batches, report_every=1, title=method, **options)
+    return inversion.pool.images()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -53,28 +52,19 @@ class CMIJob(run.Job):
     def __init__(self, settings: run.Settings, seed: int = 0, **options: Any) -> None:
         super().__init__(settings, seed, **options)
         self.teacher, self.judge = (zoo.load(name, self.device) for name in (settings.teacher, settings.judge))
+        self.training, test = (zoo.images(settings.teacher, split, self.device) for split in ("train", "test"))
+        self.test = test if settings.limit is None else test.subset(slice(settings.limit))
+        self.studio = Studio(self.training, **settings.studio)
         self.student = self.new_student()
         self.history = run.History()
         self.found: dict[str, float] = {}
 
     def new_student(self) -> nn.Module:
         """The student of this seed, untrained: the same one for every row and every set."""
-        name, arguments = self.settings.student
-        space = self.training
+        (name, arguments), space = self.settings.student, self.training
         with run.seeded(self.seed):
             student = nets.build(name, classes=len(space.classes), channels=space.shape[0], **arguments)
         return run.on_device(student, self.device)
-
-    @cached_property
-    def test(self) -> ImageSet:
-        """The test images of the teacher's data."""
-        images = zoo.images(self.settings.teacher, "test", self.device)
-        return images if self.settings.limit is None else images.subset(slice(self.settings.limit))
-
-    @cached_property
-    def training(self) -> ImageSet:
-        """The training images, for the ceilings and for measuring."""
-        return zoo.images(self.settings.teacher, "train", self.device)
 
     @property
     def count(self) -> int:
@@ -83,73 +73,59 @@ class CMIJob(run.Job):
 
     # --- what is trained
 
-    @property
-    def studio(self) -> Studio:
-        """The teacher's image space, and the sizes of this task."""
-        real = self.training
-        return Studio(real.shape, real.mean, real.std, **self.settings.studio)
-
     def inversion(self, settings: run.Settings) -> Inversion:
         """The row's method, its pool empty; the student has no part in a row without adversary and without updates."""
         early = round(settings.early * settings.batches)
         adversarial = FAMILY[settings.family].terms.adversarial and settings.weights.get("adversarial", 1)
+        alongside = {"student_steps": settings.student_steps, "schedule": run.cosine(settings.batches - early)}
         return self.studio.inversion(
             settings.family,
             self.teacher,
-            self.studio.pool(self.count, self.device),
+            self.studio.pool(self.count),
             settings.weights,
             student=self.new_student() if adversarial or settings.student_steps else None,
-            student_steps=settings.student_steps,
+            learning=settings.learning | alongside if settings.student_steps else None,
             batch=settings.batch,
             image_steps=settings.image_steps,
             early=early,
             early_steps=settings.early_steps,
             layers=FEATURED.get(zoo.architecture(settings.teacher)),
-            student_options=settings.learning | {"schedule": run.cosine(settings.batches - early)},
             seed=self.seed,
             **settings.memory,
         )
 
     def distilling(self, images: ImageSet, student: nn.Module) -> Distillation:
         """A student learns from a finished set."""
-        pool = self.studio.pool(len(images), self.device)
+        pool = self.studio.pool(len(images))
         pool.add(images.images / 255, images.labels)
-        options = {"discrepancy": softened_kl, "student_steps": 1, "seed": self.seed, **self.settings.learning}
-        schedule = run.cosine(self.settings.updates)
-        return Distillation(self.teacher, student, pool, schedule=schedule, **options)
+        options = {"discrepancy": softened_kl, "student_steps": 1, **self._afterwards()}
+        return Distillation(self.teacher, student, pool, **options)
 
     def labelled(self) -> Supervised:
         """The ceiling: the student learns labels."""
-        return Supervised(
-            self.student,
-            self.training,
-            schedule=run.cosine(self.settings.updates),
-            crop=self.studio.shift,
-            flip=self.studio.flip,
-            seed=self.seed,
-            **self.settings.learning,
-        )
+        moved: dict[str, Any] = {"crop": self.studio.shift, "flip": self.studio.flip}
+        return Supervised(self.student, self.training, **moved | self._afterwards())
+
+    def _afterwards(self) -> dict[str, Any]:
+        return {"schedule": run.cosine(self.settings.updates), "seed": self.seed, **self.settings.learning}
 
     def plan(self) -> Iterator[tuple[run.Method, int]]:
         """What the row trains, in parts that cost the same: updates of the images, of students alongside and after."""
         settings = self.settings
-        early = round(settings.early * settings.batches)
-        late = settings.batches - early
+        finished = blank.images(self.training.name, self.training.shape[1], self.count)
         if settings.family:
+            early = round(settings.early * settings.batches)
+            times = settings.batches - early
+            first, then = settings.early_steps or settings.image_steps, settings.image_steps
             single = settings.but(image_steps=1, early=0.0, student_steps=0)
-            image_updates = early * (settings.early_steps or settings.image_steps) + late * settings.image_steps
-            yield self.inversion(single), image_updates
-            times = late if FAMILY[settings.family].canvas != "lasting" else late * settings.image_steps
+            yield self.inversion(single), early * first + times * then
             if settings.student_steps:
-                yield self.distilling(self.blank_set(), self.new_student()), times * settings.student_steps
+                times *= then if FAMILY[settings.family].canvas == "lasting" else 1
+                yield self.distilling(finished, self.new_student()), times * settings.student_steps
         if settings.method == "supervised":
             yield self.labelled(), settings.updates
         elif settings.family or settings.method in ("kd-real", "noise"):
-            yield self.distilling(self.blank_set(), self.student), settings.updates * (len(settings.sizes) + 1)
-
-    def blank_set(self) -> ImageSet:
-        """A finished set on ``meta``."""
-        return blank.images(self.training.name, self.training.shape[1], self.count)
+            yield self.distilling(finished, self.student), settings.updates * (len(settings.sizes) + 1)
 
     # --- the run
 
@@ -173,9 +149,8 @@ class CMIJob(run.Job):
         """A set by inversion, of noise, or of real images for the ceiling."""
         settings = self.settings
         if settings.method == "noise":
-            random = run.generator(self.device, self.seed)
-            size = (self.count, *self.training.shape)
-            pixels = torch.randint(256, size, generator=random, device=self.device, dtype=torch.uint8)
+            options: dict[str, Any] = {"generator": run.generator(self.device, self.seed), "device": self.device}
+            pixels = torch.randint(256, (self.count, *self.training.shape), dtype=torch.uint8, **options)
             return replace(self.training, images=pixels, labels=torch.zeros_like(pixels[:, 0, 0, 0]).long())
         if settings.method == "kd-real":
             # Not the seed of the images to compare with, or this row would be compared with itself.
@@ -189,7 +164,7 @@ class CMIJob(run.Job):
         self.history = self.train(inversion, self.settings.batches, evaluate=look, evaluations=4, report_every=1)
         if learner:
             self.found["online_accuracy"] = self.history.last("accuracy")
-        return replace(inversion.pool.images(), classes=self.training.classes)
+        return inversion.pool.images()
 
     def teach(self, images: ImageSet | None) -> None:
         """A new student for each size; that of the whole set stays in ``student``."""
@@ -247,10 +222,10 @@ class CMIJob(run.Job):
     def _instance_accuracy(self, images: ImageSet, views: int = 9) -> float:
         """Instance discrimination with a new head on the teacher's features, one view of each kind held out."""
         random = run.generator(self.device, 0)
-        shown, pixels = self.studio.views("fresh"), images.images / 255
-        pool = self.studio.pool(1, self.device)
-        sides: list[Tensor] = []
-        for view in (shown.local, shown.broad):
+        shown, pixels, pool = self.studio.views("fresh"), images.images / 255, self.studio.pool(1)
+
+        def seen(view: Callable[..., Tensor]) -> Tensor:
             each = [watched_features(self.teacher, pool.normalised(view(pixels, random))) for _ in range(views)]
-            sides.append(torch.stack(each))
-        return instance_accuracy(sides[0], sides[1])
+            return torch.stack(each)
+
+        return instance_accuracy(seen(shown.local), seen(shown.broad))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,31 +20,20 @@ class Pool:
     no batch is passed over. New images are mixed in at once.
 
     Args:
+        space: images as the teacher takes them: their shape, mean, std, classes and device count.
         capacity: most images that it will hold.
-        image: shape (C, H, W).
-        mean: per channel, in [0, 1] units, of the teacher's normalisation.
-        std: likewise.
-        where: device.
         augment: applied to the uint8 batches, a random crop for instance.
     """
 
-    def __init__(
-        self,
-        capacity: int,
-        image: tuple[int, int, int],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        where: torch.device,
-        augment: Augment | None = None,
-    ) -> None:
-        pixels = torch.zeros(capacity, *image, dtype=torch.uint8, device=where)
-        targets = torch.zeros(capacity, dtype=torch.int64, device=where)
-        self._set = ImageSet("synthesised", pixels, targets, (), mean, std)
-        self._order = torch.arange(capacity, device=where)
+    def __init__(self, space: ImageSet, capacity: int, augment: Augment | None = None) -> None:
+        pixels = torch.zeros(capacity, *space.shape, dtype=torch.uint8, device=space.device)
+        labels = torch.zeros(capacity, dtype=torch.int64, device=space.device)
+        self._set = replace(space, name="synthesised", images=pixels, labels=labels)
+        self._order = torch.arange(capacity, device=space.device)
         self._filled = self._position = self._shuffled = 0
-        self.image, self.augment = image, augment
-        mean_, std_ = (torch.tensor(values, device=where).view(1, -1, 1, 1) for values in (mean, std))
-        self._scale, self._shift = 1 / std_, mean_ / std_
+        self.image, self.augment = space.shape, augment
+        mean, std = (torch.tensor(v, device=space.device).view(1, -1, 1, 1) for v in (space.mean, space.std))
+        self._scale, self._shift = 1 / std, mean / std
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -83,19 +73,15 @@ class Pool:
         self._position += count
         return self._set.normalised(self.augment(batch, random) if self.augment else batch)
 
-    def images(self, count: int | None = None) -> ImageSet:
-        """The first ``count`` images, or all, labelled with the classes that were asked for."""
-        return self._set.subset(slice(self._filled if count is None else min(count, self._filled)))
+    def images(self) -> ImageSet:
+        """The images, labelled with the classes that were asked for."""
+        return self._set.subset(slice(self._filled))
 
     def state_dict(self) -> dict[str, Any]:
         """Images, classes and the place in the current order; copies, since a view would save the whole capacity."""
-        held = self.images()
-        return {
-            "images": held.images.clone(),
-            "labels": held.labels.clone(),
-            "order": self._order[: self._shuffled].clone(),
-            "position": self._position,
-        }
+        parts = {"images": self._set.images[: self._filled], "labels": self._set.labels[: self._filled]}
+        parts["order"] = self._order[: self._shuffled]
+        return {name: part.clone() for name, part in parts.items()} | {"position": self._position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved state."""

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from reuselib import run
 from reuselib.cmi import losses
-from reuselib.cmi.canvas import Canvas, FreshGenerator, LastingGenerator
+from reuselib.cmi.canvas import Canvas
 from reuselib.cmi.instance import InstanceHead
 from reuselib.cmi.memory import MemoryBank, Pool
 from reuselib.cmi.statistics import Watch, batch_norms, watch
-from reuselib.data.augment import crop_and_flip, resized_crop, roll_and_flip
-from reuselib.dfad import Discrepancy, Distillation
+from reuselib.data.image_set import Augment
+from reuselib.dfad import Discrepancy, Distillation, sources
 from reuselib.dfad.losses import activation_loss
 from reuselib.errors import ReuseError, ShapeMismatch
 from reuselib.nets import penultimate
@@ -56,26 +56,12 @@ class Views:
     """The random views in which a batch of images is judged.
 
     Attributes:
-        padding: of the random crops of the broad view, in pixels.
-        flip: whether images may be mirrored; not for digits.
-        scale: least and greatest share of the area that the local view shows.
-        roll: greatest shift of the whole batch, which then replaces the crops (DeepInversion).
+        broad: that the inversion terms judge.
+        local: that the contrastive term sets beside the broad one.
     """
 
-    padding: int = 0
-    flip: bool = False
-    scale: tuple[float, float] = (0.25, 1.0)
-    roll: int = 0
-
-    def broad(self, images: Tensor, random: torch.Generator | None) -> Tensor:
-        """The view that the inversion terms judge."""
-        if self.roll:
-            return roll_and_flip(images, random, self.roll, self.flip)
-        return crop_and_flip(images, random, self.padding, self.flip) if self.padding or self.flip else images
-
-    def local(self, images: Tensor, random: torch.Generator | None) -> Tensor:
-        """The view that the contrastive term sets beside the broad one."""
-        return resized_crop(images, random, self.scale, flip=self.flip)
+    broad: Augment
+    local: Augment
 
 
 @dataclass
@@ -104,14 +90,14 @@ class Inversion(run.Method):
         canvas: what the images are made with.
         terms: what they must please.
         pool: takes the finished images.
-        student: learns, and serves as adversary, if given.
-        discrepancy: the student's loss.
+        views: how images are shown to the teacher.
+        student: serves as adversary, and learns if told how.
+        learning: options of the student's :class:`~reuselib.dfad.Distillation`: ``discrepancy``, ``batch``, ``lr``, …;
+            its ``student_steps`` come after each update of a lasting generator or after each finished batch.
         batch: images made at a time.
         image_steps: updates of the canvas for each batch.
-        student_steps: updates of the student, after each update of a lasting generator or after each finished batch.
         early: batches made before the student takes part, as adversary and as learner.
         early_steps: updates of the canvas for each of those; ``image_steps`` if left out.
-        views: how images are shown to the teacher.
         labels: classes (batch,) to ask for in every batch; drawn at random and sorted if left out.
         embedding: length of the instance head's output.
         bank: images that the contrast remembers, a multiple of ``batch``.
@@ -119,7 +105,6 @@ class Inversion(run.Method):
         layers: modules of the teacher whose inputs are its features; every batch norm if left out.
         seed: of everything drawn.
         precision: chosen by the engine if left out.
-        student_options: of :class:`~reuselib.dfad.Distillation`: ``batch``, ``lr``, ``weight_decay``, ``schedule``.
 
     Raises:
         ReuseError: a term needs a student or a batch norm, and there is none.
@@ -136,15 +121,14 @@ class Inversion(run.Method):
         canvas: Canvas,
         terms: Terms,
         pool: Pool,
+        views: Views,
         *,
         student: nn.Module | None = None,
-        discrepancy: Discrepancy = losses.softened_kl,
+        learning: dict[str, Any] | None = None,
         batch: int = 256,
         image_steps: int = 200,
-        student_steps: int = 0,
         early: int = 0,
         early_steps: int | None = None,
-        views: Views | None = None,
         labels: Tensor | None = None,
         embedding: int = 256,
         bank: int = 40_960,
@@ -152,13 +136,12 @@ class Inversion(run.Method):
         layers: tuple[str, ...] | None = None,
         seed: int = 0,
         precision: str | None = None,
-        student_options: dict[str, Any] | None = None,
     ) -> None:
         self.device = next(teacher.parameters()).device
         self.teacher, self.canvas, self.terms, self.pool = teacher, canvas, terms, pool
         self.batch, self.image_steps, self.negatives = batch, image_steps, negatives
         self.early, self.early_steps = early, early_steps or image_steps
-        self.views, self.labels, self.layers = views or Views(), labels, layers
+        self.views, self.labels, self.layers = views, labels, layers
         self.precision = run.precision(self.device, precision)
         self.random = run.generator(self.device, seed)
         # Draws of its own, so that a run without contrast sees the same noise, classes and crops as one with it.
@@ -168,9 +151,10 @@ class Inversion(run.Method):
         if terms.batch_norm:
             batch_norms(teacher)
         self.classes, width = self._probe()
-        self._check_labels()
-        if isinstance(canvas, FreshGenerator | LastingGenerator):
+        if canvas.generator is not None:
             self.generator = canvas.generator
+        if not canvas.kept:  # its moments last from batch to batch
+            self.generator_optimizer = canvas.optimizer
         if terms.contrastive:
             with run.seeded(seed):
                 self.head = InstanceHead(width, embedding).to(self.device)
@@ -179,12 +163,10 @@ class Inversion(run.Method):
                 raise ShapeMismatch(f"A bank of {bank} images does not fill with batches of {batch}. Give a multiple.")
             self.bank = MemoryBank(bank, 2 * width, self.device)
         self.imitation: Distillation | None = None
-        self.adversary = None if student_steps else student
-        if student is not None and student_steps:
-            options = {"seed": seed, "precision": precision} | (student_options or {})
-            self.imitation = Distillation(
-                teacher, student, self._teaching_images, discrepancy=discrepancy, student_steps=student_steps, **options
-            )
+        self.adversary = None if learning else student
+        if student is not None and learning:
+            options = {"seed": seed, "precision": precision} | learning
+            self.imitation = Distillation(teacher, student, self._teaching_images, **options)
 
     @property
     def student(self) -> nn.Module | None:
@@ -274,14 +256,6 @@ class Inversion(run.Method):
         """Nothing is watched where nothing is asked of batch norms."""
         return self.layers if self.layers or self.terms.batch_norm or self.terms.contrastive else ()
 
-    def _check_labels(self) -> None:
-        if self.labels is None:
-            return
-        if self.labels.shape != (self.batch,):
-            raise ShapeMismatch(f"{len(self.labels)} labels for a batch of {self.batch} images. Give one per image.")
-        if not self.labels.is_meta and not ((self.labels >= 0) & (self.labels < self.classes)).all():
-            raise ShapeMismatch(f"The teacher has {self.classes} classes. Give labels from 0 to {self.classes - 1}.")
-
     def _draw_targets(self) -> Tensor:
         if self.labels is not None:
             return self.labels
@@ -291,27 +265,28 @@ class Inversion(run.Method):
     def _teaching_images(self, count: int, random: torch.Generator | None) -> Tensor:
         if not self.canvas.kept:
             return self.pool.normalised(self._fresh_images(count, random))
-        if len(self.pool):
-            return self.pool(count, random)
-        return self._blank(count)  # only the student's check of shapes comes before the first batch
+        # Only the student's check of shapes comes before the first batch.
+        return self.pool(count, random) if len(self.pool) else self._blank(count)
 
     def _fresh_images(self, count: int, random: torch.Generator | None) -> Tensor:
-        noise = torch.randn(count, self.generator.latent, device=self.device, generator=random)
         with torch.no_grad(), run.frozen(self.generator), self.precision.autocast():
-            return self.generator(noise).float()
+            return sources.from_generator(self.generator)(count, random).float()
 
     def _blank(self, count: int) -> Tensor:
         return self.pool.normalised(torch.zeros(count, *self.pool.image, device=self.device))
 
     @torch.no_grad()
     def _probe(self) -> tuple[int, int]:
-        """How many classes the teacher has, and how many features the contrast would see."""
-        blank = self._blank(2)
+        """How many classes the teacher has, and how many features the contrast would see; labels must fit."""
         with run.frozen(self.teacher), watch(self.teacher, self._watched()) as seen:
             try:
-                t = self.teacher(blank)
+                classes = self.teacher(self._blank(2)).shape[1]
             except RuntimeError as error:
                 raise ShapeMismatch(
                     f"The teacher does not take images of shape {self.pool.image} ({error}). Give its own image shape."
                 ) from error
-        return t.shape[1], seen.features().shape[1] if self.terms.contrastive else 0
+        if self.labels is not None and self.labels.shape != (self.batch,):
+            raise ShapeMismatch(f"{len(self.labels)} labels for a batch of {self.batch} images. Give one per image.")
+        if self.labels is not None and not ((self.labels >= 0) & (self.labels < classes)).all():
+            raise ShapeMismatch(f"The teacher has {classes} classes. Give labels from 0 to {classes - 1}.")
+        return classes, seen.features().shape[1] if self.terms.contrastive else 0

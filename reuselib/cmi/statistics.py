@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reuselib.cmi import losses
 from reuselib.errors import ReuseError, unknown
-
-Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class _Moments(torch.autograd.Function):
@@ -89,7 +87,7 @@ class Watch:
         """What the featured layers were given, averaged over pixels and put side by side: (B, sum of channels)."""
         return torch.cat([_PixelMean.apply(self._inputs[layer]) for layer in self._run(self._featured)], 1)
 
-    def _run(self, layers: list[Layer]) -> list[Layer]:
+    def _run(self, layers: Sequence[Any]) -> list[Any]:
         if not (found := [layer for layer in layers if layer in self._inputs]):
             raise ReuseError("The network has not run yet. Run it inside the context first.")
         return found
@@ -98,14 +96,14 @@ class Watch:
         self._inputs[layer] = inputs[0]
 
 
-def batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
-    """The batch norms of a network that remember statistics.
+def batch_norms(network: nn.Module, needed: bool = True) -> list[nn.BatchNorm2d]:
+    """The batch norms of a network that remember statistics of its training images.
 
     Raises:
-        ReuseError: there is none, so that nothing is known of its training images.
+        ReuseError: there is none, and one is needed.
     """
     layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
-    if not layers:
+    if needed and not layers:
         raise ReuseError(
             f"{type(network).__name__} has no BatchNorm2d with running statistics, which DeepInversion, ADI, DFQ and "
             "CMI match. Invert it with a method that does without: 'dafl', 'zskt' or 'dfad', or Terms(batch_norm=0)."
@@ -131,15 +129,10 @@ def watch(network: nn.Module, layers: Sequence[str] | None = None) -> Iterator[W
     modules = dict(network.named_modules())
     if missing := [name for name in layers or () if name not in modules]:
         raise unknown("module", missing[0], [path for path in modules if path])
-    found = batch_norms(network) if layers is None or has_batch_norm(network) else []
+    found = batch_norms(network, needed=layers is None)
     featured: list[nn.Module] = list(found) if layers is None else [modules[name] for name in layers]
     seen = Watch(found, featured)
     with ExitStack() as hooks:
         for layer in {*found, *featured}:
             hooks.callback(layer.register_forward_pre_hook(seen._record).remove)
         yield seen
-
-
-def has_batch_norm(network: nn.Module) -> bool:
-    """Whether a network remembers anything of its training images."""
-    return any(isinstance(m, nn.BatchNorm2d) and m.running_mean is not None for m in network.modules())

@@ -1,0 +1,120 @@
+"""Images out of any classifier in one call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import players
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from reuselib import run
+from reuselib.cmi import FAMILY, Inversion, invert
+from reuselib.data import ImageSet
+from reuselib.data.image_set import IMAGENET_STATISTICS
+from reuselib.errors import ReuseError, ShapeMismatch, UnknownName
+from reuselib.nets import zoo
+
+
+def resnet() -> nn.Module:
+    """A network that knows nothing of this library."""
+    with run.seeded(0):
+        return torchvision.models.resnet18(weights=None, num_classes=7)
+
+
+def call(network: nn.Module | None = None, image: Any = players.IMAGE, **options: Any) -> ImageSet:
+    return invert(
+        network or players.cast().teacher, image, **{"count": 4, "image_steps": 2, "progress": False} | options
+    )
+
+
+def test_a_network_of_torchvision_comes_back_as_it_was() -> None:
+    network, seen = resnet(), []
+    network.train().layer2.eval()
+    network.fc.requires_grad_(False)
+    before = players.state(network), [module.training for module in network.modules()]
+    learning = [parameter.requires_grad for parameter in network.parameters()]
+    handle = network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    images = call(network, (3, 32, 32), count=3, labels=[4, 0])
+    handle.remove()
+    assert images.images.shape == (4, 3, 32, 32) and images.images.dtype == torch.uint8  # two batches of two
+    assert images.labels.tolist() == [4, 0, 4, 0] and images.images.float().std() > 1
+    assert (images.mean, images.std, images.classes) == (*IMAGENET_STATISTICS, ())
+    assert len(seen) == 1 + 2 * 2 * 2  # a look at its outputs; two batches, two updates, two views
+    mean, std = map(torch.tensor, IMAGENET_STATISTICS)
+    for x in seen:
+        assert (x.amin((0, 2, 3)) >= -mean / std - 1e-5).all()
+        assert (x.amax((0, 2, 3)) <= (1 - mean) / std + 1e-5).all()
+    after = players.state(network), [module.training for module in network.modules()]
+    assert not list(players.differences(list(before), list(after))) and players.hooks(network) == 0
+    assert learning == [parameter.requires_grad for parameter in network.parameters()]
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_every_method_and_a_seed_decides_the_images() -> None:
+    for name in FAMILY:
+        adversary = None if name in ("dafl", "deepinversion", "inversion") else players.cast().student
+        first, again, other = (call(method=name, student=adversary, seed=seed) for seed in (1, 1, 2))
+        assert len(first) == 4 and torch.equal(first.images, again.images) and torch.equal(first.labels, again.labels)
+        assert (first.mean, first.std) == ((0.5,), (0.5,)) and not torch.equal(first.images, other.images)
+
+
+def test_a_network_of_the_zoo_tells_its_space_by_its_card_and_names_the_images() -> None:
+    network, card = zoo.load("shapes16-conv4"), zoo.card("shapes16-conv4")
+    sizes = {"width": 16, "lr": 5e-3, "flip": False}
+    options = {"method": "inversion", "labels": [0, 1, 2, 3] * 4, "image_steps": 60, "sizes": sizes}
+    images = call(network, None, count=16, **options)
+    assert images.shape == tuple(card["image"]) and images.classes == tuple(card["classes"])
+    assert (images.mean, images.std) == (tuple(card["mean"]), tuple(card["std"]))
+    assert run.accuracy(network, images) > 0.7
+
+
+def test_an_interrupted_call_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"count": 18, "batch": 6}
+    whole, path = call(**options), tmp_path / "run.pt"
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(Inversion, "step", players.rigged(Inversion.step, at=2))
+        with pytest.raises(players.Explosion):
+            call(checkpoint=path, **options)
+    resumed = call(checkpoint=path, **options)
+    assert torch.equal(resumed.images, whole.images) and torch.equal(resumed.labels, whole.labels)
+    for other in ({"image_steps": 4}, {"mean": (0.1,)}):
+        with pytest.raises(ReuseError, match="made with other settings"):
+            call(checkpoint=path, **options | other)
+
+
+def test_weights_and_statistics_can_be_changed_in_a_call() -> None:
+    teacher, seen = players.cast().teacher, []
+    teacher.register_forward_pre_hook(lambda *_: seen.append(None))
+    images = call(teacher, contrastive=0.0, mean=(0.1,), std=(0.9,))
+    assert len(seen) == 1 + 2  # no second view
+    assert (images.mean, images.std) == ((0.1,), (0.9,))
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 5, 1), nn.AdaptiveAvgPool2d(1)]
+    assert len(call(nn.Sequential(*layers, nn.Flatten()), (3, 8, 8))) == 4  # without linear layers
+
+
+def test_errors_of_the_call_name_the_way_out() -> None:
+    network, pictures = resnet(), (3, 32, 32)
+    flat, convolution = (
+        nn.Sequential(nn.Flatten(), nn.Linear(3072, 4)),
+        nn.Sequential(nn.Conv2d(3, 5, 32), nn.Flatten()),
+    )
+    for error, words, of, image, options in (
+        (UnknownName, "inversion method 'cmy'. Did you mean 'cmi'", network, pictures, {"method": "cmy"}),
+        (ReuseError, r"No card says.*Give image=\(channels, height, width\)", network, None, {}),
+        (ReuseError, "No image was asked for", network, pictures, {"count": 0}),
+        (ReuseError, "no BatchNorm2d", flat, pictures, {}),
+        (ReuseError, "no linear layer", convolution, pictures, {"method": "dafl"}),
+        (ReuseError, "needs a student", network, pictures, {"method": "zskt"}),
+        (ReuseError, "needs a student", network, pictures, {"adversarial": 1.0}),
+        (ShapeMismatch, r"does not take images of shape \(1, 32, 32\)", network, (1, 32, 32), {}),
+        (ShapeMismatch, "multiples of 4", network, (3, 30, 30), {}),
+        (ShapeMismatch, "2 labels for a batch of 3 images", network, pictures, {"labels": [0, 1], "batch": 3}),
+        (ShapeMismatch, "The teacher has 7 classes. Give labels from 0 to 6", network, pictures, {"labels": [0, 7]}),
+    ):
+        with pytest.raises(error, match=words):
+            call(of, image, **{"count": 2, "image_steps": 1} | options)
+    assert players.hooks(network) == 0
