@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -41,8 +41,8 @@ class DFADResult(run.Result):
 class DFADJob(run.Job):
     """What the methods of one task share with one seed: networks, images, evaluation."""
 
-    score = "accuracy"
-    """What a student is judged by."""
+    score, average = "accuracy", "mean_accuracy"
+    """What a student is judged by, and the name of its mean over the run."""
     shown = 40
     """Samples that are kept of the generator at every evaluation."""
 
@@ -64,12 +64,14 @@ class DFADJob(run.Job):
         return images if self.settings.limit is None else images.subset(slice(self.settings.limit))
 
     def training(self, name: str | None = None) -> ImageSet:
-        """Training images: the teacher's own, or another set in the same shape and normalisation."""
+        """Training images: the teacher's own, or another set in the same normalisation and, but for windows, shape."""
         own = zoo.images(self.settings.teacher, "train", self.device)
+        own = own if isinstance(own, ImageSet) else own.images  # of images with masks
         if name is None or self.device.type == "meta":
             return own
         channels, size, _ = self.settings.image
-        return data.load(name, "train", size=size, channels=channels).to(self.device).with_statistics_of(own)
+        other = data.load(name, "train", size=None if self.settings.get("windows") else size, channels=channels)
+        return other.to(self.device).with_statistics_of(own)
 
     # --- methods
 
@@ -79,8 +81,9 @@ class DFADJob(run.Job):
         return self.settings.updates // self.settings.student_steps
 
     def schedule(self) -> run.Schedule:
-        """Every learning rate falls to a tenth after some shares of the run."""
-        return run.step_decay([round(share * self.iterations) for share in self.settings.decays])
+        """Every learning rate falls, to a tenth unless the task says otherwise, after some shares of the run."""
+        drops = [round(share * self.iterations) for share in self.settings.decays]
+        return run.step_decay(drops, self.settings.get("decay", 0.1))
 
     def options(self, **own: Any) -> dict[str, Any]:
         """What every distilling method takes."""
@@ -96,15 +99,19 @@ class DFADJob(run.Job):
         self.plays = True
         return method(self.teacher, self.student, self.generator, **self.options(**own))
 
-    def learn_labels(self) -> Supervised:
+    def learn_labels(self) -> run.Method:
         """The student's architecture trained with labels on as many batches."""
-        schedule, options = self.schedule(), dict(self.settings.options)
-        return Supervised(self.student, self.training(), schedule=schedule, seed=self.seed, **options)
+        options = {"schedule": self.schedule(), "seed": self.seed, **self.settings.options}
+        return Supervised(self.student, self.training(), **options)
+
+    def methods(self) -> Mapping[str, Callable[[Any], run.Method]]:
+        """Row → how it is trained; all others are only tested."""
+        return METHODS
 
     def plan(self) -> Iterator[tuple[run.Method, int]]:
         """The row's method; none for the teacher and the untrained student."""
-        if self.settings.method in METHODS:
-            yield METHODS[self.settings.method](self), self.iterations
+        if self.settings.method in self.methods():
+            yield self.methods()[self.settings.method](self), self.iterations
 
     def result(self) -> DFADResult:
         """Train one student and test it."""
@@ -147,22 +154,33 @@ class DFADJob(run.Job):
             buffer.copy_(before)
         return images.cpu()
 
-    @torch.no_grad()
+    def tested(self) -> nn.Module:
+        """The network that the row is about."""
+        return self.teacher if self.settings.method == "teacher" else self.student
+
     def measure(self, history: run.History) -> dict[str, float]:
-        """Final, best and mean test accuracy, agreement with the teacher, classes that the fakes cover."""
-        student = self.teacher if self.settings.method == "teacher" else self.student
-        final = self.scores(student)
-        curve = history.curve("accuracy")[1] or [final["accuracy"]]
-        with run.frozen(student, self.teacher):
-            same = [(student(x).argmax(1) == self.teacher(x).argmax(1)).float().sum() for x, _ in self.test.batches()]
+        """Final, best and mean test score, agreement with the teacher, classes that the fakes cover."""
+        network = self.tested()
+        final = self.scores(network)
+        curve = history.curve(self.score)[1] or [final[self.score]]
         result = final | {
-            "best_accuracy": max(curve),
-            "mean_accuracy": sum(curve) / len(curve),
-            "agreement": float(torch.stack(same).sum()) / len(self.test),
+            f"best_{self.score}": max(curve),
+            self.average: sum(curve) / len(curve),
+            "agreement": agreement(network, self.teacher, self.test),
         }
-        if self.plays:
-            result["classes_covered"] = classes_covered(self.teacher, self.sample(1000).to(self.device))
-        return result
+        return result | ({"classes_covered": self.covered()} if self.plays else {})
+
+    def covered(self) -> float:
+        """How many classes a thousand fakes cover."""
+        return classes_covered(self.teacher, self.sample(1000).to(self.device))
+
+
+@torch.no_grad()
+def agreement(first: nn.Module, second: nn.Module, images: Any) -> float:
+    """The share of all images, or pixels, for which two networks name the same class, in evaluation mode."""
+    with run.frozen(first, second):
+        same = [(first(x).argmax(1) == second(x).argmax(1)).flatten() for x, _ in images.batches()]
+    return float(torch.cat(same).sum()) / sum(map(len, same))
 
 
 def players(settings: run.Settings) -> tuple[nn.Module, Generator]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -148,11 +149,11 @@ class Adversarial(Distillation):
         *,
         generator_lr: float = 1e-3,
         schedule: run.Schedule = run.constant,
-        **options: object,
+        **options: Any,
     ) -> None:
         where = _device_of(teacher=teacher, student=student, generator=generator)
         self.generator = run.on_device(generator, where)
-        super().__init__(teacher, student, from_generator(generator), schedule=schedule, **options)  # type: ignore[arg-type]
+        super().__init__(teacher, student, from_generator(generator), schedule=schedule, **options)
         self.generator_optimizer = run.adam(generator.parameters(), self.device, lr=generator_lr)
         self.schedulers.append(LambdaLR(self.generator_optimizer, schedule))
         generator.train()
@@ -179,11 +180,10 @@ class DFAD(Adversarial):
         teacher: nn.Module,
         student: nn.Module,
         generator: Generator,
-        *,
         generation: Callable[[Tensor], Tensor] = losses.negative,
-        **options: object,
+        **options: Any,
     ) -> None:
-        super().__init__(teacher, student, generator, **options)  # type: ignore[arg-type]
+        super().__init__(teacher, student, generator, **options)
         self.generation = generation
 
     def step(self) -> dict[str, Tensor]:

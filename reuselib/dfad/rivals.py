@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reuselib import run
 from reuselib.dfad import losses
-from reuselib.dfad.method import Adversarial, Discrepancy
+from reuselib.dfad.method import Adversarial
 from reuselib.nets import Generator, penultimate, tap
 
 
@@ -25,9 +26,6 @@ class DAFL(Adversarial):
         teacher: its last linear layer's input serves as features, unless ``layer`` names others.
         student: as in :class:`Distillation`.
         generator: as in :class:`Adversarial`.
-        one_hot: weight of :func:`~reuselib.dfad.losses.one_hot_loss`.
-        entropy: weight of :func:`~reuselib.dfad.losses.information_entropy_loss`.
-        activation: weight of :func:`~reuselib.dfad.losses.activation_loss`.
         layer: module of the teacher whose output serves as features, by its dotted name; for teachers that end in no
             linear layer, ``"decoder"`` for a :class:`~reuselib.nets.Segmenter`.
         options: the options of :class:`Adversarial`; ``discrepancy`` is the KL divergence unless given.
@@ -35,29 +33,15 @@ class DAFL(Adversarial):
     Source: Chen et al. 2019 (DAFL).
     """
 
+    one_hot, entropy, activation = 1.0, 5.0, 0.1
+    """Weights of the three losses."""
+
     def __init__(
-        self,
-        teacher: nn.Module,
-        student: nn.Module,
-        generator: Generator,
-        *,
-        one_hot: float = 1.0,
-        entropy: float = 5.0,
-        activation: float = 0.1,
-        layer: str | None = None,
-        student_steps: int = 1,
-        discrepancy: Discrepancy = losses.kl_divergence,
-        **options: object,
+        self, teacher: nn.Module, student: nn.Module, generator: Generator, layer: str | None = None, **options: Any
     ) -> None:
-        super().__init__(
-            teacher,
-            student,
-            generator,
-            student_steps=student_steps,
-            discrepancy=discrepancy,
-            **options,  # type: ignore[arg-type]
-        )
-        self.one_hot, self.entropy, self.activation, self.layer = one_hot, entropy, activation, layer
+        own: dict[str, Any] = {"student_steps": 1, "discrepancy": losses.kl_divergence}
+        super().__init__(teacher, student, generator, **own | options)
+        self.layer = layer
 
     def step(self) -> dict[str, Tensor]:
         """``student_steps`` times: one batch, one step of the generator, one of the student on the same batch.
@@ -114,40 +98,19 @@ class ZSKT(Adversarial):
         teacher: as in :class:`Distillation`.
         student: as in :class:`Distillation`.
         generator: in the paper without tanh and with a learned last batch norm.
-        layers: modules whose attention maps are compared, the same dotted names in both networks; all ``blocks`` if
-            both networks have as many, none otherwise.
-        attention: weight β of the attention transfer.
-        clip: largest gradient norm.
         options: the options of :class:`Adversarial`.
 
     Source: Micaelli & Storkey 2019 (ZSKT), through the comparison of Fang et al. 2019.
     """
 
-    def __init__(
-        self,
-        teacher: nn.Module,
-        student: nn.Module,
-        generator: Generator,
-        *,
-        layers: tuple[str, ...] | None = None,
-        attention: float = 250.0,
-        clip: float = 5.0,
-        student_steps: int = 10,
-        lr: float = 2e-3,
-        weight_decay: float = 0.0,
-        **options: object,
-    ) -> None:
+    attention, clip = 250.0, 5.0
+    """Weight β of the attention transfer, and largest gradient norm."""
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, generator: Generator, **options: Any) -> None:
         super().__init__(
-            teacher,
-            student,
-            generator,
-            student_steps=student_steps,
-            lr=lr,
-            weight_decay=weight_decay,
-            **options,  # type: ignore[arg-type]
+            teacher, student, generator, **{"student_steps": 10, "lr": 2e-3, "weight_decay": 0.0} | options
         )
-        self.layers = _shared_blocks(teacher, student) if layers is None else layers
-        self.attention, self.clip = attention, clip
+        self.layers = _shared_blocks(teacher, student)
 
     def _make_student_optimizer(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:
         return run.adam(self.student.parameters(), self.device, lr=lr, weight_decay=weight_decay)

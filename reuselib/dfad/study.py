@@ -25,6 +25,7 @@ SEGMENTING = (
 
 ANY: dict[str, Any] = {"student_steps": 5, "decays": (0.5, 0.8), "evaluations": 20, "limit": None, "masks": False}
 """Student updates an iteration, shares of the run after which the rates fall, tests on the way, test images, masks."""
+LONG: dict[str, Any] = {"updates": 75_000, "decays": (1 / 3, 2 / 3), "evaluations": 300}
 FASHION = Settings(
     **ANY,
     task="fashion",
@@ -82,9 +83,7 @@ CALTECH101 = CIFAR10.but(
     classes=101,
     student=("resnet18_imagenet", {}),
     generator=("dcgan_generator", {"latent": 256, "width": 64}),
-    updates=75_000,
-    decays=(1 / 3, 2 / 3),
-    evaluations=300,
+    **LONG,
     options={"batch": 64, "lr": 0.05},
 )
 ROOMS = Settings(
@@ -114,9 +113,7 @@ CAMVID = ROOMS.but(
     generator=("dcgan_generator", {"latent": 256, "width": 64}),
     related="cityscapes",
     unrelated="voc2012",
-    updates=75_000,
-    decays=(1 / 3, 2 / 3),
-    evaluations=300,
+    **LONG,
     windows=True,
     focal=2.0,
     options={"batch": 64, "lr": 0.1},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -177,10 +177,9 @@ class GANJob(TimedJob):
 class DistilJob(TimedJob, DFADJob):
     """Data-free distillation of chapter 01's students, in two stages and in one."""
 
-    def plan(self) -> Iterator[tuple[run.Method, int]]:
-        """The row's method; none for the untrained student."""
-        if self.settings.method in DISTILLERS:
-            yield DISTILLERS[self.settings.method](self), self.iterations
+    def methods(self) -> Mapping[str, Callable[[Any], run.Method]]:
+        """Row → how it is trained; the untrained student is only tested."""
+        return DISTILLERS
 
     def result(self) -> DFADResult:
         """Train one student and test it."""

@@ -14,7 +14,6 @@ from reuselib.dfad import losses
 from reuselib.errors import ShapeMismatch
 
 Discrepancy = Callable[[Tensor, Tensor], Tensor]
-Loss = Callable[[Tensor], Tensor]
 SHAPES = [(3, 4), (2, 3, 4, 5)]
 DAFL_LOSSES = [losses.one_hot_loss, losses.information_entropy_loss, losses.activation_loss]
 DISCREPANCIES = [losses.mean_absolute_error, losses.mean_squared_error, losses.kl_divergence]
@@ -28,68 +27,61 @@ def pairs(t: Tensor, s: Tensor) -> list[tuple[float, float]]:
     return list(zip(t.flatten().tolist(), s.flatten().tolist(), strict=True))
 
 
+def pixels(maps: Tensor) -> list[Tensor]:
+    return [maps[b, :, h, w] for b in range(2) for h in range(4) for w in range(5)]
+
+
 def softmax(row: list[float]) -> list[float]:
     weights = [math.exp(value) for value in row]
     return [weight / sum(weights) for weight in weights]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_mean_absolute_error_is_the_sum_over_the_number_of_elements(shape: tuple[int, ...]) -> None:
-    t, s = logits(*shape)
-    slow = sum(abs(a - b) for a, b in pairs(t, s)) / t.numel()
-    assert losses.mean_absolute_error(t, s).item() == pytest.approx(slow, rel=1e-5)
+def test_absolute_and_squared_error_by_loops_and_the_gradient_of_the_first() -> None:
+    for shape in SHAPES:
+        t, s = logits(*shape)
+        s.requires_grad_()
+        differences = [abs(a - b) for a, b in pairs(t, s)]
+        absolute, squared = losses.mean_absolute_error(t, s), losses.mean_squared_error(t, s)
+        assert absolute.item() == pytest.approx(sum(differences) / t.numel(), rel=1e-5)
+        assert squared.item() == pytest.approx(sum(d**2 for d in differences) / t.numel(), rel=1e-5)
+        assert torch.equal(absolute, losses.mean_absolute_error(s, t))
+        assert torch.equal(squared, losses.mean_squared_error(s, t))
+        absolute.backward()
+        torch.testing.assert_close(s.grad, torch.sign(s.detach() - t) / s.numel())
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_mean_squared_error_is_the_mean_of_squares(shape: tuple[int, ...]) -> None:
-    t, s = logits(*shape)
-    slow = sum((a - b) ** 2 for a, b in pairs(t, s)) / t.numel()
-    assert losses.mean_squared_error(t, s).item() == pytest.approx(slow, rel=1e-5)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("discrepancy", DISCREPANCIES)
-def test_discrepancies_are_zero_for_equals_positive_and_blind_to_repetition(
-    discrepancy: Discrepancy, shape: tuple[int, ...]
+def test_discrepancies_are_zero_for_equals_positive_blind_to_repetition_and_refuse_other_shapes(
+    discrepancy: Discrepancy,
 ) -> None:
-    t, s = logits(*shape)
-    assert discrepancy(t, t).item() == 0
-    assert discrepancy(t, s).item() > 0
-    twice = discrepancy(torch.cat([t, t]), torch.cat([s, s]))
-    assert twice.item() == pytest.approx(discrepancy(t, s).item(), rel=1e-5)
+    for shape in SHAPES:
+        t, s = logits(*shape)
+        assert discrepancy(t, t).item() == 0 and discrepancy(t, s).item() > 0
+        twice = discrepancy(torch.cat([t, t]), torch.cat([s, s]))
+        assert twice.item() == pytest.approx(discrepancy(t, s).item(), rel=1e-5)
+    for other in ((3, 5), (2, 4), (3, 4, 1, 1)):
+        with pytest.raises(ShapeMismatch, match=r"\(3, 4\).*same number of classes"):
+            discrepancy(torch.zeros(3, 4), torch.zeros(other))
+    # Extreme logits of half precision are compared in float32.
+    t = torch.tensor([[1e4, -1e4], [0, 1e4]], dtype=torch.bfloat16)
+    s = (-t).requires_grad_()
+    value = discrepancy(t, s)
+    value.backward()
+    assert value.dtype == torch.float32 and value.isfinite() and s.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("discrepancy", DISCREPANCIES[:2])
-def test_absolute_and_squared_error_are_symmetric(discrepancy: Discrepancy) -> None:
-    t, s = logits(3, 4)
-    assert torch.equal(discrepancy(t, s), discrepancy(s, t))
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_gradient_of_the_absolute_error_is_a_sign_over_the_number_of_elements(shape: tuple[int, ...]) -> None:
-    t, s = logits(*shape)
-    s.requires_grad_()
-    losses.mean_absolute_error(t, s).backward()
-    torch.testing.assert_close(s.grad, torch.sign(s.detach() - t) / s.numel())
-
-
-@pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_kl_divergence_is_torchs(temperature: float) -> None:
+def test_kl_divergence_is_torchs_and_averages_over_images_and_pixels() -> None:
     t, s = logits(5, 7)
-    p, log_q = (t / temperature).softmax(1), (s / temperature).log_softmax(1)
-    expected = F.kl_div(log_q, p, reduction="batchmean") * temperature**2
-    torch.testing.assert_close(losses.kl_divergence(t, s, temperature), expected)
-
-
-def test_kl_divergence_of_maps_averages_over_images_and_pixels() -> None:
+    for temperature in (1.0, 4.0):
+        p, log_q = (t / temperature).softmax(1), (s / temperature).log_softmax(1)
+        expected = F.kl_div(log_q, p, reduction="batchmean") * temperature**2
+        torch.testing.assert_close(losses.kl_divergence(t, s, temperature), expected)
     t, s = logits(2, 3, 4, 5)
-    total = 0.0
-    for b in range(2):
-        for h in range(4):
-            for w in range(5):
-                p, q = softmax(t[b, :, h, w].tolist()), softmax(s[b, :, h, w].tolist())
-                total += sum(a * math.log(a / c) for a, c in zip(p, q, strict=True))
-    assert losses.kl_divergence(t, s).item() == pytest.approx(total / 40, rel=1e-4)
+    rows = [
+        zip(softmax(p.tolist()), softmax(q.tolist()), strict=True) for p, q in zip(*map(pixels, (t, s)), strict=True)
+    ]
+    slow = sum(a * math.log(a / c) for row in rows for a, c in row) / 40
+    assert losses.kl_divergence(t, s).item() == pytest.approx(slow, rel=1e-4)
 
 
 def test_a_shifted_logit_matters_to_the_absolute_error_and_a_common_shift_not_to_kl() -> None:
@@ -142,13 +134,17 @@ def test_pixel_rows_are_the_pixels_one_after_the_other() -> None:
         assert torch.equal(rows[20 * b + 5 * h + w], t[b, :, h, w])
 
 
-@pytest.mark.parametrize("loss", DAFL_LOSSES[:2])
-def test_dafls_losses_of_maps_are_those_of_their_pixels(loss: Loss) -> None:
+def test_dafls_losses_of_maps_are_those_of_their_pixels_and_finite_for_extreme_logits() -> None:
     t = 3 * torch.randn(2, 3, 4, 5)
-    pixels = [t[b, :, h, w] for b in range(2) for h in range(4) for w in range(5)]
-    torch.testing.assert_close(loss(losses.pixel_rows(t)), loss(torch.stack(pixels)))
     constant = t[:1, :, :1, :1].expand(2, 3, 4, 5)
-    torch.testing.assert_close(loss(losses.pixel_rows(constant)), loss(t[:1, :, 0, 0]))
+    for loss in DAFL_LOSSES[:2]:
+        torch.testing.assert_close(loss(losses.pixel_rows(t)), loss(torch.stack(pixels(t))))
+        torch.testing.assert_close(loss(losses.pixel_rows(constant)), loss(t[:1, :, 0, 0]))
+    for loss in DAFL_LOSSES:
+        t = torch.tensor([[1e4, -1e4, 0], [1e4, -1e4, 0]], requires_grad=True)
+        value = loss(t)
+        value.backward()
+        assert value.isfinite() and t.grad.isfinite().all()
 
 
 def test_attention_map_by_loops() -> None:
@@ -171,32 +167,5 @@ def test_attention_transfer_sums_layers_and_allows_other_widths() -> None:
         slow += sum((p - q) ** 2 for p, q in pairs(*maps)) / maps[0].numel()
     assert losses.attention_transfer(teacher, student).item() == pytest.approx(slow, rel=1e-5)
     assert losses.attention_transfer(teacher, teacher).item() == 0
-
-
-def test_attention_maps_of_different_sizes_are_refused() -> None:
     with pytest.raises(ShapeMismatch, match=r"\(4, 4\).*\(2, 2\)"):
         losses.attention_transfer([torch.randn(2, 3, 4, 4)], [torch.randn(2, 3, 2, 2)])
-
-
-@pytest.mark.parametrize("discrepancy", DISCREPANCIES)
-@pytest.mark.parametrize("other", [(3, 5), (2, 4), (3, 4, 1, 1)])
-def test_different_shapes_are_refused(discrepancy: Discrepancy, other: tuple[int, ...]) -> None:
-    with pytest.raises(ShapeMismatch, match=r"\(3, 4\).*same number of classes"):
-        discrepancy(torch.zeros(3, 4), torch.zeros(other))
-
-
-@pytest.mark.parametrize("loss", DAFL_LOSSES)
-def test_extreme_logits_give_finite_losses_and_gradients(loss: Loss) -> None:
-    t = torch.tensor([[1e4, -1e4, 0], [1e4, -1e4, 0]], requires_grad=True)
-    value = loss(t)
-    value.backward()
-    assert value.isfinite() and t.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("discrepancy", DISCREPANCIES)
-def test_extreme_and_half_precision_logits_are_compared_in_float32(discrepancy: Discrepancy) -> None:
-    t = torch.tensor([[1e4, -1e4], [0, 1e4]], dtype=torch.bfloat16)
-    s = (-t).requires_grad_()
-    value = discrepancy(t, s)
-    value.backward()
-    assert value.dtype == torch.float32 and value.isfinite() and s.grad.isfinite().all()

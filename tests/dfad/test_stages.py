@@ -44,43 +44,25 @@ def distinct(tensors: list[Tensor]) -> int:
     return len({tensor.numpy().tobytes() for tensor in tensors})
 
 
-def test_dfad_takes_five_student_steps_one_generator_step_and_six_draws() -> None:
-    method = adversarial()
-    student, generator = count_steps(method.student_optimizer), count_steps(method.generator_optimizer)
-    noise = inputs_of(method.generator)
-    for iteration in (1, 2):
+def test_who_steps_how_often_on_which_images() -> None:
+    # Updates of student and generator, draws of noise, images the student saw and how many of them differ.
+    for name, options, expected in (
+        ("dfad", {}, (5, 1, 6, 6, 6)),
+        ("zskt", {"student_steps": 10}, (10, 1, 1, 11, 1)),
+        ("dafl", {"student_steps": 3}, (3, 3, 3, 3, 3)),
+    ):
+        method = adversarial(name, **options)
+        student, generator = count_steps(method.student_optimizer), count_steps(method.generator_optimizer)
+        noise, images, taught = (inputs_of(n) for n in (method.generator, method.student, method.teacher))
         method.step()
-        assert (len(student), len(generator)) == (5 * iteration, iteration)
-        assert len(noise) == distinct(noise) == 6 * iteration
-
-
-def test_zskt_takes_one_generator_step_and_ten_student_steps_on_one_draw() -> None:
-    cast = players.cast()
-    method = ZSKT(cast.teacher, cast.student, cast.generator, batch=players.BATCH, precision="fp32")
-    student, generator = count_steps(method.student_optimizer), count_steps(method.generator_optimizer)
-    noise, images = inputs_of(method.generator), inputs_of(method.student)
-    method.step()
-    assert (len(student), len(generator), len(noise)) == (10, 1, 1)
-    assert len(images) == 11 and distinct(images) == 1
-
-
-def test_dafl_takes_one_step_each_on_the_same_batch() -> None:
-    method = adversarial("dafl", student_steps=3)
-    student, generator = count_steps(method.student_optimizer), count_steps(method.generator_optimizer)
-    noise, taught, learned = (inputs_of(n) for n in (method.generator, method.teacher, method.student))
-    method.step()
-    assert len(student) == len(generator) == 3
-    assert len(noise) == distinct(noise) == 3
-    assert all(torch.equal(a, b) for a, b in zip(taught, learned, strict=True)) and distinct(taught) == 3
-
-
-@pytest.mark.parametrize("name", ["kd-images", "kd-noise", "kd-generator"])
-def test_distillation_takes_student_steps_on_fresh_images(name: str) -> None:
-    method = players.make(name, student_steps=4)
-    assert isinstance(method, Distillation)
-    steps, images = count_steps(method.student_optimizer), inputs_of(method.student)
-    method.step()
-    assert len(steps) == len(images) == distinct(images) == 4
+        assert (len(student), len(generator), len(noise), len(images), distinct(images)) == expected, name
+        assert distinct(noise) == len(noise) == distinct(taught)
+        assert all(torch.equal(a, b) for a, b in zip(taught, images, strict=name != "zskt"))
+    for name in ("kd-images", "kd-noise", "kd-generator"):
+        method = players.make(name, student_steps=4)
+        steps, images = count_steps(method.student_optimizer), inputs_of(method.student)
+        method.step()
+        assert len(steps) == len(images) == distinct(images) == 4
 
 
 def test_an_untrained_generator_stays_untrained() -> None:
@@ -113,26 +95,19 @@ def statistics(network: nn.Module) -> set[str]:
     return {name for name, _ in network.named_buffers()}
 
 
-def test_the_imitation_stage_moves_the_student_and_only_statistics_of_the_generator() -> None:
-    method = adversarial()
-    networks = (method.teacher, method.student, method.generator)
-    before = [players.state(network) for network in networks]
-    method.imitation_stage()
-    teacher, student, generator = map(moved, before, networks)
-    assert teacher == {"parameters": set(), "buffers": set()}
-    assert student["parameters"] == {name for name, _ in method.student.named_parameters()}
-    assert generator["parameters"] == set() and generator["buffers"] == statistics(method.generator)
-
-
-def test_the_generation_stage_moves_the_generator_and_only_statistics_of_the_student() -> None:
-    method = adversarial()
-    networks = (method.teacher, method.student, method.generator)
-    before = [players.state(network) for network in networks]
-    method.generation_stage()
-    teacher, student, generator = map(moved, before, networks)
-    assert teacher == {"parameters": set(), "buffers": set()}
-    assert student["parameters"] == set() and student["buffers"] == statistics(method.student)
-    assert generator["parameters"] and generator["buffers"] == statistics(method.generator)
+def test_a_stage_moves_its_player_and_only_statistics_of_the_other() -> None:
+    for stage, own, other in (
+        ("imitation_stage", "student", "generator"),
+        ("generation_stage", "generator", "student"),
+    ):
+        method = adversarial()
+        before = {name: players.state(network) for name, network in method.networks().items()}
+        getattr(method, stage)()
+        change = {name: moved(before[name], network) for name, network in method.networks().items()}
+        assert change["teacher"] == {"parameters": set(), "buffers": set()}
+        assert change[own]["parameters"] and change[other]["parameters"] == set()
+        assert change["generator"]["buffers"] == statistics(method.generator)
+        assert change["student"]["buffers"] == statistics(method.student)
 
 
 def gradients_of_the_generator(generation: Callable[[Tensor], Tensor]) -> tuple[float, list[Tensor]]:
@@ -236,16 +211,15 @@ def test_zskt_compares_all_blocks_of_like_networks_and_none_of_unlike_ones() -> 
 def test_dafl_weighs_its_three_terms() -> None:
     t, features = torch.randn(6, 4), torch.randn(6, 5)
     terms = losses.one_hot_loss(t), losses.information_entropy_loss(t), losses.activation_loss(features)
-    method = adversarial("dafl", one_hot=2, entropy=3, activation=4)
-    expected = 2 * terms[0] + 3 * terms[1] + 4 * terms[2]
+    method = adversarial("dafl")
+    expected = terms[0] + 5 * terms[1] + 0.1 * terms[2]
     torch.testing.assert_close(method.generation_loss(t, features), expected)
 
 
 @pytest.mark.parametrize("name", [name for name in players.METHODS if name != "fskd"])  # which draws nothing
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_seed_decides_everything(name: str, seed: int) -> None:
+def test_a_seed_decides_everything(name: str) -> None:
     results = []
-    for chosen in (seed, seed, seed + 1):
+    for chosen in (1, 1, 2):
         method = players.make(name, seed=5)
         method.random.manual_seed(chosen)
         method.step()
@@ -254,23 +228,15 @@ def test_a_seed_decides_everything(name: str, seed: int) -> None:
     assert list(players.differences(results[0][1], results[2][1]))
 
 
-def test_different_numbers_of_classes_are_refused() -> None:
-    cast = players.cast()
+def test_networks_that_do_not_fit_or_are_elsewhere_are_refused() -> None:
+    cast, flat = players.cast(), nn.Sequential(nn.Flatten(), nn.Linear(64, players.CLASSES))
     with pytest.raises(ShapeMismatch, match="same number of classes"):
         DFAD(cast.teacher, nets.conv3(2, classes=players.CLASSES + 1), cast.generator)
-
-
-@pytest.mark.parametrize("image", [(3, 8, 8), (1, 16, 16)])
-def test_images_that_the_networks_do_not_take_are_refused(image: tuple[int, int, int]) -> None:
-    teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, players.CLASSES))
-    generator = nets.upsampling_generator(image=image, latent=5, width=4)
-    with pytest.raises(ShapeMismatch, match="image shape"):
-        DFAD(teacher, copy.deepcopy(teacher), generator)
-
-
-@pytest.mark.parametrize("stranger", ["teacher", "student", "generator"])
-def test_networks_on_different_devices_are_refused(stranger: str) -> None:
-    cast = players.cast()
-    getattr(cast, stranger).to("meta")
-    with pytest.raises(DeviceError, match=f"'{stranger}'.*meta"):
-        DFAD(cast.teacher, cast.student, cast.generator)
+    for image in ((3, 8, 8), (1, 16, 16)):
+        with pytest.raises(ShapeMismatch, match="image shape"):
+            DFAD(flat, copy.deepcopy(flat), nets.upsampling_generator(image=image, latent=5, width=4))
+    for stranger in ("teacher", "student", "generator"):
+        cast = players.cast()
+        getattr(cast, stranger).to("meta")
+        with pytest.raises(DeviceError, match=f"'{stranger}'.*meta"):
+            DFAD(cast.teacher, cast.student, cast.generator)
