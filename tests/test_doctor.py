@@ -45,21 +45,16 @@ def test_a_healthy_installation(room: Path) -> None:
     assert all(any(line.startswith(f"{chapter}: ") for line in good) for chapter in report.names())
 
 
-def test_damaged_images_and_networks_are_found(room: Path) -> None:
-    weights = room / "zoo" / "digits8-conv3" / "weights.safetensors"
-    archive = room / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
-    for path in (weights, archive):
-        home.write_atomic(path, b"damaged")
-    good, missing = doctor(1)
-    assert len(missing) == 2 and good
-    assert f"{archive} is damaged" in missing[0] and f"{weights} is damaged" in missing[1]
-
-
-def test_a_damaged_network_that_the_reader_trained_is_found(room: Path) -> None:
+def test_damaged_images_and_networks_are_found_those_that_the_reader_trained_too(room: Path) -> None:
     shutil.copytree(home.CLONE / "data" / "zoo" / "digits8-conv3", room / "zoo" / "mine")
     assert "network: mine, weights verified" in doctor(0)[0]
-    (room / "zoo" / "mine" / "weights.safetensors").write_bytes(b"damaged")
-    assert [line.split(",")[0] for line in doctor(1)[1]] == ["network: mine"]
+    archive = room / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
+    weights = [room / "zoo" / name / "weights.safetensors" for name in ("digits8-conv3", "mine")]
+    for path in (archive, *weights):
+        home.write_atomic(path, b"damaged")
+    good, missing = doctor(1)
+    assert len(missing) == 3 and good and f"{archive} is damaged" in missing[0]
+    assert f"{weights[0]} is damaged" in missing[1] and missing[2].split(",")[0] == "network: mine"
 
 
 def test_what_was_shipped_and_is_gone_is_found(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,16 +69,15 @@ def test_what_was_shipped_and_is_gone_is_found(room: Path, monkeypatch: pytest.M
     assert {line.split()[1].rstrip(",") for line in missing if line.startswith("network: ")} == shipped
 
 
-@pytest.mark.parametrize(
-    ("variable", "value", "words"),
-    [("REUSELIB_DEVICE", "gpu", "'gpu' is not a device"), ("REUSELIB_PRECISION", "bf61", "Did you mean 'bf16'")],
-)
-def test_a_device_or_precision_that_is_not_there_is_found(
-    room: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str
-) -> None:
-    monkeypatch.setenv(variable, value)
-    _, missing = doctor(1)
-    assert len(missing) == 1 and words in missing[0]
+def test_a_device_or_precision_that_is_not_there_is_found(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value, words in (
+        ("DEVICE", "gpu", "'gpu' is not a device"),
+        ("PRECISION", "bf61", "Did you mean 'bf16'"),
+    ):
+        with monkeypatch.context() as asked:
+            asked.setenv(f"REUSELIB_{name}", value)
+            _, missing = doctor(1)
+            assert len(missing) == 1 and words in missing[0]
 
 
 def test_stale_and_damaged_records_are_found(room: Path) -> None:

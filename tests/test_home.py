@@ -9,12 +9,10 @@ import os
 import subprocess
 import sys
 import threading
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 import reuselib
 from reuselib import home
@@ -47,34 +45,27 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     server.server_close()
 
 
-def test_root_is_the_clone_or_what_the_user_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("REUSELIB_DATA", raising=False)
-    assert home.root() == home.CLONE / "data"
-    assert home.path("results", "dfad") == home.CLONE / "data" / "results" / "dfad"
+def test_root_is_the_clone_or_what_the_user_chose_and_of_a_wheel_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
     assert home.root() == tmp_path
-
-
-def test_root_of_a_wheel_is_the_users_cache(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REUSELIB_DATA")
+    assert home.root() == home.CLONE / "data"
+    assert home.path("results", "dfad") == home.CLONE / "data" / "results" / "dfad"
+    monkeypatch.setattr(home, "in_clone", lambda: False)
     assert home.root().name == "reuselib" and home.CLONE not in home.root().parents
 
 
-def test_sha256_of_known_bytes(tmp_path: Path) -> None:
-    file = tmp_path / "a"
-    file.write_bytes(b"abc")
-    assert home.sha256(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-
-
 def test_verify_names_path_hashes_and_fix(tmp_path: Path) -> None:
-    file = tmp_path / "weights"
+    file, digest = tmp_path / "weights", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     with pytest.raises(MissingFile, match="weights is missing. Fix: fetch it"):
         home.verify(file, "0" * 64, "fetch it")
     file.write_bytes(b"abc")
     with pytest.raises(DamagedFile) as caught:
         home.verify(file, "0" * 64, "fetch it")
-    assert all(part in str(caught.value) for part in (str(file), "0" * 64, home.sha256(file), "fetch it"))
-    assert home.verify(file, home.sha256(file), "fetch it") == file
+    assert all(part in str(caught.value) for part in (str(file), "0" * 64, digest, "fetch it"))
+    assert home.verify(file, digest, "fetch it") == file and home.sha256(file) == digest
 
 
 def test_a_shipped_file_is_the_clones_wherever_results_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,57 +77,45 @@ def test_a_shipped_file_is_the_clones_wherever_results_go(tmp_path: Path, monkey
         home.shipped(SHIPPED)
 
 
-def test_a_damaged_shipped_file_names_the_git_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_shipped_file_names_the_git_command_and_one_that_is_not_shipped_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("REUSELIB_DATA", raising=False)
     monkeypatch.setattr(home, "registry", lambda: {SHIPPED: "0" * 64})
     with pytest.raises(DamagedFile, match=f"git checkout -- data/{SHIPPED}"):
         home.shipped(SHIPPED)
-
-
-def test_a_file_that_is_not_shipped_is_refused() -> None:
     with pytest.raises(MissingFile, match="python -m reuselib.home"):
         home.shipped("zoo/nothing/card.json")
 
 
-def test_a_wheel_fetches_a_shipped_file_once(wheel: Path, repository: Path) -> None:
+def test_a_wheel_fetches_a_shipped_file_once_and_replaces_a_damaged_one(wheel: Path, repository: Path) -> None:
+    home.write_atomic(wheel / SHIPPED, b"half")
     found = home.shipped(SHIPPED)
     assert found == wheel / SHIPPED and home.sha256(found) == home.registry()[SHIPPED]
     repository.unlink()
     assert home.shipped(SHIPPED) == found
 
 
-def test_a_wheel_replaces_a_damaged_file(wheel: Path, repository: Path) -> None:
-    home.write_atomic(wheel / SHIPPED, b"half")
-    assert home.sha256(home.shipped(SHIPPED)) == home.registry()[SHIPPED]
-
-
-def test_a_wheel_without_the_file_or_the_network_says_what_to_do(wheel: Path, repository: Path) -> None:
+def test_a_wheel_without_the_file_says_what_to_do_and_refuses_altered_bytes(wheel: Path, repository: Path) -> None:
+    repository.write_text("altered")
+    with pytest.raises(MissingFile, match="hash"):
+        home.shipped(SHIPPED)
     repository.unlink()
     with pytest.raises(MissingFile, match="REUSELIB_DATA"):
         home.shipped(SHIPPED)
+    assert not (wheel / SHIPPED).exists()
     home.write_atomic(wheel / SHIPPED, b"half")
     with pytest.raises(DamagedFile, match="expected sha256 .* found"):
         home.shipped(SHIPPED)
 
 
-def test_a_wheel_refuses_altered_bytes_from_the_network(wheel: Path, repository: Path) -> None:
-    repository.write_text("altered")
-    with pytest.raises(MissingFile, match="hash"):
-        home.shipped(SHIPPED)
-    assert not (wheel / SHIPPED).exists()
-
-
-def test_write_atomic_makes_folders_and_replaces(tmp_path: Path) -> None:
+def test_write_atomic_makes_folders_and_leaves_the_old_file_where_it_fails_or_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "a" / "b.json"
-    home.write_atomic(file, b"old")
-    home.write_atomic(file, b"new")
-    assert file.read_bytes() == b"new"
-    assert os.listdir(file.parent) == ["b.json"]
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "b.json"
-    home.write_atomic(file, b"old")
+    for content in (b"first", b"old"):
+        home.write_atomic(file, content)
+        assert file.read_bytes() == content and os.listdir(file.parent) == ["b.json"]
 
     def full(descriptor: int) -> None:
         raise OSError("no space left")
@@ -144,12 +123,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
         home.write_atomic(file, b"new")
-    assert file.read_bytes() == b"old" and os.listdir(tmp_path) == ["b.json"]
-
-
-def test_a_write_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
-    file = tmp_path / "b.json"
-    home.write_atomic(file, b"old")
+    assert file.read_bytes() == b"old" and os.listdir(file.parent) == ["b.json"]
     code = (
         "import os, signal; from reuselib import home; "
         "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL); "
@@ -168,10 +142,3 @@ def test_scan_takes_what_is_shipped_and_nothing_beside_it(tmp_path: Path) -> Non
 
 def test_the_registry_is_in_step_with_the_shipped_files() -> None:
     assert home.scan(home.CLONE / "data") == home.registry(), "run python -m reuselib.home"
-
-
-def test_the_address_and_the_version_stand_in_one_place() -> None:
-    config = yaml.safe_load((home.CLONE / "_config.yml").read_text("utf-8"))
-    project = tomllib.loads((home.CLONE / "pyproject.toml").read_text("utf-8"))["project"]
-    assert home.REPOSITORY == config["repository"]["url"] == project["urls"]["Repository"]
-    assert project["version"] == reuselib.__version__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import players
@@ -67,22 +68,16 @@ PER_STEP = {
     "dafl": {"teacher": (1, 1), "student": (1, 1), "generator": (1, 1)},
     "zskt": {"teacher": (1, 1), "student": (4, 4), "generator": (1, 1)},
     "dfad-one-stage": {"teacher": (3, 1), "student": (3, 3), "generator": (3, 1)},
-    "kd-noise": {"teacher": (5, 0), "student": (5, 5)},
     "gan-one-stage": {"generator": (1, 1), "discriminator": (2, 2)},
     "gan-two-stage-plain": {"generator": (2, 1), "discriminator": (3, 3)},
     "gan-two-stage-frozen": {"generator": (2, 1), "discriminator": (3, 3)},
     "gan-two-stage-reuse": {"generator": (1, 1), "discriminator": (3, 3)},
     "gan-two-stage-wasteful": {"generator": (2, 2), "discriminator": (3, 3)},
-    "supervised": {"student": (1, 1)},
     "supervised-multi-task": {"student": (1, 1)},
-    "amalgamation-features": {"teachers": (1, 0), "encoders": (1, 0)},
     "amalgamation-layers": {"teachers": (1, 0), "encoders": (1, 0), "adapted": (1, 0)},
-    "amalgamation-joint": {"teachers": (1, 0), "student": (1, 1)},
     "amalgamation-one-stage": {"teachers": (1, 0), "student": (1, 1), "blocks": (1, 0)},
     "component-one-step": {"student": (1, 1), "sources": (1, 0)},
-    "zero-shot-seen": {"student": (1, 1)},
     "zero-shot-qfsl": {"student": (1, 1)},
-    "zero-shot-qfsl-entropy": {"student": (1, 1)},
 }
 
 
@@ -118,20 +113,16 @@ def test_interleaved_work_takes_turns_in_alternating_order() -> None:
         assert len(timing.wall) == len(timing.cpu) == 3 and min(timing.wall) > 0 and min(timing.cpu) >= 0
 
 
-def test_warm_up_is_not_timed() -> None:
-    naps = iter([0.2, 0.2, 0.0, 0.0])
-    timings = run.interleaved({"work": lambda: time.sleep(next(naps))}, turns=2, warmup=2)
-    assert len(timings["work"].wall) == 2 and max(timings["work"].wall) < 0.1
-
-
 def test_each_works_own_seconds_are_counted_on_the_clock_and_on_the_processor() -> None:
     def compute() -> None:
         start = time.process_time()
         while time.process_time() < start + 0.02:
             pass
 
-    timings = run.interleaved({"sleep": lambda: time.sleep(0.02), "compute": compute}, turns=3, warmup=0)
-    assert min(timings["sleep"].wall) >= 0.02 and max(timings["sleep"].cpu) < 0.015
+    naps = itertools.chain([0.2], itertools.repeat(0.02))  # the warm-up is not timed
+    timings = run.interleaved({"sleep": lambda: time.sleep(next(naps)), "compute": compute}, turns=3, warmup=1)
+    assert 0.02 <= min(timings["sleep"].wall) and max(timings["sleep"].wall) < 0.15
+    assert max(timings["sleep"].cpu) < 0.015
     assert min(timings["compute"].wall) >= 0.02 and min(timings["compute"].cpu) >= 0.02
 
 

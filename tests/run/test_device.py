@@ -23,10 +23,10 @@ def pretend(monkeypatch: pytest.MonkeyPatch, accelerator: str | None, count: int
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: count if accelerator else 0)
 
 
-@pytest.mark.parametrize("accelerator", ["cuda", "mps", None])
-def test_the_accelerator_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch, accelerator: str | None) -> None:
-    pretend(monkeypatch, accelerator)
-    assert run.device() == torch.device(accelerator or "cpu")
+def test_the_accelerator_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for accelerator in ("cuda", "mps", None):
+        pretend(monkeypatch, accelerator)
+        assert run.device() == torch.device(accelerator or "cpu")
 
 
 def test_a_name_or_the_environment_overrules(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,25 +39,19 @@ def test_a_name_or_the_environment_overrules(monkeypatch: pytest.MonkeyPatch) ->
     assert run.device("cuda") == torch.device("cuda")
 
 
-@pytest.mark.parametrize(
-    ("accelerator", "name", "words"),
-    [
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for accelerator, name, words in (
         (None, "cuda", "no accelerator.*device='cpu'.*doctor"),
         (None, "cuda:0", "'cuda:0'.*no accelerator"),
         ("mps", "cuda", "only 'mps'"),
         ("cuda", "cuda:3", "'cuda:3'.*only 1.*cuda:0"),
         (None, "gpu", "'gpu' is not a device"),
-    ],
-)
-def test_a_device_that_is_not_there_is_refused(
-    monkeypatch: pytest.MonkeyPatch, accelerator: str | None, name: str, words: str
-) -> None:
-    pretend(monkeypatch, accelerator)
-    with pytest.raises(DeviceError, match=words):
-        run.device(name)
-    monkeypatch.setenv("REUSELIB_DEVICE", name)
-    with pytest.raises(DeviceError, match=words):
-        run.device()
+    ):
+        pretend(monkeypatch, accelerator)
+        for asked in (name, None):
+            monkeypatch.setenv("REUSELIB_DEVICE", name)
+            with pytest.raises(DeviceError, match=words):
+                run.device(asked)
 
 
 def test_threads_are_one_or_as_asked_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:

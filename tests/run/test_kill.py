@@ -48,7 +48,10 @@ def seconds_of(name: str, folder: Path) -> float:
     return time.perf_counter() - began
 
 
-@pytest.mark.parametrize("number", [*range(4), *(pytest.param(n, marks=pytest.mark.nightly) for n in range(4, 12))])
+NIGHTLY = [pytest.param(number, marks=pytest.mark.nightly) for number in (1, 2, *range(4, 12))]
+
+
+@pytest.mark.parametrize("number", [0, 3, *NIGHTLY])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, number: int) -> None:
     name, draw = METHODS[number % len(METHODS)], random.Random(number)
     whole = start(name, None, tmp_path / "whole")

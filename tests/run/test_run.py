@@ -45,14 +45,13 @@ def test_a_run_reports_every_round() -> None:
     assert history.cost.wall_seconds > 0 and history.cost.peak_memory_mb > 0
 
 
-@pytest.mark.parametrize(("times", "expected"), [(None, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (1, [5])])
-def test_evaluation_comes_so_many_times_and_at_the_end(times: int | None, expected: list[int]) -> None:
-    method = Fitting()
-    history = players.drive(
-        method, 5, evaluate=lambda: {"seen": float(method.iteration)}, evaluations=times, progress=False
-    )
-    assert history.curve("seen") == (expected, expected)
-    assert len(history.curve("fit")[0]) == 5 and history.curve("nothing") == ([], [])
+def test_evaluation_comes_so_many_times_and_at_the_end() -> None:
+    for times, expected in ((None, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (1, [5])):
+        method = Fitting()
+        seen = {"evaluate": lambda method=method: {"seen": float(method.iteration)}, "evaluations": times}
+        history = players.drive(method, 5, **seen)
+        assert history.curve("seen") == (expected, expected)
+        assert len(history.curve("fit")[0]) == 5 and history.curve("nothing") == ([], [])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -147,11 +146,7 @@ def test_accuracy_counts_hits_and_restores_the_mode() -> None:
     logits = student(cast.images.normalised(cast.images.images))
     hits = sum(int(row.argmax()) == int(y) for row, y in zip(logits, cast.images.labels, strict=True))
     assert measured == pytest.approx(hits / len(cast.images))
-
-
-def test_accuracy_restores_the_mode_after_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
-    cast = players.cast()
-    monkeypatch.setattr(cast.student, "forward", players.rigged(cast.student.forward, at=1))
+    student.train().forward = players.rigged(student.forward, at=1)
     with pytest.raises(players.Explosion):
-        run.accuracy(cast.student.train(), cast.images, batch=7)
-    assert all(module.training for module in cast.student.modules())
+        run.accuracy(student, cast.images, batch=7)
+    assert all(module.training for module in student.modules())

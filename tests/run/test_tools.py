@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import players
 import pytest
@@ -27,31 +26,18 @@ def modes(network: nn.Module) -> tuple[list[bool], list[bool]]:
     return [m.training for m in network.modules()], [p.requires_grad for p in network.parameters()]
 
 
-@pytest.mark.parametrize("evaluate", [True, False])
-def test_frozen_freezes_and_restores_each_part(evaluate: bool) -> None:
-    network, other = mixed(), nn.Linear(2, 2)
+def test_frozen_freezes_each_part_restores_it_also_after_an_exception_and_lets_gradients_through() -> None:
+    network, other, x = mixed(), nn.Linear(2, 2), torch.randn(5, 3, requires_grad=True)
     before = modes(network)
-    with run.frozen(network, other, evaluate=evaluate):
-        training, learning = modes(network)
-        assert not any(learning) and not other.weight.requires_grad
-        assert training == ([False] * len(training) if evaluate else before[0])
-    assert modes(network) == before and other.weight.requires_grad and other.training
-
-
-def test_frozen_restores_after_an_exception() -> None:
-    network = mixed()
-    before = modes(network)
-    with pytest.raises(players.Explosion), run.frozen(network):
-        raise players.Explosion
-    assert modes(network) == before
-
-
-def test_gradients_flow_through_a_frozen_network_to_its_input_only() -> None:
-    network, x = mixed(), torch.randn(5, 3, requires_grad=True)
-    with run.frozen(network):
-        network(x).sum().backward()
-    assert x.grad.abs().sum() > 0
-    assert all(parameter.grad is None for parameter in network.parameters())
+    for evaluate in (True, False):
+        with pytest.raises(players.Explosion), run.frozen(network, other, evaluate=evaluate):
+            training, learning = modes(network)
+            assert not any(learning) and not other.weight.requires_grad
+            assert training == ([False] * len(training) if evaluate else before[0])
+            network(x).sum().backward()
+            raise players.Explosion
+        assert modes(network) == before and other.weight.requires_grad and other.training
+    assert x.grad.abs().sum() > 0 and all(parameter.grad is None for parameter in network.parameters())
 
 
 def test_on_device_puts_convolutions_in_channels_last() -> None:
@@ -68,35 +54,25 @@ def test_optimizers_are_torchs_with_the_papers_momentum() -> None:
     assert not run.adam(parameters, torch.device("meta"), lr=0.1).defaults["fused"]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"nesterov": True},
-        {"weight_decay": 0.1},
-        {"nesterov": True, "weight_decay": 0.1, "maximize": True},
-        {"momentum": 0.0},
-        {"dampening": 0.3},
-        {"fused": False},
-    ],
-)
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
-def test_sgd_is_torchs_bit_for_bit(options: dict[str, Any], kind: torch.dtype) -> None:
-    networks = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(36, 2)) for _ in range(2)]
-    networks[1].load_state_dict(networks[0].state_dict())
-    ours, plain = (run.on_device(network.to(kind), CPU) for network in networks)
-    optimizers = (
-        run.sgd(ours.parameters(), CPU, lr=0.1, **options),
-        torch.optim.SGD(plain.parameters(), lr=0.1, **{"momentum": 0.9, "fused": True} | options),
-    )
-    for _ in range(5):
-        x = torch.randn(6, 3, 5, 5, dtype=kind)
-        for network, optimizer in zip((ours, plain), optimizers, strict=True):
-            optimizer.zero_grad()
-            network(x).square().mean().backward()
-            optimizer.step()
-        assert not list(players.differences(players.state(ours), players.state(plain)))
-        assert not list(players.differences(*(players.state(optimizer)["state"] for optimizer in optimizers)))
+def test_sgd_is_torchs_bit_for_bit(kind: torch.dtype) -> None:
+    decayed = {"nesterov": True, "weight_decay": 0.1, "maximize": True}
+    for options in ({}, {"nesterov": True}, decayed, {"momentum": 0.0}, {"dampening": 0.3}, {"fused": False}):
+        networks = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(36, 2)) for _ in range(2)]
+        networks[1].load_state_dict(networks[0].state_dict())
+        ours, plain = (run.on_device(network.to(kind), CPU) for network in networks)
+        optimizers = (
+            run.sgd(ours.parameters(), CPU, lr=0.1, **options),
+            torch.optim.SGD(plain.parameters(), lr=0.1, **{"momentum": 0.9, "fused": True} | options),
+        )
+        for _ in range(5):
+            x = torch.randn(6, 3, 5, 5, dtype=kind)
+            for network, optimizer in zip((ours, plain), optimizers, strict=True):
+                optimizer.zero_grad()
+                network(x).square().mean().backward()
+                optimizer.step()
+            assert not list(players.differences(players.state(ours), players.state(plain)))
+            assert not list(players.differences(*(players.state(optimizer)["state"] for optimizer in optimizers)))
 
 
 def test_sgd_remembers_from_the_start_where_it_is_fused() -> None:
@@ -147,25 +123,19 @@ def test_a_round_is_the_mean_of_its_steps() -> None:
     assert next(rounds) == {"number": 6.5, "square": 43.5} and method.iteration == 8
 
 
-def test_a_method_without_a_step_says_so() -> None:
+def test_a_method_names_its_networks_and_says_that_it_has_no_step() -> None:
+    assert set(players.make("dfad").networks()) == {"teacher", "student", "generator"}
+    assert set(players.make("supervised").networks()) == {"student"}
     with pytest.raises(TypeError, match="Method has no step"):
         run.Method().step()
 
 
-def test_a_method_names_its_networks() -> None:
-    assert set(players.make("dfad").networks()) == {"teacher", "student", "generator"}
-    assert set(players.make("kd-noise").networks()) == {"teacher", "student"}
-    assert set(players.make("supervised").networks()) == {"student"}
-
-
-@pytest.mark.parametrize("updates", [12, 150, 1500])
-def test_the_rate_goes_as_pytorchs_one_cycle(updates: int) -> None:
-    weight = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=updates, cycle_momentum=False)
-    own = run.one_cycle(updates)
-    for iteration in range(updates):
-        assert own(iteration) == pytest.approx(theirs.get_last_lr()[0], rel=1e-6, abs=1e-9)
-        optimizer.step()
-        theirs.step() if iteration < updates - 1 else None
-    assert own(updates + 5) == own(updates - 1)
+def test_the_rate_goes_as_pytorchs_one_cycle() -> None:
+    for updates in (12, 150):
+        optimizer, own = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), run.one_cycle(updates)
+        theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=updates, cycle_momentum=False)
+        for iteration in range(updates):
+            assert own(iteration) == pytest.approx(theirs.get_last_lr()[0], rel=1e-6, abs=1e-9)
+            optimizer.step()
+            theirs.step() if iteration < updates - 1 else None
+        assert own(updates + 5) == own(updates - 1)
