@@ -40,7 +40,3 @@ def study(name: str, scale: str = "laptop") -> Any:
     if name not in STUDIES:
         raise unknown("chapter", name, STUDIES)
     return getattr(import_module(f"reuselib.{name}.study"), STUDIES[name])(scale)
-
-
-chapter = study
-chapters = names

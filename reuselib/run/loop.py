@@ -70,9 +70,8 @@ def accuracy(model: nn.Module, images: Labelled, batch: int = 1000) -> float:
 
 def run(
     method: Method,
-    rounds: int | None = None,
+    updates: int,
     *,
-    updates: int | None = None,
     report_every: int = 50,
     checkpoint: str | Path | None = None,
     save_every: float = 60.0,
@@ -86,7 +85,6 @@ def run(
 
     Args:
         method: what to run.
-        rounds: reports in all, each of ``method.steps_per_round`` updates; in place of ``updates``.
         updates: calls of ``step()`` in all, those of earlier parts included.
         report_every: updates between two reports: the largest divisor of ``updates`` up to this.
         checkpoint: file to write now and then, and at the end, and to resume from if it is there. A run that was
@@ -106,10 +104,8 @@ def run(
         DeviceError: the device ran out of memory.
         ReuseError: the checkpoint belongs to another method, teacher, architecture or settings.
     """
-    if updates is not None:
-        method.steps_per_round = divisor(updates, report_every)
-        rounds = updates // method.steps_per_round
-    assert rounds is not None
+    method.steps_per_round = divisor(updates, report_every)
+    rounds = updates // method.steps_per_round
     history = History()
     if checkpoint is not None and Path(checkpoint).is_file():
         history = _resume(method, checkpoint, settings)

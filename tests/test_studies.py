@@ -1,0 +1,84 @@
+"""What holds for every paper's study at every scale: whole, different, in step with tables, claims and records."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from reuselib import chapters, report
+from reuselib.errors import UnknownName
+from reuselib.run import Settings
+
+PAPERS = chapters.names()
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_the_rows_of_every_scale_are_whole_and_different(paper: str) -> None:
+    for scale in report.SCALES:
+        study = chapters.study(paper, scale)
+        assert study.name == paper and study.rows
+        texts = [json.dumps(settings.plain(), allow_nan=False, sort_keys=True) for settings in study.settings.values()]
+        assert len(set(texts)) == len(study.rows)
+        assert all(isinstance(hash(settings), int) for settings in study.settings.values())
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_claims_compare_rows_that_are_there_and_recorded_metrics(paper: str) -> None:
+    recorded: dict[str, set[str]] = {}
+    for record in report.records(paper, "laptop"):
+        recorded.setdefault(record.row, set()).update(record.numbers())
+    for condition in (condition for claim in report.published(paper).claims for condition in claim.conditions):
+        rows = chapters.study(paper, condition.scale).settings
+        for row in (side for side in (condition.left, condition.right) if isinstance(side, str)):
+            assert row in rows, row
+            assert condition.scale != "laptop" or condition.metric in recorded[row], (row, condition.metric)
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_record_has_the_settings_that_its_row_has_today(paper: str) -> None:
+    study = chapters.study(paper, "laptop")
+    now = {row: study.settings[row].plain() for row in study.rows}
+    others = {record.row for record in report.records(paper, "laptop") if record.settings != now[record.row]}
+    assert others == set()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_row_runs_at_the_smoke_scale_and_is_recorded(
+    paper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
+    study = chapters.study(paper, "smoke")
+    for row in study.rows:
+        record = study.run(row, 3, progress=False).record
+        assert record.metrics and all(math.isfinite(value) for value in record.metrics.values()), row
+        record.save()
+        assert report.find(paper, "smoke", row, 3, study.settings[row]) is not None
+
+
+def test_settings_are_read_as_attributes_and_never_changed() -> None:
+    settings = Settings(lr=0.1, student=("conv3", {"width": 4}), loss=max)
+    other = settings.but(lr=0.2)
+    assert (settings.lr, other.lr, dict(other) == {**settings, "lr": 0.2}) == (0.1, 0.2, True)
+    assert settings.plain() == {"lr": 0.1, "student": ["conv3", {"width": 4}], "loss": "max"}
+    with pytest.raises(AttributeError):
+        settings.lr = 1
+    with pytest.raises(UnknownName, match="'le'. Did you mean 'lr'"):
+        settings.but(le=1)
+    with pytest.raises(UnknownName, match="'le'. Did you mean 'lr'"):
+        _ = settings.le
+
+
+def test_names_of_rows_and_papers() -> None:
+    study = chapters.study("dfad")
+    assert study.row("digits-dfad") == "digits-dfad" and study.row("kd-real") == "fashion-kd-real"
+    with pytest.raises(UnknownName, match="row of dfad at scale laptop 'fashion-dfat'. Did you mean 'fashion-dfad'"):
+        study.row("fashion-dfat")
+    with pytest.raises(UnknownName, match="'dfat'. Did you mean 'dfad'"):
+        chapters.study("dfat")
+    with pytest.raises(UnknownName, match="scale 'labtop'. Did you mean 'laptop'"):
+        chapters.study("dfad", "labtop")
+    assert chapters.names() == report.names()
