@@ -77,7 +77,7 @@ def test_true_layout(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             data.load(name, download=True)
 
 
-@pytest.mark.parametrize("name", [*set(WORDS) - set(HASHED) - {"lsun_church"}, *archives.FINE_GRAINED])
+@pytest.mark.parametrize("name", [*sorted(set(WORDS) - set(HASHED) - {"lsun_church"}), *archives.FINE_GRAINED])
 def test_half_there_or_damaged(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REUSELIB_DATA", str(tmp_path / "none"))
     with pytest.raises(MissingFile, match=r"is missing. Fix: (bring|unpack|delete|python) .*downloads|download=True"):
