@@ -132,14 +132,3 @@ def test_the_report_is_the_mean_over_the_student_updates(steps: int) -> None:
     assert torch.equal(report["generation"], generation)
     assert report.keys() == two_stage(cast()).step().keys()
     assert not any(value.requires_grad for value in report.values())
-
-
-def test_the_joint_update_leaves_the_teacher_alone_and_both_learners_ready() -> None:
-    method = players.make("dfad-one-stage")
-    before = players.state(method.teacher)
-    method.teacher.train()
-    method.fused_stage()
-    assert not list(players.differences(before, players.state(method.teacher)))
-    assert method.teacher.training
-    assert all(p.requires_grad and p.grad is None for p in method.teacher.parameters())
-    assert all(p.requires_grad and p.grad is not None for p in method.student.parameters())
