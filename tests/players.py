@@ -263,6 +263,10 @@ def _from_teachers(build: Callable[..., run.Method]) -> Callable[..., run.Method
     )
 
 
+def _of_a_student(method: Callable[..., run.Method]) -> Callable[..., run.Method]:
+    return lambda cast, teachers, **more: method(teachers, cast.plain, cast.images, **more)
+
+
 def _features(cast: Cast, teachers: Teachers, seed: int = 0, **more: Any) -> FeatureLearning:
     encoders = make_encoders(teachers, cast.plain, cast.images, seed=seed)
     return FeatureLearning(teachers, encoders, cast.images, seed=seed, **more)
@@ -286,15 +290,9 @@ AMALGAMATING: dict[str, Callable[..., run.Method]] = {
     "amalgamation-features": _from_teachers(_features),
     "amalgamation-layers": _from_teachers(_layers),
     "amalgamation-layers-nofam": _from_teachers(lambda *cast, **more: _layers(*cast, fam=False, **more)),
-    "amalgamation-joint": _from_teachers(
-        lambda cast, teachers, **more: JointLearning(teachers, cast.plain, cast.images, **more)
-    ),
-    "amalgamation-kd": _from_teachers(
-        lambda cast, teachers, **more: AmalgamationKD(teachers, cast.plain, cast.images, **more)
-    ),
-    "amalgamation-one-stage": _from_teachers(
-        lambda cast, teachers, **more: OneStageAmalgamation(teachers, cast.plain, cast.images, **more)
-    ),
+    "amalgamation-joint": _from_teachers(_of_a_student(JointLearning)),
+    "amalgamation-kd": _from_teachers(_of_a_student(AmalgamationKD)),
+    "amalgamation-one-stage": _from_teachers(_of_a_student(OneStageAmalgamation)),
 }
 ADAPTIVE: dict[str, Callable[..., run.Method]] = {
     "component": _component(),
