@@ -49,6 +49,8 @@ WAYS: dict[str, Callable[[run.Settings], Comparison]] = {
     "pooled": lambda settings: by_maps(centred=True, reduce=pooled(2), batch=settings.batch),
 }
 """Score → the way of comparing networks that it stands for."""
+PREPARE: dict[str, Prepare] = {COLOR: partial(rooms.inputs, COLOR)}
+"""All networks are given the whole image, but that of color, which sees it in grey."""
 UNLEARNED = ("random-encoders", "random-edges")
 """Scores of the networks as they were before training."""
 
@@ -167,8 +169,6 @@ class ZooResult(run.Result):
         truth: what truly transfers to what.
         score: how the ranking does.
         similarity: float64 (N, N), of all pairs of sources.
-        tree: of its rows.
-        true_tree: of the true transfers.
         probes: the images.
         space: the networks as they were compared.
     """
@@ -177,8 +177,6 @@ class ZooResult(run.Result):
     truth: Truth = None  # type: ignore[assignment]
     score: Score = None  # type: ignore[assignment]
     similarity: Tensor = None  # type: ignore[assignment]
-    tree: Tree = None  # type: ignore[assignment]
-    true_tree: Tree = None  # type: ignore[assignment]
     probes: ImageSet = None  # type: ignore[assignment]
     space: ModelSpace = None  # type: ignore[assignment]
 
@@ -186,6 +184,16 @@ class ZooResult(run.Result):
     def names(self) -> tuple[str, ...]:
         """The sources."""
         return self.truth.sources
+
+    @property
+    def tree(self) -> Tree:
+        """The tree of the rows of the similarities."""
+        return Tree.of(self.similarity, self.names)
+
+    @property
+    def true_tree(self) -> Tree:
+        """The tree of the true transfers."""
+        return true_tree(self.truth)
 
     @property
     def maps(self) -> Tensor:
@@ -197,6 +205,11 @@ class ZooJob(run.Job):
     """What the scores of one zoo share with one seed, which draws the probe images and the halves of "split-half"."""
 
     ways = WAYS
+
+    @cached_property
+    def cost(self) -> run.Cost:
+        """What comparing the sources took."""
+        return run.Cost()
 
     @cached_property
     def zoo(self) -> Zoo:
@@ -220,15 +233,10 @@ class ZooJob(run.Job):
         """The probe images."""
         return probe_images(self.settings.probes, self.settings.count, self.seed, self.device)
 
-    @property
-    def prepare(self) -> dict[str, Prepare]:
-        """All networks are given the whole image, but that of color, which sees it in grey."""
-        return {COLOR: partial(rooms.inputs, COLOR)}
-
     def given(self, name: str) -> Tensor:
         """The probes as a member gets them."""
         images = in_range(self.probes.images)
-        return self.prepare[name](images) if name in self.prepare else images
+        return PREPARE[name](images) if name in PREPARE else images
 
     def network(self, name: str) -> nn.Module:
         """A member, or what it was before training."""
@@ -255,42 +263,45 @@ class ZooJob(run.Job):
     def scored(self) -> ZooResult:
         """The row's score of all sources, and where it ranks the twins."""
         way = self.ways[self.settings.method](self.settings)
-        space, spent = self.compare(way)
-        metrics = {"seconds": spent, "zero_maps": sum(space.zeros.values())}
+        space = self.compare(way)
+        metrics = {"zero_maps": sum(space.zeros.values()), **self.twin_metrics(space)}
         if self.settings.method == "svcca":
             metrics |= self.by_channels()
-        metrics |= self.twin_metrics(space)
         return self.judged(self.truth.evaluate(space.similarity), metrics, space, space.similarity)
 
-    def compare(self, way: Comparison) -> tuple[ModelSpace, float]:
-        """Compare all sources, and time it."""
+    def compare(self, way: Comparison, cost: run.Cost | None = None) -> ModelSpace:
+        """Compare all sources, and add what it takes to a cost, the job's own if left out."""
         networks = {name: self.network(name) for name in self.truth.sources}
-        space, cost = ModelSpace(in_range(self.probes.images), way), run.Cost()
-        way.observe(
-            networks[self.truth.sources[0]], in_range(self.probes.images[:2]), where=None
-        )  # the first call is slower
-        with run.measured(cost):
-            space.extend(networks, prepare={name: self.prepare[name] for name in self.prepare if name in networks})
-        return space, seconds(cost, self.device)
+        space = ModelSpace(in_range(self.probes.images), way)
+        first = networks[self.truth.sources[0]]
+        way.observe(first, in_range(self.probes.images[:2]), where=None)  # the first call is slower
+        with run.measured(cost or self.cost):
+            space.extend(networks, prepare={name: way for name, way in PREPARE.items() if name in networks})
+        return space
 
-    def judged(
-        self, score: Score, metrics: dict[str, float], space: ModelSpace | None = None, similarity: Tensor | None = None
-    ) -> ZooResult:
+    def judged(self, score: Score, metrics: dict[str, float], space: Any = None, similarity: Any = None) -> ZooResult:
         """What is said of a score and of the matrix that it comes from."""
         history, metrics = score_history(score), score_metrics(score) | metrics
-        found = ZooResult(metrics=metrics, history=history, curves=("precision", "recall"), device=self.device)
-        found.zoo, found.truth, found.score = self.zoo, self.truth, score
-        if space is not None and similarity is not None:
-            found.metrics |= tree_metrics(similarity, self.truth, self.zoo.groups, self.settings.clusters)
-            found.metrics |= {"networks": len(space.names)}
-            found.space, found.similarity, found.probes = space, similarity, self.probes
-            found.tree, found.true_tree = Tree.of(similarity, space.names), true_tree(self.truth)
-            history.cost.cpu_seconds = history.cost.wall_seconds = metrics["seconds"]
-        return found
+        if space is not None:
+            history.cost = self.cost
+            metrics |= tree_metrics(similarity, self.truth, self.zoo.groups, self.settings.clusters)
+            metrics |= {"networks": len(space.names), "seconds": seconds(self.cost, self.device)}
+        return ZooResult(
+            metrics=metrics,
+            history=history,
+            curves=("precision", "recall"),
+            device=self.device,
+            zoo=self.zoo,
+            truth=self.truth,
+            score=score,
+            space=space,
+            similarity=similarity,
+            probes=None if space is None else self.probes,
+        )
 
     def by_channels(self) -> dict[str, float]:
         """SVCCA of the representations averaged over their places, 8 numbers an image, with all of their variance."""
-        space, _ = self.compare(Comparison(partial(features, pooled=True), partial(svcca, variance=1.0)))
+        space = self.compare(Comparison(partial(features, pooled=True), partial(svcca, variance=1.0)), run.Cost())
         metrics = score_metrics(self.truth.evaluate(space.similarity))
         return {f"{name}_channels": metrics[name] for name in ("p_at_1", "p_at_2", "p_at_4", "spearman")}
 
@@ -298,8 +309,9 @@ class ZooJob(run.Job):
         """Where a network of another architecture ranks that of its own task: a property that the method needs."""
         places = []
         for name in self.twins:
-            scores = space.compare(self.network(name))
-            own = scores[space.names.index(self.zoo.member(name).task)]
+            task = self.zoo.member(name).task
+            scores = space.compare(self.network(name), prepare=PREPARE.get(task))
+            own = scores[space.names.index(task)]
             places.append(1 + sum(value > own for value in scores))
         if not places:
             return {}

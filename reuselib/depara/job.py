@@ -83,13 +83,13 @@ class GraphJob(ZooJob):
 
     def tuned(self) -> ZooResult:
         """The graph whose λ is chosen for each target on the others, and the whole curve over λ."""
-        space, spent = self.compare(self.ways["graph-tuned"](self.settings))
+        space = self.compare(self.ways["graph-tuned"](self.settings))
         v, e = similarities(list(space.observed.values()))
         found = tuned(self.truth, v, e, self.settings.grid, self.settings.tuned_at)
         metrics = {f"p_at_4_at_{weight:g}": float(score.precision[3]) for weight, score in found.curve.items()}
         metrics |= {f"spearman_at_{weight:g}": score.correlation for weight, score in found.curve.items()}
         own = [found.lambdas[column] for column in self.truth.own.tolist()]
-        metrics |= {"seconds": spent, "lambda_least": min(own), "lambda_most": max(own)}
+        metrics |= {"lambda_least": min(own), "lambda_most": max(own)}
         return self.judged(found.score, metrics, space, found.similarity)
 
     methods = {**ZooJob.methods, "graph-tuned": tuned}
