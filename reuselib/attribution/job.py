@@ -177,7 +177,7 @@ class ZooResult(run.Result):
     truth: Truth = None  # type: ignore[assignment]
     score: Score = None  # type: ignore[assignment]
     similarity: Tensor = None  # type: ignore[assignment]
-    probes: ImageSet = None  # type: ignore[assignment]
+    probes: Any = None
     space: ModelSpace = None  # type: ignore[assignment]
 
     @property
