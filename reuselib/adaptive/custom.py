@@ -24,7 +24,7 @@ TARGET = "target"
 
 
 class InTurn(run.Method):
-    """Several methods, one after the other, as one: the engine reports, checkpoints and resumes them as a whole.
+    """Several methods, one after the other, as one: a run reports, checkpoints and resumes them as a whole.
 
     A later method may use the networks of an earlier one, which are trained by then.
 

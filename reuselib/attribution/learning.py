@@ -60,7 +60,7 @@ class TaskLearning(run.Method):
         lr: highest learning rate.
         weight_decay: L2 penalty.
         seed: of the batches and of the noise on images that are to be denoised.
-        precision: chosen by the engine if left out.
+        precision: chosen if left out.
 
     Raises:
         DeviceError: lesson and network are on different devices.

@@ -113,7 +113,7 @@ class Zoo:
     Args:
         plan: what decides it.
         seed: of the weights and of the images, another world of rooms for each.
-        device: chosen by the engine if left out.
+        device: chosen if left out.
     """
 
     def __init__(self, plan: Settings, seed: int, device: str | torch.device | None = None) -> None:

@@ -104,7 +104,7 @@ class Inversion(run.Method):
         negatives: of those, how many take part in a step.
         layers: modules of the teacher whose inputs are its features; every batch norm if left out.
         seed: of everything drawn.
-        precision: chosen by the engine if left out.
+        precision: chosen if left out.
 
     Raises:
         ReuseError: a term needs a student or a batch norm, and there is none.

@@ -89,7 +89,7 @@ class Studio:
 
     Args:
         plan: what decides them.
-        device: chosen by the engine if left out.
+        device: chosen if left out.
     """
 
     def __init__(self, plan: Settings, device: str | torch.device | None = None) -> None:

@@ -21,7 +21,7 @@ Discrepancy = Callable[[Tensor, Tensor], Tensor]
 def _device_of(**networks: nn.Module) -> torch.device:
     devices = {name: next(network.parameters()).device for name, network in networks.items()}
     if len(set(devices.values())) > 1:
-        raise DeviceError(f"The networks are on different devices: {devices}. Move them with engine.on_device.")
+        raise DeviceError(f"The networks are on different devices: {devices}. Move them with run.on_device.")
     return next(iter(devices.values()))
 
 
@@ -42,7 +42,7 @@ class Distillation(run.Method):
         weight_decay: of the student.
         schedule: iteration → factor on every learning rate.
         seed: of the images drawn.
-        precision: ``"bf16"``, ``"fp16"``, ``"fp32"``; chosen by the engine if left out.
+        precision: ``"bf16"``, ``"fp16"``, ``"fp32"``; chosen if left out.
 
     Raises:
         DeviceError: the networks are on different devices.

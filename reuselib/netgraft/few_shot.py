@@ -30,7 +30,7 @@ class FewShot(run.Method):
         augment: applied to the uint8 batches, :func:`~reuselib.data.augment.crop_and_flip` for instance.
         shared: how many of the student's first blocks are copied from the teacher and never trained.
         seed: of all that is drawn.
-        precision: ``"bf16"``, ``"fp16"``, ``"fp32"``; chosen by the engine if left out.
+        precision: ``"bf16"``, ``"fp16"``, ``"fp32"``; chosen if left out.
 
     Attributes:
         parts: updates of the parts that learn one after the other; empty where all learns at once, without an end.

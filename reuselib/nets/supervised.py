@@ -53,7 +53,7 @@ class Supervised(run.Method):
         noise: largest standard deviation of added Gaussian noise; each image draws its own, uniformly from 0.
         augment: of the uint8 images, in place of ``crop`` and ``flip``.
         seed: of batches and augmentation.
-        precision: chosen by the engine if left out.
+        precision: chosen if left out.
 
     Raises:
         DeviceError: images and classifier are on different devices.

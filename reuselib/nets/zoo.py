@@ -209,7 +209,7 @@ def load(name: str, device: str | torch.device | None = None) -> nn.Module:
 
     Args:
         name: see :func:`names`.
-        device: where to put it; the engine chooses if left out. On "meta" it has no weights and needs none.
+        device: where to put it; chosen if left out. On "meta" it has no weights and needs none.
 
     Raises:
         UnknownName: no network has this name.

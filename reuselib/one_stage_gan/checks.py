@@ -25,7 +25,7 @@ class SpeedJob(run.Job):
     """The schemes' steps on the same networks and random pixels, timed turn by turn."""
 
     def result(self) -> run.Result:
-        """Time the steps in the engine's precision.
+        """Time the steps in the usual precision.
 
         The metrics are, per scheme, the median and the quartiles in milliseconds on the clock and of the processor; the
         ratio of each two-stage median to the one-stage one; the passes of one step; and the cost of the generator's

@@ -126,7 +126,7 @@ class GAN(run.Method):
         clip: after each update the discriminator's weights are clipped to ``[-clip, clip]`` (WGAN: 0.01).
         schedule: iteration → factor on both learning rates.
         seed: of all that is drawn.
-        precision: chosen by the engine if left out. Losses and ratio are computed in float32 at least.
+        precision: chosen if left out. Losses and ratio are computed in float32 at least.
 
     Raises:
         DeviceError: networks and images are not on one device.

@@ -103,7 +103,7 @@ class SeenTraining(run.Method):
         augment: of the uint8 images, or of the features.
         frozen_statistics: whether batch norm keeps the statistics that it came with.
         seed: of batches and augmentation.
-        precision: chosen by the engine if left out. Losses are computed in float32.
+        precision: chosen if left out. Losses are computed in float32.
 
     Raises:
         DeviceError: images and network are on different devices.

@@ -58,7 +58,7 @@ def world_task(seed: int, plan: Mapping[str, Any], epochs: int, device: str | to
         seed: of the record; the world's is larger by ``FIRST_WORLD``.
         plan: of the world, fields of :class:`~reuselib.worlds.attributes.WorldPlan`.
         epochs: passes of the backbone through the auxiliary images.
-        device: chosen by the engine if left out.
+        device: chosen if left out.
     """
     wanted = WorldPlan(**plan)
     task = _world_task(seed + FIRST_WORLD, replace(wanted, annotated="full"), epochs, str(run.device(device)))

@@ -1,6 +1,6 @@
 """Everything a run needs that is not its method: device, precision, seeds, progress, checkpoints, guards, cost.
 
-The engine knows no method. It drives whatever has ``step()`` and ``rounds()`` (see :class:`Method`).
+It knows no method: it drives whatever has ``step()`` and ``rounds()`` (see :class:`Method`).
 """
 
 from reuselib.run.checkpoint import load_checkpoint, save_checkpoint

@@ -1,4 +1,4 @@
-"""What the engine asks of a method, and the few tools that methods share."""
+"""What a run asks of a method, and the few tools that methods share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Method:
     """A procedure: it holds networks, optimizers and memory, and improves them one update at a time.
 
     Subclasses write :meth:`step`. Whatever they keep as attributes and that has a ``state_dict`` (or is a tensor, a
-    ``torch.Generator`` or a list of those) is checkpointed by the engine.
+    ``torch.Generator`` or a list of those) is checkpointed.
 
     Attributes:
         steps_per_round: updates between two reports.
