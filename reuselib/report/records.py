@@ -149,7 +149,7 @@ class Record:
         """Return the names of metrics and curves that are not equal bit for bit in two runs; times are left out."""
         found = []
         for mine, others in ((self.metrics, other.metrics), (self.curves, other.curves)):
-            names = {name for name in {*mine, *others} if "seconds" not in name}
+            names = {name for name in {*mine, *others} if "seconds" not in name and not name.endswith("_ms")}
             found += sorted(name for name in names if mine.get(name) != others.get(name))
         return found
 
