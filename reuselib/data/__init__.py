@@ -56,6 +56,7 @@ def _rendered(name: str, *options: str) -> Loader:
 
 SETS: dict[str, Loader] = {
     **{loader.__name__: _from_files(loader) for loader in vision.LOADERS + photographs.LOADERS},
+    "cifar10-jpeg": _from_files(vision.cifar10_jpeg),
     "digits": lambda split, *_: digits.digits(split),
     "printed_digits": _printed,
     "textures": _procedural(procedural.textures),
