@@ -42,6 +42,10 @@ class MissingFile(ReuseError, FileNotFoundError):
     """A file that should be there and is not."""
 
 
+class BadValue(ReuseError, ValueError):
+    """An argument that cannot be meant: a batch of -4, a learning rate of NaN."""
+
+
 class ShapeMismatch(ReuseError, ValueError):
     """Networks, images or labels whose shapes or class counts do not fit together."""
 

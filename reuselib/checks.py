@@ -1,0 +1,50 @@
+"""Numbers checked at the door: one that cannot be meant is refused by its name, with what may be given instead."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+from reuselib.errors import BadValue
+
+SEEDS = 2**63 - 1
+"""The largest seed that every generator takes."""
+
+
+def whole(minimum: int = 1, maximum: int | None = None, **values: Any) -> None:
+    """Refuse what is no whole number in a range; ``whole(batch=batch)``, ``whole(0, SEEDS, seed=seed)``.
+
+    Args:
+        minimum: the least that is allowed.
+        maximum: the most that is allowed.
+        values: by the names that callers know them by.
+
+    Raises:
+        BadValue: one is no whole number, or outside.
+    """
+    bounds = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+    for name, value in values.items():
+        fits = isinstance(value, Integral) and not isinstance(value, bool) and value >= minimum
+        if not fits or (maximum is not None and value > maximum):
+            raise BadValue(f"{name} must be a whole number {bounds}, not {value!r}.")
+
+
+def number(low: float = 0.0, high: float = math.inf, *, above: bool = False, **values: Any) -> None:
+    """Refuse what is no finite number in a range; ``number(above=True, lr=lr)``, ``number(0, 1, share=share)``.
+
+    Args:
+        low: the least that is allowed.
+        high: the most that is allowed.
+        above: whether ``low`` itself is refused too.
+        values: by the names that callers know them by.
+
+    Raises:
+        BadValue: one is no number, not finite, or outside.
+    """
+    least = f"above {low:g}" if above else f"of at least {low:g}"
+    bounds = "" if low == -math.inf else f" {least}" if high == math.inf else f" {least} and at most {high:g}"
+    for name, value in values.items():
+        real = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        if not real or value < low or value > high or (above and value == low):
+            raise BadValue(f"{name} must be a finite number{bounds}, not {value!r}.")
