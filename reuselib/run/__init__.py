@@ -5,7 +5,7 @@ It knows no method: it drives whatever has ``step()`` and ``rounds()`` (see :cla
 
 from reuselib.run.checkpoint import load_checkpoint, save_checkpoint
 from reuselib.run.cost import SUSTAINED, Cost, Prediction, Timing, count_passes, interleaved, measured
-from reuselib.run.device import Precision, device, generator, precision, seeded, threads
+from reuselib.run.device import Precision, device, device_of, generator, precision, seeded, threads
 from reuselib.run.loop import History, accuracy, divisor, run
 from reuselib.run.method import Method, Schedule, adam, constant, cosine, frozen, on_device, one_cycle, sgd, step_decay
 from reuselib.run.study import SCALES, Job, Result, Settings, Study
@@ -30,6 +30,7 @@ __all__ = [
     "cosine",
     "count_passes",
     "device",
+    "device_of",
     "divisor",
     "frozen",
     "generator",

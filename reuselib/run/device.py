@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from itertools import chain
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from reuselib.errors import DeviceError, unknown
+from reuselib.errors import BadValue, DeviceError, unknown
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 
@@ -49,6 +50,39 @@ def device(name: str | torch.device | None = None) -> torch.device:
             f"counted from 0. Use '{chosen.type}:0'."
         )
     return chosen
+
+
+class OnDevice(Protocol):
+    """What knows where it is: an image set, a tensor."""
+
+    device: torch.device
+
+
+def device_of(network: nn.Module | OnDevice | None = None, **parts: nn.Module | OnDevice) -> torch.device:
+    """The one device of a network, or of several parts that must be together: ``device_of(teacher=…, images=…)``.
+
+    Args:
+        network: a network, or whatever has a ``device``.
+        parts: more of them, by the names that callers know them by; one without parameters is at home everywhere.
+
+    Raises:
+        DeviceError: there are several devices.
+        BadValue: there is none, because no part has a parameter or a buffer.
+    """
+    everything = parts if network is None else {"network": network, **parts}
+    where = {
+        name: {t.device for t in chain(part.parameters(), part.buffers())}
+        if isinstance(part, nn.Module)
+        else {part.device}
+        for name, part in everything.items()
+    }
+    found = set[torch.device]().union(*where.values())
+    if not found:
+        raise BadValue(f"No parameter or buffer says where it runs: {', '.join(where)}. Give a network that has some.")
+    if len(found) > 1:
+        places = ", ".join(f"{name} on {' and '.join(map(str, each))}" for name, each in where.items() if each)
+        raise DeviceError(f"These are on different devices: {places}. Move them to one with .to(device).")
+    return found.pop()
 
 
 def has_fast_bf16(where: torch.device) -> bool:

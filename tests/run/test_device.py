@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from reuselib import run
-from reuselib.errors import DeviceError
+from reuselib.errors import BadValue, DeviceError
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +93,13 @@ def test_a_generator_has_its_own_state() -> None:
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
     assert torch.equal(torch.get_rng_state(), before)
     assert run.generator(torch.device("meta"), 1) is None
+
+
+def test_the_one_device_of_several_parts() -> None:
+    cpu, meta, nothing = nn.Linear(1, 1), nn.BatchNorm1d(1, affine=False, device="meta"), nn.ReLU()
+    assert run.device_of(cpu) == torch.device("cpu")
+    assert run.device_of(meta) == run.device_of(teacher=nothing, student=meta) == torch.device("meta")
+    with pytest.raises(DeviceError, match=r"different devices: teacher on cpu, images on meta\. .*\.to\(device\)"):
+        run.device_of(teacher=cpu, other=nothing, images=torch.ones(1, device="meta"))
+    with pytest.raises(BadValue, match="says where it runs: network"):
+        run.device_of(nothing)
