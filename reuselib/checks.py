@@ -25,8 +25,8 @@ def whole(minimum: int = 1, maximum: int | None = None, **values: Any) -> None:
     """
     bounds = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
     for name, value in values.items():
-        fits = isinstance(value, Integral) and not isinstance(value, bool) and value >= minimum
-        if not fits or (maximum is not None and value > maximum):
+        fits = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= minimum
+        if not fits or (maximum is not None and int(value) > maximum):
             raise BadValue(f"{name} must be a whole number {bounds}, not {value!r}.")
 
 
