@@ -9,10 +9,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.data import ImageSet
 from reuselib.data.image_set import Augment
-from reuselib.errors import DeviceError, ReuseError, ShapeMismatch
+from reuselib.errors import ReuseError, ShapeMismatch
 from reuselib.netgraft.hybrid import blocks_of, through
 from reuselib.nets.imitation import check_same_shape
 
@@ -39,6 +39,7 @@ class FewShot(run.Method):
         DeviceError: networks and images are not on one device.
         ShapeMismatch: the networks differ in classes or in the shared blocks, or do not take such images.
         ReuseError: there are no images.
+        BadValue: batch, shared or seed is no such number.
     """
 
     parts: Sequence[int] = ()
@@ -56,7 +57,10 @@ class FewShot(run.Method):
         seed: int = 0,
         precision: str | None = None,
     ) -> None:
-        self.device = images.device
+        checks.whole(batch=batch)
+        checks.whole(0, shared=shared)
+        checks.whole(0, checks.SEEDS, seed=seed)
+        self.device = run.device_of(teacher=teacher, student=student, images=images)
         self.images, self.batch, self.augment, self.shared, self.seed = images, batch, augment, shared, seed
         self._check_fit(teacher, student)
         self.teacher, self.student = teacher, run.on_device(student, self.device)
@@ -112,11 +116,6 @@ class FewShot(run.Method):
     def _check_fit(self, teacher: nn.Module, student: nn.Module) -> None:
         if not len(self.images):
             raise ReuseError(f"There are no images in {self.images.name}. Take at least one of each class.")
-        devices = {self.device, *(next(network.parameters()).device for network in (teacher, student))}
-        if len(devices) > 1:
-            raise DeviceError(
-                f"Images and networks are on different devices: {devices}. Use .to(device) on the images."
-            )
         with run.frozen(teacher, student):
             try:
                 check_same_shape(teacher(self.probe()), student(self.probe()))

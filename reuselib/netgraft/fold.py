@@ -42,8 +42,7 @@ def fold(student: nn.Module, scions: Sequence[Scion], shared: int = 0) -> nn.Mod
     """
     folded = copy.deepcopy(student)
     for (before, after), block in zip(pairwise(scions), blocks_of(folded)[shared + 1 :], strict=True):
-        found = entries(block)
-        if not found:
+        if not (found := entries(block)):
             raise ReuseError(f"A block without weights, {block}, cannot take up adapters. Join it to the block behind.")
         for entry in found:
             absorb(entry, before.out_of, after.into)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reuselib.errors import ReuseError
+from reuselib import checks
 from reuselib.nets.imitation import check_same_shape, kl_divergence, mean_squared_error
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -112,13 +112,12 @@ def least_squares(student_maps: Tensor, teacher_maps: Tensor, ridge: float = 1e-
 
     Raises:
         ShapeMismatch: the shapes differ.
-        ReuseError: the ridge is not above 0.
+        BadValue: the ridge is not above 0.
 
     Source: Li et al. 2020 (FSKD); the ridge is ours.
     """
     check_same_shape(teacher_maps, student_maps)
-    if ridge <= 0:
-        raise ReuseError(f"A ridge of {ridge} leaves the matrix undetermined. Give a number above 0.")
+    checks.number(above=True, ridge=ridge)  # without one the matrix may be undetermined
     x, y = _rows(student_maps), _rows(teacher_maps)
     identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     gram = x.T @ x

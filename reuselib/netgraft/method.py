@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.data import ImageSet
 from reuselib.errors import ReuseError
 from reuselib.netgraft import losses
@@ -30,12 +30,20 @@ class Graft:
         steps: updates.
         lr: Adam's learning rate.
         adapter_lr: that of the adapters; the same if left out.
+
+    Raises:
+        BadValue: steps or a rate is no such number.
     """
 
     blocks: tuple[int, ...]
     steps: int
     lr: float
     adapter_lr: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        checks.whole(0, steps=self.steps)
+        checks.number(above=True, lr=self.lr, adapter_lr=self.lr if self.adapter_lr is None else self.adapter_lr)
 
 
 def block_grafting(count: int, steps: Each, lr: Each, adapter_lr: Each = None, shared: int = 0) -> list[Graft]:
@@ -95,7 +103,8 @@ class NetGraft(FewShot):
         blocks: the indices of these blocks.
 
     Raises:
-        ReuseError: the plan names no blocks, or blocks that are not there; and the errors of :class:`FewShot`.
+        ReuseError: the plan names no blocks, or blocks that are not there; adapters could not be folded into the
+            student in the end (see :func:`~reuselib.netgraft.entries`); and the errors of :class:`FewShot`.
         ShapeMismatch: the networks do not fit; see :func:`~reuselib.netgraft.make_scions`.
 
     Source: Shen et al. 2021 (NetGraft).
@@ -123,6 +132,7 @@ class NetGraft(FewShot):
         if odd := [each for each in self.plan if not each.blocks or not set(each.blocks) <= set(self.blocks)]:
             raise ReuseError(f"{odd[0]} cannot be grafted. Name at least one of the blocks {[*self.blocks]}.")
         self.optimizers = [self._make_optimizer(graft) for graft in self.plan]
+        self.folded()  # what cannot be folded is refused now, not after the training
 
     def _make_optimizer(self, graft: Graft) -> torch.optim.Optimizer:
         scions = [self.scions[index - self.shared] for index in graft.blocks]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.errors import ReuseError
 from reuselib.netgraft import losses
 from reuselib.netgraft.few_shot import FewShot, spread
 from reuselib.netgraft.hybrid import adapter, blocks_of, maps_of, through
 from reuselib.netgraft.pruning import layer_count, prune, units
+
+
+Way = Callable[[Tensor], Tensor]
 
 
 class KnowledgeDistillation(FewShot):
@@ -27,6 +33,7 @@ class KnowledgeDistillation(FewShot):
     """
 
     def __init__(self, *parties: Any, lr: float = 1e-3, **options: Any) -> None:
+        checks.number(above=True, lr=lr)
         super().__init__(*parties, **options)
         learning = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
         self.optimizer = run.adam(learning, self.device, lr=lr)
@@ -37,15 +44,20 @@ class KnowledgeDistillation(FewShot):
         Returns:
             ``loss``, as it was before the update.
         """
+        ways = (partial(self.rest, network) for network in (self.teacher, self.student))
+        return self.imitate(*ways, losses.soft_targets, self.optimizer)
+
+    def imitate(self, model: Way, learner: Way, loss: losses.Loss, optimizer: Optimizer) -> dict[str, Tensor]:
+        """One update of what makes the prefix's maps into what the model makes of them; returns ``loss``."""
         with run.frozen(self.teacher):
             with self.precision.autocast():
                 with torch.no_grad():
                     maps = self.prefix(self.draw())
-                    target = self.rest(self.teacher, maps)
-                output = self.rest(self.student, maps)
-            loss = losses.soft_targets(target, output)
-            self.precision.minimise(loss, self.optimizer)
-        return {"loss": loss.detach()}
+                    target = model(maps)
+                output = learner(maps)
+            value = loss(target, output)
+            self.precision.minimise(value, optimizer)
+        return {"loss": value.detach()}
 
 
 class FitNet(KnowledgeDistillation):
@@ -72,20 +84,19 @@ class FitNet(KnowledgeDistillation):
     def __init__(
         self, *parties: Any, hint: int | None = None, hint_steps: int = 500, lr: float = 1e-3, **options: Any
     ) -> None:
+        checks.whole(0, hint_steps=hint_steps)
         super().__init__(*parties, lr=lr, **options)
-        of_teacher, of_student = (maps_of(network, self.probe()) for network in (self.teacher, self.student))
-        count = min(len(of_teacher), len(of_student))
+        t, s = (maps_of(network, self.probe()) for network in (self.teacher, self.student))
+        count = min(len(t), len(s))
         self.hint = (self.shared + count - 1) // 2 if hint is None else hint
         if not self.shared <= self.hint < count - 1:
             raise ReuseError(f"There is no hint behind block {self.hint}. Choose one of {self.shared} to {count - 2}.")
         self.hint_steps = hint_steps
         with run.seeded(self.seed):
-            self.regressor = adapter(of_student[self.hint], of_teacher[self.hint], bias=True)
-        learning = [*nn.Sequential(*self._until_hint(self.student)).parameters(), *self.regressor.parameters()]
+            self.regressor = adapter(s[self.hint], t[self.hint], bias=True)
+        self.hinted = slice(self.shared, self.hint + 1)
+        learning = nn.Sequential(*blocks_of(self.student)[self.hinted], self.regressor).parameters()
         self.hint_optimizer = run.adam(learning, self.device, lr=lr)
-
-    def _until_hint(self, network: nn.Module) -> list[nn.Module]:
-        return blocks_of(network)[self.shared : self.hint + 1]
 
     def step(self) -> dict[str, Tensor]:
         """One update of the stage whose turn it is.
@@ -95,15 +106,9 @@ class FitNet(KnowledgeDistillation):
         """
         if self.iteration >= self.hint_steps:
             return super().step()
-        with run.frozen(self.teacher):
-            with self.precision.autocast():
-                with torch.no_grad():
-                    maps = self.prefix(self.draw())
-                    target = through(self._until_hint(self.teacher), maps)
-                output = self.regressor(through(self._until_hint(self.student), maps))
-            loss = losses.feature_distance(target, output)
-            self.precision.minimise(loss, self.hint_optimizer)
-        return {"loss": loss.detach()}
+        model, learner = (blocks_of(network)[self.hinted] for network in (self.teacher, self.student))
+        ways = partial(through, model), partial(through, [*learner, self.regressor])
+        return self.imitate(*ways, losses.feature_distance, self.hint_optimizer)
 
 
 class Layerwise(FewShot):
@@ -187,6 +192,9 @@ class CrossDistillation(Layerwise):
     """
 
     def __init__(self, *parties: Any, steps: int, lr: float = 1e-3, mu: float = 0.6, **options: Any) -> None:
+        checks.whole(steps=steps)
+        checks.number(above=True, lr=lr)
+        checks.number(0, 1, mu=mu)
         super().__init__(*parties, **options)
         self.mu, self.parts = mu, spread(steps, self.layers)
         mended = units(self.student)[self.first :]
