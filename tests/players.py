@@ -336,7 +336,7 @@ INVERTING: dict[str, Callable[..., run.Method]] = {
 GRAFTING: dict[str, Callable[..., run.Method]] = {
     "netgraft": _few(netgraft.NetGraft, plan=grafts(5)),
     "netgraft-shared": _few(netgraft.NetGraft, plan=grafts(1, shared=1), shared=True, epochs=True),
-    "netgraft-features": _few(netgraft.NetGraft, plan=grafts(1), local=True, bias=True, augment=crop_and_flip),
+    "netgraft-features": _few(netgraft.NetGraft, plan=grafts(1), local=True, augment=crop_and_flip),
     "few-kd": _few(netgraft.KnowledgeDistillation, augment=partial(crop_and_flip, padding=1, flip=False)),
     "few-kd-shared": _few(netgraft.KnowledgeDistillation, shared=True, epochs=True),
     "fitnet": _few(netgraft.FitNet, hint_steps=3),

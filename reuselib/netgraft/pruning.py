@@ -7,13 +7,14 @@ gives, before the activation, is called its map here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from reuselib.errors import ReuseError, ShapeMismatch
 from reuselib.netgraft.hybrid import Scion, blocks_of, through
@@ -68,11 +69,13 @@ def units(network: nn.Module) -> list[Unit]:
     """
     found: list[Unit] = []
     before: list[nn.Module] = []
-    for module in _leaves(blocks_of(network)):
+    parts = [part for block in blocks_of(network) for _, part in block.named_modules(remove_duplicate=False)]
+    for module in (part for part in parts if not isinstance(part, nn.Sequential)):
+        foldable = isinstance(module, _BatchNorm) and module.affine and module.track_running_stats
         if isinstance(module, nn.Conv2d | nn.Linear) and getattr(module, "groups", 1) == 1:
             found.append(Unit(before, module))
             before = []
-        elif _foldable(module) and found and not before and not found[-1].norm:
+        elif foldable and found and not before and not found[-1].norm:
             found[-1].norm = module
         elif isinstance(module, BETWEEN):
             before.append(module)
@@ -85,18 +88,6 @@ def units(network: nn.Module) -> list[Unit]:
     if not found or before:
         raise ReuseError("A plain network must end in a layer with weights. Remove what stands behind its last layer.")
     return found
-
-
-def _leaves(modules: list[nn.Module]) -> Iterator[nn.Module]:
-    for module in modules:
-        if isinstance(module, nn.Sequential):
-            yield from _leaves(list(module))
-        else:
-            yield module
-
-
-def _foldable(module: nn.Module) -> bool:
-    return isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.affine and module.track_running_stats
 
 
 @torch.no_grad()

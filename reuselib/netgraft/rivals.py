@@ -17,7 +17,6 @@ from reuselib.netgraft.few_shot import FewShot, spread
 from reuselib.netgraft.hybrid import adapter, blocks_of, maps_of, through
 from reuselib.netgraft.pruning import layer_count, prune, units
 
-
 Way = Callable[[Tensor], Tensor]
 
 

@@ -7,6 +7,7 @@ student of the same seed, sees the same images and takes as many updates. Rows w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from reuselib.netgraft.job import NetGraftJob
@@ -24,21 +25,14 @@ PRUNED = ("netgraft-pruned", "kd-pruned")
 ABLATIONS = ("stage1", "stage2", "whole", "features", "unnormalised")
 BOUNDS = ("teacher", "untrained", "supervised", "kd-full")
 """Floors and ceilings: rows without K."""
-PRUNED_BOUND = "kd-full-pruned"
-"""The ceiling of the rows that begin with the teacher's filters; only a plain network can be pruned."""
+PLAIN_BOUNDS = (*BOUNDS, "kd-full-pruned")
+"""The same and the ceiling of the rows that begin with the teacher's filters; only a plain network can be pruned."""
 
 TUNED = {
-    "netgraft": 1e-2,
-    "kd": 5e-3,
-    "fitnet": 5e-3,
-    "cd": 1e-2,
-    **dict.fromkeys((*PRUNED, PRUNED_BOUND), 1e-3),
-    "stage1": 1e-2,
-    "stage2": 5e-3,
-    "whole": 1e-3,
-    "features": 2e-3,
-    "unnormalised": 5e-3,
-    "others": 2e-3,
+    **dict.fromkeys(("netgraft", "cd", "stage1"), 1e-2),
+    **dict.fromkeys(("kd", "fitnet", "stage2", "unnormalised"), 5e-3),
+    **dict.fromkeys(("features", "others"), 2e-3),
+    **dict.fromkeys((*PRUNED, "kd-full-pruned", "whole"), 1e-3),
 }
 """The learning rates of the small scales.
 
@@ -104,29 +98,14 @@ CIFAR10 = SYMBOLS.but(
 CIFAR10_PREFIX = CIFAR10.but(
     task="cifar10-prefix", shared=3, block_steps=(100, 60, 60), network_steps=(100, 100), block_lr=(2.5e-4,) * 3
 )
-CIFAR100_PREFIX = CIFAR10_PREFIX.but(
-    task="cifar100-prefix",
-    teacher="cifar100-vgg16",
-    block_lr=(2.5e-4, 1e-3, 1e-3),
-    adapter_lr=1e-3,
-    scaled=100,
-    block_steps=(1000, 200, 200),
-    network_steps=(150, 150),
+CIFAR100_PREFIX = CIFAR10_PREFIX.but(task="cifar100-prefix", teacher="cifar100-vgg16", scaled=100).but(
+    block_lr=(2.5e-4, 1e-3, 1e-3), adapter_lr=1e-3, block_steps=(1000, 200, 200), network_steps=(150, 150)
 )
-IMAGENET = CIFAR10.but(
-    task="imagenet",
-    teacher="imagenet-resnet34",
-    student=("resnet18_imagenet", {}),
-    block_steps=(785,) * 5,
-    network_steps=(785,) * 4,
-    block_lr=None,
-    adapter_lr=None,
-    scaled=0,
-    padding=16,
-    hint=1,
-    watched=500,
+# ILSVRC-2012: nothing is published of its schedule; this one is ours, 5 + 5 passes over ten images a class.
+IMAGENET = CIFAR10.but(task="imagenet", teacher="imagenet-resnet34", student=("resnet18_imagenet", {})).but(
+    block_steps=(785,) * 5, network_steps=(785,) * 4, block_lr=None, adapter_lr=None, scaled=0
 )
-"""ILSVRC-2012: nothing is published of its schedule; this one is ours, 5 + 5 passes over ten images a class."""
+IMAGENET = IMAGENET.but(padding=16, hint=1, watched=500)
 
 
 def with_prefix(task: Settings) -> Settings:
@@ -137,23 +116,24 @@ def with_prefix(task: Settings) -> Settings:
 
 Rows = list[tuple[tuple[int, ...], tuple[str, ...]]]
 """Values of K, and the methods that run at each."""
-PREFIXED: Rows = [(SHOTS, METHODS), (FEW, PRUNED), ((0,), (*BOUNDS, PRUNED_BOUND))]
-PLAIN: Rows = [*PREFIXED, (FEW, ABLATIONS)]
+PREFIXED: Rows = [(SHOTS, METHODS), (FEW, PRUNED), ((0,), PLAIN_BOUNDS)]
 OTHERS: Rows = [(FEW, ("netgraft", "kd", "fitnet"))]
 PUBLISHED: Rows = [((*range(1, 11), 20, 50), METHODS), ((0,), BOUNDS)]
-SHORT: dict[str, Any] = {"teacher": "cifar10-vgg16-short", "full_steps": 8000}
-TASKS: dict[str, list[tuple[Settings, Rows]]] = {
-    "smoke": [(SMOKE, [((1, 5), METHODS + PRUNED + ABLATIONS), ((0,), (*BOUNDS, PRUNED_BOUND))])],
-    "laptop": [
-        *((each, rows) for task in (FASHION, SYMBOLS) for each, rows in ((task, PLAIN), (with_prefix(task), PREFIXED))),
-        (RESIDUAL, [*OTHERS, ((0,), BOUNDS)]),
-    ],
-    "colab": [(task.but(**SHORT), [(FEW, METHODS), ((0,), BOUNDS)]) for task in (CIFAR10, CIFAR10_PREFIX)],
-    "paper": [
-        *((task, PUBLISHED) for task in (CIFAR10_PREFIX, CIFAR10, CIFAR100_PREFIX)),
-        (IMAGENET, [*OTHERS, ((0,), ("teacher",))]),
-    ],
-}
+
+
+def tasks(scale: str) -> list[tuple[Settings, Rows]]:
+    """The tasks of a scale, each with its rows."""
+    if scale == "smoke":
+        return [(SMOKE, [((1, 5), METHODS + PRUNED + ABLATIONS), ((0,), PLAIN_BOUNDS)])]
+    if scale == "laptop":
+        plain = [*PREFIXED, (FEW, ABLATIONS)]
+        pairs = [((task, plain), (with_prefix(task), PREFIXED)) for task in (FASHION, SYMBOLS)]
+        return [*chain.from_iterable(pairs), (RESIDUAL, [*OTHERS, ((0,), BOUNDS)])]
+    if scale == "colab":
+        short = [task.but(teacher="cifar10-vgg16-short", full_steps=8000) for task in (CIFAR10, CIFAR10_PREFIX)]
+        return [(task, [(FEW, METHODS), ((0,), BOUNDS)]) for task in short]
+    published = [(task, PUBLISHED) for task in (CIFAR10_PREFIX, CIFAR10, CIFAR100_PREFIX)]
+    return [*published, (IMAGENET, [*OTHERS, ((0,), ("teacher",))])]
 
 
 def row(task: Settings, method: str, shots: int) -> Settings:
@@ -163,10 +143,9 @@ def row(task: Settings, method: str, shots: int) -> Settings:
     code; the rate of network grafting is the same for every K.
     """
     settings = task.but(method=method, lr=task.lr.get(method, task.lr["others"]))
-    if not shots:
-        return settings
-    settings = settings.but(task=f"{task.task}.{shots}", shots=shots)
-    if not task.scaled:
+    if shots:
+        settings = settings.but(task=f"{task.task}.{shots}", shots=shots)
+    if not shots or not task.scaled:
         return settings
     factor, batch = shots / 10, int(64 * shots / 10)
     updates = -(-shots * task.scaled // batch)  # in one pass over the images
@@ -189,7 +168,7 @@ class NetGraftStudy(Study):
     def declare(cls, scale: str) -> Mapping[str, Settings]:
         """Every task of the scale at every K with its methods."""
         each = (
-            row(task, m, k) for task, rows in TASKS[scale] for shots, methods in rows for k in shots for m in methods
+            row(task, m, k) for task, rows in tasks(scale) for shots, methods in rows for k in shots for m in methods
         )
         return {f"{settings.task}-{settings.method}": settings for settings in each}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from reuselib import nets
 from reuselib.data import ImageSet
-from reuselib.errors import DeviceError, ReuseError, ShapeMismatch, UnknownName
+from reuselib.errors import BadValue, DeviceError, ReuseError, ShapeMismatch, UnknownName
 from reuselib.netgraft import KnowledgeDistillation, losses
 from reuselib.netgraft.few_shot import share_prefix, spread
 
@@ -100,7 +100,7 @@ def test_labels_play_no_part_and_the_teacher_sees_each_image_alone() -> None:
     ("changed", "error", "message"),
     [
         ({"images": little.images().subset([])}, ReuseError, "no images in few. Take at least one of each class"),
-        ({"student": little.student().to("meta")}, DeviceError, "different devices: .*meta.*Use .to"),
+        ({"student": little.student().to("meta")}, DeviceError, "different devices: .*meta.*with .to"),
         ({"student": little.student(classes=5)}, ShapeMismatch, r"\(2, 4\) and \(2, 5\).*same number of classes"),
         ({"images": little.images(shape=(3, 8, 8))}, ShapeMismatch, r"takes images of shape \(batch, 1"),
         (
@@ -110,7 +110,10 @@ def test_labels_play_no_part_and_the_teacher_sees_each_image_alone() -> None:
         ),
         ({"shared": 1}, ShapeMismatch, "(?s)first 1 blocks are not built like the teacher's.*or lower shared"),
         ({"shared": 3}, ShapeMismatch, "Of 3 blocks, 3 cannot be shared. Share 0 to 2"),
-        ({"shared": -1}, ShapeMismatch, "Of 3 blocks, -1 cannot be shared"),
+        ({"shared": -1}, BadValue, "shared must be a whole number of at least 0, not -1"),
+        ({"batch": 0}, BadValue, "batch must be"),
+        ({"seed": 0.5}, BadValue, "seed must be"),
+        ({"lr": -1}, BadValue, "lr must be"),
         ({"precision": "bf15"}, UnknownName, "precision 'bf15'"),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reuselib.errors import ReuseError, ShapeMismatch
+from reuselib.errors import BadValue, ShapeMismatch
 from reuselib.netgraft import losses
 
 DISTANCES = [losses.normalised_logits_distance, losses.logits_distance, losses.feature_distance, losses.soft_targets]
@@ -132,5 +132,5 @@ def test_maps_of_other_shapes_and_ridges_that_are_none_are_refused() -> None:
     with pytest.raises(ShapeMismatch, match=r"\(2, 4, 4, 4\) and \(2, 3, 4, 4\)"):
         losses.least_squares(torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, 4))
     for ridge in (0, -1.0):
-        with pytest.raises(ReuseError, match=f"ridge of {ridge} leaves the matrix undetermined. Give a number above 0"):
+        with pytest.raises(BadValue, match=f"ridge must be a finite number above 0, not {ridge}"):
             losses.least_squares(torch.zeros(2, 3), torch.zeros(2, 3), ridge)
