@@ -43,8 +43,8 @@ class KnowledgeDistillation(FewShot):
         Returns:
             ``loss``, as it was before the update.
         """
-        ways = (partial(self.rest, network) for network in (self.teacher, self.student))
-        return self.imitate(*ways, losses.soft_targets, self.optimizer)
+        model, learner = partial(self.rest, self.teacher), partial(self.rest, self.student)
+        return self.imitate(model, learner, losses.soft_targets, self.optimizer)
 
     def imitate(self, model: Way, learner: Way, loss: losses.Loss, optimizer: Optimizer) -> dict[str, Tensor]:
         """One update of what makes the prefix's maps into what the model makes of them; returns ``loss``."""

@@ -55,7 +55,9 @@ def device(name: str | torch.device | None = None) -> torch.device:
 class OnDevice(Protocol):
     """What knows where it is: an image set, a tensor."""
 
-    device: torch.device
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
 
 
 def device_of(network: nn.Module | OnDevice | None = None, **parts: nn.Module | OnDevice) -> torch.device:
