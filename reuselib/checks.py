@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sized
 from numbers import Integral, Real
 from typing import Any
 
@@ -28,6 +29,22 @@ def whole(minimum: int = 1, maximum: int | None = None, **values: Any) -> None:
         fits = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= minimum
         if not fits or (maximum is not None and int(value) > maximum):
             raise BadValue(f"{name} must be a whole number {bounds}, not {value!r}.")
+
+
+def some(kind: type[Sized], **values: Any) -> None:
+    """Refuse what is of another kind, or empty; ``some(ImageSet, images=images)``.
+
+    Args:
+        kind: that it must be of.
+        values: by the names that callers know them by.
+
+    Raises:
+        BadValue: one is of another kind, or has nothing in it.
+    """
+    for name, value in values.items():
+        if not isinstance(value, kind) or not len(value):
+            found = type(value).__name__ if not isinstance(value, kind) else "an empty one"
+            raise BadValue(f"{name} must be {kind.__name__} with something in it, not {found}.")
 
 
 def number(low: float = 0.0, high: float = math.inf, *, above: bool = False, **values: Any) -> None:

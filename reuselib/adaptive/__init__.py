@@ -4,18 +4,5 @@ from reuselib.adaptive import losses, selection
 from reuselib.adaptive.custom import Choice, InTurn, choose, customise, menu
 from reuselib.adaptive.method import AdaptiveLearning, CommonSpace, ComponentLearning, Ensemble, Lesson, TargetLearning
 
-__all__ = [
-    "AdaptiveLearning",
-    "Choice",
-    "CommonSpace",
-    "ComponentLearning",
-    "Ensemble",
-    "InTurn",
-    "Lesson",
-    "TargetLearning",
-    "choose",
-    "customise",
-    "losses",
-    "menu",
-    "selection",
-]
+__all__ = ["AdaptiveLearning", "Choice", "CommonSpace", "ComponentLearning", "Ensemble", "InTurn", "Lesson"]
+__all__ += ["TargetLearning", "choose", "customise", "losses", "menu", "selection"]

@@ -20,7 +20,6 @@ from reuselib.adaptive import losses, selection
 from reuselib.data import ImageSet
 from reuselib.data.image_set import Augment
 from reuselib.errors import ReuseError, ShapeMismatch, unknown
-from reuselib.layerwise import device_of
 
 Answer = tuple[list[Tensor], dict[str, Tensor]]
 """The watched maps of a network, first to last (none if they are not looked at), and its logits by task."""
@@ -170,7 +169,7 @@ class AdaptiveLearning(run.Method):
         if not self.lessons:
             raise ReuseError("there is nothing to learn: give at least one lesson with images.")
         self.sources = Panel(lesson.source for lesson in self.lessons)
-        self.device = device_of(student=student, **dict(self.sources.named_children()), images=images)
+        self.device = run.device_of(student=student, **dict(self.sources.named_children()), images=images)
         self.student, self.images = run.on_device(student, self.device), images
         self.weights = {"features": features, "logits": 1.0, "regulariser": regulariser}
         self.augment, self.noise, self.batch = augment, noise, batch

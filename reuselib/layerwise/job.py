@@ -211,18 +211,13 @@ class LayerwiseJob(run.Job):
 
     def measure(self, history: run.History) -> dict[str, float]:
         """Accuracies of the student or the ensemble, of the teachers, and what the stages left behind."""
-        name, columns = self.settings.method, self.classes.columns
-        teachers = [
-            run.accuracy(network, relabelled(self.test, own), BATCH)
-            for network, own in zip(self.teachers.networks, columns, strict=True)
-        ]
-        result = {f"teacher_{number}": value for number, value in enumerate(teachers, 1)}
-        if name == "teachers":  # each chooses among its own classes, in both ways of asking
-            result |= {
-                f"{way}_{number}": value for way in ("part", "masked") for number, value in enumerate(teachers, 1)
-            }
-            mean = sum(teachers) / len(teachers)
-            return result | {"masked_mean": mean, "parameters": nets.parameter_count(self.teachers)}
+        name, pairs = self.settings.method, zip(self.teachers.networks, self.classes.columns, strict=True)
+        found = [run.accuracy(network, relabelled(self.test, own), BATCH) for network, own in pairs]
+        # Each teacher chooses among its own classes, in both ways of asking.
+        ways = ("teacher", "part", "masked") if name == "teachers" else ("teacher",)
+        result = {f"{way}_{number}": value for way in ways for number, value in enumerate(found, 1)}
+        if name == "teachers":
+            return result | {"masked_mean": sum(found) / len(found), "parameters": nets.parameter_count(self.teachers)}
         student, together = self.scores()
         ensemble = name.startswith("ensemble")
         result |= accuracies(together if ensemble else student, self.test.labels, self.classes)
@@ -278,9 +273,8 @@ def warm(updates: int) -> run.Schedule:
 
 def round_length(stages: Sequence[int], most: int) -> int:
     """The shortest round that divides every stage and makes at most so many rounds in all, or the longest there is."""
-    common = math.gcd(*stages)
-    divisors = [length for length in range(1, common + 1) if common % length == 0]
-    return next((length for length in divisors if sum(stages) // length <= most), common)
+    common, least = math.gcd(*stages), sum(stages) / (most + 1)
+    return next((length for length in range(1, common) if common % length == 0 and length > least), common)
 
 
 def agreeing_digits(a: Tensor, b: Tensor) -> float:

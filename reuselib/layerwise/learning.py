@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.data import ImageSet
 from reuselib.errors import ShapeMismatch
-from reuselib.layerwise.teachers import Teachers, device_of
+from reuselib.layerwise.teachers import Teachers
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,9 @@ class Stage:
         momentum: of SGD; Adam if left out.
         weight_decay: L2 penalty.
         cosine: whether the learning rate falls to zero along half a cosine, or stays.
+
+    Raises:
+        BadValue: one is no such number.
     """
 
     steps: int
@@ -33,6 +36,18 @@ class Stage:
     momentum: float | None = None
     weight_decay: float = 0.0
     cosine: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        checks.whole(0, steps=self.steps)
+        checks.number(momentum=self.momentum or 0.0, weight_decay=self.weight_decay)
+        for rate in self.rates:
+            checks.number(lr=rate)
+
+    @property
+    def rates(self) -> Sequence[float]:
+        """The learning rates, one or several."""
+        return self.lr if isinstance(self.lr, Sequence) else (self.lr,)
 
     def optimizer(self, groups: Sequence[Sequence[nn.Parameter]], where: torch.device) -> Optimizer:
         """The optimizer of a stage.
@@ -44,7 +59,7 @@ class Stage:
         Raises:
             ShapeMismatch: there are neither one learning rate nor as many as layers.
         """
-        rates = [self.lr] * len(groups) if isinstance(self.lr, float | int) else list(self.lr)
+        rates = self.rates if len(self.rates) != 1 else list(self.rates) * len(groups)
         if len(rates) != len(groups):
             raise ShapeMismatch(f"{len(groups)} layers need one learning rate or as many, not {len(rates)}.")
         parameters = [{"params": list(group), "lr": rate} for group, rate in zip(groups, rates, strict=True)]
@@ -66,6 +81,7 @@ class Learning(run.Method):
 
     Raises:
         DeviceError: teachers and images are on different devices.
+        BadValue: there are no images, or batch or noise is no such number.
     """
 
     fixed: tuple[str, ...] = ("teachers",)
@@ -80,7 +96,10 @@ class Learning(run.Method):
         precision: str | None = None,
         **learning: nn.Module,
     ) -> None:
-        self.device = device_of(teachers=teachers, images=images, **learning)
+        checks.whole(batch=batch)
+        checks.number(noise=noise)
+        checks.some(ImageSet, images=images)
+        self.device = run.device_of(teachers=teachers, images=images, **learning)
         self.teachers, self.images, self.batch, self.noise = teachers, images, batch, noise
         self.precision = run.precision(self.device, precision)
         self.random = run.generator(self.device, seed)

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.data import ImageSet
-from reuselib.errors import ReuseError, ShapeMismatch
+from reuselib.errors import NonFinite, ReuseError, ShapeMismatch
 from reuselib.layerwise import losses
 from reuselib.layerwise.autoencoder import Amalgam, Encoders, Entering, affine, direct, solve
 from reuselib.layerwise.learning import Learning, Stage
 from reuselib.layerwise.losses import unexplained_variance
-from reuselib.layerwise.teachers import Teachers, device_of, read_layers
+from reuselib.layerwise.teachers import Teachers, read_layers
 from reuselib.nets import chain_of
 
 SOLVE_ON = 5000
@@ -89,9 +89,14 @@ def paired(
         ReuseError: ``entering`` does not name each teacher once.
         ShapeMismatch: maps differ in size, a network does not take such images, or the student does not have one
             output for each class.
+        NonFinite: a teacher gives NaN or infinity, which would be learned silently.
+        BadValue: there are no images.
     """
+    checks.some(ImageSet, images=images)
     probe, classes = images.normalised(images.images[:2]), len(teachers.classes.union)
-    features, _ = teachers(probe, layers)
+    features, scores = teachers(probe, layers)
+    if not scores.is_meta and not scores.isfinite().all():
+        raise NonFinite("A teacher gives NaN or infinite scores. Leave it out, or train it again.")
     with run.frozen(student):
         own, logits = read_layers(student, names, probe)
     if logits.ndim != 2 or logits.shape[1] != classes:
@@ -388,7 +393,7 @@ class LayerwiseAmalgamation(run.Method):
         seed: int = 0,
         **options: Any,
     ) -> None:
-        device_of(teachers=teachers, student=student, images=images)
+        run.device_of(teachers=teachers, student=student, images=images)
         self.teachers, self.encoders = teachers, make_encoders(teachers, student, images, entering, seed)
         if encoding is None:
             with run.threads():

@@ -11,9 +11,9 @@ from itertools import accumulate, chain
 import torch
 from torch import Tensor, nn
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.data import ImageSet
-from reuselib.errors import DeviceError, ShapeMismatch
+from reuselib.errors import NonFinite, ShapeMismatch
 from reuselib.layerwise.losses import amalgamated_scores
 from reuselib.nets import tap, works_in_place
 
@@ -30,6 +30,7 @@ class ClassSets:
 
     Raises:
         ShapeMismatch: there is no teacher, one knows no class, or one names a class twice.
+        BadValue: a class is no whole number from 0 on.
     """
 
     sets: tuple[tuple[int, ...], ...]
@@ -38,12 +39,22 @@ class ClassSets:
         """Check the sets."""
         if not self.sets or any(not each or len(set(each)) < len(each) for each in self.sets):
             raise ShapeMismatch(f"Every teacher needs at least one class, and each of them once, not {self.sets}.")
+        for label in self.union:
+            checks.whole(0, **{"a class": label})
 
     @classmethod
     def divide(cls, order: Sequence[int], parts: int | Sequence[int]) -> ClassSets:
-        """Disjoint sets: classes in a given order, cut into parts of given sizes, or as even as can be."""
+        """Disjoint sets: classes in a given order, cut into parts of given sizes, or as even as can be.
+
+        Raises:
+            BadValue: there are fewer classes than parts.
+            ShapeMismatch: there are more or fewer classes than the parts hold.
+        """
         if isinstance(parts, int):
+            checks.whole(1, len(order), parts=parts)
             parts = [len(order) // parts + (part < len(order) % parts) for part in range(parts)]
+        if sum(parts) != len(order):
+            raise ShapeMismatch(f"{len(order)} classes cannot be cut into parts of {list(parts)}.")
         return cls(tuple(tuple(order[end - size : end]) for end, size in zip(accumulate(parts), parts, strict=True)))
 
     def __len__(self) -> int:
@@ -98,7 +109,7 @@ class Teachers(nn.Module):
         super().__init__()
         if len(classes) != len(networks):
             raise ShapeMismatch(f"{len(networks)} teachers need as many class sets, not {len(classes)}.")
-        where = device_of(**{f"teacher {number}": network for number, network in enumerate(networks, 1)})
+        where = run.device_of(**{f"teacher {number}": network for number, network in enumerate(networks, 1)})
         self.networks, self.classes, self.log_softmax = nn.ModuleList(networks), classes, log_softmax
         columns = torch.tensor(list(chain.from_iterable(classes.columns)))
         self.register_buffer("columns", columns.to(where), persistent=False)
@@ -153,21 +164,6 @@ def read_layers(network: nn.Module, names: Sequence[str], images: Tensor) -> tup
     return [seen[name] for name in names], output
 
 
-def device_of(**parts: nn.Module | ImageSet) -> torch.device:
-    """The one device of networks and images.
-
-    Raises:
-        DeviceError: there are several.
-    """
-    devices = {
-        name: part.device if isinstance(part, ImageSet) else next(part.parameters()).device
-        for name, part in parts.items()
-    }
-    if len(set(devices.values())) > 1:
-        raise DeviceError(f"Networks and images are on different devices: {devices}. Move them with .to(device).")
-    return next(iter(devices.values()))
-
-
 def accuracies(scores: Tensor, labels: Tensor, classes: ClassSets) -> dict[str, float]:
     """How often the largest score is the right one: among all classes, and on the classes of each teacher.
 
@@ -180,7 +176,12 @@ def accuracies(scores: Tensor, labels: Tensor, classes: ClassSets) -> dict[str, 
         ``accuracy``: comprehensive, all images and all scores; ``part_1``, …: the images of each teacher's classes, all
         scores; ``masked_1``, …: the same images with the scores of the other classes masked, so that the student is
         told which teacher to ask; ``masked_mean``: the mean over the teachers.
+
+    Raises:
+        NonFinite: a score is NaN or infinite.
     """
+    if not scores.isfinite().all():
+        raise NonFinite("Some scores are NaN or infinite: nothing can be said of such a network. Train it again.")
     result = {"accuracy": _share(scores.argmax(1) == labels)}
     for number, columns in enumerate(classes.columns, 1):
         own = torch.tensor(columns, device=scores.device)

@@ -355,9 +355,9 @@ def test_devices_must_agree(stranger: str) -> None:
         cast.images = cast.images.to("meta")
     else:
         cast.plain.to("meta")
-    with pytest.raises(DeviceError, match="meta.*Move them with"):
+    with pytest.raises(DeviceError, match="meta.*Move them to one"):
         JointLearning(teachers_of(cast), cast.plain, cast.images, Stage(1))
-    with pytest.raises(DeviceError, match="meta.*Move them with"):
+    with pytest.raises(DeviceError, match="meta.*Move them to one"):
         LayerwiseAmalgamation(teachers_of(cast), cast.plain, cast.images, **ONCE)
 
 
