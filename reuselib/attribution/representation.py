@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from reuselib import run
 from reuselib.data import ImageSet
 from reuselib.errors import DeviceError, ReuseError, ShapeMismatch
 from reuselib.nets import tap
+from reuselib.nets.taps import check_open, listening, unwrapped
 
 Represent = str | Callable[[nn.Module, Tensor], Tensor] | None
 """Where a representation is found: a module's dotted name, a function of network and images, or by itself."""
@@ -103,18 +104,18 @@ def _function(network: nn.Module, name: str) -> Callable[..., Any] | None:
 
 def _before_classifier(network: nn.Module, images: Tensor) -> Any:
     """The input of the last layer with weights, or the output of a network that ends in a norm."""
-    last: list[Any] = []
+    last: dict[str, Any] = {}
 
-    def note(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        # A layer that works in place must not alter what is remembered.
-        last[:] = [module, (inputs[0] if inputs else next(iter(named.values()))).clone()]
+    def note(name: str, value: Any) -> None:
+        last.clear()
+        last[name] = value
 
-    with ExitStack() as hooks:
-        for module in network.modules():
-            if any(True for _ in module.parameters(recurse=False)):
-                hooks.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
+    check_open(network)
+    modules = dict(unwrapped(network).named_modules())
+    layers = [name for name, module in modules.items() if any(True for _ in module.parameters(recurse=False))]
+    with listening(network, note, layers, inputs=True, copy=True):
         output = network(images)
-    return last[1] if last and isinstance(last[0], nn.Linear | _ConvNd) else output
+    return next((seen for name, seen in last.items() if isinstance(modules[name], nn.Linear | _ConvNd)), output)
 
 
 def check_apart(network: nn.Module, images: Tensor) -> None:

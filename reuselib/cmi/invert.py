@@ -39,7 +39,7 @@ def invert(
     Args:
         network: gives logits. DeepInversion, ADI, DFQ and CMI need its batch norms.
         image: shape (C, H, W) of one image, H and W multiples of 4; that of the network's card if left out.
-        count: how many images, rounded up to whole batches.
+        count: how many images; of the last batch only what is still wanted is kept.
         method: a name in ``FAMILY``. Without a student, its adversarial term is left out.
         labels: classes to ask for, one per image of a batch; drawn at random if left out.
         mean: per channel, in [0, 1] units, of the network's normalisation. If left out: the card's, or else ImageNet's
@@ -94,4 +94,4 @@ def invert(
     made_by = (method, sorted(changes.items()), studio, mean, std, count, batch, image_steps, labels, seed)
     options: dict[str, Any] = {"checkpoint": checkpoint, "progress": progress, "settings": str(made_by)}
     run.run(inversion, updates=batches, report_every=1, title=method, **options)
-    return inversion.pool.images()
+    return inversion.pool.images().subset(slice(count))

@@ -7,11 +7,12 @@ scalar.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from reuselib.dfad.losses import check_same_shape, information_entropy_loss, kl_divergence
 from reuselib.errors import ShapeMismatch
@@ -52,7 +53,7 @@ def balance_loss(t: Tensor) -> Tensor:
     return information_entropy_loss(t) * math.log(10)
 
 
-def batch_norm_loss(means: list[Tensor], variances: list[Tensor], layers: list[nn.BatchNorm2d]) -> Tensor:
+def batch_norm_loss(means: list[Tensor], variances: list[Tensor], layers: Sequence[_BatchNorm]) -> Tensor:
     """How far a batch is from what the teacher's batch norms remember of its training images.
 
     Computes ``sum_l |mu_l - mean_l|_2 + |var_l - variance_l|_2``. The norms are not squared: each layer pulls with a

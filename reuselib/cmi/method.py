@@ -283,7 +283,8 @@ class Inversion(run.Method):
                 classes = self.teacher(self._blank(2)).shape[1]
             except RuntimeError as error:
                 raise ShapeMismatch(
-                    f"The teacher does not take images of shape {self.pool.image} ({error}). Give its own image shape."
+                    f"The teacher does not take float32 images of shape {self.pool.image} ({error}). Give its own "
+                    "image shape, and a teacher in single precision (teacher.float())."
                 ) from error
         if self.labels is not None and self.labels.shape != (self.batch,):
             raise ShapeMismatch(f"{len(self.labels)} labels for a batch of {self.batch} images. Give one per image.")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from reuselib.cmi import losses
-from reuselib.errors import ReuseError, unknown
+from reuselib.errors import ReuseError
+from reuselib.nets.taps import check_open, listening, unwrapped
 
 
 class _Moments(torch.autograd.Function):
@@ -38,15 +40,20 @@ class _Moments(torch.autograd.Function):
 
 
 def channel_moments(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of every channel over batch and pixels, differentiable.
+    """Mean and biased variance of every channel over batch and places, differentiable.
 
     Args:
-        maps: (B, C, H, W), of any floating type.
+        maps: (B, C, ...), of any floating type.
 
     Returns:
         Two tensors (C,), in single precision or wider.
     """
-    return _Moments.apply(maps)
+    return _Moments.apply(_as_maps(maps))
+
+
+def _as_maps(values: Tensor) -> Tensor:
+    """What any kind of batch norm is given, (B, C, ...), as maps (B, C, H, W)."""
+    return values if values.ndim == 4 else values.reshape(*values.shape[:2], -1, 1)
 
 
 class _PixelMean(torch.autograd.Function):
@@ -67,48 +74,52 @@ class _PixelMean(torch.autograd.Function):
 class Watch:
     """The inputs of some layers in the latest forward pass, graphs kept.
 
-    Layers that do not run, an auxiliary classifier's for instance, are left out of both readings.
+    Layers that do not run, an auxiliary classifier's for instance, are left out of both readings; one that is used
+    twice is read twice.
 
     Attributes:
-        batch_norms: the network's batch norms, in the order of definition.
+        batch_norms: the network's batch norms by their names, in the order of definition.
     """
 
-    def __init__(self, batch_norms: list[nn.BatchNorm2d], featured: list[nn.Module]) -> None:
+    def __init__(self, batch_norms: dict[str, _BatchNorm], featured: Sequence[str]) -> None:
         self.batch_norms, self._featured = batch_norms, featured
-        self._inputs: dict[nn.Module, Tensor] = {}
+        self._inputs: dict[str, list[Tensor]] = {}
 
     def statistics_loss(self) -> Tensor:
         """:func:`~reuselib.cmi.losses.batch_norm_loss` of the latest pass: read it before the next one."""
-        layers = self._run(self.batch_norms)
-        means, variances = zip(*[channel_moments(self._inputs[layer]) for layer in layers], strict=True)
-        return losses.batch_norm_loss(list(means), list(variances), layers)
+        seen = self._run(self.batch_norms)
+        means, variances = zip(*[channel_moments(maps) for _, maps in seen], strict=True)
+        return losses.batch_norm_loss(list(means), list(variances), [self.batch_norms[name] for name, _ in seen])
 
     def features(self) -> Tensor:
         """What the featured layers were given, averaged over pixels and put side by side: (B, sum of channels)."""
-        return torch.cat([_PixelMean.apply(self._inputs[layer]) for layer in self._run(self._featured)], 1)
+        return torch.cat([_PixelMean.apply(_as_maps(maps)) for _, maps in self._run(self._featured)], 1)
 
-    def _run(self, layers: Sequence[Any]) -> list[Any]:
-        if not (found := [layer for layer in layers if layer in self._inputs]):
+    def _run(self, names: Iterable[str]) -> list[tuple[str, Tensor]]:
+        if not (found := [(name, maps) for name in names for maps in self._inputs.get(name, [])]):
             raise ReuseError("The network has not run yet. Run it inside the context first.")
         return found
 
-    def _record(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._inputs[layer] = inputs[0]
+    def _note(self, name: str, maps: Any) -> None:
+        if not name:  # the network itself: a new pass begins
+            self._inputs.clear()
+        self._inputs.setdefault(name, []).append(maps)
 
 
-def batch_norms(network: nn.Module, needed: bool = True) -> list[nn.BatchNorm2d]:
-    """The batch norms of a network that remember statistics of its training images.
+def batch_norms(network: nn.Module, needed: bool = True) -> dict[str, _BatchNorm]:
+    """The batch norms of a network, of any kind, that remember statistics of its training images, by their names.
 
     Raises:
         ReuseError: there is none, and one is needed.
     """
-    layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
-    if needed and not layers:
+    modules = unwrapped(network).named_modules()
+    found = {name: each for name, each in modules if isinstance(each, _BatchNorm) and each.running_mean is not None}
+    if needed and not found:
         raise ReuseError(
-            f"{type(network).__name__} has no BatchNorm2d with running statistics, which DeepInversion, ADI, DFQ and "
+            f"{type(network).__name__} has no batch norm with running statistics, which DeepInversion, ADI, DFQ and "
             "CMI match. Invert it with a method that does without: 'dafl', 'zskt' or 'dfad', or Terms(batch_norm=0)."
         )
-    return layers
+    return found
 
 
 @contextmanager
@@ -117,22 +128,17 @@ def watch(network: nn.Module, layers: Sequence[str] | None = None) -> Iterator[W
 
     Args:
         network: any network with batch norms, unless layers are named.
-        layers: dotted names of the modules whose inputs (B, C, H, W) serve as features; every batch norm if left out.
+        layers: dotted names of the modules whose inputs (B, C, ...) serve as features; every batch norm if left out.
 
     Yields:
         The watch, filled by each forward pass.
 
     Raises:
-        ReuseError: no layers are named and the network has no batch norm.
+        ReuseError: no layers are named and the network has no batch norm, or it was traced, scripted or exported.
         UnknownName: the network has no such module.
     """
-    modules = dict(network.named_modules())
-    if missing := [name for name in layers or () if name not in modules]:
-        raise unknown("module", missing[0], [path for path in modules if path])
+    check_open(network)
     found = batch_norms(network, needed=layers is None)
-    featured: list[nn.Module] = list(found) if layers is None else [modules[name] for name in layers]
-    seen = Watch(found, featured)
-    with ExitStack() as hooks:
-        for layer in {*found, *featured}:
-            hooks.callback(layer.register_forward_pre_hook(seen._record).remove)
+    seen = Watch(found, list(found) if layers is None else layers)
+    with listening(network, seen._note, dict.fromkeys(("", *found, *(layers or ()))), inputs=True):
         yield seen

@@ -10,7 +10,6 @@ Source: Song et al. 2020 (CVPR), official code where named.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -34,6 +33,7 @@ from reuselib.attribution import (
 from reuselib.attribution.representation import Images, batches_of, check_apart, rows_of, telling
 from reuselib.depara.losses import edge_similarity, edge_values, graph_similarity, node_similarity
 from reuselib.errors import ReuseError, ShapeMismatch, unknown
+from reuselib.nets.taps import check_open, listening
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,13 +120,10 @@ def finished(network: nn.Module, images: Tensor) -> list[str]:
         network: any network; it is left as it was.
         images: a few, as the network takes them, on its device.
     """
-    order: dict[str, None] = {}
-    with ExitStack() as hooks, run.frozen(network):
-        for name, module in network.named_modules():
-            note = module.register_forward_hook(lambda *_, name=name: order.setdefault(name))
-            hooks.callback(note.remove)
-        with telling(network, images):
-            network(images)
+    order: dict[str, Any] = {}
+    check_open(network)
+    with listening(network, order.setdefault), run.frozen(network), telling(network, images):
+        network(images)
     return list(order)
 
 

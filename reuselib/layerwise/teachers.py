@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, chain
@@ -15,7 +14,7 @@ from reuselib import checks, run
 from reuselib.data import ImageSet
 from reuselib.errors import NonFinite, ShapeMismatch
 from reuselib.layerwise.losses import amalgamated_scores
-from reuselib.nets import tap, works_in_place
+from reuselib.nets import tap
 
 
 @dataclass(frozen=True)
@@ -148,10 +147,7 @@ def read_layers(network: nn.Module, names: Sequence[str], images: Tensor) -> tup
         UnknownName: the network has no such module.
         ShapeMismatch: it does not take such images.
     """
-    with tap(network, *names) as seen, ExitStack() as hooks:
-        for name in names if works_in_place(network) else ():  # it goes on with a copy of what was recorded
-            module = network.get_submodule(name)
-            hooks.callback(module.register_forward_hook(lambda _, __, output: output.clone()).remove)
+    with tap(network, *names) as seen:
         try:
             output = network(images)
         except torch.OutOfMemoryError:

@@ -44,7 +44,7 @@ class Link:
 
 def works_in_place(network: nn.Module) -> bool:
     """Whether a module, an in-place ReLU for instance, overwrites what it is given."""
-    return any(getattr(module, "inplace", False) for module in network.modules())
+    return any(vars(module).get("inplace", False) for module in network.modules())
 
 
 def chain_of(network: nn.Module) -> list[Link]:

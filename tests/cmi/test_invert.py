@@ -40,8 +40,8 @@ def test_a_network_of_torchvision_comes_back_as_it_was() -> None:
     handle = network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     images = call(network, (3, 32, 32), count=3, labels=[4, 0])
     handle.remove()
-    assert images.images.shape == (4, 3, 32, 32) and images.images.dtype == torch.uint8  # two batches of two
-    assert images.labels.tolist() == [4, 0, 4, 0] and images.images.float().std() > 1
+    assert images.images.shape == (3, 3, 32, 32) and images.images.dtype == torch.uint8  # of two batches of two
+    assert images.labels.tolist() == [4, 0, 4] and images.images.float().std() > 1
     assert (images.mean, images.std, images.classes) == (*IMAGENET_STATISTICS, ())
     assert len(seen) == 1 + 2 * 2 * 2  # a look at its outputs; two batches, two updates, two views
     mean, std = map(torch.tensor, IMAGENET_STATISTICS)
@@ -106,11 +106,11 @@ def test_errors_of_the_call_name_the_way_out() -> None:
         (UnknownName, "inversion method 'cmy'. Did you mean 'cmi'", network, pictures, {"method": "cmy"}),
         (ReuseError, r"No card says.*Give image=\(channels, height, width\)", network, None, {}),
         (ReuseError, "No image was asked for", network, pictures, {"count": 0}),
-        (ReuseError, "no BatchNorm2d", flat, pictures, {}),
+        (ReuseError, "no batch norm", flat, pictures, {}),
         (ReuseError, "no linear layer", convolution, pictures, {"method": "dafl"}),
         (ReuseError, "needs a student", network, pictures, {"method": "zskt"}),
         (ReuseError, "needs a student", network, pictures, {"adversarial": 1.0}),
-        (ShapeMismatch, r"does not take images of shape \(1, 32, 32\)", network, (1, 32, 32), {}),
+        (ShapeMismatch, r"does not take float32 images of shape \(1, 32, 32\)", network, (1, 32, 32), {}),
         (ShapeMismatch, "multiples of 4", network, (3, 30, 30), {}),
         (ShapeMismatch, "2 labels for a batch of 3 images", network, pictures, {"labels": [0, 1], "batch": 3}),
         (ShapeMismatch, "The teacher has 7 classes. Give labels from 0 to 6", network, pictures, {"labels": [0, 7]}),

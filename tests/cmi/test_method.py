@@ -412,12 +412,12 @@ def test_a_teacher_without_batch_norm_serves_where_none_is_asked_for() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     narrow = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 36, 4))
-    without, batch_norm = players.cast(batch_norm=False).teacher, "no BatchNorm2d.*'dafl', 'zskt' or 'dfad'"
+    without, batch_norm = players.cast(batch_norm=False).teacher, "no batch norm.*'dafl', 'zskt' or 'dfad'"
     broken = experienced()
     with torch.no_grad():
         broken.head.bias.fill_(float("nan"))
     images, adversary = (
-        r"does not take images of shape \({}",
+        r"does not take float32 images of shape \({}",
         r"needs a student. Give one, or set Terms\(adversarial=0\)",
     )
     for error, words, options in (

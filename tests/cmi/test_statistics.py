@@ -134,7 +134,7 @@ def test_named_layers_give_the_mean_of_their_inputs_and_do_without_batch_norms()
     network = players.cast(batch_norm=False).teacher
     with watch(network, ("blocks.1",)) as seen:
         network(images)
-        assert seen.features().shape == (3, 4) and seen.batch_norms == []
+        assert seen.features().shape == (3, 4) and seen.batch_norms == {}
 
 
 def test_layers_that_do_not_run_are_left_out() -> None:
@@ -156,13 +156,50 @@ def test_layers_that_do_not_run_are_left_out() -> None:
         torch.testing.assert_close(seen.statistics_loss(), expected)
 
 
+class Mixed(nn.Module):
+    """Every kind of batch norm, and one that is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps, self.synced, self.rows = nn.BatchNorm2d(3), nn.SyncBatchNorm(3), nn.BatchNorm1d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows(self.maps(self.synced(self.maps(x)) + 1).mean((2, 3)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_every_use_of_every_kind_of_batch_norm_counts(dtype: torch.dtype) -> None:
+    network, images = Mixed().eval().to(dtype), example(4, 3, 5, 5, dtype=dtype).requires_grad_()
+    for norm in network.children():
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    seen: dict[str, list[Tensor]] = {"maps": [images], "synced": [network.maps(images)]}
+    seen["maps"].append(network.synced(seen["synced"][0]) + 1)
+    seen["rows"] = [network.maps(seen["maps"][1]).mean((2, 3))]
+    expected = torch.zeros(())
+    for name, given in seen.items():
+        known = network.get_submodule(name)
+        for maps in given:
+            mean, variance = reference(maps.detach().double().reshape(4, 3, -1, 1))
+            expected = expected + (mean - known.running_mean).norm() + (variance - known.running_var).norm()
+    with watch(network) as found:
+        for _ in range(2):  # the second pass replaces the first
+            network(images)
+        loss, features = found.statistics_loss(), found.features()
+        loss.backward()
+    torch.testing.assert_close(
+        loss, expected, rtol=2e-2 if dtype == torch.bfloat16 else 1e-4, atol=0, check_dtype=False
+    )
+    assert features.shape == (4, 12) and images.grad.isfinite().all() and images.grad.any()
+
+
 # ---- hooks and errors
 
 
 def test_hooks_go_after_use_and_after_an_exception() -> None:
     network = players.cast().teacher
     with watch(network):
-        assert players.hooks(network) == 3
+        assert players.hooks(network) == 4  # three batch norms and the network itself
     with pytest.raises(players.Explosion), watch(network):
         raise players.Explosion
     assert players.hooks(network) == 0
@@ -170,11 +207,11 @@ def test_hooks_go_after_use_and_after_an_exception() -> None:
 
 def test_what_cannot_be_watched_is_refused_with_a_way_out() -> None:
     mixed = nn.Sequential(nn.BatchNorm2d(2, track_running_stats=False), nn.BatchNorm2d(2), nn.BatchNorm1d(2))
-    assert batch_norms(mixed) == [mixed[1]]  # those without memory do not count
+    assert batch_norms(mixed) == {"1": mixed[1], "2": mixed[2]}  # of any kind; those without memory do not count
     without, teacher = players.cast(batch_norm=False).teacher, players.cast().teacher
     for network, layers, error, words in (
-        (without, None, ReuseError, r"Classifier has no BatchNorm2d.*'dafl', 'zskt' or 'dfad'"),
-        (mixed[0], None, ReuseError, "has no BatchNorm2d"),
+        (without, None, ReuseError, r"Classifier has no batch norm.*'dafl', 'zskt' or 'dfad'"),
+        (mixed[0], None, ReuseError, "has no batch norm"),
         (teacher, ("blocks.1", "blocks.7"), UnknownName, r"module 'blocks\.7'.*Did you mean 'blocks\.[0-2]'"),
     ):
         with pytest.raises(error, match=words), watch(network, layers):

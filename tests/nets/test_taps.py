@@ -1,41 +1,81 @@
-"""Taps record what flows through any network and leave no hook behind."""
+"""Taps record what flows through any network, or refuse it, and leave no hook behind."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import players
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torchvision import models as torchvision
 
 from reuselib import nets
+from reuselib.attribution import represent
+from reuselib.cmi.statistics import watch
+from reuselib.depara.method import finished
 from reuselib.errors import ReuseError, UnknownName
+from reuselib.nets.taps import listening
 
 hooks = players.hooks
 
 
-def images(count: int = 2) -> torch.Tensor:
+def images(count: int = 2) -> Tensor:
     return torch.randn(count, 1, 8, 8)
 
 
 def test_tap_records_the_last_output_of_the_named_modules_with_its_graph() -> None:
-    network, x = nets.conv3(width=4), images()
-    with nets.tap(network, "blocks.0", "head", "") as outputs:
-        assert outputs == {} and hooks(network) == 3
-        with pytest.raises(ReuseError, match="'head' has not run. Run the network inside.*compiled"):
+    network, x, calls = nets.conv3(width=4), images(), []
+    network.head.register_forward_hook(lambda *_: calls.append(1))  # others' hooks are spared
+    with nets.tap(network, "blocks.0", "head", "") as outputs, nets.tap(network, "head") as inner:
+        assert outputs == {} and hooks(network) == 5
+        with pytest.raises(ReuseError, match="'head' has not run. Run the network inside"):
             outputs["head"]
         network(images(5))
         logits = network(x)
     assert torch.equal(outputs["blocks.0"], network.blocks[0](x)) and outputs["blocks.0"].requires_grad
-    assert outputs["head"] is outputs[""] is logits and hooks(network) == 0
+    assert outputs["head"] is outputs[""] is inner["head"] is logits and hooks(network) == 1 and len(calls) == 2
 
 
-def test_a_copy_is_not_altered_by_a_layer_that_works_in_place() -> None:
-    network = nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True))
-    for copy in (False, True):
-        with nets.tap(network, "0", copy=copy) as outputs:
-            answer = network(x := torch.randn(4, 3))
-        assert torch.equal(outputs["0"], network[0](x) if copy else answer)
+class Twice(nn.Module):
+    """Runs its layers in another order than that of their definition, by keyword, one of them twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.trunk = nn.Linear(4, 2), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(input=self.trunk(input=self.trunk(x)))
+
+
+def test_all_uses_of_a_module_are_told_in_the_order_in_which_they_happen() -> None:
+    network, x, told = Twice(), torch.randn(3, 4), []
+    with listening(network, lambda *each: told.append(each)):
+        network(x)
+    assert [name for name, _ in told] == ["trunk", "trunk", "head", ""]
+    told.clear()
+    with listening(network, lambda *each: told.append(each), ("trunk",), inputs=True):
+        network(x)
+    assert [name for name, _ in told] == ["trunk"] * 2 and torch.equal(told[1][1], network.trunk(x))
+
+
+@pytest.mark.parametrize("learning", [False, True])
+def test_what_works_in_place_does_not_alter_what_was_read(learning: bool) -> None:
+    class Hasty(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self[0](x), inplace=True)
+
+    x, plain = torch.randn(4, 3), nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True))
+    for network, copy in ((plain, False), (hasty := Hasty(nn.Linear(3, 3)), True), (hasty, False)):
+        with nets.tap(network.requires_grad_(learning), "0", copy=copy) as outputs:
+            network(x)
+        if learning and network is hasty and not copy:
+            with pytest.raises(ReuseError, match="'0' was overwritten by a function that works in place.*copy=True"):
+                outputs["0"]
+        else:
+            assert torch.equal(outputs["0"], network[0](x)) and outputs["0"].min() < 0
 
 
 def test_hooks_are_gone_after_an_exception_and_unknown_modules_get_the_nearest() -> None:
@@ -50,25 +90,6 @@ def test_hooks_are_gone_after_an_exception_and_unknown_modules_get_the_nearest()
     assert hooks(network) == 0
 
 
-def test_taps_nest_and_spare_other_hooks() -> None:
-    network, calls = nets.conv3(width=4), []
-    network.head.register_forward_hook(lambda *_: calls.append(1))
-    with nets.tap(network, "head") as outer, nets.tap(network, "head") as inner:
-        network(images())
-    assert outer["head"] is inner["head"] and calls == [1] and hooks(network) == 1
-
-
-class Reversed(nn.Module):
-    """Runs its layers in another order than that of their definition, by keyword."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head, self.trunk = nn.Linear(3, 2), nn.Linear(4, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(input=self.trunk(x))
-
-
 def test_penultimate_is_what_the_last_linear_layer_to_run_sees() -> None:
     resnet = torchvision.resnet18(num_classes=4)
     stack = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -76,7 +97,7 @@ def test_penultimate_is_what_the_last_linear_layer_to_run_sees() -> None:
         *((nets.build(name), (1, 32, 32), "features") for name in ("conv3", "lenet5", "small_resnet")),
         (resnet, (3, 32, 32), nn.Sequential(*list(resnet.children())[:-1], nn.Flatten())),
         (stack, (1, 8, 8), stack[:3]),
-        (odd := Reversed(), (4,), odd.trunk),
+        (odd := Twice(), (4,), nn.Sequential(odd.trunk, odd.trunk)),
     )
     for network, image, features in cases:
         network.eval()
@@ -89,9 +110,72 @@ def test_penultimate_is_what_the_last_linear_layer_to_run_sees() -> None:
         assert torch.equal(seen.value, expected) and hooks(network) == 0
         seen.value.abs().mean().backward()
         assert x.grad.abs().sum() > 0
-
-
-def test_penultimate_without_a_linear_layer_says_what_to_do() -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(ReuseError, match="no linear layer.*tap"), nets.penultimate(network):
         pass
+
+
+# --- networks that run in another way ---------------------------------------------------------------------------------
+
+
+def small() -> nn.Sequential:
+    trunk = (nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*trunk, nn.Linear(8, 4)).eval()
+
+
+def tapped(network: nn.Module, x: Tensor) -> Tensor:
+    with nets.tap(network, "3") as seen:
+        network(x)
+    return seen["3"].flatten(1)
+
+
+def before_the_last(network: nn.Module, x: Tensor) -> Tensor:
+    with nets.penultimate(network) as seen:
+        network(x)
+    return seen.value
+
+
+def statistics(network: nn.Module, x: Tensor) -> Tensor:
+    with watch(network) as seen:
+        network(x)
+        return seen.statistics_loss()
+
+
+READERS: dict[str, Callable[[nn.Module, Tensor], Any]] = {
+    "tap": tapped,
+    "penultimate": before_the_last,
+    "statistics": statistics,
+    "representation": represent,
+    "layers": finished,
+}
+
+
+def compiled_in_place(network: nn.Module, x: Tensor) -> nn.Module:
+    network.compile(backend="eager")
+    return network
+
+
+def compiled_in_part(network: nn.Sequential, x: Tensor) -> nn.Module:
+    return nn.Sequential(*network[:3], torch.compile(network[3], backend="eager"), *network[4:])
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_compiled_networks_give_what_they_were_made_from_and_closed_ones_are_refused(reader: str) -> None:
+    read, network, x = READERS[reader], small(), torch.randn(6, 3, 16, 16)
+    with torch.no_grad():
+        expected = read(network, x)
+        for make in (lambda net, x: torch.compile(net, backend="eager"), compiled_in_place, compiled_in_part):
+            compiled = make(small(), x)
+            compiled.load_state_dict(dict(zip(compiled.state_dict(), network.state_dict().values(), strict=True)))
+            compiled(x)  # it is compiled before anything is watched
+            found = read(compiled, x)
+            if reader == "layers":
+                assert [name for name in found if "_orig_mod" not in name] == expected
+            else:
+                assert torch.equal(found, expected)
+        closed = torch.jit.trace(network, x), torch.jit.script(network), torch.export.export(network, (x,)).module()
+        for other in (*closed, nn.Sequential(nn.Identity(), closed[0])):
+            with pytest.raises(ReuseError, match="was traced, scripted or exported.*that it was made from|module '3'"):
+                read(other, x)
+        symbolic = torch.fx.symbolic_trace(network)  # whose parts do run one by one
+        assert expected == read(symbolic, x) if reader == "layers" else torch.equal(read(symbolic, x), expected)
