@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from reuselib.errors import BadValue, NonFinite
 from reuselib.report.papers import Claim, Condition, names, plain, published
 from reuselib.report.records import Record, records
 
@@ -31,8 +33,17 @@ class Summary:
 
 
 def summary(values: Iterable[float]) -> Summary:
-    """Summarise one number per seed; there must be at least one."""
+    """Summarise one number per seed.
+
+    Raises:
+        NonFinite: If one is NaN or infinite: it would be ranked like a number.
+        BadValue: If there is none.
+    """
     values = list(values)
+    if not values:
+        raise BadValue("There is no value to summarise. Fix: ask for a row that was run")
+    if not all(map(math.isfinite, values)):
+        raise NonFinite(f"{values} hold NaN or infinity. Fix: find the run that made it; it has no mean")
     spread = statistics.stdev(values) if len(values) > 1 else None
     return Summary(statistics.fmean(values), spread, len(values))
 
@@ -154,7 +165,7 @@ def claims(paper: str) -> Claims:
 def verdicts(paper: str | None = None, scale: str = "laptop") -> Verdicts:
     """Judge a paper's claims, or every paper's, on the records of a scale."""
     result = Verdicts()
-    for name in [paper] if paper else names():
+    for name in names() if paper is None else [paper]:
         found = records(name, scale)
         for claim in published(name).claims:
             conditions = (condition for condition in claim.conditions if condition.scale == scale)

@@ -152,6 +152,12 @@ class Paper:
             raise unknown(f"table of {self.name}", name, tables)
         return tables[name] if name else self.tables[0]
 
+    def rows(self) -> set[str]:
+        """Return every row of the records that a table or a claim names."""
+        shown = {c.of(row.id)[0] for table in self.tables for c in table.columns for row in table.rows if c.record}
+        sides = [side for claim in self.claims for each in claim.conditions for side in (each.left, each.right)]
+        return shown.union(side for side in sides if isinstance(side, str))
+
 
 def names() -> list[str]:
     """Return the papers, in the book's order."""
@@ -163,12 +169,13 @@ def published(paper: str) -> Paper:
 
     Raises:
         UnknownName: If there is no such paper.
-        DamagedFile: If its file does not follow `reuselib/schemas/paper.json`.
+        DamagedFile: If its file does not follow `reuselib/schemas/paper.json`, or is not as it is registered.
     """
-    path = _folder() / f"{paper}.yaml"
+    file = f"{paper}.yaml"
+    path = _folder() / file
     if not home.in_clone() and paper in _stems():
-        path = home.shipped(f"papers/{paper}.yaml")
-    if not path.is_file():
+        path = home.shipped(f"papers/{file}")
+    if path.name != file or not path.is_file():
         raise unknown("paper", paper, _stems())
     stat = path.stat()
     return _parse(path, stat.st_mtime_ns, stat.st_ino, stat.st_size)
@@ -206,9 +213,18 @@ def _parse(path: Path, *_stamp: int) -> Paper:
     """Read and check one paper's file; its stamp keeps an unchanged file from being parsed again."""
     import yaml
 
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [str(key.value) for key, _ in node.value]
+            if twice := {key for key in keys if keys.count(key) > 1}:
+                raise yaml.constructor.ConstructorError(None, None, f"{twice} stands twice", node.start_mark)
+            return super().construct_mapping(node, deep)
+
+    if registered := home.registry().get(f"papers/{path.name}"):
+        home.verify(path, registered, f"git checkout -- {path}; if the change is meant, python -m reuselib.home")
     fix = "follow reuselib/schemas/paper.json; published cells are quoted, so that 0.940 keeps its zero"
     try:
-        content = yaml.load(path.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = yaml.load(path.read_bytes(), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DamagedFile(path, f"not valid YAML ({error})", fix) from error
     validate(content, "paper", path, fix)

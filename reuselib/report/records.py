@@ -8,15 +8,15 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reuselib import __version__, home
-from reuselib.errors import DamagedFile, NonFinite, OldSchema, ReuseError, unknown
+from reuselib import __version__, checks, home
+from reuselib.errors import BadValue, DamagedFile, NonFinite, OldSchema, ReuseError, unknown
 from reuselib.report.papers import SCALES, published, validate
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 SCHEMA = 2
+MOST_SEEDS = 10_000
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def canonical(value: Any) -> str:
@@ -42,10 +44,8 @@ def config_hash(config: Any) -> str:
 
 
 def _content(settings: Any) -> dict[str, Any]:
-    """Return settings as a mapping of what JSON holds: those of a study, a dataclass, or a mapping."""
-    if hasattr(settings, "plain"):
-        return settings.plain()
-    return asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else dict(settings)
+    """Return settings as a mapping of what JSON holds: those of a study, or a mapping."""
+    return settings.plain() if hasattr(settings, "plain") else dict(settings)
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -95,6 +95,14 @@ class Record:
     curves: dict[str, list[list[float]]] = field(default_factory=dict)
     schema: int = SCHEMA
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be told apart from other records, or would be a path outside their folder."""
+        known_scale(self.scale)
+        checks.whole(0, checks.SEEDS, seed=self.seed)
+        for name in (self.paper, self.row):
+            if not isinstance(name, str) or not NAME.fullmatch(name):
+                raise BadValue(f"{name!r} is no name of a paper or row. Fix: take letters, digits, '-', '_' and '.'")
+
     @classmethod
     def new(cls, paper: str, scale: str, row: str, seed: int, *, settings: Any, **measured: Any) -> Record:
         """Make the record of a run that has just finished; version, commit, versions, CPU and time are filled in.
@@ -109,6 +117,7 @@ class Record:
         Raises:
             NonFinite: If a number is NaN or infinite.
             UnknownName: If there is no such paper or scale.
+            BadValue: If the row or the seed cannot be meant.
         """
         try:
             content = json.loads(canonical({"passes": {}, **measured, "settings": _content(settings)}))
@@ -117,7 +126,11 @@ class Record:
                 f"{paper}/{scale}/{row} seed {seed}: a number is NaN or infinite ({error}), nothing was recorded. "
                 "Fix: lower the learning rate, or run in fp32"
             ) from error
-        return cls(paper, known_scale(scale), row, seed, published(paper).version, **content, **_provenance())
+        commit, dirty = git_state()
+        versions = {"python": platform.python_version(), "torch": metadata.version("torch"), "reuselib": __version__}
+        finished = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        content |= {"commit": commit, "dirty": dirty, "versions": versions, "cpu": cpu_name(), "finished": finished}
+        return cls(paper, scale, row, seed, published(paper).version, **content)
 
     @property
     def key(self) -> tuple[int, str, int]:
@@ -188,17 +201,16 @@ def records(paper: str, scale: str | None = None) -> list[Record]:
         OldSchema: If another version of the schema wrote one.
     """
     published(paper)
-    path, wanted = _file(paper), known_scale(scale) if scale else None
+    wanted = None if scale is None else known_scale(scale)
     if _finished(paper):
         merge(paper)
-    if old := next(path.with_suffix("").glob("*/*/seed*.json"), None):
-        raise OldSchema(f"{old} has record schema 1, this library reads {SCHEMA}. Fix: {_remedy(path)}")
-    return [record for record in _read(path, paper) if wanted in (None, record.scale)]
+    return [record for record in _read(_file(paper), paper) if wanted in (None, record.scale)]
 
 
 def find(paper: str, scale: str, row: str, seed: int, settings: Any = None) -> Record | None:
     """Return the record of one run; None if there is none, it is stale, or it has other settings than the given."""
-    for record in records(paper, scale):
+    checks.whole(0, checks.SEEDS, seed=seed)
+    for record in records(paper, known_scale(scale)):
         if (record.row, record.seed) == (row, seed):
             same = settings is None or canonical(record.settings) == canonical(_content(settings))
             return record if same and not record.stale else None
@@ -206,8 +218,12 @@ def find(paper: str, scale: str, row: str, seed: int, settings: Any = None) -> R
 
 
 def values(paper: str, scale: str, row: str, metric: str) -> list[float]:
-    """Return a metric of a row for every recorded seed, stale records left out."""
-    return [record.value(metric) for record in records(paper, scale) if record.row == row and not record.stale]
+    """Return a metric of a row for every recorded seed, stale records left out.
+
+    Raises:
+        UnknownName: If a record lacks the metric, or nothing that is recorded or published has such a row.
+    """
+    return [record.value(metric) for record in _fresh(paper, scale, row)]
 
 
 def curve(paper: str, scale: str, row: str, metric: str) -> tuple[list[float], list[list[float]]]:
@@ -215,10 +231,28 @@ def curve(paper: str, scale: str, row: str, metric: str) -> tuple[list[float], l
 
     Returns:
         The iterations, and one list of values for every seed; both empty where nothing is recorded.
+
+    Raises:
+        UnknownName: If no record of the row has the curve, or nothing that is recorded or published has such a row.
     """
-    found = [r.curves[metric] for r in records(paper, scale) if r.row == row and not r.stale and metric in r.curves]
-    iterations = [x for x, _ in found[0]] if found else []
-    return iterations, [[y for _, y in points] for points in found]
+    found = _fresh(paper, scale, row)
+    curves = [record.curves[metric] for record in found if metric in record.curves]
+    if found and not curves:
+        raise unknown(f"curve of {row}", metric, {name for record in found for name in record.curves})
+    return [x for x, _ in curves[0]] if curves else [], [[y for _, y in points] for points in curves]
+
+
+def _fresh(paper: str, scale: str, row: str) -> list[Record]:
+    """Return the records of a row that count; none where it was not run, which a misspelt name must not look like."""
+    every, scale = records(paper), known_scale(scale)
+    found = [record for record in every if (record.scale, record.row) == (scale, row)]
+    if not found:
+        rows = {record.row for record in every} | published(paper).rows()
+        # A task and a method that are known, but were not run together, are no mistake.
+        parts = [{part[place] for part in (name.partition("-") for name in rows)} for place in (0, 2)]
+        if any(part not in known for part, known in zip(row.partition("-")[::2], parts, strict=True)):
+            raise unknown(f"row of {paper}", row, rows)
+    return [record for record in found if not record.stale]
 
 
 def frame(paper: str, scale: str | None = None) -> pandas.DataFrame:
@@ -239,24 +273,34 @@ def frame(paper: str, scale: str | None = None) -> pandas.DataFrame:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Read "0-2" or "0,3,5-7" as seeds.
+    """Read "0-2" or "0,3,5-7" as seeds, each once, in this order.
 
     Raises:
-        ReuseError: If the text is neither.
+        ReuseError: If the text is neither, or names more than 10,000 in a row or one beyond what generators take.
     """
-    seeds: list[int] = []
+    seeds: dict[int, None] = {}
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        last = last or first
-        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-            raise ReuseError(f"{text!r} is not a list of seeds. Fix: write 0-2 or 0,3,5")
-        seeds += range(int(first), int(last) + 1)
-    return seeds
+        first, dash, last = part.partition("-")
+        ends = (first, last) if dash else (first, first)
+        low, high = (int(end) if re.fullmatch("[0-9]{1,19}", end) else -1 for end in ends)
+        if not 0 <= low <= high < low + MOST_SEEDS or high > checks.SEEDS:
+            raise ReuseError(
+                f"{text!r} is not a list of seeds. Fix: write 0-2 or 0,3,5; at most {MOST_SEEDS:,} in a row"
+            )
+        seeds |= dict.fromkeys(range(low, high + 1))
+    return list(seeds)
 
 
 def scratch(paper: str, scale: str, row: str, seed: int) -> Path:
-    """Return the path, without a suffix, of what a run keeps until its record stands in the paper's file."""
-    return home.path("results", ".scratch", paper, scale, row, f"seed{seed}")
+    """Return the path, without a suffix, of what a run keeps until its record stands in the paper's file.
+
+    Raises:
+        BadValue: If a name would lead out of the folder.
+    """
+    for name in (paper, row):
+        if name in ("", ".", "..") or Path(name).name != name:
+            raise BadValue(f"{name!r} is no name of a paper or row: it would be a path outside the folder of records")
+    return home.path("results", ".scratch", paper, known_scale(scale), row, f"seed{seed}")
 
 
 def merge(paper: str) -> Path:
@@ -285,8 +329,11 @@ def merge(paper: str) -> Path:
 
 
 def _lines(found: Iterable[Record]) -> bytes:
-    dump = partial(json.dumps, separators=(",", ":"), allow_nan=False)
-    return "".join(f"{dump(record.content())}\n" for record in found).encode()
+    return b"".join(_line(record.content()) + b"\n" for record in found)
+
+
+def _line(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _file(paper: str) -> Path:
@@ -318,12 +365,12 @@ def _parse(path: Path, paper: str, *_stamp: int) -> tuple[Record, ...]:
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             record = _parse_line(line, paper)
+            if found.setdefault(record.key, record) is not record:
+                raise ValueError(f"{record.row} seed {record.seed} stands twice")
         except OldSchema as error:
             raise OldSchema(f"{path}, line {number}, {error}. Fix: {_remedy(path)}") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ReuseError) as error:
             raise DamagedFile(path, f"line {number}: {error}", _remedy(path)) from error
-        if found.setdefault(record.key, record) is not record:
-            raise DamagedFile(path, f"line {number}: {record.row} seed {record.seed} stands twice", _remedy(path))
     return tuple(found[key] for key in sorted(found))
 
 
@@ -336,10 +383,11 @@ def _parse_line(line: bytes, paper: str) -> Record:
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
         raise OldSchema(f"has record schema {schema}, this library reads {SCHEMA}")
-    digest = content.pop("digest", None)
-    record, found = Record(**content), _digest(content)
-    if digest != found:
-        raise ValueError(f"it was altered, its digest is {digest}, not {found}")
+    # The digest knows numbers, not how they are written: 1e-05 as 1E-05 is an altered line too.
+    whole, digest = _line(content), content.pop("digest", None)
+    if digest != (found := _digest(content)) or line != whole:
+        raise ValueError(f"it was altered (its digest is {digest}, that of its content {found})")
+    record = Record(**content)
     if record.paper != paper:
         raise ValueError(f"it is a record of {record.paper}")
     return record
@@ -347,18 +395,6 @@ def _parse_line(line: bytes, paper: str) -> Record:
 
 def _remedy(path: Path) -> str:
     return f"git checkout -- {path}, or delete what is wrong, then reuselib run"
-
-
-def _provenance() -> dict[str, Any]:
-    """Return what a record says about where it was made and when."""
-    commit, dirty = git_state()
-    return {
-        "commit": commit,
-        "dirty": dirty,
-        "versions": {"python": platform.python_version(), "torch": metadata.version("torch"), "reuselib": __version__},
-        "cpu": cpu_name(),
-        "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-    }
 
 
 def git_state() -> tuple[str, bool | None]:
