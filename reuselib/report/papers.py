@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from reuselib import home
+from reuselib import checks, home
 from reuselib.errors import DamagedFile, ReuseError, unknown
 
 SCALES = ("smoke", "laptop", "colab", "paper")
@@ -93,6 +94,11 @@ class Condition:
     right: str | float = 0.0
     factor: float = 1.0
     scale: str = "laptop"
+
+    def __post_init__(self) -> None:
+        """Refuse margins that nothing can be held against."""
+        right = 0.0 if isinstance(self.right, str) else self.right
+        checks.number(-math.inf, right=right, factor=self.factor, at_least=self.at_least)
 
     def __str__(self) -> str:
         """Return the rule in words."""

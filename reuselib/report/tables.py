@@ -152,7 +152,7 @@ def shown_scales(paper: str) -> list[str]:
 
 def _as_records(paper: str, beside: Any) -> list[Record]:
     several = beside if isinstance(beside, list | tuple) else [] if beside is None else [beside]
-    live = [item if isinstance(item, Record) else getattr(item, "record", None) for item in several]
+    live: list[Any] = [item if isinstance(item, Record) else getattr(item, "record", None) for item in several]
     for record in live:
         if not isinstance(record, Record) or record.paper != paper:
             what = f"a record of {record.paper}" if isinstance(record, Record) else "what is no record of a run"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from toy import make, save
 
 from reuselib import report
-from reuselib.errors import UnknownName
+from reuselib.errors import BadValue, NonFinite, UnknownName
 from reuselib.report.papers import Condition
 
 
@@ -69,10 +69,17 @@ def test_hand_cases(room: Path) -> None:
         judge({0: 0.9}, {0: 0.1}, metric="acuracy")
 
 
-def test_the_spread_is_the_sample_standard_deviation() -> None:
+def test_the_spread_is_the_sample_standard_deviation_and_what_is_no_number_has_none(room: Path) -> None:
     found = report.summary([1.0, 2.0, 3.0, 4.0])
     assert (found.mean, found.n) == (2.5, 4) and found.sd == pytest.approx(math.sqrt(5 / 3))
     assert found.show(2) == "2.50 ± 1.29 (4)" and report.summary([-0.5]).show(1) == "−0.5 (1)"
+    for wrong in (math.nan, math.inf):
+        with pytest.raises(NonFinite, match="hold NaN or infinity"):
+            report.summary([0.5, wrong])
+        with pytest.raises(NonFinite, match="hold NaN or infinity"):
+            judge(three(0.9), {0: 0.1, 1: wrong, 2: 0.1})
+    with pytest.raises(BadValue, match="no value to summarise"):
+        report.summary([])
 
 
 @pytest.mark.parametrize(

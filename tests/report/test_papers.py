@@ -33,13 +33,21 @@ def test_papers_stand_in_the_books_order_and_every_cell_has_a_source_that_is_cit
         ("id: extra", "id: bad", "stands twice"),
         ('["50.0", "60.0"]', '["50.0"]', "1 cells for 2 published columns"),
         ("sources: {", "sources: [", "not valid YAML"),
+        (toy.PAPER, "", r"\$: None is not of type 'object'"),
+        (toy.PAPER, "\xff", "not valid YAML"),
+        ("version: 2", "vresion: 2", r"\$: .*vresion"),
+        ("metric: accuracy, at", "metrc: accuracy, at", r"\$.claims\[0\].conditions\[1\]: .*metrc"),
+        ("id: extra, label: Extra", "id: extra, label: 3", r"\$.tables\[0\].rows\[2\].label: 3 is not of type"),
+        ("id: extra, label: Extra", "id: extra, label: Extra, label: E", "{'label'} stands twice"),
+        ("at_least: 0.1", "at_least: .nan", "at_least must be a finite number, not nan"),
+        ('written: "2026-11-22"', "written: 2026-11-22", r"\$.claims\[.\].written: .* is not of type 'string'"),
         ("    conditions: []", "    seeds: 2\n    conditions: []", "minimum of 3"),
     ],
 )
 def test_a_mistake_in_a_papers_file_is_named(room: Path, old: str, new: str, reason: str) -> None:
     path = room / "papers" / "toy.yaml"
     assert old in toy.PAPER
-    path.write_text(toy.PAPER.replace(old, new), "utf-8")
+    path.write_text(toy.PAPER.replace(old, new), "latin-1" if new == "\xff" else "utf-8")
     with pytest.raises(DamagedFile, match=reason) as caught:
         report.published("toy")
     assert str(path) in str(caught.value)
@@ -50,7 +58,8 @@ def test_unknown_papers_and_tables_get_the_nearest(room: Path) -> None:
         report.published("toyy")
     with pytest.raises(UnknownName, match="Did you mean 'main'"):
         report.table("toy", name="mian")
-    Draft202012Validator.check_schema(json.loads((home.PACKAGE / "schemas" / "paper.json").read_text("utf-8")))
+    for schema in ("paper", "record"):
+        Draft202012Validator.check_schema(json.loads((home.PACKAGE / "schemas" / f"{schema}.json").read_text("utf-8")))
 
 
 def test_cells_take_their_source_from_the_cell_the_row_or_the_table_and_give_their_number(room: Path) -> None:

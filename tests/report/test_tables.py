@@ -70,8 +70,9 @@ def test_this_run_stands_beside_the_recorded_ones(room: Path) -> None:
     for beside in (live, Result(live), [Result(live)]):
         text = str(report.table("toy", beside=beside))
         assert "This run" in text and "50.0 (1)" in text and "85.0 ± 7.1 (2)" in text
-    with pytest.raises(ReuseError, match="a record of other, the table is of toy"):
-        report.table("toy", beside=replace(live, paper="other"))
+    for wrong, what in ((replace(live, paper="other"), "a record of other"), (3, "no record"), ([None], "no record")):
+        with pytest.raises(ReuseError, match=f"{what}.*, the table is of toy"):
+            report.table("toy", beside=wrong)
 
 
 def test_a_table_may_show_other_metrics_of_one_row(room: Path) -> None:

@@ -1,0 +1,84 @@
+"""One flipped bit in any file that holds a result is refused: ten of each kind, two hundred at night."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import toy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from reuselib import home, report, run
+from reuselib.errors import DamagedFile, OldSchema
+from reuselib.nets import zoo
+
+NETWORK = "digits8-conv3"
+
+
+def records() -> Path:
+    for seed in range(3):
+        toy.make(seed=seed, accuracy=0.1 + 0.2 * seed, metrics={"long": 0.1 + 0.2, "small": 1e-17}).save()
+    return home.path("results", "toy.jsonl")
+
+
+def checkpoint() -> Path:
+    run.save_checkpoint(home.path("toy.ckpt"), {"iteration": 3, "format": 1})
+    return home.path("toy.ckpt")
+
+
+def shipped(relative: str) -> Callable[[], Path]:
+    def copied() -> Path:
+        home.path(relative).parent.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copy(home.CLONE / "data" / relative, home.path(relative)))
+
+    return copied
+
+
+KINDS: dict[str, tuple[Callable[[], Path], Callable[[], object]]] = {
+    "records": (records, lambda: report.records("toy")),
+    "published tables": (shipped("papers/dfad.yaml"), lambda: report.published("dfad")),
+    "published numbers": (
+        shipped("papers/taskonomy_affinities.csv"),
+        lambda: home.shipped("papers/taskonomy_affinities.csv"),
+    ),
+    "cards": (shipped(f"zoo/{NETWORK}/card.json"), lambda: zoo.card(NETWORK)),
+    "weights": (shipped(f"zoo/{NETWORK}/weights.safetensors"), lambda: zoo.load(NETWORK)),
+    "checkpoints": (checkpoint, lambda: run.load_checkpoint(home.path("toy.ckpt"))),
+}
+
+
+def flip_one_bit(kind: str, place: float, bit: int) -> None:
+    """Flip a bit of a fresh file, expect that it is refused, and that the whole file is not."""
+    make, read = KINDS[kind]
+    path = make()
+    whole = path.read_bytes()
+    read()
+    number = int(place * len(whole))
+    path.write_bytes(whole[:number] + bytes([whole[number] ^ 1 << bit]) + whole[number + 1 :])
+    line = f"line {whole[:number].count(10) + 1}\\b" if kind == "records" else None
+    with pytest.raises((DamagedFile, OldSchema), match=line) as caught:
+        read()
+    assert str(path) in str(caught.value) and "Fix: " in str(caught.value)
+    path.write_bytes(whole)
+
+
+FLIPS = {"place": st.floats(0, 1, exclude_max=True), "bit": st.integers(0, 7)}
+OFTEN = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture], "database": None}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(**FLIPS)
+@settings(max_examples=10, **OFTEN)
+def test_a_flipped_bit_is_refused(room: Path, kind: str, place: float, bit: int) -> None:
+    flip_one_bit(kind, place, bit)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", KINDS)
+@given(**FLIPS)
+@settings(max_examples=200, **OFTEN)
+def test_two_hundred_flipped_bits_are_refused(room: Path, kind: str, place: float, bit: int) -> None:
+    flip_one_bit(kind, place, bit)
