@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.attribution.losses import slope
 from reuselib.attribution.representation import Represent, check_apart, represent
 from reuselib.errors import ReuseError
@@ -35,7 +35,7 @@ def total(network: nn.Module, images: Tensor, where: Represent = None) -> Tensor
     Equation: `attribution-total`.
     """
     # Times one: layers that work in place may not alter a leaf.
-    return represent(network, images * 1, where).flatten(1).sum(1)
+    return represent(network, images * 1, where).reshape(len(images), -1).sum(1)
 
 
 def gradient_times_input(network: nn.Module, images: Tensor, where: Represent = None) -> Tensor:
@@ -81,12 +81,12 @@ def epsilon_lrp(network: nn.Module, images: Tensor, where: Represent = None, eps
         (n, C, H, W), signed.
 
     Raises:
-        ReuseError: the network holds something that has no rule; the message names it.
+        ReuseError: the network holds something that has no rule, or is traced or exported, which hides its functions.
+        BadValue: ε is not above zero.
 
     Source: Ancona et al. 2018, proposition 1; it equals the ε-rule of Bach et al. 2015 for such networks.
     """
-    if epsilon <= 0:
-        raise ReuseError(f"ε must be above 0, not {epsilon}. The paper's is {EPSILON}.")
+    checks.number(above=True, epsilon=epsilon)
     return attributed("InputXGradient", network, images, where, EpsilonRule(epsilon))
 
 
@@ -191,17 +191,33 @@ class EpsilonRule(TorchFunctionMode):
 def check_linear(network: nn.Module, image: Tensor, where: Represent) -> None:
     """Raise ReuseError unless the total is linear in an image once its activation functions have slopes.
 
-    It is where the gradient does not depend on the image: its derivative is exactly zero.
+    It is where the gradient does not depend on the image: its derivative is exactly zero. So is that of a ReLU which
+    nobody was asked for by name, in a traced or exported network; it is found in the graph of the total.
     """
     x = image.detach().clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(total(network, x, where).sum(), x, create_graph=True)
+    sums = total(network, x, where).sum()
+    (gradient,) = torch.autograd.grad(sums, x, create_graph=True)
     try:
         second = torch.autograd.grad(gradient, x, image, allow_unused=True)[0] if gradient.requires_grad else None
     except RuntimeError:  # fused attention has no second derivative
         second = torch.ones(1)
-    if second is not None and not second.is_meta and second.any():
+    if hidden(sums) or (second is not None and not second.is_meta and second.any()):
         raise ReuseError(
             f"ε-LRP has no rule for something in {type(network).__name__} that is not linear in the images, such as "
-            "attention or a layer norm (activation functions are known). Use method='input_x_gradient', or explain a "
-            "module before it (where='...')."
+            "attention, a layer norm, or an activation function inside a traced or exported network. Use "
+            "method='input_x_gradient', explain a module before it (where='...'), or give the network itself."
         )
+
+
+def hidden(result: Tensor) -> bool:
+    """Whether an activation function, or a scripted part, took part in a result without its rule."""
+    names = ("differentiablegraph", "clamp", "threshold", *(name.replace("_", "") for name in _ACTIVATIONS))
+    waiting, seen = [result.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            if node.name().lower().rpartition("::")[2].startswith(names):
+                return True
+            seen.add(node)
+            waiting += [parent for parent, _ in node.next_functions]
+    return False

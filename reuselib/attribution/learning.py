@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from reuselib import run
-from reuselib.errors import DeviceError, ReuseError
+from reuselib import checks, report, run
+from reuselib.errors import ReuseError
+from reuselib.nets.zoo import Piece
 from reuselib.worlds import rooms
 
 
@@ -64,6 +67,7 @@ class TaskLearning(run.Method):
 
     Raises:
         DeviceError: lesson and network are on different devices.
+        BadValue: a number cannot be meant.
 
     Source: after Zamir et al. 2018 (Taskonomy).
     """
@@ -82,9 +86,9 @@ class TaskLearning(run.Method):
         seed: int = 0,
         precision: str | None = None,
     ) -> None:
-        self.device = next(student.parameters()).device
-        if lesson.rows.device != self.device:
-            raise DeviceError(f"The lesson is on {lesson.rows.device}, the network on {self.device}: use one device.")
+        checks.whole(updates=updates, batch=batch, images=len(lesson))
+        checks.number(lr=lr, weight_decay=weight_decay)
+        self.device = run.device_of(student, lesson=lesson.rows)
         self.student, self.lesson, self.batch = run.on_device(student, self.device), lesson, batch
         self.precision = run.precision(self.device, precision)
         self.random = run.generator(self.device, seed)
@@ -136,15 +140,19 @@ def blind_answer(task: str, labels: Tensor) -> Tensor:
     if asked.loss == "ce":
         shares = torch.stack([(labels == number).float().mean(0) for number in range(asked.shape[0])])
         return shares.clamp(min=1e-4).log()
-    if asked.loss == "bce":
-        return labels.float().mean(0).clamp(1e-4, 1 - 1e-4).logit()
-    return labels.float().median(0).values if asked.loss == "l1" else labels.float().mean(0)
+    if asked.loss == "l1":
+        return labels.float().median(0).values
+    mean = labels.float().mean(0)
+    return mean.clamp(1e-4, 1 - 1e-4).logit() if asked.loss == "bce" else mean
 
 
 def blind_loss(task: str, training: Tensor, test: Tensor) -> float:
     """The mean loss on test labels of the best constant answer to training labels."""
     answer = blind_answer(task, training)
     return float(rooms.losses(task, answer.expand(len(test), *answer.shape), test).mean())
+
+
+# --- what is trained once and kept ------------------------------------------------------------------------------------
 
 
 def seconds(cost: run.Cost, where: torch.device) -> float:
@@ -173,3 +181,62 @@ def parts_done(checkpoint: str | Path | None, settings: str) -> dict[str, Any]:
     if found["settings"] != settings:
         raise ReuseError(f"The checkpoint {checkpoint} was made with other settings. Delete it, or give another.")
     return found["done"]
+
+
+@lru_cache(maxsize=8)
+def opened(room: Path, kind: Callable[..., Any], *arguments: Any) -> Any:
+    """What is kept in a data room, the same object for the same arguments."""
+    return kind(*arguments)
+
+
+class Shelf:
+    """The networks of a plan, each trained once and kept with its card.
+
+    Subclasses give ``everyone``, the names, and ``command``, which makes them; ``recipe``, everything that decides
+    one, ``seed_of``, the seed of its weights and of dropout, ``course``, how it learns, and ``measured``, for its card.
+
+    Args:
+        plan: what decides the networks.
+        device: chosen if left out.
+        ending: of the name of the folder.
+    """
+
+    everyone: Iterable[str]
+    command: str
+    recipe: Callable[[str], dict[str, Any]]
+    seed_of: Callable[[str], int]
+    course: Callable[[str], tuple[Any, int]]
+    measured: Callable[[str, nn.Module], dict[str, Any]]
+
+    def __init__(self, plan: run.Settings, device: str | torch.device | None, ending: str = "") -> None:
+        digest = "" if plan.kept else f"-{report.config_hash(plan.plain())[:16]}"
+        self.plan, self.device, self.name = plan, run.device(device), f"{plan.name}{digest}{ending}"
+
+    def piece(self, name: str) -> Piece:
+        """Where a network, or a table, is kept."""
+        return Piece(f"{self.name}/{name}", self.plan.kept, self.command)
+
+    def train(self, progress: bool = False, only: Sequence[str] | None = None) -> run.Cost:
+        """Train the networks that are not there yet, and go on with one that was cut off.
+
+        Args:
+            progress: whether to show bars.
+            only: names of networks; all if left out.
+
+        Returns:
+            What it cost now.
+        """
+        total = run.Cost()
+        missing = [name for name in only or self.everyone if not self.piece(name).has()]
+        for number, name in enumerate(missing, 1):
+            piece, recipe = self.piece(name), self.recipe(name)
+            shown: dict[str, Any] = {"progress": progress, "title": f"{self.name}: {name} ({number} of {len(missing)})"}
+            where: dict[str, Any] = {"checkpoint": piece.checkpoint, "settings": report.config_hash(recipe)}
+            with run.seeded(self.seed_of(name)):  # for the initial weights, then for dropout
+                method, updates = self.course(name)
+                history = run.run(method, updates=updates, report_every=100, **where, **shown)
+            network = method.student.eval().requires_grad_(False)
+            facts = {"precision": method.precision.name, "device": self.device.type, **self.measured(name, network)}
+            piece.save(network, history, recipe=recipe, **facts, seconds=round(seconds(history.cost, self.device), 2))
+            add_cost(total, history.cost)
+        return total

@@ -11,31 +11,20 @@ A run that was cut off goes on where it was, and ends with the same bits on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property, lru_cache
-from pathlib import Path
+from functools import cache, cached_property
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from reuselib import home, nets, report, run
-from reuselib.attribution import ordinal
+from reuselib import checks, home, nets, report, run
+from reuselib.attribution import learning, ordinal
 from reuselib.attribution.evaluation import Truth
-from reuselib.attribution.learning import (
-    Lesson,
-    TaskLearning,
-    add_cost,
-    blind_loss,
-    compact,
-    image_losses,
-    in_range,
-    parts_done,
-    seconds,
-)
+from reuselib.attribution.learning import Lesson, TaskLearning, in_range
 from reuselib.errors import unknown
-from reuselib.nets import TaskNetwork, zoo
+from reuselib.nets import TaskNetwork
 from reuselib.run import Settings
 from reuselib.run.progress import Progress
 from reuselib.worlds import rooms
@@ -107,38 +96,40 @@ def build(member: Member, seed: int) -> TaskNetwork:
         return nets.task_network(asked.shape[0], asked.dense, member.encoder)
 
 
-class Zoo:
+class Zoo(learning.Shelf):
     """The networks of a plan with one seed, and their transfers: made when they are asked for the first time.
 
     Args:
         plan: what decides it.
         seed: of the weights and of the images, another world of rooms for each.
         device: chosen if left out.
+
+    Raises:
+        UnknownName: the plan has a task that there is not.
+        BadValue: it has a number that cannot be meant.
     """
+
+    command = "reuselib run attribution"
 
     def __init__(self, plan: Settings, seed: int, device: str | torch.device | None = None) -> None:
         if odd := [task for task in (*plan.tasks, *plan.residual) if task not in rooms.TASKS]:
             raise unknown("task", odd[0], rooms.TASKS)
-        self.plan, self.seed, self.device = plan, seed, run.device(device)
-        digest = "" if plan.kept else f"{report.config_hash(plan.plain())[:16]}-"
-        self.name = f"{plan.name}-{digest}{seed}"
-        self.members = members(plan)
-        self._networks: dict[str, TaskNetwork] = {}
-
-    def piece(self, name: str) -> zoo.Piece:
-        """Where a member, or the transfers, are kept."""
-        return zoo.Piece(f"{self.name}/{name}", self.plan.kept, "reuselib run attribution")
+        checks.whole(0, checks.SEEDS // SEEDS, seed=seed)
+        checks.whole(**{name: plan[name] for name in ("images", "transfer_images", "test_images", "top")})
+        checks.number(gate=plan.gate)
+        super().__init__(plan, device, f"-{seed}")
+        self.seed, self.members = seed, members(plan)
+        self.everyone, self.network = self.members, cache(self._network)
 
     def room_set(self, split: str) -> rooms.RoomSet:
         """The images of a split: "zoo", "transfer" or "test"."""
-        plan = self.plan
-        counts = {"zoo": plan.images, "transfer": plan.transfer_images, "test": plan.test_images}
-        return rooms.rooms(split, counts[split], self.seed, self.device)
+        count = self.plan["images" if split == "zoo" else f"{split}_images"]
+        return rooms.rooms(split, count, self.seed, self.device)
 
     def lesson(self, task: str, split: str = "zoo") -> Lesson:
         """Images of a split with compact labels of a task."""
         found = self.room_set(split)
-        return Lesson(task, found.images.images, compact(task, found.labels(task)))
+        return Lesson(task, found.images.images, learning.compact(task, found.labels(task)))
 
     def inputs(self, task: str, split: str) -> Tensor:
         """What networks for a task are given of the images of a split; the noise is always the same."""
@@ -159,8 +150,7 @@ class Zoo:
 
     def fresh(self, name: str) -> TaskNetwork:
         """The network of a member before any training, in evaluation mode."""
-        member = self.member(name)
-        network = build(member, SEEDS * self.seed + member.number)
+        network = build(self.member(name), self.seed_of(name))
         return run.on_device(network, self.device).eval().requires_grad_(False)
 
     def card(self, name: str) -> dict[str, Any]:
@@ -172,16 +162,14 @@ class Zoo:
         self.member(name)
         return self.piece(name).card()
 
-    def network(self, name: str) -> TaskNetwork:
+    def _network(self, name: str) -> TaskNetwork:
         """A trained member: verified, frozen, in evaluation mode; the same object every time.
 
         Raises:
             MissingFile: it has not been trained.
             DamagedFile: its weights were altered.
         """
-        if name not in self._networks:
-            self._networks[name] = cast(TaskNetwork, self.piece(name).load(self.fresh(name), self.recipe(name)))
-        return self._networks[name]
+        return cast(TaskNetwork, self.piece(name).load(self.fresh(name), self.recipe(name)))
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
@@ -203,47 +191,23 @@ class Zoo:
         used = ("images", "updates", "batch", "lr", "weight_decay", "gate", "test_images")
         return asdict(self.member(name)) | {"zoo": self.seed} | {field: self.plan[field] for field in used}
 
-    def train(self, progress: bool = False, only: Sequence[str] | None = None) -> run.Cost:
-        """Train the members that are not there yet, and go on with one that was cut off.
+    def seed_of(self, name: str) -> int:
+        """The seed of a member."""
+        return SEEDS * self.seed + self.member(name).number
 
-        Args:
-            progress: whether to show bars.
-            only: names of members; all if left out.
+    def course(self, name: str) -> tuple[TaskLearning, int]:
+        """How a member learns."""
+        network, lesson = self.fresh(name).requires_grad_(True), self.lesson(self.member(name).task)
+        options = {key: self.plan[key] for key in ("updates", "batch", "lr", "weight_decay")}
+        return TaskLearning(network, lesson, seed=self.seed_of(name), **options), self.plan.updates
 
-        Returns:
-            What it cost now.
-        """
-        total = run.Cost()
-        missing = [name for name in only or self.members if not self.piece(name).has()]
-        for number, name in enumerate(missing, 1):
-            title = f"{self.name}: {name} ({number} of {len(missing)})"
-            add_cost(total, self._train(name, progress, title))
-        return total
-
-    def _train(self, name: str, progress: bool, title: str) -> run.Cost:
-        plan, member, piece, recipe = self.plan, self.member(name), self.piece(name), self.recipe(name)
-        seed = SEEDS * self.seed + member.number
-        network, lesson = self.fresh(name).requires_grad_(True), self.lesson(member.task)
-        course = {key: plan[key] for key in ("updates", "batch", "lr", "weight_decay")}
-        method = TaskLearning(network, lesson, seed=seed, **course)
-        where: dict[str, Any] = {"checkpoint": piece.checkpoint, "settings": report.config_hash(recipe)}
-        with run.seeded(seed):  # for dropout
-            history = run.run(method, updates=plan.updates, report_every=100, progress=progress, title=title, **where)
-        test = self.room_set("test").labels(member.task)
-        loss = float(image_losses(network, self.inputs(member.task, "test"), member.task, test).mean())
-        blind = blind_loss(member.task, lesson.labels, test)
-        piece.save(
-            network,
-            history,
-            recipe=recipe,
-            test_loss=loss,
-            blind_loss=blind,
-            passed=loss <= plan.gate * blind,
-            precision=method.precision.name,
-            device=self.device.type,
-            seconds=round(seconds(history.cost, self.device), 2),
-        )
-        return history.cost
+    def measured(self, name: str, network: nn.Module) -> dict[str, Any]:
+        """The loss of a member on the test images, that of the blind answer, and whether it passes the gate."""
+        task = self.member(name).task
+        labels = self.room_set("test").labels(task)
+        loss = float(learning.image_losses(network, self.inputs(task, "test"), task, labels).mean())
+        blind = learning.blind_loss(task, self.lesson(task).labels, labels)
+        return {"test_loss": loss, "blind_loss": blind, "passed": loss <= self.plan.gate * blind}
 
     # --- transfers
 
@@ -254,7 +218,7 @@ class Zoo:
         return targets, (*self.plan.tasks, UNTRAINED)
 
     @torch.no_grad()
-    def represent(self, source: str, images: Tensor, batch: int = 256) -> Tensor:
+    def represent(self, source: str, images: Tensor) -> Tensor:
         """What the frozen encoder of a source makes of images in [-1, 1]; that of color sees them in grey."""
         if source == UNTRAINED:
             network = build(Member(self.plan.tasks[0]), SEEDS * self.seed + FRESH).to(self.device)
@@ -262,7 +226,7 @@ class Zoo:
             network = self.network(source)
         x = rooms.inputs(COLOR, images) if source == COLOR else images
         with run.frozen(network):
-            return torch.cat([network.represent(part) for part in x.split(batch)])
+            return torch.cat([network.represent(part) for part in x.split(256)])
 
     def codes(self, source: str, split: str, noisy: bool) -> Tensor:
         """The representations of the images of a split, or of the same with noise."""
@@ -279,15 +243,15 @@ class Zoo:
             return total
         recipe, read, (targets, sources) = self.transfer_recipe, cache(self.codes), self.tables
         settings = report.config_hash(recipe)
-        done = parts_done(piece.checkpoint, settings)
+        done = learning.parts_done(piece.checkpoint, settings)
         with Progress(total=len(targets), disable=not progress, desc=f"{self.name}: transfers", unit="target") as bar:
             for target in targets:
                 if target not in done:
-                    found = [self.train_readout(target, source, read) for source in sources]
-                    for _, cost in found:
-                        add_cost(total, cost)
-                    spent = [seconds(cost, self.device) for _, cost in found]
-                    done[target] = {"losses": torch.stack([each for each, _ in found]), "seconds": spent}
+                    losses, costs = zip(*(self.train_readout(target, source, read) for source in sources), strict=True)
+                    for cost in costs:
+                        learning.add_cost(total, cost)
+                    spent = [learning.seconds(cost, self.device) for cost in costs]
+                    done[target] = {"losses": torch.stack(losses), "seconds": spent}
                     run.save_checkpoint(piece.checkpoint, {"settings": settings, "done": done})
                 bar.update()
         each = {target: [round(value, 3) for value in done[target]["seconds"]] for target in targets}
@@ -297,7 +261,7 @@ class Zoo:
             targets=targets,
             sources=sources,
             seconds_each=each,
-            transfers=sum(map(len, each.values())),
+            transfers=len(targets) * len(sources),
             seconds=round(sum(map(sum, each.values())), 2),
             precision=run.precision(self.device).name,
             device=self.device.type,
@@ -324,21 +288,21 @@ class Zoo:
         Returns:
             The loss of each test image, float32 (test images,), and the cost of the training.
         """
-        plan, seed = self.plan, SEEDS * self.seed + READOUTS + list(rooms.TASKS).index(target)
-        asked, read, noisy = rooms.task(target), codes or self.codes, target == DENOISE
+        plan, asked, read, noisy = self.plan, rooms.task(target), codes or self.codes, target == DENOISE
+        seed = SEEDS * self.seed + READOUTS + list(rooms.TASKS).index(target)
         lesson = Lesson(target, read(source, "transfer", noisy), self.lesson(target, "transfer").labels)
-        course = {"updates": plan.transfer_updates, "lr": plan.transfer_lr, "weight_decay": plan.transfer_weight_decay}
+        course = {name: plan[f"transfer_{name}"] for name in ("updates", "lr", "weight_decay")}
         with run.seeded(seed):  # for the initial weights, then for dropout
             readout = run.on_device(nets.readout(asked.shape[0], asked.dense), self.device)
             method = TaskLearning(readout, lesson, batch=plan.batch, seed=seed, **course)
             history = run.run(method, updates=plan.transfer_updates, report_every=100, progress=False)
         labels = self.room_set("test").labels(target)
-        return image_losses(readout, read(source, "test", noisy), target, labels), history.cost
+        return learning.image_losses(readout, read(source, "test", noisy), target, labels), history.cost
 
     def ready(self, progress: bool = False) -> run.Cost:
         """Make whatever is missing of networks and transfers; returns what it cost now."""
         total = self.train(progress)
-        add_cost(total, self.transfer(progress))
+        learning.add_cost(total, self.transfer(progress))
         return total
 
     @cached_property
@@ -361,9 +325,4 @@ class Zoo:
 
 def open_zoo(plan: Settings, seed: int, device: str | torch.device | None = None) -> Zoo:
     """The zoo of a plan with a seed, the same object as long as the data room stays the same."""
-    return _open(home.root(), plan, seed, str(run.device(device)))
-
-
-@lru_cache(maxsize=4)
-def _open(room: Path, plan: Settings, seed: int, device: str) -> Zoo:
-    return Zoo(plan, seed, device)
+    return learning.opened(home.root(), Zoo, plan, seed, str(run.device(device)))

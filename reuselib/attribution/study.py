@@ -18,19 +18,10 @@ from reuselib.attribution.rooms_zoo import PLAN
 from reuselib.run import Job, Settings, Study
 
 CONTROLS = ("popularity", "group-prior", "symmetric-ceiling", "split-half", "oracle", "random")
-SMOKE = PLAN.but(
-    name="rooms-smoke",
-    tasks=("autoencoder", "color", "edge2d", "depth", "normals", "scene"),
-    residual=("depth",),
-    images=128,
-    updates=12,
-    batch=16,
-    gate=100.0,
-    transfer_images=48,
-    test_images=48,
-    transfer_updates=6,
-    top=2,
-    kept=False,
+SMOKE = (
+    PLAN.but(name="rooms-smoke", tasks=("autoencoder", "color", "edge2d", "depth", "normals", "scene"))
+    .but(residual=("depth",), gate=100.0, top=2, kept=False)
+    .but(images=128, transfer_images=48, test_images=48, updates=12, transfer_updates=6, batch=16)
 )
 ZOO = Settings(
     task="zoo",

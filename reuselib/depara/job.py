@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reuselib import report, run
+from reuselib import checks, report, run
 from reuselib.attribution import WAYS as OTHER_WAYS
 from reuselib.attribution import ClassifierJob, Score, Truth, ZooJob, ZooResult, learning, spearman
 from reuselib.depara.layers import Cuts, LayerScores, Studio, computed_cuts, open_studio, transfers
@@ -64,7 +64,13 @@ def tuned(truth: Truth, v: Tensor, e: Tensor, grid: Sequence[float], count: int)
         e: of the edges.
         grid: the λ to choose from.
         count: K.
+
+    Raises:
+        BadValue: a λ is below zero, or K larger than the number of candidates.
     """
+    checks.whole(1, truth.candidates, count=count)
+    for weight in grid:
+        checks.number(weight=weight)
     curve = {weight: truth.evaluate(graph_similarity(v, e, weight)) for weight in grid}
     at_k = torch.stack([score.hits[:, count - 1].double() for score in curve.values()])
     others = (at_k.sum(1, keepdim=True) - at_k).argmax(0)
@@ -155,7 +161,7 @@ class LayerJob(run.Job):
         """What "networks" and "transfers" train; scores train nothing."""
         source, amount = self.settings.source, self.settings.amount
         if self.settings.method == "networks":
-            yield from map(self.studio.learning, self.studio.own)
+            yield from map(self.studio.course, self.studio.own)
         if self.settings.method == "transfers":
             for layer in ("", *self.studio.layers):
                 method, updates = self.studio.transfer(source, layer, amount, self.seed)

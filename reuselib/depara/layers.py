@@ -22,15 +22,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from reuselib import home, nets, report, run
-from reuselib.attribution import cka, features, rsa
-from reuselib.attribution.learning import add_cost, parts_done, seconds
+from reuselib import checks, home, nets, report, run
+from reuselib.attribution import cka, features, learning, rsa
 from reuselib.data import ImageSet
 from reuselib.depara.domains import VARIED, blank_images, domain_images
 from reuselib.depara.losses import edge_similarity, node_similarity
 from reuselib.depara.method import Graph, cut, layer_graphs, layer_names, similarity
 from reuselib.errors import ShapeMismatch, unknown
-from reuselib.nets import TaskNetwork, pretrained, zoo
+from reuselib.nets import TaskNetwork, pretrained
 from reuselib.nets.supervised import Supervised
 from reuselib.run import Settings
 from reuselib.run.progress import Progress
@@ -40,6 +39,8 @@ SPAN, SPREAD = 0.10, 0.02
 """The gate: least span of the accuracies over the layers, largest deviation between seeds. Set before any trial."""
 SOURCES = ("rich", "synthetic")
 IMAGENET_SOURCE = "imagenet"
+LEARNING = ("network", "deep_widths", "deep_strides", "size", "source_batch", "lr", "weight_decay", "constant", "crop")
+"""What decides every network of a plan, beside the images and updates of each."""
 FIRST_SEED = 50
 """Of the networks; with those below, what can be transferred was tried before the plan was written."""
 
@@ -84,25 +85,33 @@ Learning = tuple[Supervised, int]
 """A method and its updates."""
 
 
-class Studio:
+class Studio(learning.Shelf):
     """The networks of a plan: the two sources, and target networks with all labels and with the larger amount.
 
     Args:
         plan: what decides them.
         device: chosen if left out.
+
+    Raises:
+        BadValue: the plan has a number that cannot be meant.
     """
 
-    def __init__(self, plan: Settings, device: str | torch.device | None = None) -> None:
-        self.plan, self.device = plan, run.device(device)
-        self.name = plan.name + ("" if plan.kept else f"-{report.config_hash(plan.plain())[:16]}")
-        self._found: dict[str, nn.Module] = {}
-        # Rich last, so that the others' seeds are the same in every plan.
-        self.own = ("synthetic", "target", "target-few", *(["rich"] if plan.rich != IMAGENET_SOURCE else []))
-        self.images = functools.cache(self._images)
+    command = "reuselib run depara --rows layers-networks"
 
-    def piece(self, name: str) -> zoo.Piece:
-        """Where a network is kept."""
-        return zoo.Piece(f"{self.name}/{name}", self.plan.kept, "reuselib run depara --rows layers-networks")
+    def __init__(self, plan: Settings, device: str | torch.device | None = None) -> None:
+        counts = ("size", "source_images", "rich_images", "images", "test_images", "repeats", "batch", "source_batch")
+        checks.whole(**{name: plan[name] for name in (*counts, "source_updates", "target_updates")})
+        checks.whole(1, 100, **{f"amount_{amount}": amount for amount in plan.amounts})
+        checks.whole(2, probes=plan.probes)
+        super().__init__(plan, device)
+        # Rich last, so that the others' seeds are the same in every plan.
+        self.everyone = self.own = (
+            "synthetic",
+            "target",
+            "target-few",
+            *(["rich"] if plan.rich != IMAGENET_SOURCE else []),
+        )
+        self.images, self.network = functools.cache(self._images), functools.cache(self._network)
 
     def _images(self, domain: str, split: str) -> ImageSet:
         """Images of the plan's "target", "synthetic" or "rich" domain."""
@@ -132,28 +141,19 @@ class Studio:
         """The share of the target's training images that has labels, as many of each class."""
         images = self.images("target", "train")
         count = len(images) * amount // (100 * len(images.classes))
+        checks.whole(labels_of_each_class=count)
         if self.device.type == "meta":
             return images.subset(slice(count * len(images.classes)))
         return images.per_class(count, seed)
 
     def recipe(self, name: str) -> dict[str, Any]:
         """Everything that decides a network of the plan."""
-        used = [
-            "network",
-            "deep_widths",
-            "deep_strides",
-            "size",
-            "source_batch",
-            "lr",
-            "weight_decay",
-            "constant",
-            "crop",
-        ]
-        used += {
-            "synthetic": ["synthetic", "source_images", "source_updates"],
-            "rich": ["rich", "rich_images", "target_updates"],
-        }.get(name, ["target", "images", "target_updates", "amounts"])
-        return {"name": name} | {key: self.plan[key] for key in used}
+        used = ("target", "images", "target_updates", "amounts")
+        if name in SOURCES:
+            used = (
+                (name, "rich_images", "target_updates") if name == "rich" else (name, "source_images", "source_updates")
+            )
+        return {"name": name} | {key: self.plan[key] for key in (*LEARNING, *used)}
 
     def _supervised(self, network: nn.Module, images: ImageSet, updates: int, batch: int, seed: int) -> Learning:
         """A classifier, or what is not frozen of it, learns by the plan's recipe."""
@@ -162,67 +162,43 @@ class Studio:
         options = {"lr": plan.lr, "weight_decay": plan.weight_decay, "crop": plan.crop, "flip": True}
         return Supervised(network, images, batch=batch, schedule=schedule, seed=seed, **options), updates
 
-    def learning(self, name: str) -> Learning:
+    def seed_of(self, name: str) -> int:
+        """The seed of one of ``own``."""
+        return FIRST_SEED + self.own.index(name)
+
+    def course(self, name: str) -> Learning:
         """How one of ``own`` is made, from initial weights of the global generator."""
-        plan, domain, seed = self.plan, name.removesuffix("-few"), FIRST_SEED + self.own.index(name)
+        plan, domain, seed = self.plan, name.removesuffix("-few"), self.seed_of(name)
         images = self.labelled(max(plan.amounts), seed) if name == "target-few" else self.images(domain, "train")
         updates = plan.source_updates if name == "synthetic" else plan.target_updates
-        return self._supervised(
-            run.on_device(self.build(len(images.classes)), self.device), images, updates, plan.source_batch, seed
-        )
+        network = run.on_device(self.build(len(images.classes)), self.device)
+        return self._supervised(network, images, updates, plan.source_batch, seed)
 
-    def train(self, progress: bool = False) -> run.Cost:
-        """Train the networks that are not there yet; returns what it cost now."""
-        cost = run.Cost()
-        for number, name in enumerate(self.own):
-            if not self.piece(name).has():
-                with run.seeded(FIRST_SEED + number):  # for the initial weights, then for dropout
-                    add_cost(cost, self._train(name, progress))
-        return cost
+    def measured(self, name: str, network: nn.Module) -> dict[str, Any]:
+        """The accuracies of one of ``own`` on the test images of the target and of its own domain."""
+        domains = dict.fromkeys(("target", name.removesuffix("-few")))
+        return {f"accuracy_{key}": run.accuracy(network, self.images(key, "test"), 250) for key in domains}
 
-    def _train(self, name: str, progress: bool) -> run.Cost:
-        piece, (method, updates) = self.piece(name), self.learning(name)
-        where: dict[str, Any] = {"checkpoint": piece.checkpoint, "settings": report.config_hash(self.recipe(name))}
-        title = f"{self.name}: {name}"
-        history = run.run(method, updates=updates, report_every=100, progress=progress, title=title, **where)
-        network = method.student.eval().requires_grad_(False)
-        tests = {key: self.images(key, "test") for key in dict.fromkeys(("target", name.removesuffix("-few")))}
-        piece.save(
-            network,
-            history,
-            recipe=self.recipe(name),
-            **{f"accuracy_{key}": run.accuracy(network, test, 250) for key, test in tests.items()},
-            images=len(method.images),
-            precision=run.precision(self.device).name,
-            device=self.device.type,
-            seconds=round(seconds(history.cost, self.device), 2),
-        )
-        return history.cost
-
-    def network(self, name: str) -> nn.Module:
+    def _network(self, name: str) -> nn.Module:
         """A network: a source or of the target; frozen, in evaluation mode, the same object every time."""
-        if name not in self._found:
-            self._found[name] = self._load(name).to(self.device).eval().requires_grad_(False)
-        return self._found[name]
-
-    def _load(self, name: str) -> nn.Module:
+        if name not in (*self.own, *SOURCES):
+            raise unknown(f"network of {self.name}", name, (*self.own, *SOURCES))
         if name not in self.own and self.device.type != "meta":
-            return pretrained.classifier(self.plan.network, self.device)
-        classes = len(self.images(name.removesuffix("-few"), "probes").classes) if name in self.own else 1000
-        with run.seeded(0):
-            network = self.build(classes)
-        return network if self.device.type == "meta" else self.piece(name).load(network, self.recipe(name))
+            network = pretrained.classifier(self.plan.network, self.device)
+        else:
+            own = name in self.own
+            with run.seeded(0):
+                network = self.build(len(self.images(name.removesuffix("-few"), "probes").classes) if own else 1000)
+            if self.device.type != "meta":
+                network = self.piece(name).load(network, self.recipe(name))
+        return network.to(self.device).eval().requires_grad_(False)
 
     def metrics(self) -> dict[str, float]:
         """Seconds and accuracies of the networks of the plan, on the target's test images and on their own."""
         cards = {name: self.piece(name).card() for name in self.own}
-        found = {
-            f"{name}_{key}".replace("accuracy_", "on_"): value
-            for name, card in cards.items()
-            for key, value in card.items()
-            if key.startswith("accuracy_")
-        }
-        return found | {"seconds": sum(card["seconds"] for card in cards.values())}
+        facts = {f"{name}_{key}": value for name, card in cards.items() for key, value in card.items()}
+        right = {key.replace("accuracy_", "on_"): value for key, value in facts.items() if "_accuracy_" in key}
+        return right | {"seconds": sum(card["seconds"] for card in cards.values())}
 
     @functools.cached_property
     def layers(self) -> tuple[str, ...]:
@@ -243,7 +219,6 @@ class Studio:
     def transfer(self, source: str, layer: str, amount: int, seed: int) -> Learning:
         """A source frozen up to a layer, whose rest learns from few labels; all from scratch if the layer is ``""``."""
         plan, images, probes = self.plan, self.labelled(amount, seed), self.images("target", "probes")
-
         if layer:
             make, few = functools.partial(self.build, self.classes), probes.normalised(probes.images[:2])
             network: nn.Module = cut(self.network(source), make, layer, few, seed=seed)
@@ -344,7 +319,7 @@ def transfers(
         The accuracies on the target's test images, and the cost with that of earlier parts.
     """
     settings = f"{report.config_hash(studio.plan.plain())} {source} {amount} seed {seed}"
-    done = parts_done(checkpoint, settings) or {"accuracy": {}, "cost": vars(run.Cost())}
+    done = learning.parts_done(checkpoint, settings) or {"accuracy": {}, "cost": vars(run.Cost())}
     accuracy, cost, repeats = done["accuracy"], run.Cost(**done["cost"]), range(studio.plan.repeats)
     wanted = [(layer, repeat) for layer in ("", *studio.layers) for repeat in repeats]
     title = f"{source}, {amount} %"
@@ -352,7 +327,7 @@ def transfers(
         for layer, repeat in wanted:
             if (name := f"{layer}/{repeat}") not in accuracy:
                 accuracy[name], spent = one_transfer(studio, source, layer, amount, 1000 * seed + repeat)
-                add_cost(cost, spent)
+                learning.add_cost(cost, spent)
                 if checkpoint is not None:
                     done = {"accuracy": accuracy, "cost": vars(cost)}
                     run.save_checkpoint(checkpoint, {"settings": settings, "done": done})
@@ -425,14 +400,9 @@ SCORES: dict[str, Callable[[LayerScores], list[float]]] = {
 }
 
 
-@functools.lru_cache(maxsize=4)
-def _open(room: Path, plan: Settings, device: str) -> Studio:
-    return Studio(plan, device)
-
-
 def open_studio(plan: Settings, device: str | torch.device | None = None) -> Studio:
     """The studio of a plan, the same object as long as the data room stays the same."""
-    return _open(home.root(), plan, str(run.device(device)))
+    return learning.opened(home.root(), Studio, plan, str(run.device(device)))
 
 
 @functools.lru_cache(maxsize=64)

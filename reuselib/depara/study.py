@@ -16,59 +16,21 @@ from reuselib.depara.job import GRID, WAYS, GraphClassifierJob, GraphJob, LayerJ
 from reuselib.depara.layers import IMAGENET_SOURCE, PLAN, SCORES, SOURCES
 from reuselib.run import Job, Settings, Study
 
-SMOKE_LAYERS = PLAN.but(
-    name="closeups-smoke",
-    deep_widths=(6, 6, 8, 8),
-    deep_strides=(2, 1, 2, 2),
-    source_images=64,
-    source_updates=6,
-    rich_images=64,
-    images=400,
-    target_updates=6,
-    test_images=64,
-    updates=4,
-    repeats=1,
-    probes=8,
-    batch=16,
-    source_batch=16,
-    kept=False,
+SMOKE_LAYERS = (
+    PLAN.but(name="closeups-smoke", deep_widths=(6, 6, 8, 8), deep_strides=(2, 1, 2, 2), kept=False)
+    .but(source_images=64, rich_images=64, images=400, test_images=64, probes=8, batch=16, source_batch=16)
+    .but(source_updates=6, target_updates=6, updates=4, repeats=1)
 )
-DIGITS = PLAN.but(
-    name="digits-vgg",
-    target="svhn",
-    synthetic="mnist",
-    rich=IMAGENET_SOURCE,
-    network="vgg19_bn",
-    size=64,
-    source_images=20_000,
-    source_updates=1000,
-    images=20_000,
-    target_updates=1500,
-    test_images=5000,
-    updates=150,
-    repeats=1,
-    lr=0.01,
-    crop=4,
+VGG = PLAN.but(network="vgg19_bn", rich=IMAGENET_SOURCE, repeats=1, lr=0.01)
+DIGITS = (
+    VGG.but(name="digits-vgg", target="svhn", synthetic="mnist", size=64, crop=4)
+    .but(source_images=20_000, images=20_000, test_images=5000)
+    .but(source_updates=1000, target_updates=1500, updates=150)
 )
-SYN2REAL = PLAN.but(
-    name="syn2real-vgg",
-    target="syn2real-real",
-    synthetic="syn2real-synthetic",
-    rich=IMAGENET_SOURCE,
-    network="vgg19_bn",
-    size=224,
-    source_images=106_677,
-    source_updates=60 * 3334,
-    images=38_771,
-    target_updates=60 * 1212,
-    test_images=11_077,
-    epochs=50,
-    repeats=1,
-    batch=128,
-    source_batch=32,
-    lr=0.01,
-    constant=True,
-    crop=16,
+SYN2REAL = (
+    VGG.but(name="syn2real-vgg", target="syn2real-real", synthetic="syn2real-synthetic", size=224, crop=16)
+    .but(source_images=106_677, images=38_771, test_images=11_077, batch=128, source_batch=32)
+    .but(source_updates=60 * 3334, target_updates=60 * 1212, epochs=50, constant=True)
 )
 """The paper's: 50 epochs at a constant rate of 0.01, batch 128; 60 epochs, batch 32, for source and target networks."""
 PLANS = {"smoke": SMOKE_LAYERS, "laptop": PLAN, "colab": DIGITS, "paper": SYN2REAL}
