@@ -25,7 +25,7 @@ from reuselib.attribution.rivals import rsa, svcca, upper
 from reuselib.attribution.rooms_zoo import COLOR, UNTRAINED, Zoo, open_zoo
 from reuselib.attribution.tree import Tree, cophenetic_correlation, purity
 from reuselib.data import ImageSet
-from reuselib.errors import unknown
+from reuselib.errors import ShapeMismatch, unknown
 from reuselib.worlds import rooms
 
 PROBES = ("world", "collage", "fashion", "noise")
@@ -90,13 +90,15 @@ def probe_images(name: str, count: int, seed: int, where: torch.device | str) ->
 
 
 def score_metrics(score: Score) -> dict[str, float]:
-    """P@K, hits, R@5, the mean rank correlation, and the standard error of P@K over the targets."""
-    found: dict[str, float] = {}
-    errors = score.precision_error()
-    for count in COUNTS:
-        found[f"p_at_{count}"] = float(score.precision[count - 1])
-        found[f"hits_{count}"] = float(score.total[count - 1])
-        found[f"p_at_{count}_error"] = float(errors[count - 1])
+    """P@K, hits, R@5, the mean rank correlation, and the standard error of P@K over the targets.
+
+    Raises:
+        ShapeMismatch: there are fewer than five candidates for a target.
+    """
+    if (candidates := score.hits.shape[1]) < COUNTS[-1]:
+        raise ShapeMismatch(f"P@{COUNTS[-1]} needs {COUNTS[-1]} candidates for each target, not {candidates}.")
+    curves = {"p_at_{}": score.precision, "hits_{}": score.total, "p_at_{}_error": score.precision_error()}
+    found = {name.format(k): float(values[k - 1]) for k in COUNTS for name, values in curves.items()}
     return found | {"r_at_5": float(score.recall[4]), "spearman": score.correlation}
 
 
@@ -104,6 +106,18 @@ def score_history(score: Score) -> run.History:
     """The curves of P@K and R@K."""
     pairs = zip(score.precision.tolist(), score.recall.tolist(), strict=True)
     return run.History([{"iteration": k, "precision": p, "recall": r} for k, (p, r) in enumerate(pairs, 1)])
+
+
+def tree_metrics(similarity: Tensor, truth: Truth, groups: Mapping[str, str], clusters: int) -> dict[str, float]:
+    """Agreement of the tree with that of the truth, purity of its clusters, and the mean similarity."""
+    tree = Tree.of(similarity, truth.sources)
+    agreement = cophenetic_correlation(tree, true_tree(truth))
+    return {
+        "cophenetic": 0.0 if math.isnan(agreement) else agreement,  # a tree whose leaves all merge at one height
+        "purity": purity(tree.clusters(clusters), groups),
+        "mean_cosine": float(upper(similarity).mean()),
+        "pairs": truth.symmetric_correlation((similarity + similarity.T) / 2),
+    }
 
 
 def true_tree(truth: Truth) -> Tree:
@@ -115,44 +129,25 @@ def true_tree(truth: Truth) -> Tree:
     return Tree.of(truth.standardised_log().T, truth.sources)
 
 
-def tree_metrics(similarity: Tensor, truth: Truth, groups: Mapping[str, str], clusters: int) -> dict[str, float]:
-    """Agreement of the tree with that of the truth, purity of its clusters, and the mean similarity."""
-    tree = Tree.of(similarity, truth.sources)
-    agreement = cophenetic_correlation(tree, true_tree(truth))
-    return {
-        "cophenetic": 0.0 if math.isnan(agreement) else agreement,  # a tree whose leaves all merge at one height
-        "purity": purity(tree.clusters(clusters), {name: groups[name] for name in truth.sources}),
-        "mean_cosine": float(upper(similarity).mean()),
-        "pairs": truth.symmetric_correlation((similarity + similarity.T) / 2),
-    }
-
-
 def training_metrics(zoo: Zoo) -> dict[str, float]:
     """Networks of the matrix, how many passed, seconds of their training, and each one's loss beside the blind one."""
-    cards = {name: zoo.card(name) for name in zoo.members}
-    spent = {name: card["seconds"] for name, card in cards.items()}
-    matrix = zoo.plan.tasks
-    return {
-        "seconds": sum(spent[name] for name in matrix),
-        "networks": len(matrix),
-        "passed": len(zoo.tasks),
-        "other_seconds": sum(value for name, value in spent.items() if name not in matrix),
-        "other_networks": len(cards) - len(matrix),
-        **{f"ratio_{name}": card["test_loss"] / card["blind_loss"] for name, card in cards.items()},
-    }
+    cards, matrix = {name: zoo.card(name) for name in zoo.members}, zoo.plan.tasks
+    metrics = {"networks": len(matrix), "passed": len(zoo.tasks), "other_networks": len(cards) - len(matrix)}
+    metrics["seconds"] = sum(cards[name]["seconds"] for name in matrix)
+    metrics["other_seconds"] = sum(card["seconds"] for name, card in cards.items() if name not in matrix)
+    return metrics | {f"ratio_{name}": card["test_loss"] / card["blind_loss"] for name, card in cards.items()}
 
 
 def transfer_metrics(zoo: Zoo) -> dict[str, float]:
     """Transfers, seconds of their training, targets whose own network is best, share above the untrained encoder."""
-    card, losses = zoo.piece("transfers").card(), zoo.all_losses
-    own = [zoo.truth.affinity[row].argmax() == column for row, column in enumerate(zoo.truth.own)]
+    card, losses, truth = zoo.piece("transfers").card(), zoo.all_losses, zoo.truth
     means = {(t, s): losses[t][s].mean() for t in zoo.targets for s in (*zoo.tasks, UNTRAINED)}
     better = [float(means[t, s] < means[t, UNTRAINED]) for t in zoo.targets for s in zoo.tasks]
     return {
         "seconds": card["seconds"],
         "transfers": card["transfers"],
         "targets": len(zoo.targets),
-        "own_best": sum(map(float, own)),
+        "own_best": float((truth.affinity.argmax(1) == truth.own).sum()),
         "above_untrained": sum(better) / len(better),
     }
 
@@ -282,22 +277,13 @@ class ZooJob(run.Job):
     def judged(self, score: Score, metrics: dict[str, float], space: Any = None, similarity: Any = None) -> ZooResult:
         """What is said of a score and of the matrix that it comes from."""
         history, metrics = score_history(score), score_metrics(score) | metrics
+        found = {"zoo": self.zoo, "truth": self.truth, "score": score, "space": space, "similarity": similarity}
         if space is not None:
-            history.cost = self.cost
+            history.cost, found["probes"] = self.cost, self.probes
             metrics |= tree_metrics(similarity, self.truth, self.zoo.groups, self.settings.clusters)
             metrics |= {"networks": len(space.names), "seconds": seconds(self.cost, self.device)}
-        return ZooResult(
-            metrics=metrics,
-            history=history,
-            curves=("precision", "recall"),
-            device=self.device,
-            zoo=self.zoo,
-            truth=self.truth,
-            score=score,
-            space=space,
-            similarity=similarity,
-            probes=None if space is None else self.probes,
-        )
+        where: dict[str, Any] = {"curves": ("precision", "recall"), "device": self.device}
+        return ZooResult(metrics=metrics, history=history, **where, **found)
 
     def by_channels(self) -> dict[str, float]:
         """SVCCA of the representations averaged over their places, 8 numbers an image, with all of their variance."""

@@ -5,6 +5,7 @@ Source: Song et al. 2019 (NeurIPS); those marked so are extensions of ours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reuselib.errors import ShapeMismatch
+from reuselib import checks
+from reuselib.errors import NonFinite, ShapeMismatch
 
 
 def slope(a: Tensor, z: Tensor, epsilon: float) -> Tensor:
@@ -37,6 +39,7 @@ def absolute_channel_mean(attributions: Tensor) -> Tensor:
 
 def pooled(side: int) -> Callable[[Tensor], Tensor]:
     """:func:`channel_mean`, then the mean over squares of ``side`` x ``side`` pixels; an extension of ours."""
+    checks.whole(side=side)
     return lambda attributions: F.avg_pool2d(channel_mean(attributions), side)
 
 
@@ -67,14 +70,18 @@ def affinity(a: Tensor, b: Tensor) -> float:
         b: maps of the other, of the same images in the same order.
 
     Raises:
-        ShapeMismatch: they are not maps of one size, or not of the same number of images.
+        ShapeMismatch: they are not maps of one size, not of the same number of images, or of no image.
+        NonFinite: a map holds NaN.
     """
-    if a.shape != b.shape:
+    if a.shape != b.shape or not len(a):
         raise ShapeMismatch(
             f"Maps {tuple(a.shape)} and {tuple(b.shape)} cannot be compared. Take the same probes, keep height and "
             "width as they are (prepare=...), or bring all maps to one size (reduce=...)."
         )
-    return float(cosines(a, b).mean())
+    found = float(cosines(a, b).mean())
+    if math.isnan(found):
+        raise NonFinite("A map holds NaN, and is like no other: leave that network out, or train it again.")
+    return found
 
 
 def distance(affinity: Tensor) -> Tensor:
@@ -113,7 +120,8 @@ def pairwise(
     """
     found = torch.eye(len(kept), dtype=torch.float64) * own
     start = 0 if known is None else len(known)
-    found[:start, :start] = 0 if known is None else known
+    if known is not None:
+        found[:start, :start] = known
     for i, a in enumerate(kept[start:], start):
         for j, b in enumerate(kept[:i]):
             found[i, j] = found[j, i] = compare(a, b)

@@ -6,21 +6,22 @@ Source: Song et al. 2019 (NeurIPS).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas
 import torch
 from torch import Tensor, nn
 
+from reuselib import checks
 from reuselib.attribution.attributions import METHODS, Attribution
 from reuselib.attribution.evaluation import order
 from reuselib.attribution.losses import affinity, channel_mean, cosines, normalised, pairwise, without_shared
-from reuselib.attribution.representation import Images, Represent, batches_of, represent, rows_of, telling
+from reuselib.attribution.representation import Images, Represent, batches_of, finite, represent, rows_of, telling
 from reuselib.attribution.tree import Tree
-from reuselib.errors import NonFinite, ReuseError, unknown
+from reuselib.errors import BadValue, NonFinite, ReuseError, unknown
 from reuselib.run.progress import Progress
 
 Reduce = Callable[[Tensor], Tensor]
@@ -33,8 +34,7 @@ Network = nn.Module | Callable[[], nn.Module]
 """A network, or a function that loads it when it is its turn."""
 
 
-@dataclass(frozen=True, eq=False)
-class Explanation:
+class Explanation(NamedTuple):
     """What one pass over the probes gives for one network.
 
     Attributes:
@@ -83,6 +83,7 @@ def explain(
     Raises:
         UnknownName: there is no such method or module.
         ShapeMismatch: the images are of another kind, or do not fit the network.
+        NonFinite: maps or features hold NaN or infinity.
         DeviceError: the device ran out of memory.
     """
     attribute, maps, features = method_called(method), [], []
@@ -97,7 +98,7 @@ def explain(
         with telling(network, rows):
             maps.append(reduce(attribute(network, rows, noted)))
         features.append(seen["last"])
-    return Explanation(torch.cat(maps), torch.cat(features))
+    return Explanation(finite(torch.cat(maps), network), finite(torch.cat(features), network))
 
 
 def maps(network: nn.Module, images: Images, method: str | Attribution = "input_x_gradient", **options: Any) -> Tensor:
@@ -148,22 +149,22 @@ class ModelSpace:
     Attributes:
         images: the probes, float (n, C, H, W) or an image set; the same for every network.
         way: of comparing, by gradient x input maps if left out.
-        observed: name → what is kept of each network.
+        observed: name → what is kept of each network, on the CPU.
         similarity: S, float64 (N, N), symmetric.
 
     Args:
         images: as above.
         way: as above.
-        memory: bytes of what is kept; more is kept in a file that goes with the space.
+        memory: bytes of what is kept; more is kept in files that go with the space.
 
     Raises:
         ReuseError: there are fewer than two probes.
     """
 
     def __init__(self, images: Images, way: Comparison | None = None, memory: int = 2**30) -> None:
-        rows_of(images, slice(0, 1))
-        if len(images) < 2:
-            raise ReuseError(f"{len(images)} probe images are too few to compare networks. Give 2 at least.")
+        checks.whole(0, memory=memory)
+        if (count := len(rows_of(images, slice(0, 2)))) < 2:
+            raise ReuseError(f"{count} probe images are too few to compare networks. Give 2 at least.")
         self.images, self.way, self.left = images, way or by_maps(), memory
         self.observed: dict[str, Any] = {}
         self.similarity = torch.zeros(0, 0, dtype=torch.float64)
@@ -203,10 +204,13 @@ class ModelSpace:
 
         Raises:
             UnknownName: ``where`` or ``prepare`` speaks of a network that is not given.
+            BadValue: the networks have no names, or one is none.
             ReuseError: a name is taken, or there is no gradient.
             ShapeMismatch: a network does not take the images, or its maps have another size.
-            NonFinite: what is kept of a network holds NaN or infinity.
+            NonFinite: what is kept of a network, or a similarity, is NaN or infinite.
         """
+        if not isinstance(networks, Mapping):
+            raise BadValue(f"Give networks by name, {{name: network, …}}, not {type(networks).__name__}.")
         places = where if isinstance(where, Mapping) else dict.fromkeys(networks, where)
         for name in (*places, *(prepare or {})):
             if name not in networks:
@@ -222,21 +226,23 @@ class ModelSpace:
                     error.add_note(f"This was the network {name!r}.")
                     raise
                 bar.update()
-        observed = self.observed | found
-        new = observed if self.way.centred else found
-        known = None if self.way.centred else self.similarity
-        ready = [*([] if self.way.centred else self._ready), *self._prepared(new.values(), observed)]
-        self.similarity = pairwise(ready, self.way.compare, self.way.own, known)
-        self.observed, self._ready = observed, ready
+        observed, known = self.observed | found, len(self._ready)
+        if self.way.centred:  # each one's own map changes with the mean of all
+            known = 0
+        ready = [*self._ready[:known], *map(self._stored, self._prepared([*observed.values()][known:], observed))]
+        similarity = pairwise(ready, self.way.compare, self.way.own, self.similarity[:known, :known])
+        if not similarity.isfinite().all():
+            raise NonFinite("A similarity is NaN or infinite, and has no place in a ranking: look at what compares.")
+        self.observed, self._ready, self.similarity = observed, ready, similarity
 
     def observe(self, network: Network, where: Represent = None, prepare: Prepare | None = None) -> Any:
         """What is kept of a network, on the CPU; it is not added."""
-        network = network if isinstance(network, nn.Module) else network()
+        network = network() if callable(network) and not isinstance(network, nn.Module) else network
+        if not isinstance(network, nn.Module):
+            raise BadValue(f"{type(network).__name__} is no network. Give an nn.Module, or a function that loads one.")
         images = prepare(rows_of(self.images, slice(None), network)) if prepare else self.images
         found = self.way.observe(network, images, where=where)
-        if isinstance(found, Tensor) and not found.isfinite().all():
-            raise NonFinite("What it makes of the probes holds NaN or infinity. Leave it out, or train it again.")
-        return found
+        return found.cpu() if isinstance(found, Tensor) else found
 
     def compare(self, network: Network, *, where: Represent = None, prepare: Prepare | None = None) -> list[float]:
         """How alike a network is to each one here, without adding it; arguments as in :meth:`add`.
@@ -274,23 +280,22 @@ class ModelSpace:
         """The tree of the networks: linkage of the rows of S, see :class:`~reuselib.attribution.tree.Tree`."""
         return Tree.of(self.similarity, self.names, method)
 
-    def _prepared(self, kept: Any, observed: Mapping[str, Any]) -> list[Any]:
+    def _prepared(self, kept: Iterable[Any], observed: Mapping[str, Any]) -> list[Any]:
         """What was kept of some networks, made ready to be compared with that of all ``observed``."""
-        if not self.way.centred:
-            return [self._stored(self.way.ready(each)) for each in kept]
-        everyone = torch.stack(list(observed.values()))
-        return [self.way.ready(without_shared(each, everyone)) for each in kept]
+        if self.way.centred:
+            everyone = torch.stack(list(observed.values()))
+            kept = [without_shared(each, everyone) for each in kept]
+        return [self.way.ready(each) for each in kept]
 
     def _stored(self, kept: Any) -> Any:
-        """The same on the CPU, or in a file once the memory is used up."""
+        """The same, in a file once the memory is used up."""
         if not isinstance(kept, Tensor):
             return kept
         self.left -= kept.nbytes
         if self.left >= 0:
-            return kept.cpu()
+            return kept
         with tempfile.NamedTemporaryFile() as file:
-            stored = torch.from_file(file.name, True, kept.numel(), dtype=kept.dtype).view(kept.shape)
-        return stored.copy_(kept)
+            return torch.from_file(file.name, True, kept.numel(), dtype=kept.dtype).view(kept.shape).copy_(kept)
 
 
 def rank(

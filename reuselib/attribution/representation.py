@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.data import ImageSet
-from reuselib.errors import DeviceError, ReuseError, ShapeMismatch
+from reuselib.errors import DeviceError, NonFinite, ReuseError, ShapeMismatch
 from reuselib.nets import tap
 from reuselib.nets.taps import check_open, listening, unwrapped
 
@@ -151,13 +151,27 @@ def batches_of(images: Images, batch: int, network: nn.Module) -> Iterator[Tenso
     """The probe images in order, a batch at a time, as :func:`rows_of` gives them.
 
     Raises:
-        ReuseError: there is no image, or the batch is not at least one.
+        BadValue: there is no image, or the batch is no whole number of at least one.
         ShapeMismatch: as in :func:`rows_of`.
     """
-    if batch < 1 or not len(images):
-        raise ReuseError(f"{len(images)} probe images in batches of {batch}: both must be at least 1.")
+    rows_of(images, slice(0, 0))
+    checks.whole(batch=batch, probe_images=len(images))
     for start in range(0, len(images), batch):
         yield rows_of(images, slice(start, start + batch), network)
+
+
+def finite(found: Tensor, network: nn.Module) -> Tensor:
+    """What a network made of images, if it can be compared.
+
+    Raises:
+        NonFinite: it holds NaN or infinity.
+    """
+    if not found.is_meta and not found.isfinite().all():
+        raise NonFinite(
+            f"What {type(network).__name__} makes of the images holds NaN or infinity, and cannot be ranked. Leave it "
+            "out, train it again, or look at the images."
+        )
+    return found
 
 
 def features(
@@ -174,11 +188,19 @@ def features(
 
     Returns:
         (n, U) on the network's device.
+
+    Raises:
+        ShapeMismatch: what should be pooled are no maps, but tokens for instance.
+        NonFinite: they hold NaN or infinity.
     """
     parts = []
     with run.frozen(network), torch.no_grad():
         for rows in batches_of(images, batch, network):
             check_apart(network, rows)
             found = represent(network, rows, where)
-            parts.append(found.flatten(2).mean(2) if pooled and found.ndim > 2 else found.reshape(len(rows), -1))
-    return torch.cat(parts)
+            if pooled and found.ndim not in (1, 2, 4):
+                raise ShapeMismatch(
+                    f"Only maps (n, C, h, w) have places to pool, not {tuple(found.shape)}. Name a layer."
+                )
+            parts.append(found.flatten(2).mean(2) if pooled and found.ndim == 4 else found.reshape(len(rows), -1))
+    return finite(torch.cat(parts), network)

@@ -148,11 +148,8 @@ class Studio(learning.Shelf):
 
     def recipe(self, name: str) -> dict[str, Any]:
         """Everything that decides a network of the plan."""
-        used = ("target", "images", "target_updates", "amounts")
-        if name in SOURCES:
-            used = (
-                (name, "rich_images", "target_updates") if name == "rich" else (name, "source_images", "source_updates")
-            )
+        own = {"rich": ("rich_images", "target_updates"), "synthetic": ("source_images", "source_updates")}
+        used = (name, *own[name]) if name in own else ("target", "images", "target_updates", "amounts")
         return {"name": name} | {key: self.plan[key] for key in (*LEARNING, *used)}
 
     def _supervised(self, network: nn.Module, images: ImageSet, updates: int, batch: int, seed: int) -> Learning:

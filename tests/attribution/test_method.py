@@ -94,7 +94,7 @@ def test_what_cannot_be_explained_is_named() -> None:
         maps(net, [1, 2])
     with pytest.raises(ReuseError, match="at least 1"):
         maps(net, x, batch=0)
-    with pytest.raises(ReuseError, match="0 probe images"):
+    with pytest.raises(ReuseError, match="probe_images must be .* at least 1, not 0"):
         maps(net, x[:0])
 
 

@@ -157,7 +157,7 @@ def test_a_step_runs_on_any_device_and_never_waits_for_it() -> None:
         method = kind("semseg", precision="bf16")
         with NoSync():
             method.step()
-    with pytest.raises(DeviceError, match="one device"):
+    with pytest.raises(DeviceError, match="on different devices"):
         TaskLearning(nets.task_network(1), lesson("depth", "meta"), updates=2)
 
 
