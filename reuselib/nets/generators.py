@@ -14,7 +14,7 @@ Shape = tuple[int, int, int]
 ACTIVATIONS: dict[str | None, type[nn.Module]] = {"tanh": nn.Tanh, None: nn.Identity}
 NORMALISATIONS: dict[str | None, Callable[[int, int], list[nn.Module]]] = {
     "batch": lambda channels, groups: [nn.BatchNorm2d(channels)],
-    "group": lambda channels, groups: [nn.GroupNorm(groups, channels)],
+    "group": lambda channels, groups: [GroupNorm(groups, channels)],
     None: lambda channels, groups: [],
 }
 
@@ -174,6 +174,29 @@ def reinitialise(network: nn.Module, generator: torch.Generator | None = None, n
 # --- DCGAN: for square images of 8, 16, 32, 64 … pixels, whose size decides how many layers there are -----------------
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation in the kernel that is quick on CPUs: with few channels a group, channels last is slow."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Normalise maps (B, C, H, W), whose memory format stays; small ones are not worth the copies."""
+        last = maps.is_contiguous(memory_format=torch.channels_last)
+        if maps.device.type != "cpu" or not last or maps[0, 0].numel() < 64:
+            return super().forward(maps)
+        return super().forward(maps.contiguous()).contiguous(memory_format=torch.channels_last)
+
+
+class Projection(nn.ConvTranspose2d):
+    """A transposed convolution of maps of one pixel, computed as the matrix product that it is."""
+
+    def forward(self, maps: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Map (B, C, 1, 1) to (B, outputs, kernel, kernel), channels last."""
+        height, width = self.kernel_size
+        weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
+        bias = None if self.bias is None else self.bias.repeat(height * width)
+        spread = nn.functional.linear(maps.flatten(1), weight, bias)
+        return spread.unflatten(1, (height, width, self.out_channels)).permute(0, 3, 1, 2)
+
+
 class Discriminator(nn.Module):
     """A stack of layers from images to one logit each.
 
@@ -219,7 +242,8 @@ def deconvolution_generator(image: Shape = (3, 64, 64), latent: int = 100, width
     """
     stages = _doublings(image)
     widths = [width * 2**stage for stage in reversed(range(stages))]
-    layers: list[nn.Module] = [nn.Unflatten(1, (latent, 1, 1)), nn.ConvTranspose2d(latent, widths[0], 4)]
+    first = Projection if latent > 64 else nn.ConvTranspose2d  # a small one gains little, and rounds as recorded
+    layers: list[nn.Module] = [nn.Unflatten(1, (latent, 1, 1)), first(latent, widths[0], 4)]
     for inputs, outputs in pairwise((*widths, image[0])):
         layers += [nn.BatchNorm2d(inputs), nn.ReLU(), nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)]
     generator = Generator(nn.Sequential(*layers, nn.Tanh()), latent, image)
