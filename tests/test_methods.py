@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Self
 
 import players
@@ -62,6 +63,20 @@ def test_the_teacher_is_untouched(name: str) -> None:
         method.step()
     assert not list(players.differences(before, look_at(players.kept(method))))
     assert_ready(method)
+
+
+@pytest.mark.parametrize("name", players.GRAFTING | players.AMALGAMATING | players.ADAPTIVE)
+def test_teachers_are_read_in_evaluation_mode_and_labels_never(name: str) -> None:
+    states = []
+    for shift in (0, 1):
+        method, modes = players.make(name), []
+        method.images = replace(method.images, labels=(method.images.labels + shift) % players.CLASSES)
+        for layer in itertools.chain.from_iterable(teacher.train().modules() for teacher in players.kept(method)):
+            if not list(layer.children()):
+                layer.register_forward_hook(lambda each, *_, modes=modes: modes.append(each.training))
+        states.append([players.state(method.step()) for _ in range(2)] + [players.state(players.learner(method))])
+        assert modes and not any(modes)
+    assert not list(players.differences(*states))
 
 
 ROUNDED = players.DISTILLING | players.INVERTING | players.GRAFTING | players.AMALGAMATING | players.STAGED

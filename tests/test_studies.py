@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
+import players
 import pytest
+import torch
 
-from reuselib import chapters, report
+from reuselib import chapters, report, run
 from reuselib.errors import UnknownName
 from reuselib.run import Settings
 
@@ -43,6 +46,36 @@ def test_every_record_has_the_settings_that_its_row_has_today(paper: str) -> Non
     now = {row: study.settings[row].plain() for row in study.rows}
     others = {record.row for record in report.records(paper, "laptop") if record.settings != now[record.row]}
     assert others == set()
+
+
+SHORT: dict[str, dict[str, int]] = {
+    "netgraft": {"limit": 60, "watched": 40},
+    "layerwise": {"limit": 60, "evaluations": 3},
+    "adaptive": {"limit": 60, "evaluations": 4, "updates": 4, "target_updates": 4},
+}
+
+
+@pytest.mark.parametrize(
+    ("paper", "row", "at"),
+    [
+        *(("netgraft", f"symbols.{row}", at) for row, at in (("1-netgraft", 6), ("1-netgraft-pruned", 7), ("5-kd", 1))),
+        *(("layerwise", row, 1) for row in ("digits-full-sgd", "overlap-one-stage")),
+        ("adaptive", "shapes-target", 2),
+    ],
+)
+def test_an_interrupted_row_goes_on_and_gives_the_record_that_its_seed_decides(
+    paper: str, row: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = partial(chapters.study(paper, "smoke").run, row, progress=False, **SHORT[paper])
+    whole, other = (once(seed).record for seed in (0, 1))  # what a row trains first is then there
+    monkeypatch.setattr("reuselib.run.study.run", partial(run.run, save_every=0))
+    with monkeypatch.context() as interrupted, pytest.raises(players.Explosion):
+        interrupted.setattr("reuselib.run.loop.save_checkpoint", players.rigged(run.save_checkpoint, at=at))
+        once(0, checkpoint=tmp_path / "run.pt")
+    torch.manual_seed(1)  # the global state must not matter
+    resumed = once(0, checkpoint=tmp_path / "run.pt").record
+    assert (resumed.metrics, resumed.curves, resumed.passes) == (whole.metrics, whole.curves, whole.passes)
+    assert (resumed.metrics, resumed.curves) != (other.metrics, other.curves)
 
 
 @pytest.mark.nightly

@@ -154,6 +154,7 @@ class FSKD(Layerwise):
 
     def __init__(self, *parties: Any, ridge: float = 1e-3, **options: Any) -> None:
         super().__init__(*parties, **options)
+        checks.number(above=True, ridge=ridge)
         self.ridge, self.parts = ridge, [1] * self.layers
 
     @torch.no_grad()

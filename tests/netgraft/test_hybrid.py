@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import little
 import players
@@ -23,12 +22,6 @@ def scions_of(bias: bool = False, shared: int = 0, **options: int) -> list[Scion
         return make_scions(little.teacher(), little.student(**options), X[:2], shared=shared, bias=bias)
 
 
-def chain(blocks: list[nn.Module], maps: torch.Tensor) -> torch.Tensor:
-    for block in blocks:
-        maps = block(maps)
-    return maps
-
-
 # --- blocks
 
 
@@ -37,7 +30,7 @@ def test_networks_fall_into_their_blocks() -> None:
         network, images = nets.build(name, **options).eval(), torch.randn(2, 1, 32, 32)
         *blocks, last = blocks_of(network)
         assert blocks == list(network.blocks) and list(last) == [network.pool, network.head]
-        assert torch.equal(chain(blocks_of(network), images), network(images)), name
+        assert torch.equal(nn.Sequential(*blocks_of(network))(images), network(images)), name
     members = [nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 4)]
     for kind in (nn.ModuleList, list, lambda members: nn.Sequential(*members)):
         assert blocks_of(kind(members)) == members
@@ -48,13 +41,19 @@ def test_networks_fall_into_their_blocks() -> None:
 # --- scions
 
 
-def test_a_scion_is_adapter_block_adapter() -> None:
+def test_a_scion_is_adapter_block_adapter_and_the_block_is_no_copy() -> None:
     into, block, out_of = nn.Conv2d(4, 3, 1), nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 6, 1)
-    maps = torch.randn(2, 4, 8, 8)
     scion = Scion(block, into, out_of)
-    assert torch.equal(scion(maps), out_of(block(into(maps))))
+    assert torch.equal(scion(maps := torch.randn(2, 4, 8, 8)), out_of(block(into(maps))))
     assert torch.equal(Scion(block)(maps[:, :3]), block(maps[:, :3])) and Scion(block).adapters() == []
     assert [id(p) for p in scion.adapters()] == [id(p) for p in (*into.parameters(), *out_of.parameters())]
+    teacher, student = little.teacher().train(), little.student()
+    before = players.state([teacher, student])
+    scions = make_scions(teacher, student, X)
+    assert [scion.block for scion in scions[:2]] == list(student.blocks)
+    assert list(scions[2].block) == [student.pool, student.head]
+    assert not list(players.differences(before, players.state([teacher, student])))
+    assert all(module.training for network in (teacher, student) for module in network.modules())
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -70,60 +69,33 @@ def test_adapters_stand_at_the_interior_boundaries_only(bias: bool) -> None:
     assert isinstance(second.into, nn.Identity) and second.out_of.out_channels == third.into.in_channels == 6
 
 
-def test_adapters_start_kaiming_normal_by_their_fan_out() -> None:
+def test_adapters_start_kaiming_normal_by_their_fan_out_and_are_linear_where_maps_have_no_space() -> None:
     teacher, student = (nets.conv3(width=width, classes=4) for width in (128, 96))
     with run.seeded(0):
         first, second, *_ = make_scions(teacher, student, X)
     assert first.out_of.weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.03)
     assert second.into.weight.std().item() == pytest.approx((2 / 96) ** 0.5, rel=0.03)
     assert abs(first.out_of.weight.mean().item()) < 0.005
-
-
-def test_maps_without_space_get_linear_adapters() -> None:
-    networks = [
-        nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Sequential(nn.ReLU(), nn.Linear(width, 4)))
-        for width in (9, 5)
-    ]
-    first, second, third = make_scions(*networks, X)
+    flat = [nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, 4)) for width in (9, 5)]
+    first, second, third = make_scions(*flat, X)
     assert isinstance(second.out_of, nn.Linear) and isinstance(third.into, nn.Linear)
     assert (second.out_of.in_features, second.out_of.out_features, first.out_of.in_features) == (5, 9, 64)
 
 
-def test_blocks_are_not_copied_and_nothing_else_changes() -> None:
-    teacher, student = little.teacher().train(), little.student()
-    before = players.state(teacher), players.state(student)
-    scions = make_scions(teacher, student, X)
-    assert [scion.block for scion in scions[:2]] == list(student.blocks)
-    assert scions[2].block[0] is student.pool and scions[2].block[1] is student.head
-    assert not list(players.differences(list(before), [players.state(teacher), players.state(student)]))
-    assert all(module.training for network in (teacher, student) for module in network.modules())
-
-
-@pytest.mark.parametrize(
-    ("student", "message"),
-    [
-        (lambda: nets.plain_vgg(((3,),), 3, 4, size=8), "teacher has 3 blocks, the student 2. Group the layers"),
+def test_networks_fit_if_their_maps_do() -> None:
+    last = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+    for student, message in (
+        (nets.plain_vgg(((3,),), 3, 4, size=8), "teacher has 3 blocks, the student 2. Group the layers"),
         (
-            lambda: nn.Sequential(
-                nn.Conv2d(1, 3, 3), nn.Conv2d(3, 4, 5), nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
-            ),
+            nn.Sequential(nn.Conv2d(1, 3, 3), nn.Conv2d(3, 4, 5), last),
             r"Maps of \(6, 6\) and of \(4, 4\) pixels meet behind a block.*Choose a student that",
         ),
-    ],
-)
-def test_networks_that_do_not_fit_are_refused(student: Callable[[], nn.Module], message: str) -> None:
-    with pytest.raises(ShapeMismatch, match=message):
-        make_scions(little.teacher(), student(), X)
-
-
-def test_unlike_architectures_fit_if_their_maps_do() -> None:
+    ):
+        with pytest.raises(ShapeMismatch, match=message):
+            make_scions(little.teacher(), student, X)
     teacher = nets.conv3(width=4, classes=4)
-    student = nn.Sequential(
-        nn.Sequential(nn.Conv2d(1, 3, 5, stride=2, padding=2), nn.ReLU()),
-        nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(3, 5, 1)),
-        nn.Conv2d(5, 7, 3, padding=1),
-        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(7, 4)),
-    )
+    first = nn.Sequential(nn.Conv2d(1, 3, 5, stride=2, padding=2), nn.ReLU())  # another architecture
+    student = nn.Sequential(first, nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(3, 5, 1)), nn.Conv2d(5, 4, 3, 1, 1), last)
     for index, scion in enumerate(make_scions(teacher, student, X)):
         assert Hybrid(teacher, {index: scion})(X).shape == (5, 4)
 
@@ -137,7 +109,7 @@ def test_a_hybrid_is_the_chain_of_scions_and_remaining_blocks() -> None:
     for chosen in (each for size in range(4) for each in itertools.combinations(range(little.COUNT), size)):
         hybrid = Hybrid(teacher, {index: scions[index] for index in chosen})
         blocks = [scions[index] if index in chosen else block for index, block in enumerate(own)]
-        assert torch.equal(hybrid(X), chain(blocks, X))
+        assert torch.equal(hybrid(X), nn.Sequential(*blocks)(X))
         assert hybrid.remaining == tuple(index for index in range(3) if index not in chosen)
         assert (hybrid.first, hybrid.last) == ((chosen[0], chosen[-1]) if chosen else (3, -1))
         # the teacher's own blocks as scions give its logits bit for bit
@@ -166,14 +138,6 @@ def test_a_hybrid_owns_the_scions_alone() -> None:
     assert list(teacher.state_dict()) == keys and players.hooks(teacher) == 0
 
 
-def odd(teacher: nn.Module) -> tuple[list[bool], list[bool]]:
-    """Give a teacher odd modes, and return them."""
-    teacher.train()
-    teacher.blocks[1].eval()
-    teacher.head.weight.requires_grad_(False)
-    return modes(teacher)
-
-
 def modes(teacher: nn.Module) -> tuple[list[bool], list[bool]]:
     return [m.training for m in teacher.modules()], [p.requires_grad for p in teacher.parameters()]
 
@@ -181,7 +145,9 @@ def modes(teacher: nn.Module) -> tuple[list[bool], list[bool]]:
 def test_a_teacher_of_odd_modes_runs_in_evaluation_and_comes_back_also_after_an_exception() -> None:
     teacher, scions = little.teacher(), scions_of()
     expected = Hybrid(teacher, {0: scions[0]})(X)
-    before, values = odd(teacher), players.state(teacher)
+    teacher.train().blocks[1].eval()
+    teacher.head.weight.requires_grad_(False)
+    before, values = modes(teacher), players.state(teacher)
     hybrid = Hybrid(teacher, {0: scions[0]})
     assert torch.equal(hybrid(X), expected)
     torch.testing.assert_close(hybrid(torch.cat([X[:1], 100 * X]))[:1], hybrid(X[:1]))  # each image alone
@@ -194,11 +160,3 @@ def test_a_teacher_of_odd_modes_runs_in_evaluation_and_comes_back_also_after_an_
         with pytest.raises(players.Explosion):
             hybrid(X)
         assert modes(teacher) == before
-
-
-def test_scions_follow_the_device() -> None:
-    teacher, student = little.teacher().to("meta"), little.student().to("meta")
-    scions = make_scions(teacher, student, X.to("meta"))
-    assert all(parameter.is_meta for scion in scions for parameter in scion.parameters())
-    logits = Hybrid(teacher, dict(enumerate(scions)))(X.to("meta"))
-    assert logits.shape == (5, 4) and logits.is_meta

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import little
@@ -14,7 +13,7 @@ from torch import nn
 from reuselib import nets, run
 from reuselib.data.augment import crop_and_flip
 from reuselib.errors import ReuseError
-from reuselib.netgraft import Graft, NetGraft, block_grafting, fold, losses, network_grafting
+from reuselib.netgraft import Graft, NetGraft, block_grafting, losses, network_grafting
 
 
 def both_stages(steps: int = 3, lr: float = 1e-2, shared: int = 0) -> list[Graft]:
@@ -32,18 +31,12 @@ def grafting_method(plan: list[Graft] | None = None, seed: int = 0, start: int =
 # --- the plan
 
 
-def test_block_grafting_is_one_graft_for_each_block() -> None:
-    assert block_grafting(3, 10, 0.1) == [Graft((0,), 10, 0.1), Graft((1,), 10, 0.1), Graft((2,), 10, 0.1)]
+def test_the_stages_graft_each_block_and_then_from_two_scions_to_the_whole_network() -> None:
+    assert block_grafting(3, 10, 0.1) == [Graft((index,), 10, 0.1) for index in range(3)]
     assert block_grafting(5, (1, 2), (0.1, 0.2), 0.3, shared=3) == [Graft((3,), 1, 0.1, 0.3), Graft((4,), 2, 0.2, 0.3)]
-
-
-def test_network_grafting_grows_from_two_scions_to_the_whole_network() -> None:
-    assert network_grafting(4, 7, 0.1) == [Graft((0, 1), 7, 0.1), Graft((0, 1, 2), 7, 0.1), Graft((0, 1, 2, 3), 7, 0.1)]
-    assert network_grafting(5, (1, 2), 0.1, (0.2, 0.3), shared=2) == [
-        Graft((2, 3), 1, 0.1, 0.2),
-        Graft((2, 3, 4), 2, 0.1, 0.3),
-    ]
-    assert network_grafting(1, (), 0.1) == []
+    assert network_grafting(4, 7, 0.1) == [Graft(tuple(range(end)), 7, 0.1) for end in (2, 3, 4)]
+    grafts = network_grafting(5, (1, 2), 0.1, (0.2, 0.3), shared=2)
+    assert grafts == [Graft((2, 3), 1, 0.1, 0.2), Graft((2, 3, 4), 2, 0.1, 0.3)] and network_grafting(1, (), 0.1) == []
 
 
 def test_plans_that_cannot_be_are_refused() -> None:
@@ -51,6 +44,10 @@ def test_plans_that_cannot_be_are_refused() -> None:
         (block_grafting, ((1, 2), 0.1), "2 values for 3 grafts"),
         (network_grafting, ((1, 2, 3), 0.1), "3 values for 2 grafts. Give one value, or 2"),
         (network_grafting, (1, 0.1, (0.1, 0.2, 0.3)), "3 values for 2 grafts"),
+        (block_grafting, (-5, 0.1), "steps must be a whole number of at least 0, not -5"),
+        (block_grafting, (1.5, 0.1), "steps must be"),
+        (block_grafting, (5, 0), "lr must be a finite number above 0, not 0"),
+        (block_grafting, (5, 0.1, float("nan")), "adapter_lr must be"),
     ):
         with pytest.raises(ReuseError, match=message):
             stage(3, *values)
@@ -59,6 +56,27 @@ def test_plans_that_cannot_be_are_refused() -> None:
             grafting_method(plan, shared=shared)
     with pytest.raises(ReuseError, match=r"Graft\(blocks=\(0,\).* cannot be grafted.* blocks \[1, 2\]"):
         grafting_method(both_stages(), shared=1)
+
+
+def test_students_that_could_not_be_folded_in_the_end_are_refused_at_the_beginning() -> None:
+    def norm_first(width: int) -> nn.Module:
+        second = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 4, 3, padding=1))
+        return nn.Sequential(nn.Conv2d(1, width, 3, padding=1), second, nn.Sequential(nn.Flatten(), nn.Linear(256, 4)))
+
+    def residual(width: int) -> nn.Module:
+        last = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4))
+        return nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nets.resnet.BasicBlock(width, width), last)
+
+    def normed(width: int) -> nn.Module:
+        return nets.conv3(width, 4, batch_norm=True)
+
+    for build, bias, message in (
+        (norm_first, False, r"begins with BatchNorm2d.*; it must begin with a convolution without groups or a linear"),
+        (residual, False, "BasicBlock whose shortcut is an identity. Cut the network into blocks where"),
+        (normed, True, r"which has none\. Use bias=False"),
+    ):
+        with pytest.raises(ReuseError, match=message):
+            NetGraft(build(6), build(3), little.images(), both_stages(), bias=bias)
 
 
 def test_the_turn_follows_the_plan_passes_over_grafts_of_no_updates_and_ends_with_it() -> None:
@@ -162,33 +180,26 @@ def test_the_order_of_the_blocks_does_not_matter_in_stage_1() -> None:
 
 def test_in_stage_2_only_remaining_blocks_of_the_teacher_stand_in_the_hybrid() -> None:
     for index, graft in enumerate(network_grafting(3, 1, 0.01)):
-        method = grafting_method([graft])
-        calls: list[int] = []
+        method, calls = grafting_method([graft]), []
         for place, block in enumerate(little.blocks(method.teacher)):
             leaf = next(module for module in block.modules() if isinstance(module, nn.Conv2d | nn.Linear))
             leaf.register_forward_hook(lambda *_, calls=calls, place=place: calls.append(place))
         method.step()
         # once each for the target; in the hybrid those behind the last scion, at the end none
         assert sorted(calls) == sorted([0, 1, 2, *range(index + 2, 3)])
-        calls.clear()
-        method.hybrid(graft.blocks)(method.probe())
-        assert calls == list(range(index + 2, 3)) and method.hybrid(graft.blocks).remaining == tuple(calls)
+        assert method.hybrid(graft.blocks).remaining == tuple(range(index + 2, 3))
 
 
 def test_a_shared_prefix_is_the_teachers_and_stays() -> None:
-    method = grafting_method(shared=1)
-    calls: list[bool] = []
+    method, calls = grafting_method(shared=1), []
     for block in (method.teacher.blocks[0], method.student.blocks[0]):
         block.register_forward_hook(lambda block, _, maps: calls.append(block is method.teacher.blocks[0]))
     before = parts(method)
     advance(method, method.total)
     assert calls == [True] * method.total, "once in a step, the teacher's"
     assert changed(before, method) == {"student", "scion 0", "scion 1"}
-    own = players.state(method.student.blocks[0])
-    assert not list(players.differences(own, players.state(method.teacher.blocks[0])))
-    assert [id(scion.block) for scion in method.scions][0] == id(method.student.blocks[1])
-    whole = method.hybrid((1, 2))
-    assert whole.remaining == (0,)
+    own, model = (players.state(network.blocks[0]) for network in (method.student, method.teacher))
+    assert not list(players.differences(own, model)) and method.scions[0].block is method.student.blocks[1]
 
 
 def test_the_part_before_the_first_scion_takes_no_gradient() -> None:
@@ -216,39 +227,18 @@ def test_every_graft_has_an_adam_of_its_own_with_its_rates() -> None:
     assert counts == [{2}, {1}, set()]
 
 
-def test_scions_learn_in_training_mode_and_the_teacher_works_in_evaluation_mode() -> None:
-    teacher, student = (nets.conv3(width, 4, batch_norm=True) for width in (6, 3))
-    method = NetGraft(teacher, student, little.images(), [Graft((1,), 1, 0.01)], batch=6, precision="fp32")
-    before = players.state(teacher), players.state(student)
-    assert teacher.training
-    method.step()
-    assert not list(players.differences(before[0], players.state(teacher))) and teacher.training
-    moved = set(players.differences(before[1], players.state(student)))
-    assert "/blocks.1.1.running_mean" in moved and not any(place.startswith("/blocks.0") for place in moved)
-
-
 # --- what comes out
 
 
-def test_folding_gives_the_plain_student_that_the_scions_make() -> None:
-    method = grafting_method()
+@pytest.mark.parametrize("shared", [0, 1])
+def test_folding_gives_the_plain_student_that_the_scions_make(shared: int) -> None:
+    method = grafting_method(shared=shared)
     advance(method, method.total)
-    images = method.images.normalised(method.images.images)
-    folded, whole = method.folded().eval(), method.hybrid((0, 1, 2))
-    torch.testing.assert_close(folded(images), whole(images), rtol=1e-4, atol=1e-5)
-    assert folded.state_dict().keys() == little.student().state_dict().keys()
-    assert nets.parameter_count(folded) == nets.parameter_count(little.student())
-    again = fold(method.student, list(method.scions))
-    assert not list(players.differences(players.state(folded), players.state(again)))
-
-
-def test_the_folded_student_of_a_shared_prefix_begins_with_the_teachers_blocks() -> None:
-    method = grafting_method(shared=1)
-    advance(method, method.total)
-    images = method.images.normalised(method.images.images)
-    folded = method.folded().eval()
-    torch.testing.assert_close(folded(images), method.hybrid((1, 2))(images), rtol=1e-4, atol=1e-5)
-    assert torch.equal(folded.blocks[0][0].weight, method.teacher.blocks[0][0].weight)
+    images, folded = method.images.normalised(method.images.images), method.folded().eval()
+    torch.testing.assert_close(folded(images), method.hybrid(method.blocks)(images), rtol=1e-4, atol=1e-5)
+    shapes = [{name: value.shape for name, value in each.state_dict().items()} for each in (folded, method.student)]
+    assert shapes[0] == shapes[1]
+    assert torch.equal(folded.blocks[0][0].weight, method.teacher.blocks[0][0].weight) == bool(shared)
 
 
 def test_what_was_folded_stays_when_training_goes_on_and_a_hybrid_shows_the_scions_as_they_are() -> None:
@@ -268,30 +258,6 @@ def test_a_grafted_block_learns_to_stand_in() -> None:
     method = grafting_method([Graft((2,), 200, 0.01), Graft((1,), 200, 0.01)], batch=10)
     found = run.run(method, updates=400, report_every=10, progress=False).curve("loss")[1]
     assert found[19] < found[0] / 5 and found[39] < found[20] / 5
-
-
-# --- going on
-
-
-@pytest.mark.parametrize("epochs", [False, True])
-@pytest.mark.parametrize("at", [1, 13])
-def test_a_run_killed_in_either_stage_goes_on_bit_for_bit(tmp_path: Path, at: int, epochs: bool) -> None:
-    def method(start: int = 2) -> NetGraft:
-        return grafting_method(epochs=epochs, augment=crop_and_flip, start=start, seed=start - 2)
-
-    options = {"updates": 15, "report_every": 1, "progress": False}
-    whole, killed = method(), method()
-    history = run.run(whole, **options)
-    killed.step = players.rigged(killed.step, at=at)  # type: ignore[method-assign]
-    options |= {"checkpoint": tmp_path / "run.pt", "save_every": 0}
-    with pytest.raises(players.Explosion):
-        run.run(killed, **options)
-    assert killed.iteration == at and killed.graft_of(at) == killed.plan[at // 3]
-    resumed = method(start=8)  # other weights and another seed: all must come from the file
-    assert run.run(resumed, **options).rounds == history.rounds
-    without = {"seed": None}
-    assert not list(players.differences(players.state(whole) | without, players.state(resumed) | without))
-    assert not list(players.differences(players.state(whole.folded()), players.state(resumed.folded())))
 
 
 def test_a_seed_decides_adapters_and_batches() -> None:
