@@ -27,6 +27,13 @@ def names() -> list[str]:
     return list(STUDIES)
 
 
+def known(name: str) -> str:
+    """The name of a paper unchanged, or `UnknownName` with the nearest."""
+    if name not in STUDIES:
+        raise unknown("chapter", name, STUDIES)
+    return name
+
+
 def study(name: str, scale: str = "laptop") -> Any:
     """A paper's study at one scale.
 
@@ -37,6 +44,4 @@ def study(name: str, scale: str = "laptop") -> Any:
     Raises:
         UnknownName: there is no such paper or scale; the message gives the nearest.
     """
-    if name not in STUDIES:
-        raise unknown("chapter", name, STUDIES)
-    return getattr(import_module(f"reuselib.{name}.study"), STUDIES[name])(scale)
+    return getattr(import_module(f"reuselib.{known(name)}.study"), STUDIES[name])(scale)

@@ -1,22 +1,33 @@
-"""The command line: `reuselib list | run | resume | table | verdicts | report | zoo | doctor`.
+"""The command line: `reuselib list | rows | run | reproduce | resume | table | verdicts | report | zoo | doctor`.
 
-Torch is imported only by the commands that compute, so that help and tables answer at once.
+Torch is imported only by the commands that compute, and after names and seeds were checked: help, tables and refusals
+come at once.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
+import statistics
 import sys
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-from reuselib import __version__, home
+from reuselib import __version__, chapters, home
 from reuselib import report as ledger
-from reuselib.errors import ReuseError
+from reuselib.errors import BadValue, MissingFile, ReuseError
 
-scale_option = click.option("--scale", type=click.Choice(ledger.SCALES), default="laptop", show_default=True)
+Job = tuple[str, int]
+"""A row and a seed."""
+RATE = {"cpu": 5e10}
+"""Operations per second that a kind of device is assumed to sustain on the book's small networks."""
+OTHERS, PATIENCE = 1e13, 10.0
+"""The rate of other devices; seconds that predictions may take before a run."""
 
 
 class Group(click.Group):
@@ -30,6 +41,43 @@ class Group(click.Group):
             raise click.ClickException(str(error)) from error
 
 
+def _chapter(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    return name and chapters.known(name)
+
+
+def _seeds(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
+    return ledger.parse_seeds(text)
+
+
+def _rows(context: click.Context, parameter: click.Parameter, text: str | None) -> list[str]:
+    names = [] if text is None else [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise BadValue(f"--rows {text!r} leaves a name out. Fix: write row,row, or no --rows for all")
+    return names
+
+
+def _environment(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Hand an option on as the environment variable that the library reads."""
+    if value and parameter.envvar:
+        os.environ[str(parameter.envvar)] = value
+
+
+chapter_argument = click.argument("chapter", callback=_chapter)
+scale_option = click.option("--scale", type=click.Choice(ledger.SCALES), default="laptop", show_default=True)
+rows_option = click.option("--rows", callback=_rows, help="Such as fashion-dfad,fashion-dafl; all if left out.")
+device_option = click.option(
+    "--device", envvar="REUSELIB_DEVICE", callback=_environment, expose_value=False, help="Such as cpu or cuda:0."
+)
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["bf16", "fp16", "fp32"]),
+    envvar="REUSELIB_PRECISION",
+    callback=_environment,
+    expose_value=False,
+    help="Chosen for the device if left out.",
+)
+
+
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="reuselib")
 def main() -> None:
@@ -37,53 +85,145 @@ def main() -> None:
 
 
 @main.command("list")
-def list_chapters() -> None:
-    """List the chapters, with the verdicts so far."""
-    for name in ledger.names():
-        click.echo(f"{name:34} {ledger.badge(name)}")
+@click.option("--verdicts", is_flag=True, help="Count the verdicts on each paper's claims too.")
+def list_chapters(verdicts: bool) -> None:
+    """List the chapters: their papers, and what came out so far."""
+    for number, (name, title) in enumerate(ledger.titles().items(), 1):
+        lines = home.results(name).read_bytes().count(b"\n") if home.results(name).is_file() else 0
+        click.echo(f"{number:2}  {click.style(f'{name:14}', bold=True)} {f'{lines} records':13} {title}")
+        if verdicts:
+            click.echo(f"{'':19}{ledger.badge(name)}")
 
 
 @main.command()
-@click.argument("chapter")
+@chapter_argument
 @scale_option
-@click.option("--seeds", default="0-2", show_default=True, help="Such as 0-2 or 0,3,5.")
-@click.option("--rows", default="", help="Comma-separated rows; all if left out.")
+def rows(chapter: str, scale: str) -> None:
+    """List the rows of a CHAPTER with their cost: minutes where recorded, and predicted for two graphics cards."""
+    from reuselib.run import SUSTAINED
+
+    study = chapters.study(chapter, scale)
+    width = max(map(len, study.rows))
+    cards = "  ".join(f"{card:>10}" for card in SUSTAINED)
+    click.secho(f"{'':{width}}  {'recorded':>13}  {'memory':>9}  {cards}", bold=True)
+    for row in study.rows:
+        found = [r.wall_seconds for r in ledger.records(chapter, scale) if r.row == row and not r.stale]
+        here = f"{_span(statistics.median(found))} ({len(found)})" if found else "–"
+        cost = _cost(study, row)
+        hours = [_span(3600 * cost.hours(card)) if cost else "–" for card in SUSTAINED]
+        memory = f"{cost.memory / 2**20:,.0f} MiB" if cost else "–"
+        click.echo(f"{row:{width}}  {here:>13}  {memory:>9}  " + "  ".join(f"{each:>10}" for each in hours))
+
+
+@main.command()
+@chapter_argument
+@scale_option
+@click.option("--seeds", default="0-2", show_default=True, callback=_seeds, help="Such as 0-2 or 0,3,5.")
+@rows_option
+@device_option
+@precision_option
 @click.option("--again", is_flag=True, help="Run finished records again.")
-def run(chapter: str, scale: str, seeds: str, rows: str, again: bool) -> None:
+@click.option("--dry-run", is_flag=True, help="Say what would run and how long it would take, and run nothing.")
+def run(chapter: str, scale: str, seeds: list[int], rows: list[str], again: bool, dry_run: bool) -> None:
     """Run rows of a CHAPTER and record them; skip finished ones and resume those that were cut off."""
-    from reuselib import chapters
-
     study = chapters.study(chapter, scale)
-    wanted = [study.row(row) for row in rows.split(",") if row] or study.rows
-    for seed in ledger.parse_seeds(seeds):
-        for row in wanted:
-            checkpoint = checkpoint_path(chapter, scale, row, seed)
-            if not again and ledger.find(chapter, scale, row, seed, study.settings[row]):
-                click.echo(f"{row} seed {seed}: recorded already")
-                checkpoint.unlink(missing_ok=True)
-                continue
-            if again:
-                checkpoint.unlink(missing_ok=True)
-            record = study.run(row, seed, checkpoint=checkpoint).record
-            record.save()
+    wanted = [study.row(row) for row in rows] or study.rows
+    _run(study, [(row, seed) for seed in seeds for row in wanted], again, dry_run)
+
+
+def _run(study: Any, jobs: Sequence[Job], again: bool = False, dry_run: bool = False) -> None:
+    """Say what will be run, run it job by job, and record each at once."""
+    from reuselib.run import device, precision
+
+    where = device()
+    left = [job for job in jobs if again or not _recorded(study, *job)]
+    rows = dict.fromkeys(row for row, _ in left)
+    known = _predicted(study, rows, where.type)
+    seconds = dict.fromkeys(rows, statistics.fmean(known.values() or [1.0])) | known
+    total = sum(seconds[row] for row, _ in left)
+    seeds = ", ".join(map(str, sorted({seed for _, seed in jobs})))
+    click.echo(
+        f"{study.name}, {study.scale} scale: rows {len({row for row, _ in jobs})}, seeds {seeds}; "
+        f"recorded already: {len(jobs) - len(left)} of {len(jobs)}; "
+        f"to run: {len(left)}, {'about' if rows.keys() == known.keys() else 'at least'} {_span(total)} "
+        f"on {where} in {precision(where).name}"
+    )
+    if dry_run:
+        for row, seed in left:
+            click.echo(f"{row} seed {seed}, about {_span(seconds[row])}")
+        return
+    home.check_writable("results", ".scratch")
+    began, done, width = time.monotonic(), 0.0, max((len(row) for row, _ in left), default=0)
+    for number, (row, seed) in enumerate(left, 1):
+        checkpoint, place = checkpoint_path(study, row, seed), f"row {number:{len(str(len(left)))}} of {len(left)}"
+        if again:
             checkpoint.unlink(missing_ok=True)
-            numbers = ", ".join(f"{name} {value:.4f}" for name, value in record.metrics.items())
-            click.echo(f"{row} seed {seed}: {numbers} ({record.wall_seconds / 60:.1f} min)")
+        elif _recorded(study, row, seed):  # by another process, in the meantime
+            total -= seconds[row]
+            continue
+        record = study.run(row, seed, checkpoint=checkpoint, title=f"{place}: {row} seed {seed}").record
+        record.save()
+        checkpoint.unlink(missing_ok=True)
+        done += seconds[row]
+        numbers = "  ".join(f"{name} {value:<8.5g}" for name, value in record.metrics.items())
+        rest = (time.monotonic() - began) * (total - done) / done
+        times = click.style(f"{_span(record.wall_seconds)}, {_span(rest)} left", dim=True)
+        click.echo(f"{place}  {click.style(f'{row:{width}}', bold=True)}  seed {seed}  {numbers}  {times}")
+
+
+def _recorded(study: Any, row: str, seed: int) -> bool:
+    """Whether a run stands in the records with today's settings; a checkpoint that outlived its record is cleared."""
+    found = ledger.find(study.name, study.scale, row, seed, study.settings[row]) is not None
+    if found:
+        checkpoint_path(study, row, seed).unlink(missing_ok=True)
+    return found
+
+
+def _predicted(study: Any, rows: Iterable[str], kind: str) -> dict[str, float]:
+    """Seconds by row: the median of its records, else its operations at the device's rate; not all can be known."""
+    recorded: dict[str, list[float]] = {}
+    for record in ledger.records(study.name, study.scale):
+        recorded.setdefault(record.row, []).append(record.wall_seconds)
+    began = time.monotonic()
+    # The recorded seconds are of training: a row without any still takes one.
+    seconds = {row: max(1.0, statistics.median(recorded[row])) for row in rows if row in recorded}
+    for row in rows:
+        if row not in seconds and time.monotonic() - began < PATIENCE and (cost := _cost(study, row)):
+            seconds[row] = max(1.0, cost.operations / RATE.get(kind, OTHERS))
+    return seconds
+
+
+def _cost(study: Any, row: str) -> Any:
+    """The predicted cost of a row, None where it trains nothing or cannot be asked."""
+    try:
+        cost = study.predict(row)
+    except ReuseError:
+        return None
+    return cost if cost.operations else None
+
+
+def _span(seconds: float) -> str:
+    """A length of time in words."""
+    if seconds < 99:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @main.command()
-@click.argument("chapter")
+@chapter_argument
 @scale_option
-@click.option("--count", default=3, show_default=True, help="How many records, drawn at random.")
+@click.option("--count", type=click.IntRange(1), default=3, show_default=True, help="How many, drawn at random.")
 @click.option("--draw", default=0, show_default=True, help="Seed of the draw.")
-@click.option("--rows", default="", help="Comma-separated rows to draw from; all if left out.")
-def reproduce(chapter: str, scale: str, count: int, draw: int, rows: str) -> None:
+@rows_option
+@device_option
+@precision_option
+def reproduce(chapter: str, scale: str, count: int, draw: int, rows: list[str]) -> None:
     """Run some records of a CHAPTER again: are they equal, bit for bit? On a processor of the same kind they are."""
-    from reuselib import chapters
-
     study = chapters.study(chapter, scale)
-    wanted = [study.row(row) for row in rows.split(",") if row] or study.rows
+    wanted = [study.row(row) for row in rows] or study.rows
     found = [record for record in ledger.records(chapter, scale) if record.row in wanted and not record.stale]
+    if not found:
+        raise BadValue(f"Nothing is recorded there. Fix: reuselib run {chapter} --scale {scale}")
     drawn = random.Random(draw).sample(found, min(count, len(found)))
     equal = 0
     for record in drawn:
@@ -95,21 +235,21 @@ def reproduce(chapter: str, scale: str, count: int, draw: int, rows: str) -> Non
 
 
 @main.command()
-@click.argument("chapter")
+@chapter_argument
 @scale_option
-@click.pass_context
-def resume(context: click.Context, chapter: str, scale: str) -> None:
+@device_option
+@precision_option
+def resume(chapter: str, scale: str) -> None:
     """Finish the runs of a CHAPTER that were cut off."""
     cut = sorted(home.path("results", ".scratch", chapter, scale).glob("*/seed*.pt"))
     if not cut:
-        click.echo("Nothing was cut off.")
-    for checkpoint in cut:
-        seed = checkpoint.stem.removeprefix("seed")
-        context.invoke(run, chapter=chapter, scale=scale, seeds=seed, rows=checkpoint.parent.name, again=False)
+        click.echo(f"Nothing of {chapter} was cut off at the {scale} scale.")
+        return
+    _run(chapters.study(chapter, scale), [(file.parent.name, int(file.stem.removeprefix("seed"))) for file in cut])
 
 
 @main.command()
-@click.argument("chapter")
+@chapter_argument
 @scale_option
 def table(chapter: str, scale: str) -> None:
     """Print the table of a CHAPTER: the paper's numbers beside ours."""
@@ -117,7 +257,7 @@ def table(chapter: str, scale: str) -> None:
 
 
 @main.command()
-@click.argument("chapter", required=False)
+@click.argument("chapter", required=False, callback=_chapter)
 @scale_option
 def verdicts(chapter: str | None, scale: str) -> None:
     """Print the verdict on every claim, of one CHAPTER or of all."""
@@ -138,7 +278,6 @@ def zoo() -> None:
 @zoo.command("list")
 def zoo_list() -> None:
     """List the networks."""
-    from reuselib.errors import MissingFile
     from reuselib.nets import zoo as networks
 
     for name in networks.names():
@@ -167,15 +306,10 @@ def zoo_show(name: str) -> None:
 @click.argument("names", nargs=-1)
 def zoo_verify(names: tuple[str, ...]) -> None:
     """Check networks against their cards; all that are there if none is named."""
-    from reuselib.errors import MissingFile
     from reuselib.nets import zoo as networks
 
-    for name in names or networks.names():
-        try:
-            click.echo(f"{name}: {networks.verify(name)} is as its card says")
-        except MissingFile:
-            if names:
-                raise
+    for name in names or [name for name in networks.names() if networks.Piece(name).at_hand]:
+        click.echo(f"{name}: {networks.verify(name)} is as its card says")
 
 
 @zoo.command("train")
@@ -196,10 +330,10 @@ def doctor() -> None:
     healthy = True
     for good, text in findings():
         healthy &= good
-        click.echo(f"{'ok     ' if good else 'missing'}  {text}")
+        click.echo(f"{click.style('ok     ', fg='green') if good else click.style('missing', fg='red')}  {text}")
     sys.exit(0 if healthy else 1)
 
 
-def checkpoint_path(chapter: str, scale: str, row: str, seed: int) -> Path:
+def checkpoint_path(study: Any, row: str, seed: int) -> Path:
     """Where the checkpoint of a run lies until its record is written."""
-    return ledger.scratch(chapter, scale, row, seed).with_suffix(".pt")
+    return ledger.scratch(study.name, study.scale, row, seed).with_suffix(".pt")

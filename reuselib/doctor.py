@@ -10,7 +10,7 @@ from importlib import metadata
 import torch
 
 from reuselib import data, home, report, run
-from reuselib.errors import MissingFile, ReuseError
+from reuselib.errors import ReuseError
 from reuselib.nets import zoo
 
 Finding = tuple[bool, str]
@@ -47,6 +47,9 @@ def _device() -> Iterator[Finding]:
 
 def _image_sets() -> Iterator[Finding]:
     for name in ("fashion_mnist", "digits"):
+        if name == "fashion_mnist" and not home.at_hand("FashionMNIST/raw/t10k-images-idx3-ubyte.gz"):
+            yield True, f"images: {name}, fetched on first use"
+            continue
         try:
             yield True, f"images: {data.load(name, 'test')}"
         except ReuseError as error:
@@ -55,16 +58,18 @@ def _image_sets() -> Iterator[Finding]:
 
 def _networks() -> Iterator[Finding]:
     for name in zoo.names():
-        shipped = f"zoo/{name}/card.json" in home.registry()
+        piece = zoo.Piece(name)
         try:
-            zoo.verify(name)
-            yield True, f"network: {name}, weights verified"
-        except ReuseError as error:
             # Only networks that come with the book are expected to be there.
-            if isinstance(error, MissingFile) and not shipped:
-                yield True, f"network: {name}, not trained here: reuselib zoo train {name}"
+            if not piece.has() and not piece.shipped:
+                yield True, f"network: {name}, not trained here: {piece.fix}"
+            elif piece.has() and not piece.at_hand:
+                yield True, f"network: {name}, fetched on first use"
             else:
-                yield False, f"network: {name}, {error}"
+                piece.verify()
+                yield True, f"network: {name}, weights verified"
+        except ReuseError as error:
+            yield False, f"network: {name}, {error}"
 
 
 def _records(chapter: str) -> Finding:

@@ -42,6 +42,10 @@ class MissingFile(ReuseError, FileNotFoundError):
     """A file that should be there and is not."""
 
 
+class CannotWrite(ReuseError, OSError):
+    """A file that cannot be written: no space, no right, or something else in its place."""
+
+
 class BadValue(ReuseError, ValueError):
     """An argument that cannot be meant: a batch of -4, a learning rate of NaN."""
 

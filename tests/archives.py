@@ -78,6 +78,7 @@ def publish(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path, train: int
     """
     server = folder / "server"
     server.mkdir(exist_ok=True)
+    (folder / "data").mkdir(exist_ok=True)
     monkeypatch.setenv("REUSELIB_DATA", str(folder / "data"))
     monkeypatch.setattr(utils, "_urlretrieve", lambda url, path, *_: urlretrieve(url, path))
     counts = {"train": train, "test": test}
@@ -521,6 +522,7 @@ def bring_benchmark(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path, pe
     Six classes, two of them unseen, other ones in either split. Images come in no order of their classes, and the parts
     in no order of the images.
     """
+    (folder / "data").mkdir(exist_ok=True)
     monkeypatch.setenv("REUSELIB_DATA", str(folder / "data"))
     draw, classes = np.random.default_rng(len(name)), GBU_CLASSES[name]
     labels = draw.permutation(np.repeat(np.arange(6), per_class))

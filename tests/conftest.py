@@ -2,6 +2,7 @@
 
 import os
 import random
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -18,3 +19,12 @@ def fixed_seeds() -> None:
     random.seed(0)
     numpy.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data room of this test alone; shipped images and networks are still found in the clone."""
+    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
+    for name in ("REUSELIB_DEVICE", "REUSELIB_PRECISION"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path

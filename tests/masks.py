@@ -37,6 +37,7 @@ def bring(
     Returns:
         For each split of CamVid and NYUv2, what should be read: images uint8 (N, 3, H, W) and masks int64 (N, H, W).
     """
+    (folder / "data").mkdir(exist_ok=True)
     monkeypatch.setenv("REUSELIB_DATA", str(folder / "data"))
     monkeypatch.setattr(segmentation, "SHORTER", shorter)
     monkeypatch.setattr(photographs, "SHORTER", shorter)

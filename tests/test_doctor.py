@@ -9,16 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from reuselib import cli, home, report
+from reuselib import chapters, cli, home, report
 from reuselib.nets import zoo
-
-
-@pytest.fixture
-def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
-    for name in ("REUSELIB_DEVICE", "REUSELIB_PRECISION"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
 
 
 def doctor(code: int) -> tuple[list[str], list[str]]:
@@ -32,60 +24,56 @@ def doctor(code: int) -> tuple[list[str], list[str]]:
     return good, missing
 
 
-def test_a_healthy_installation(room: Path) -> None:
+def test_a_healthy_installation_and_what_was_damaged_in_it(room: Path) -> None:
     good, missing = doctor(0)
-    assert missing == []
     words = "\n".join(good)
+    assert missing == []
     for part in ("Python 3.", "torch 2.", "numpy", "device: ", f"data room: {room}", "fashion_mnist", "digits"):
         assert part in words
-    for name in zoo.names():
-        assert any(line.startswith(f"network: {name},") for line in good)
+    assert {line.split()[1].rstrip(",") for line in good if line.startswith("network: ")} == set(zoo.names())
     assert "network: cifar10-resnet34, not trained here: reuselib zoo train cifar10-resnet34" in good
-    assert "network: digits8-conv3, weights verified" in good
+    assert {"network: digits8-conv3, weights verified", "network: rooms-0/transfers, weights verified"} < set(good)
     assert all(any(line.startswith(f"{chapter}: ") for line in good) for chapter in report.names())
 
-
-def test_damaged_images_and_networks_are_found_those_that_the_reader_trained_too(room: Path) -> None:
     shutil.copytree(home.CLONE / "data" / "zoo" / "digits8-conv3", room / "zoo" / "mine")
-    assert "network: mine, weights verified" in doctor(0)[0]
     archive = room / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
     weights = [room / "zoo" / name / "weights.safetensors" for name in ("digits8-conv3", "mine")]
     for path in (archive, *weights):
         home.write_atomic(path, b"damaged")
-    good, missing = doctor(1)
-    assert len(missing) == 3 and good and f"{archive} is damaged" in missing[0]
+    _, missing = doctor(1)
+    assert len(missing) == 3 and f"{archive} is damaged" in missing[0]
     assert f"{weights[0]} is damaged" in missing[1] and missing[2].split(",")[0] == "network: mine"
 
 
 def test_what_was_shipped_and_is_gone_is_found(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clone = room / "clone"
     (clone / "data" / "papers").mkdir(parents=True)
-    shutil.copy(home.CLONE / "data" / "papers" / "dfad.yaml", clone / "data" / "papers")
     monkeypatch.delenv("REUSELIB_DATA")
     monkeypatch.setattr(home, "CLONE", clone)
     _, missing = doctor(1)
     assert any("FashionMNIST" in line and "is missing. Fix: git checkout" in line for line in missing)
-    shipped = {path.split("/")[1] for path in home.registry() if path.startswith("zoo/")}
+    shipped = {path[4:-10] for path in home.registry() if path.endswith("/card.json")}
     assert {line.split()[1].rstrip(",") for line in missing if line.startswith("network: ")} == shipped
 
 
-def test_a_device_or_precision_that_is_not_there_is_found(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value, words in (
-        ("DEVICE", "gpu", "'gpu' is not a device"),
-        ("PRECISION", "bf61", "Did you mean 'bf16'"),
-    ):
-        with monkeypatch.context() as asked:
-            asked.setenv(f"REUSELIB_{name}", value)
-            _, missing = doctor(1)
-            assert len(missing) == 1 and words in missing[0]
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [("DEVICE", "gpu", "'gpu' is not a device"), ("PRECISION", "bf61", "Did you mean 'bf16'")],
+)
+def test_a_device_or_precision_that_is_not_there_is_found(
+    name: str, value: str, words: str, room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoo, "names", list)
+    monkeypatch.setenv(f"REUSELIB_{name}", value)
+    _, missing = doctor(1)
+    assert len(missing) == 1 and words in missing[0]
 
 
-def test_stale_and_damaged_records_are_found(room: Path) -> None:
-    arguments = ["run", "dfad", "--scale", "smoke", "--rows", "digits-untrained", "--seeds", "0"]
-    assert CliRunner().invoke(cli.main, arguments).exit_code == 0
+def test_stale_and_damaged_records_are_found(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = chapters.study("dfad", "smoke").run("digits-untrained", 0, progress=False).record
+    path = record.save()
+    monkeypatch.setattr(zoo, "names", list)
     assert "dfad: 1 records" in doctor(0)[0]
-    path = room / "results" / "dfad.jsonl"
-    (record,) = report.records("dfad")
     replace(record, version=record.version + 1).save()
     assert doctor(1)[1] == ["dfad: 1 records, 1 stale: reuselib run dfad"]
     path.write_text(path.read_text()[:-30])

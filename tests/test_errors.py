@@ -14,6 +14,8 @@ from reuselib import errors
     [
         (errors.UnknownName, KeyError),
         (errors.MissingFile, FileNotFoundError),
+        (errors.CannotWrite, OSError),
+        (errors.BadValue, ValueError),
         (errors.ShapeMismatch, ValueError),
         (errors.NonFinite, ArithmeticError),
         (errors.DeviceError, RuntimeError),
@@ -26,13 +28,10 @@ def test_each_error_is_also_the_builtin_one(kind: type[Exception], builtin: type
     assert str(error) == "what is wrong; fix: do this"
 
 
-def test_unknown_names_the_nearest_match_and_the_options() -> None:
+def test_unknown_names_the_nearest_match_if_there_is_one_and_the_options() -> None:
     error = errors.unknown("row", "dfat", ["dfad", "dafl", "random"])
     assert isinstance(error, errors.UnknownName)
     assert str(error) == "unknown row 'dfat'. Did you mean 'dfad'? Known: dafl, dfad, random."
-
-
-def test_unknown_without_a_near_match_guesses_nothing() -> None:
     assert "Did you mean" not in str(errors.unknown("row", "xyz", ["dfad"]))
     assert "none yet" in str(errors.unknown("row", "xyz", []))
 

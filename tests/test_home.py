@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import http.server
@@ -16,26 +17,24 @@ import pytest
 
 import reuselib
 from reuselib import home
-from reuselib.errors import DamagedFile, MissingFile
+from reuselib.errors import BadValue, CannotWrite, DamagedFile, MissingFile
 
-SHIPPED = "papers/dfad.yaml"
+SHIPPED = "zoo/digits8-conv3/log.csv"
 
 
 @pytest.fixture
-def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the data folder of an installation without a clone."""
+def wheel(room: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data folder of an installation without a clone."""
     monkeypatch.setattr(home, "in_clone", lambda: False)
-    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("NO_PROXY", "*")
-    return tmp_path / "data"
+    return room
 
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Serve a folder as the repository and return the place of its shipped file."""
     file = tmp_path / "web" / "raw" / f"v{reuselib.__version__}" / "data" / SHIPPED
-    file.parent.mkdir(parents=True)
-    file.write_bytes((home.CLONE / "data" / SHIPPED).read_bytes())
+    home.write_atomic(file, (home.CLONE / "data" / SHIPPED).read_bytes())
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -46,15 +45,24 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 
 def test_root_is_the_clone_or_what_the_user_chose_and_of_a_wheel_the_users_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
-    assert home.root() == tmp_path
+    assert home.root() == room
+    for name, words in (("none", "does not exist"), ("file", "is a file")):
+        (room / "file").touch()
+        monkeypatch.setenv("REUSELIB_DATA", str(room / name))
+        with pytest.raises(MissingFile, match=f"{name}, which {words}. Fix: make"):
+            home.root()
     monkeypatch.delenv("REUSELIB_DATA")
-    assert home.root() == home.CLONE / "data"
     assert home.path("results", "dfad") == home.CLONE / "data" / "results" / "dfad"
     monkeypatch.setattr(home, "in_clone", lambda: False)
     assert home.root().name == "reuselib" and home.CLONE not in home.root().parents
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil"])
+def test_no_name_leads_out_of_the_data_folder(name: str, room: Path) -> None:
+    with pytest.raises(BadValue, match="leads out of the data folder"):
+        home.path("results", name, "seed0")
 
 
 def test_verify_names_path_hashes_and_fix(tmp_path: Path) -> None:
@@ -68,19 +76,12 @@ def test_verify_names_path_hashes_and_fix(tmp_path: Path) -> None:
     assert home.verify(file, digest, "fetch it") == file and home.sha256(file) == digest
 
 
-def test_a_shipped_file_is_the_clones_wherever_results_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
+def test_a_shipped_file_is_the_clones_wherever_results_go(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert home.shipped(SHIPPED) == home.CLONE / "data" / SHIPPED
-    (tmp_path / "papers").mkdir()
-    (tmp_path / SHIPPED).write_text("altered")
+    home.write_atomic(room / SHIPPED, b"altered")
     with pytest.raises(DamagedFile, match="delete it"):
         home.shipped(SHIPPED)
-
-
-def test_a_damaged_shipped_file_names_the_git_command_and_one_that_is_not_shipped_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("REUSELIB_DATA", raising=False)
+    monkeypatch.delenv("REUSELIB_DATA")
     monkeypatch.setattr(home, "registry", lambda: {SHIPPED: "0" * 64})
     with pytest.raises(DamagedFile, match=f"git checkout -- data/{SHIPPED}"):
         home.shipped(SHIPPED)
@@ -88,15 +89,9 @@ def test_a_damaged_shipped_file_names_the_git_command_and_one_that_is_not_shippe
         home.shipped("zoo/nothing/card.json")
 
 
-def test_a_wheel_fetches_a_shipped_file_once_and_replaces_a_damaged_one(wheel: Path, repository: Path) -> None:
-    home.write_atomic(wheel / SHIPPED, b"half")
-    found = home.shipped(SHIPPED)
-    assert found == wheel / SHIPPED and home.sha256(found) == home.registry()[SHIPPED]
-    repository.unlink()
-    assert home.shipped(SHIPPED) == found
-
-
-def test_a_wheel_without_the_file_says_what_to_do_and_refuses_altered_bytes(wheel: Path, repository: Path) -> None:
+def test_a_wheel_fetches_a_shipped_file_once_and_says_what_to_do_where_it_cannot(wheel: Path, repository: Path) -> None:
+    original = repository.read_bytes()
+    assert not home.at_hand(SHIPPED)
     repository.write_text("altered")
     with pytest.raises(MissingFile, match="hash"):
         home.shipped(SHIPPED)
@@ -107,23 +102,17 @@ def test_a_wheel_without_the_file_says_what_to_do_and_refuses_altered_bytes(whee
     home.write_atomic(wheel / SHIPPED, b"half")
     with pytest.raises(DamagedFile, match="expected sha256 .* found"):
         home.shipped(SHIPPED)
+    repository.write_bytes(original)
+    assert home.shipped(SHIPPED) == wheel / SHIPPED and home.sha256(wheel / SHIPPED) == home.registry()[SHIPPED]
+    repository.unlink()
+    assert home.shipped(SHIPPED) == wheel / SHIPPED and home.at_hand(SHIPPED)
 
 
-def test_write_atomic_makes_folders_and_leaves_the_old_file_where_it_fails_or_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_write_atomic_makes_folders_and_leaves_the_old_file_where_it_is_killed(tmp_path: Path) -> None:
     file = tmp_path / "a" / "b.json"
     for content in (b"first", b"old"):
         home.write_atomic(file, content)
         assert file.read_bytes() == content and os.listdir(file.parent) == ["b.json"]
-
-    def full(descriptor: int) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
-        home.write_atomic(file, b"new")
-    assert file.read_bytes() == b"old" and os.listdir(file.parent) == ["b.json"]
     code = (
         "import os, signal; from reuselib import home; "
         "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL); "
@@ -133,12 +122,35 @@ def test_write_atomic_makes_folders_and_leaves_the_old_file_where_it_fails_or_is
     assert file.read_bytes() == b"old"
 
 
-def test_scan_takes_what_is_shipped_and_nothing_beside_it(tmp_path: Path) -> None:
-    names = ["papers/a.yaml", "zoo/net/card.json", "FashionMNIST/raw/x.gz"]
-    for name in [*names, "papers/a.txt", "FashionMNIST/raw/x", "zoo/net/training.pt", "results/r.json"]:
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOSPC, "Free some space.*the same command goes on"), (errno.EROFS, "set REUSELIB_DATA"), (None, "odd")],
+)
+def test_what_keeps_a_file_from_being_written_is_named_and_the_old_one_stays(
+    number: int | None, words: str, room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number)) if number else OSError("odd")
+
+    home.write_atomic(room / "file", b"old")
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(CannotWrite, match=f"file cannot be written: .*{words}"):
+        home.write_atomic(room / "file", b"new")
+    assert (room / "file").read_bytes() == b"old" and os.listdir(room) == ["file"]
+
+
+def test_a_file_in_the_way_of_a_folder_is_found_before_anything_is_written(room: Path) -> None:
+    home.check_writable("results", ".scratch")
+    assert os.listdir(room / "results" / ".scratch") == []
+    (room / "zoo").touch()
+    for write in (lambda: home.check_writable("zoo", "mine"), lambda: home.write_atomic(room / "zoo" / "card", b"")):
+        with pytest.raises(CannotWrite, match="zoo.* cannot be written: .*A file stands where a folder is needed"):
+            write()
+
+
+def test_the_registry_is_in_step_with_the_shipped_files_and_with_nothing_beside_them(tmp_path: Path) -> None:
+    assert home.scan(home.CLONE / "data") == home.registry(), "run python -m reuselib.home"
+    names = ["papers/a.yaml", "zoo/net/card.json", "zoo/rooms-1/depth/card.json", "FashionMNIST/raw/x.gz"]
+    for name in [*names, "FashionMNIST/raw/x", "zoo/net/training.pt", "zoo/pool/net/card.json", "results/r.json"]:
         home.write_atomic(tmp_path / name, name.encode())
     assert home.scan(tmp_path) == {n: hashlib.sha256(n.encode()).hexdigest() for n in sorted(names)}
-
-
-def test_the_registry_is_in_step_with_the_shipped_files() -> None:
-    assert home.scan(home.CLONE / "data") == home.registry(), "run python -m reuselib.home"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from reuselib.data import ImageSet, SegmentationSet
+from reuselib.errors import unknown
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ SPACES = {
 
 def images(dataset: str, size: int | None = None, count: int | None = None) -> ImageSet:
     """An image set on ``meta`` in the shape of a real one; ``count`` images, or as many as there are to learn from."""
+    if dataset not in SPACES:
+        raise unknown("image set whose cost can be asked", dataset, SPACES)
     space = SPACES[dataset]
     side, half = size or space.side, (0.5,) * space.channels
     with torch.device("meta"):

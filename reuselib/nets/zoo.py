@@ -80,7 +80,17 @@ class Piece:
         """Whether it is finished, here or where the repository's files are fetched from."""
         if (self.folder / "card.json").is_file():
             return True
-        return self.shipped and (not home.in_clone() or (home.CLONE / "data/zoo" / self.name / "card.json").is_file())
+        return self.shipped and (home.brought() / "zoo" / self.name / "card.json").is_file()
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether it is finished and its tensors are on this machine, so that none need be fetched."""
+        return self.has() and (not self.shipped or home.at_hand(f"zoo/{self.name}/{self._tensors(self.card())}"))
+
+    @staticmethod
+    def _tensors(card: Mapping[str, Any]) -> str:
+        """The name of its file of tensors: only a network has parameters."""
+        return "weights.safetensors" if "parameters" in card else "losses.safetensors"
 
     def _file(self, file: str) -> Path:
         if self.shipped:
@@ -110,9 +120,8 @@ class Piece:
             MissingFile: it is not finished.
             DamagedFile: card or tensors were altered.
         """
-        expected = self.card()["sha256"]
-        files = [path.name for path in self.folder.glob("*.safetensors")] or ["weights.safetensors"]
-        return home.verify(self._file(files[0]), expected, f"delete {self.folder}, then {self.fix}")
+        card = self.card()
+        return home.verify(self._file(self._tensors(card)), card["sha256"], f"delete {self.folder}, then {self.fix}")
 
     def tensors(self, recipe: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
         """Its tensors by name, on the CPU, verified.
@@ -149,10 +158,10 @@ class Piece:
             The card.
         """
         card: dict[str, Any] = {"name": self.name}
-        file = "losses.safetensors"
         if isinstance(content, nn.Module):
             card["parameters"] = nets.parameter_count(content)
-            file, content = "weights.safetensors", content.state_dict()
+            content = content.state_dict()
+        file = self._tensors(card)
         if history is not None:
             home.write_atomic(self.folder / "log.csv", _log(history).encode())
         ready = {name: value.detach().cpu().contiguous() for name, value in content.items()}
@@ -182,10 +191,11 @@ def _log(history: run.History) -> str:
 
 
 def names() -> list[str]:
-    """The names of all pieces: those with a recipe and those found in the data room."""
+    """The names of all pieces: those with a recipe, those that are shipped and those found in the data room."""
     room = home.path("zoo")
     found = {card.parent.relative_to(room).as_posix() for card in room.rglob("card.json")}
-    return sorted(found | RECIPES.keys())
+    shipped = {file.removeprefix("zoo/").removesuffix("/card.json") for file in home.registry() if "card.json" in file}
+    return sorted(found | shipped | RECIPES.keys())
 
 
 def _piece(name: str) -> Piece:

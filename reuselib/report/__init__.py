@@ -7,7 +7,7 @@ typed by hand. Nothing here imports torch.
 
 from reuselib.report.claims import badge, claims, judge, outcome, summary, verdicts
 from reuselib.report.page import report
-from reuselib.report.papers import SCALES, names, published
+from reuselib.report.papers import SCALES, names, published, titles
 from reuselib.report.records import (
     Record,
     config_hash,
@@ -43,6 +43,7 @@ __all__ = [
     "scratch",
     "summary",
     "table",
+    "titles",
     "values",
     "verdicts",
 ]

@@ -165,9 +165,25 @@ class Paper:
         return shown.union(side for side in sides if isinstance(side, str))
 
 
+def titles() -> dict[str, str]:
+    """Return the papers' titles by name, in the book's order; only the heads of their files are read."""
+    heads = sorted((_head(path), path.stem) for path in _folder().glob("*.yaml"))
+    return {name: title for (_, title), name in heads}
+
+
 def names() -> list[str]:
     """Return the papers, in the book's order."""
-    return sorted(_stems(), key=lambda name: published(name).chapter)
+    return list(titles())
+
+
+def _head(path: Path) -> tuple[int, str]:
+    import yaml
+
+    try:
+        head = yaml.safe_load(path.read_text("utf-8").partition("\n\n")[0])
+        return int(head["chapter"]), str(head["title"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        return published(path.stem).chapter, published(path.stem).title
 
 
 def published(paper: str) -> Paper:
@@ -179,22 +195,15 @@ def published(paper: str) -> Paper:
     """
     file = f"{paper}.yaml"
     path = _folder() / file
-    if not home.in_clone() and paper in _stems():
-        path = home.shipped(f"papers/{file}")
     if path.name != file or not path.is_file():
-        raise unknown("paper", paper, _stems())
+        raise unknown("paper", paper, (other.stem for other in _folder().glob("*.yaml")))
     stat = path.stat()
     return _parse(path, stat.st_mtime_ns, stat.st_ino, stat.st_size)
 
 
 def _folder() -> Path:
     folder = home.path("papers")
-    return folder if folder.is_dir() else home.CLONE / "data" / "papers"
-
-
-def _stems() -> list[str]:
-    files = _folder().glob("*.yaml") if home.in_clone() else map(Path, home.registry())
-    return sorted(path.stem for path in files if path.suffix == ".yaml")
+    return folder if folder.is_dir() else home.brought() / "papers"
 
 
 def validate(content: Any, schema: str, path: Path, fix: str) -> None:
@@ -233,7 +242,8 @@ def _parse(path: Path, *_stamp: int) -> Paper:
         content = yaml.load(path.read_bytes(), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DamagedFile(path, f"not valid YAML ({error})", fix) from error
-    validate(content, "paper", path, fix)
+    if not registered:  # what is registered was valid, and the validator takes seconds to import
+        validate(content, "paper", path, fix)
     try:
         tables = tuple(_table(**table) for table in content.pop("tables"))
         claims = tuple(_claim(**claim) for claim in content.pop("claims"))

@@ -204,7 +204,7 @@ def records(paper: str, scale: str | None = None) -> list[Record]:
     wanted = None if scale is None else known_scale(scale)
     if _finished(paper):
         merge(paper)
-    return [record for record in _read(_file(paper), paper) if wanted in (None, record.scale)]
+    return [record for record in _read(home.results(paper), paper) if wanted in (None, record.scale)]
 
 
 def find(paper: str, scale: str, row: str, seed: int, settings: Any = None) -> Record | None:
@@ -314,13 +314,15 @@ def merge(paper: str) -> Path:
     """
     path = _file(paper)
     lock = path.parent / ".scratch" / f"{paper}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as held:
+    with home.writing(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = open(lock, "w")
+    with held:
         if fcntl is not None:
             fcntl.flock(held, fcntl.LOCK_EX)
         files = _finished(paper)
         if files:
-            found = [record for file in (path, *files) for record in _read(file, paper)]
+            found = [record for file in (home.results(paper), *files) for record in _read(file, paper)]
             kept = {record.key: record for record in sorted(found, key=lambda record: record.finished)}
             home.write_atomic(path, _lines(kept[key] for key in sorted(kept)))
         for file in files:

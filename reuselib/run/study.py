@@ -238,6 +238,7 @@ class Study:
         checkpoint: str | Path | None = None,
         progress: bool = True,
         device: str | torch.device | None = None,
+        title: str = "",
         **changes: Any,
     ) -> Result:
         """Run a row with a seed. The record is returned, not saved; ``result.record.save()`` keeps it.
@@ -248,6 +249,7 @@ class Study:
             checkpoint: file to resume from and to write to.
             progress: whether to show a bar.
             device: where to run.
+            title: of the bar; row and seed if left out.
             changes: settings to change for this run; such a record is for looking at, not for saving: it would take
                 the place of the row's own.
 
@@ -256,7 +258,12 @@ class Study:
         """
         row = self.row(row)
         settings = self.settings[row].but(**changes)
-        options = {"device": device, "checkpoint": checkpoint, "progress": progress, "title": f"{row} seed {seed}"}
+        options = {
+            "device": device,
+            "checkpoint": checkpoint,
+            "progress": progress,
+            "title": title or f"{row} seed {seed}",
+        }
         result = self.job(settings, seed, **options).result()
         result.record = self._record(row, seed, settings, result)
         return result

@@ -286,6 +286,8 @@ def test_a_zoo_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path, monkeypa
 
     monkeypatch.setitem(run.run.__kwdefaults__, "save_every", 0.0)
     monkeypatch.setattr(run.loop, "divisor", lambda updates, most: 2)
+    for name in ("whole", "cut0", "cut1"):
+        (tmp_path / name).mkdir()
     monkeypatch.setenv("REUSELIB_DATA", str(tmp_path / "whole"))
     Zoo(TINY, 1).ready()
     step = TaskLearning.step
