@@ -24,7 +24,7 @@ from reuselib.nets import zoo
 from reuselib.nets.supervised import Supervised, segmentation_scores
 from reuselib.nets.zoo import RECIPES, Piece, Published, Recipe
 
-SHIPPED = sorted({path.split("/")[1] for path in home.registry() if path.startswith("zoo/")})
+SHIPPED = sorted({path.split("/")[1] for path in home.registry() if path.count("/") == 2 and "zoo/" in path})
 CARD = {"name", "parameters", "architecture", "arguments", "dataset", "size", "image", "mean", "std", "classes"}
 CARD |= {"test_accuracy", "recipe", "seconds", "versions", "sha256"}
 TINY = Recipe("digits", None, "conv3", {"width": 2, "batch_norm": True}, 9, 2, options={"batch": 8, "flip": True})

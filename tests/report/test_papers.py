@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import toy
+import yaml
 from jsonschema import Draft202012Validator
 
 from reuselib import home, report
 from reuselib.errors import DamagedFile, UnknownName
 from reuselib.report.papers import Cited
+
+SCHEMA = json.loads((home.PACKAGE / "schemas" / "paper.json").read_text("utf-8"))
 
 
 def test_papers_stand_in_the_books_order_and_every_cell_has_a_source_that_is_cited() -> None:
@@ -21,6 +24,7 @@ def test_papers_stand_in_the_books_order_and_every_cell_has_a_source_that_is_cit
     for name in report.names():
         paper = report.published(name)
         cells = [c for t in paper.tables for row in t.rows for cell in row.published.values() for c in cell]
+        Draft202012Validator(SCHEMA).validate(yaml.safe_load((home.CLONE / "data/papers" / f"{name}.yaml").read_bytes()))
         assert cells and {c.source for c in cells} | {c.source for c in paper.claims} == set(paper.sources), name
 
 
