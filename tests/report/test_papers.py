@@ -24,7 +24,9 @@ def test_papers_stand_in_the_books_order_and_every_cell_has_a_source_that_is_cit
     for name in report.names():
         paper = report.published(name)
         cells = [c for t in paper.tables for row in t.rows for cell in row.published.values() for c in cell]
-        Draft202012Validator(SCHEMA).validate(yaml.safe_load((home.CLONE / "data/papers" / f"{name}.yaml").read_bytes()))
+        Draft202012Validator(SCHEMA).validate(
+            yaml.safe_load((home.CLONE / "data/papers" / f"{name}.yaml").read_bytes())
+        )
         assert cells and {c.source for c in cells} | {c.source for c in paper.claims} == set(paper.sources), name
 
 
