@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reuselib.nets.imitation import log_probabilities
+
 
 def entropy(logits: Tensor) -> Tensor:
     """The entropy ``H = -sum_k p_k log p_k`` of the softmax, in nats, finite for all finite logits.
@@ -22,7 +24,7 @@ def entropy(logits: Tensor) -> Tensor:
 
     Source: Shen et al. 2019 (ICCV). Its code divides exponentials and gives NaN where one under- or overflows.
     """
-    log_p = F.log_softmax(logits.float(), -1)
+    log_p = log_probabilities(logits.float(), -1)
     return -(log_p.exp() * log_p).sum(-1)
 
 

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from reuselib.dfad.losses import check_same_shape, information_entropy_loss, kl_divergence
 from reuselib.errors import ShapeMismatch
+from reuselib.nets.imitation import relative_entropy
 
 
 def inversion_loss(values: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
@@ -85,8 +86,7 @@ def masked_disagreement(t: Tensor, s: Tensor) -> Tensor:
     Source: Fang et al. 2021 (CMI), official code, the decision-adversarial term (there with the sign reversed).
     """
     check_same_shape(t, s)
-    log_p, log_q = t.float().log_softmax(1), s.float().log_softmax(1)
-    divergence = (log_p.exp() * (log_p - log_q)).sum(1)
+    divergence = relative_entropy(t.float(), s.float())
     return (divergence * (t.argmax(1) == s.argmax(1))).mean()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from reuselib.errors import ShapeMismatch
 from reuselib.nets.imitation import check_same_shape as check_same_shape
 from reuselib.nets.imitation import kl_divergence as kl_divergence
+from reuselib.nets.imitation import log_probabilities
 from reuselib.nets.imitation import mean_squared_error as mean_squared_error
 
 
@@ -75,7 +76,7 @@ def information_entropy_loss(t: Tensor) -> Tensor:
 
     Source: Chen et al. 2019 (DAFL); logarithm to base 10 as in its code.
     """
-    log_mean = t.float().log_softmax(1).logsumexp(0) - math.log(t.shape[0])
+    log_mean = log_probabilities(t.float()).logsumexp(0) - math.log(t.shape[0])
     return (log_mean.exp() * log_mean).sum() / math.log(10)
 
 

@@ -4,6 +4,7 @@ Symbols: ``t = T(x)`` and ``s = S(x)`` are what teacher and student make of the 
 (B, C). Every function returns a scalar unless it says otherwise.
 """
 
+import torch
 from torch import Tensor
 
 from reuselib.errors import ShapeMismatch
@@ -21,8 +22,19 @@ def kl_divergence(t: Tensor, s: Tensor, temperature: float = 1.0) -> Tensor:
     Source: Hinton et al. 2015; the discrepancy of ZSKT and the student's loss of DAFL, with τ = 1; of CMI with τ = 20.
     """
     check_same_shape(t, s)
-    log_p, log_q = (logits.float().div(temperature).log_softmax(1) for logits in (t, s))
-    return (log_p.exp() * (log_p - log_q)).sum(1).mean() * temperature**2
+    return relative_entropy(*(logits.float().div(temperature) for logits in (t, s))).mean() * temperature**2
+
+
+def relative_entropy(t: Tensor, s: Tensor) -> Tensor:
+    """``sum_c p_c (ln p_c - ln q_c)`` of the softmax p of t and q of s, (B, C, ...) → (B, ...); p = 0 adds 0."""
+    log_p = log_probabilities(t)
+    p = log_p.exp()
+    return (p * (log_p - s.log_softmax(1).masked_fill(p == 0, 0))).sum(1)
+
+
+def log_probabilities(logits: Tensor, dim: int = 1) -> Tensor:
+    """The log-softmax, with the lowest finite number for -inf: p ln p is 0 where p is 0, not NaN."""
+    return logits.log_softmax(dim).clamp(min=torch.finfo(logits.dtype).min)
 
 
 def check_same_shape(t: Tensor, s: Tensor) -> None:

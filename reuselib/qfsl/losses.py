@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
+from reuselib.nets.imitation import log_probabilities
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Scores (B, S) of the seen classes and labels (B,), columns of the scores → (B,)."""
 
@@ -74,7 +76,7 @@ def entropy(s: Tensor, unseen: Tensor | None = None) -> Tensor:
 
     Source: Grandvalet & Bengio 2005; here a control.
     """
-    log_p = s.float().log_softmax(1)
+    log_p = log_probabilities(s.float())
     return -(log_p.exp() * log_p).sum(1)
 
 

@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reuselib import qfsl
+from reuselib.adaptive.losses import entropy as adaptive_entropy
+from reuselib.cmi.losses import balance_loss, masked_disagreement
 from reuselib.dfad import losses
 from reuselib.errors import ShapeMismatch
 
@@ -82,6 +85,33 @@ def test_kl_divergence_is_torchs_and_averages_over_images_and_pixels() -> None:
     ]
     slow = sum(a * math.log(a / c) for row in rows for a, c in row) / 40
     assert losses.kl_divergence(t, s).item() == pytest.approx(slow, rel=1e-4)
+
+
+NEVER = -math.inf  # the logit of a class that cannot be
+WITH_ZEROS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {  # of probabilities (1/2, 0, 1/2) and (1, 0, 0)
+    "kl": (lambda t: losses.kl_divergence(t, torch.zeros(2, 3)), math.log(3) - math.log(2) / 2),
+    "kl of equals": (lambda t: losses.kl_divergence(t, t.detach()), 0.0),
+    "masked": (lambda t: masked_disagreement(t, torch.zeros(2, 3)), (2 * math.log(3) - math.log(2)) / 2),
+    "information": (losses.information_entropy_loss, (0.75 * math.log10(0.75) + 0.25 * math.log10(0.25))),
+    "balance": (balance_loss, 0.75 * math.log(0.75) + 0.25 * math.log(0.25)),
+    "entropy": (lambda t: qfsl.losses.entropy(t).mean(), math.log(2) / 2),
+    "entropy of a source": (lambda t: adaptive_entropy(t).mean(), math.log(2) / 2),
+    "bias": (lambda t: qfsl.losses.bias_loss(t, torch.tensor([0, 1])).mean(), math.log(2) / 2),
+}
+
+
+@pytest.mark.parametrize(("loss", "expected"), WITH_ZEROS.values(), ids=list(WITH_ZEROS))
+def test_a_class_of_probability_zero_adds_nothing(loss: Callable[[Tensor], Tensor], expected: float) -> None:
+    t = torch.tensor([[1.0, NEVER, 1.0], [2.0, NEVER, NEVER]], requires_grad=True)
+    value = loss(t)
+    value.backward()
+    assert value.item() == pytest.approx(expected, abs=1e-6) and t.grad.isfinite().all()
+
+
+def test_the_kl_divergence_is_infinite_where_the_student_rules_out_what_the_teacher_does_not() -> None:
+    never = torch.tensor([[0.0, NEVER]])
+    assert losses.kl_divergence(never, torch.zeros(1, 2)).item() == pytest.approx(math.log(2))
+    assert losses.kl_divergence(torch.zeros(1, 2), never).item() == math.inf
 
 
 def test_a_shifted_logit_matters_to_the_absolute_error_and_a_common_shift_not_to_kl() -> None:
