@@ -5,21 +5,10 @@ lie in `data/papers/<paper>.yaml`. Every table, verdict and page of results is m
 typed by hand. Nothing here imports torch.
 """
 
-from reuselib.report.claims import badge, claims, judge, outcome, summary, verdicts
+from reuselib.report.claims import badge, claims, summary, verdicts
 from reuselib.report.page import report
 from reuselib.report.papers import SCALES, names, published, titles
-from reuselib.report.records import (
-    Record,
-    config_hash,
-    curve,
-    find,
-    frame,
-    merge,
-    parse_seeds,
-    records,
-    scratch,
-    values,
-)
+from reuselib.report.records import Record, config_hash, curve, find, frame, parse_seeds, records, scratch, values
 from reuselib.report.tables import Table, table
 
 __all__ = [
@@ -32,10 +21,7 @@ __all__ = [
     "curve",
     "find",
     "frame",
-    "judge",
-    "merge",
     "names",
-    "outcome",
     "parse_seeds",
     "published",
     "records",

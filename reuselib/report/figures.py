@@ -1,27 +1,23 @@
 """The book's figures: one look, colours that colour-blind readers can tell apart, and alt text for each.
 
-=====================  =====================================================================================
-`show`                 a figure, or a grid of seaborn's, in a notebook: PNG, alt text, caption
-`style`                the look, for what is drawn by hand inside ``with figures.style():``
-`curves`               lines over one axis, a band over seeds, references, drops of the learning rate
-`panels`               small multiples of such lines with one legend
-`bars_with_seeds`      a bar up to the mean for each label, a dot for every seed
-`bars_with_quartiles`  a bar up to the median for each label, a line from quartile to quartile
-`dots_with_seeds`      a dot for every seed, a stroke at the mean: for values close together, far from zero
-`differences`          paired differences, their mean with its 95 % interval, and the margin to be beaten
-`dumbbells`            two measures of every label, joined by a line
-`histogram`            the distribution of some values as outlines over common bins
-`class_bars`           a bar for every class, coloured by group
-`matrices`             heat maps in one order of rows and columns: affinities, confusions, a truth beside scores
-`planes`               points and lines in the plane
-`dendrogram`           trees of names
-`image_grid`           images in labelled rows
-`mask_grid`            images and masks of classes in labelled rows
-`image_sheet`          rows of images in titled groups, with texts, lines and arrows
-`captioned_images`     images with lines of text below and a coloured frame
-`image_map`            images where they lie in the plane
-`image_graphs`         complete graphs between images
-=====================  =====================================================================================
+==================  =====================================================================================
+`show`              a figure, or a grid of seaborn's, in a notebook: PNG, alt text, caption
+`style`             the look, for what is drawn by hand inside ``with figures.style():``
+`curves`            lines over one axis, a band over seeds, references, drops of the learning rate
+`panels`            small multiples of such lines with one legend
+`histogram`         the distribution of some values as lines over common bins
+`dots_with_seeds`   a dot for every seed, a stroke at the mean; several measures of a label are joined
+`differences`       paired differences, their mean with its 95 % interval, and the margin to be beaten
+`class_bars`        a bar for every class, coloured by group
+`matrices`          heat maps in one order of rows and columns: affinities, confusions, a truth beside scores
+`planes`            points and lines in the plane
+`dendrogram`        trees of names
+`image_grid`        images in labelled rows
+`mask_grid`         images and masks of classes in labelled rows
+`image_sheet`       rows of images in titled groups, with texts, lines and arrows
+`captioned_images`  images with lines of text below and a coloured frame
+`image_graphs`      complete graphs between images
+==================  =====================================================================================
 
 Every function returns a `matplotlib.figure.Figure` that pyplot does not know of, so nothing is left open. Arrays and
 tensors on any device are taken alike. Where a function takes a mapping of labels, it also takes a mapping of the titles
@@ -41,17 +37,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-from pandas import CategoricalDtype, DataFrame
+from pandas import DataFrame
 from scipy import stats
 from scipy.cluster import hierarchy
 
+from reuselib import checks
 from reuselib.errors import ShapeMismatch
-from reuselib.report.pictures import captioned_images, image_graphs, image_grid, image_map, image_sheet, mask_grid  # noqa: F401
-from reuselib.report.theme import FAINT, INK, PALETTE, VALUES, WIDTH, array, bounds, check_scale, show, style, styled  # noqa: F401
+from reuselib.report.pictures import captioned_images, image_graphs, image_grid, image_sheet, mask_grid  # noqa: F401
+from reuselib.report.theme import FAINT, INK, PALETTE, VALUES, WIDTH, array, bounds, finite, limits, show, style, styled  # noqa: F401
 
 DASHES = ("-", "--", "-.", ":")
 MARKS = "oDs^vP"
-BAR: Any = {"color": PALETTE[5], "saturation": 1, "alpha": 0.75, "width": 0.66}
 BAND = "band: mean ± sd over seeds"
 
 
@@ -66,6 +62,7 @@ def _nested(data: Any, columns: Any = "value") -> dict[str, dict[str, Any]]:
 
 def _subplots(count: int, across: int, deep: float, **options: Any) -> tuple[Figure, list[Axes]]:
     """Open a figure of so many panels, so deep each, at most so many in a row."""
+    checks.whole(panels=count, across=across)
     across = min(across, count)
     down = -(-count // across)
     figure = Figure(figsize=(WIDTH, 0.8 + deep * down))
@@ -98,21 +95,11 @@ def _write_right(axes: Axes, text: str, height: float) -> None:
     axes.annotate(text.replace("-", "−"), (1, height), (4, 0), place, "offset points", va="center", fontsize="small")
 
 
-def _references(axes: Axes, references: Mapping[str, float] | None) -> None:
-    """Draw dashed vertical lines and write above them."""
-    for label, x in (references or {}).items():
-        axes.axvline(x, color=FAINT, linestyle="--", linewidth=1)
-        place = axes.get_xaxis_transform()
-        axes.annotate(label, (x, 1), (0, 2), place, "offset points", ha="center", fontsize="small")
-        axes.set_title(axes.get_title(loc="left"), pad=17)
-
-
 @styled
 def curves(
     lines: Any,
     xlabel: str,
     ylabel: str,
-    title: str | None = None,
     drops: Sequence[float] = (),
     references: Mapping[str, float] | None = None,
     log: bool = False,
@@ -120,18 +107,17 @@ def curves(
     """Draw one line per label, with a band where there are several seeds.
 
     Args:
-        lines: label to (x, y) with y of (points,) or (seeds, points), to (x, mean, sd), or to a mapping of x to the
-            values of all seeds; or a frame with columns label, x and y.
+        lines: label to (x, y) with y of (points,) or (seeds, points), or to a mapping of x to the values of all seeds;
+            or a frame with columns label, x and y.
         xlabel: what x is, with its unit.
         ylabel: what y is, with its unit.
-        title: above the axes.
         drops: x at which the learning rate drops, as dotted vertical lines.
         references: label to y of dashed horizontal lines, such as the teacher's accuracy.
         log: make the vertical axis logarithmic.
     """
     lines = _nested(lines, ["x", "y"])[""] if isinstance(lines, DataFrame) else lines
     panel = {"lines": lines, "ylabel": ylabel, "references": references or {}, "drops": drops}
-    return panels({title or "": panel}, xlabel, logs="y" if log else "")
+    return panels({"": panel}, xlabel, logs="y" if log else "")
 
 
 @styled
@@ -197,13 +183,10 @@ def _line(line: Any, label: str) -> DataFrame:
         return line
     if isinstance(line, Mapping):
         return DataFrame([(x, y) for x, each in line.items() for y in array(each).ravel()], columns=["x", "y"])
-    x, y, *spread = map(array, line)
-    if any(each.shape != y.shape for each in spread) or x.shape != y.shape[-1:]:
+    x, y = map(array, line)
+    if x.shape != y.shape[-1:]:
         raise ShapeMismatch(f"line {label!r} has {x.shape} x values for {y.shape} y values. Give as many of both.")
-    if spread:  # two values that have this mean and this sample standard deviation
-        y = y + numpy.array([[-1], [1]]) * spread[0] / 2**0.5
-    y = numpy.atleast_2d(y)
-    return DataFrame({"x": numpy.tile(x, len(y)), "y": y.ravel()})
+    return DataFrame({"x": numpy.tile(x, y.size // max(len(x), 1)), "y": y.ravel()})
 
 
 def _make_logarithmic(axis: Any) -> None:
@@ -216,46 +199,23 @@ def _make_logarithmic(axis: Any) -> None:
 
 
 @styled
-def bars_with_seeds(values: Any, xlabel: str, references: Mapping[str, float] | None = None, across: int = 2) -> Figure:
-    """Draw one horizontal bar per label up to the mean of its seeds, and a dot for every seed.
+def histogram(values: Any, xlabel: str, bins: int = 50) -> Figure:
+    """Draw the distribution of each label's values as a line over common bins.
 
     Args:
-        values: label to the value of each seed; without any, the row says that it was not run. Or panels of such, or a
-            frame with columns label and value.
+        values: label to values of any shape, or panels of such, or a frame with columns label and value.
         xlabel: what the values are.
-        references: label to value of dashed vertical lines, such as chance.
-        across: panels in a row.
+        bins: number of bins between the least and the greatest of all values of a panel.
     """
-    figure, drawn = _rows(_nested(values), across)
-    for axes, frame in drawn:
-        seaborn.barplot(frame, x="value", y="label", errorbar=None, ax=axes, zorder=1, **BAR)
-        seaborn.stripplot(frame, x="value", y="label", jitter=False, color=PALETTE[0], size=4.5, ax=axes)
-        _references(axes, references)
-    _number_rows(drawn, xlabel)
-    _note(figure, "Bars and numbers: means. Dots: seeds.")
-    return figure
-
-
-@styled
-def bars_with_quartiles(panels: Any, xlabel: str, across: int = 3) -> Figure:
-    """Draw horizontal bars up to a median, with a line from quartile to quartile; one panel per group of bars.
-
-    Args:
-        panels: title of the panel to label of the bar to (lower quartile, median, upper quartile); an empty triple says
-            that the bar was not measured. All panels have the same bars. Or one mapping without panels.
-        xlabel: what the values are, with their unit.
-        across: panels in a row.
-
-    Raises:
-        ShapeMismatch: the panels differ in their bars.
-    """
-    figure, drawn = _rows(_nested(panels), across)
-    ends: Any = {"errorbar": ("pi", 100), "err_kws": {"color": INK, "linewidth": 1.4}}
-    for axes, frame in drawn:
-        seaborn.barplot(frame, x="value", y="label", estimator="median", ax=axes, **ends, **BAR)
-    _number_rows(drawn, xlabel, "median", "#.3g")
-    _note(figure, "Bars and numbers: medians. Lines: from quartile to quartile.")
-    return figure
+    checks.whole(bins=bins)
+    contents = {}
+    for title, lines in _nested(values).items():
+        arrays = {label: finite(label, each) for label, each in lines.items()}
+        edges = numpy.linspace(*bounds(numpy.concatenate([*arrays.values()])), bins + 1)
+        middles = (edges[:-1] + edges[1:]) / 2
+        outlines = {k: (middles, numpy.histogram(each, edges)[0] / max(each.size, 1)) for k, each in arrays.items()}
+        contents[title] = {"ylabel": "share of the values", "lines": outlines}
+    return panels(contents, xlabel, note="")
 
 
 @styled
@@ -265,83 +225,75 @@ def dots_with_seeds(
     references: Mapping[str, Mapping[str, float]] | None = None,
     across: int = 2,
     errors: Mapping[str, Mapping[str, float]] | None = None,
-    kinds: Mapping[str, str] | None = None,
+    kinds: Mapping[str, str] | Sequence[str] = (),
 ) -> Figure:
     """Draw a dot for every seed and a stroke at their mean, a line for each label; one panel per group.
 
-    For values that lie close together and far from zero, where bars would be all alike.
-
     Args:
         panels: title of the panel to label to the value of each seed; without any, the line says that it was not
-            run. All panels have the same labels. Or one mapping without panels, or a frame with columns label, value
-            and, if wanted, panel.
+            run. All panels have the same labels. A tuple of several measures' values, in the order of `kinds`, is
+            joined by a line. Or one mapping without panels, or a frame with columns label, value and, if wanted, panel.
         xlabel: what the values are.
         references: title of the panel to label to value of dashed vertical lines, such as a ceiling.
         across: panels in a row.
         errors: title of the panel to label to the standard error of the mean, drawn as a line to both sides.
-        kinds: label to what kind of line it is: each kind has its own colour and mark, and a place in a legend.
+        kinds: label to what kind of line it is, or the names of the measures: each kind has its own colour and mark,
+            and a place in a legend.
 
     Raises:
         ShapeMismatch: the panels differ in their labels.
+        NonFinite: a value is NaN or infinite.
     """
-    contents = _nested(panels)
-    figure, drawn = _rows(contents, across)
-    looks: Any = {name: (MARKS[k], PALETTE[k]) for k, name in enumerate(dict.fromkeys((kinds or {"": ""}).values()))}
-    for (axes, frame), title in zip(drawn, contents, strict=True):
-        for name, (mark, colour) in looks.items():
-            own = frame[[(kinds or {}).get(label, "") == name for label in frame.label]]
-            look: Any = {"jitter": False, "size": 5, "alpha": 0.6, "marker": mark, "color": colour, "ax": axes}
-            seaborn.stripplot(own, x="value", y="label", **look)
-        means = frame.groupby("label", observed=True).value.mean()
-        reach = [errors[title][label] for label in means.index] if errors else None
-        stroke: Any = {"fmt": "|", "color": INK, "markersize": 12, "markeredgewidth": 2, "elinewidth": 1, "zorder": 4}
-        axes.errorbar(means, means.index.codes, xerr=reach, **stroke)
-        _references(axes, (references or {}).get(title))
+    figure, drawn = _rows(panels, across, sharey=True)
+    named = kinds if isinstance(kinds, Mapping) else {}
+    names = list(dict.fromkeys(named.values() or kinds or [""]))
+    stroke: Any = {"fmt": "|", "color": INK, "markersize": 12, "markeredgewidth": 2, "elinewidth": 1, "zorder": 4}
+    for axes, title, lines in drawn:
+        if list(lines) != list(drawn[0][2]):
+            raise ShapeMismatch(f"panel {title!r} has the rows {list(lines)}, the first one {list(drawn[0][2])}.")
+        for place, (label, each) in enumerate(lines.items()):
+            parts, first = (each, 0) if isinstance(each, tuple) else ((each,), names.index(named.get(label, names[0])))
+            seeds = [_seeds(axes, place, label, part, first + k) for k, part in enumerate(parts)]
+            means = [values.mean() for values in seeds if values.size]
+            axes.plot(means, [place] * len(means), color=FAINT, linewidth=1.2, zorder=1)
+            for mean in means:
+                axes.errorbar(mean, place, xerr=errors[title][label] if errors else None, **stroke)
+            told = " ".join(f"{mean:.3f}" for mean in means)
+            _write_right(axes, told or "not run", place)
+        for label, x in (references or {}).get(title, {}).items():
+            axes.axvline(x, color=FAINT, linestyle="--", linewidth=1)
+            above = axes.get_xaxis_transform()
+            axes.annotate(label, (x, 1), (0, 2), above, "offset points", ha="center", fontsize="small")
+            axes.set_title(title, pad=17)
         middle, half = sum(axes.get_xlim()) / 2, max(0.002, abs(numpy.subtract(*axes.get_xlim())) / 2)
         axes.set_xlim(middle - half, middle + half)  # numbers are written to 0.001: nothing finer is worth a tick
-    _number_rows(drawn)
     if kinds:
-        handles = [Line2D([], [], linestyle="", marker=mark, color=colour) for mark, colour in looks.values()]
-        figure.legend(handles, looks, loc="outside upper left", ncols=len(looks))
-    lines = " Lines: ± a standard error." if errors else ""
-    _note(figure, f"{xlabel}. Dots: seeds. Strokes and numbers: means.{lines}")
+        handles = [Line2D([], [], linestyle="", marker=MARKS[k], color=PALETTE[k]) for k in range(len(names))]
+        figure.legend(handles, names, loc="outside upper left", ncols=len(names))
+    ends = " Lines: ± a standard error." if errors else ""
+    _note(figure, f"{xlabel}. Dots: seeds. Strokes and numbers: means.{ends}")
     return figure
 
 
-def _name_rows(axes: Axes, labels: Sequence[str]) -> None:
-    """Make the vertical axis a list of labels."""
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set_yticks(range(len(labels)), [fill(label, 40) for label in labels])
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x")
+def _rows(panels: Any, across: int, **options: Any) -> tuple[Figure, list[tuple[Axes, str, Mapping[str, Any]]]]:
+    """Open panels whose vertical axes are lists of labels; give each with its title and its lines."""
+    contents = _nested(panels)
+    figure, grid = _subplots(len(contents), across, 0.5 + 0.3 * max(map(len, contents.values()), default=0), **options)
+    for axes, (title, lines) in zip(grid, contents.items(), strict=True):
+        axes.set(title=title, ylim=(len(lines) - 0.5, -0.5))
+        axes.set_yticks(range(len(lines)), [fill(label, 40) for label in lines])
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x")
+        axes.xaxis.set_major_locator(MaxNLocator(6 if min(across, len(grid)) == 1 else 3))
+    return figure, [(axes, *each) for axes, each in zip(grid, contents.items(), strict=True)]
 
 
-def _rows(panels: Mapping[str, Mapping[str, Any]], across: int) -> tuple[Figure, list[tuple[Axes, DataFrame]]]:
-    """Open panels of the same rows; give each with its tidy frame."""
-    labels = list(next(iter(panels.values())))
-    figure, grid = _subplots(len(panels), across, 0.5 + 0.27 * len(labels), sharey=True)
-    drawn = []
-    for axes, (title, lines) in zip(grid, panels.items(), strict=True):
-        if list(lines) != labels:
-            raise ShapeMismatch(f"panel {title!r} has the rows {list(lines)}, the first one {labels}.")
-        pairs = [(label, value) for label, each in lines.items() for value in array(each).ravel()]
-        frame = DataFrame(pairs, columns=["label", "value"])
-        drawn.append((axes, frame.astype({"label": CategoricalDtype(labels), "value": float})))
-        axes.set_title(title)
-    return figure, drawn
-
-
-def _number_rows(
-    drawn: Sequence[tuple[Axes, DataFrame]], xlabel: str = "", estimator: str = "mean", form: str = ".3f"
-) -> None:
-    """Name the rows and write the number of each at its right, or that it was not run."""
-    for axes, frame in drawn:
-        _name_rows(axes, list(frame.label.cat.categories))
-        for place, middle in enumerate(frame.groupby("label", observed=False).value.agg(estimator)):
-            _write_right(axes, "not run" if numpy.isnan(middle) else f"{middle:{form}}", place)
-        axes.set(xlabel="", ylabel="")
-        axes.xaxis.set_major_locator(MaxNLocator(6 if len(drawn) == 1 else 3))
-    drawn[0][0].set_xlabel(xlabel, loc="left" if len(drawn) > 1 else "center")
+def _seeds(axes: Axes, place: int, label: str, values: Any, kind: int = 0) -> numpy.ndarray:
+    """Draw a dot for every seed of a row, and give the values."""
+    seeds = finite(label, values)
+    look: Any = {"color": PALETTE[kind % 7], "markersize": 4.5, "alpha": 0.55, "markeredgewidth": 0}
+    axes.plot(seeds, [place] * seeds.size, MARKS[kind % 6], **look)
+    return seeds
 
 
 @styled
@@ -355,87 +307,28 @@ def differences(values: Any, margins: Mapping[str, float] | float, xlabel: str =
             and an axis of its own, or a frame with columns label, value and, if wanted, panel.
         margins: label to margin, or one for all.
         xlabel: what is subtracted from what, in which unit.
+
+    Raises:
+        NonFinite: a difference is NaN or infinite.
     """
-    contents = _nested(values)
-    counts = [len(lines) for lines in contents.values()]
-    ratios = {"height_ratios": [1 + count for count in counts]}
-    figure, grid = _subplots(len(counts), 1, 0.55 + 0.38 * sum(counts) / len(counts), gridspec_kw=ratios)
-    for axes, (title, lines) in zip(grid, contents.items(), strict=True):
+    figure, drawn = _rows(values, 1)
+    for axes, _, lines in drawn:
         for place, (label, each) in enumerate(lines.items()):
-            seeds, margin = array(each).ravel(), margins[label] if isinstance(margins, Mapping) else margins
+            margin = margins[label] if isinstance(margins, Mapping) else margins
             axes.plot([margin] * 2, [place - 0.38, place + 0.38], color=INK, linewidth=1.4, zorder=1)
+            seeds = _seeds(axes, place, label, each)
             if not seeds.size:
                 _write_right(axes, "not run", place)
                 continue
-            mean, reach = seeds.mean(), None
-            if seeds.size > 1:
-                reach = stats.t.ppf(0.975, seeds.size - 1) * stats.sem(seeds)
+            mean = seeds.mean()
+            reach = stats.t.ppf(0.975, seeds.size - 1) * stats.sem(seeds) if seeds.size > 1 else None
             decided = reach is not None and abs(mean - margin) > reach
             colour = PALETTE[int(mean < margin)] if decided else FAINT
-            axes.plot(seeds, [place] * seeds.size, "o", markersize=4, alpha=0.45, markeredgewidth=0, color=colour)
+            axes.lines[-1].set_color(colour)
             axes.errorbar(mean, place, xerr=reach, fmt="D", markersize=5.5, elinewidth=2.2, color=colour)
             _write_right(axes, f"{mean:+.3f}", place)
-        _name_rows(axes, list(lines))
-        axes.set_title(title)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-    grid[-1].set_xlabel(xlabel)
+    drawn[-1][0].set_xlabel(xlabel)
     _note(figure, "Diamonds and numbers: means. Bars: 95 % intervals. Small dots: pairs of seeds. Upright: margins.")
-    return figure
-
-
-@styled
-def dumbbells(values: Any, names: tuple[str, str], xlabel: str) -> Figure:
-    """Draw two measures of every row as two marks joined by a line: means, with a small dot for every seed.
-
-    Args:
-        values: label to the seeds' values of both measures; without any, the row says that it was not run. Or panels
-            of such.
-        names: of the two measures.
-        xlabel: what the values are.
-    """
-    contents = _nested(values)
-    figure, grid = _subplots(len(contents), 2, 0.4 + 0.3 * max(map(len, contents.values())))
-    for axes, (title, lines) in zip(grid, contents.items(), strict=True):
-        for place, both in enumerate(lines.values()):
-            sides = [array(side).ravel() for side in both]
-            if not all(side.size for side in sides):
-                _write_right(axes, "not run", place)
-                continue
-            axes.plot([side.mean() for side in sides], [place] * len(sides), color=FAINT, linewidth=1.2, zorder=1)
-            for side, name, colour, mark in zip(sides, names, PALETTE, "os", strict=False):
-                axes.plot(side, [place] * len(side), ".", color=colour, markersize=4, alpha=0.7)
-                axes.plot(side.mean(), place, mark, color=colour, markersize=6.5, label=name)
-        _name_rows(axes, list(lines))
-        axes.set(title=title, xlabel=xlabel)
-    _legend(figure, "large marks: means; dots: seeds")
-    return figure
-
-
-@styled
-def histogram(
-    values: Any, xlabel: str, bins: int = 50, references: Mapping[str, Mapping[str, float]] | None = None
-) -> Figure:
-    """Draw the distribution of each label's values as an outline over common bins.
-
-    Args:
-        values: label to values of any shape, or panels of such, or a frame with columns label and value.
-        xlabel: what the values are.
-        bins: number of bins between the least and the greatest of all values of a panel.
-        references: title of the panel to label to x of dashed vertical lines.
-    """
-    contents = _nested(values)
-    figure, grid = _subplots(len(contents), 2, 2.4)
-    labels = list(dict.fromkeys(label for lines in contents.values() for label in lines))
-    for axes, (panel, lines) in zip(grid, contents.items(), strict=True):
-        arrays = {label: array(each).ravel() for label, each in lines.items()}
-        common: Any = {"binrange": bounds(numpy.concatenate([*arrays.values()])), "stat": "proportion", "fill": False}
-        for label, each in arrays.items():
-            k = labels.index(label)
-            look: Any = {"color": PALETTE[k % 7], "linestyle": DASHES[k % 4], "label": label}
-            seaborn.histplot(x=each, bins=bins, element="step", ax=axes, **common, **look)
-        axes.set(title=panel, xlabel=xlabel, ylabel="share of the values")
-        _references(axes, (references or {}).get(panel))
-    _legend(figure)
     return figure
 
 
@@ -471,14 +364,12 @@ def class_bars(
             raise ShapeMismatch(f"{title!r} has values of shape {values.shape} for {len(classes)} classes.")
         frame = DataFrame({"place": range(len(classes)), "value": values[order], "group": kinds[order]})
         for group, own in frame.groupby("group"):
-            look: Any = {"color": PALETTE[group], "saturation": 1, "label": names[group] or None, "legend": False}
-            seaborn.barplot(own, x="place", y="value", errorbar=None, native_scale=True, ax=axes, **look)
+            axes.bar(own.place, own.value, 0.8, color=PALETTE[group], label=names[group] or None)
             if means and own.value.notna().any():
-                ends = [own.place.min() - 0.4, own.place.max() + 0.4]
-                axes.plot(ends, [own.value.mean()] * 2, "--", color=INK, linewidth=1)
+                axes.hlines(own.value.mean(), own.place.min() - 0.4, own.place.max() + 0.4, INK, "--", linewidth=1)
         if reference is not None:
             axes.axhline(reference, color=FAINT, linestyle="--", linewidth=1)
-        axes.set(title=title, xlabel="", ylabel="", xlim=(-0.7, len(classes) - 0.3))
+        axes.set(title=title, xlim=(-0.7, len(classes) - 0.3))
         axes.grid(axis="y")
     turned: Any = {"rotation": 90, "fontsize": 8} if len(classes) > 12 else {"rotation": 35, "ha": "right"}
     column[-1].set_xticks(range(len(classes)), [classes[k] for k in order], rotation_mode="anchor", **turned)
@@ -514,20 +405,19 @@ def matrices(
         ShapeMismatch: a matrix has another shape.
         UnknownName: the scale has no such name.
     """
-    check_scale(scale)
     rows = columns if rows is None else rows
     arrays = {title: array(table) for title, table in tables.items()}
     for title, table in arrays.items():
         if table.shape != (len(rows), len(columns)):
             raise ShapeMismatch(f"{title!r} has shape {table.shape} for {len(rows)} rows and {len(columns)} columns.")
-    common = bounds(numpy.concatenate([*arrays.values()])) if isinstance(scale, str) else scale
-    across, own = min(across, len(arrays)), scale == "each"
+    ends = limits(scale, arrays.values())
+    across, own = min(across, len(arrays)), ends is None
     side = (WIDTH - 1.3 - 0.6 * (across if own else 1)) / across
     figure, grid = _subplots(len(arrays), across, 0.3 + side * len(rows) / len(columns))
     size = min(9, 72 * side / len(columns))  # of the labels: a row's height in points, at the most
     starts = [row for row, name in enumerate(rows) if name in [columns[cut] for cut in cuts]]
     for axes, (title, table) in zip(grid, arrays.items(), strict=True):
-        low, high = bounds(table) if own else common
+        low, high = ends or bounds(table)
         seaborn.heatmap(table, vmin=low, vmax=high, cmap=VALUES, cbar=False, ax=axes)
         axes.set_title(title)
         axes.set_yticks(numpy.arange(len(rows)) + 0.5, rows, fontsize=size, rotation=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import html
 import inspect
 import os
 import platform
@@ -14,8 +13,9 @@ from importlib import metadata
 from typing import Any
 
 from reuselib import __version__, home
-from reuselib.errors import ReuseError
+from reuselib.errors import MissingFile, ReuseError
 from reuselib.report.records import cpu_name, git_state
+from reuselib.report.tables import Table
 
 LIGHT = ("captum", "click", "jsonschema", "pooch", "pyyaml", "safetensors", "tqdm")
 CLONE = "/content/reusing-trained-networks"
@@ -96,49 +96,29 @@ def _without_docstrings(text: str) -> str:
     return "\n".join(line for number, line in enumerate(lines) if number not in cut)
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """What made the results above: shown as a small table in a notebook, as text in a terminal."""
-
-    facts: dict[str, str]
-
-    def __repr__(self) -> str:
-        """Give one line per fact."""
-        return "\n".join(f"{name}: {value}" for name, value in self.facts.items())
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th scope='row' style='text-align:left'>{html.escape(name)}</th>"
-            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
-            for name, value in self.facts.items()
-        )
-        return f"<table class='dataframe' style='font-size:smaller'><caption>Made with</caption>{rows}</table>"
-
-
-def provenance(device: Any = None, files: Sequence[str] = ()) -> Provenance:
+def provenance(files: Sequence[str] = ()) -> Table:
     """Say what made a notebook's results: versions, commit, device, and the hashes of its data.
 
     Args:
-        device: where the networks ran, as text or a torch device; the first GPU or the CPU by default.
         files: paths below the data folder whose SHA-256 to give.
+
+    Raises:
+        MissingFile: there is no such file.
     """
-    commit, dirty = git_state()
-    facts = {
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("torch", "torchvision", "numpy")},
-        "reuselib": f"{__version__}, commit {commit[:12]}{'-dirty' if dirty else ''}",
-        "device": _device(device),
-    }
-    return Provenance(facts | {name: f"sha256 {home.sha256(home.path(name))[:16]}…" for name in files})
-
-
-def _device(device: Any) -> str:
     import torch
 
-    kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if kind.type == "cuda":
-        return f"{torch.cuda.get_device_name(kind)} (cuda)"
-    return f"{kind.type}, {cpu_name()}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+    device = f"cpu, {cpu_name()}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+    if torch.cuda.is_available():
+        device = f"{torch.cuda.get_device_name()} (cuda)"
+    commit, dirty = git_state()
+    facts = {"python": platform.python_version()}
+    facts |= {name: metadata.version(name) for name in ("torch", "torchvision", "numpy")}
+    facts |= {"reuselib": f"{__version__}, commit {commit[:12]}{'-dirty' if dirty else ''}", "device": device}
+    for name in files:
+        if not home.path(name).is_file():
+            raise MissingFile(f"{home.path(name)} is missing. Fix: name a file below the data folder")
+        facts[name] = f"sha256 {home.sha256(home.path(name))[:16]}…"
+    return Table.of("Made with", [("", "part"), ("", "version")], [*facts.items()])
 
 
 class BookFigure:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from reuselib import home
@@ -20,8 +19,8 @@ from reuselib.report.records import Record, known_scale, records
 if TYPE_CHECKING:
     import pandas
 
-# Longer lines of a cell are prose, which may be broken.
-SHORT = 34
+SHORT = 34  # longer lines of a cell are prose, which may be broken
+WIDE = 110
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -50,29 +49,20 @@ class Table:
         return cls(caption, cells, tuple(notes))
 
     def __repr__(self) -> str:
-        """Return the table as aligned plain text."""
-        heads = [self.cells.columns.names, *self.cells.columns]
-        groups = [group for group, _ in heads]
-        # Each group is named above its first column.
-        above = [textwrap.wrap(g if g not in groups[:i] else "", 18) for i, g in enumerate(groups)]
-        labels = [textwrap.wrap(label, 18) for _, label in heads]
-        height = max(map(len, above)) + max(map(len, labels))
-        head = [[*a, *[""] * (height - len(a) - len(b)), *b] for a, b in zip(above, labels, strict=True)]
-        rows = [[cell.split("\n") for cell in row] for row in self.cells.itertuples(name=None)]
-        columns = zip(head, *rows, strict=True)
-        widths = [max(len(line) for cell in column for line in cell) for column in columns]
-        rule = "  ".join("─" * width for width in widths)
-        body = [line for row in rows for line in _aligned(row, widths)]
-        width = min(max(72, len(rule)), 110)
-        notes = [textwrap.fill(note, width, subsequent_indent="    ") for note in self.notes]
-        return "\n".join([self.caption, "", *_aligned(head, widths), rule, *body, rule, *notes])
+        """Return the table as plain text, in parts that a terminal has room for."""
+        cells = self._plain().replace("\n", "; ", regex=True)
+        text = cells.to_string(justify="left", line_width=WIDE)
+        notes = [textwrap.fill(note, WIDE, subsequent_indent="    ") for note in self.notes]
+        return "\n".join([self.caption, "", *map(str.rstrip, text.splitlines()), "", *notes]).rstrip()
+
+    def _plain(self) -> pandas.DataFrame:
+        """Return the cells, without a level of groups where there are none."""
+        return self.cells if any(group for group, _ in self.cells.columns) else self.cells.droplevel(0, axis=1)
 
     def html(self) -> str:
         """Return the table as HTML with the class `results`, one line a row, for pages that have its style."""
-        cells, title = self.cells, escape(self.caption)
-        if not any(group for group, _ in cells.columns):
-            cells = cells.droplevel(0, axis=1)
-        shown = cells.style.format(_lines).set_caption(title).format_index(escape).format_index(escape, axis=1)
+        title = escape(self.caption)
+        shown = self._plain().style.format(_lines).set_caption(title).format_index(escape).format_index(escape, axis=1)
         text = shown.to_html(exclude_styles=True, sparse_columns=True)
         head, body = "".join(map(str.strip, text.splitlines())).replace(" >", ">").split("<tbody>")
         head = re.sub(r"<th\b", '<th scope="col"', re.sub("<th([^>]*)></th>", r"<td\1></td>", head))
@@ -89,12 +79,6 @@ class Table:
 def _lines(cell: str) -> str:
     lines = (escape(line) if len(line) <= SHORT else f"<span>{escape(line)}</span>" for line in cell.split("\n"))
     return "<br>".join(lines)
-
-
-def _aligned(row: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
-    """Return a row's text lines, its cells padded to the widths."""
-    lines = zip_longest(*row, fillvalue="")
-    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
 
 
 # Gives the mark of a footnote, "[1]"; the same text gets the same number.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import builtins
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
@@ -20,7 +20,7 @@ from cycler import cycler
 from matplotlib.figure import Figure
 from PIL import Image
 
-from reuselib.errors import ReuseError, unknown
+from reuselib.errors import NonFinite, ReuseError, unknown
 
 # Okabe and Ito's palette, the colours with most contrast on white first.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -79,14 +79,33 @@ def array(values: Any) -> numpy.ndarray:
 
 def bounds(values: numpy.ndarray) -> tuple[float, float]:
     """Give the least and the greatest finite value, 0 and 1 where there is none."""
-    finite = values[numpy.isfinite(values)]
-    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    known = values[numpy.isfinite(values)]
+    return (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
 
 
-def check_scale(scale: Any) -> None:
-    """Refuse a name of a scale that there is not."""
+def finite(name: str, values: Any) -> numpy.ndarray:
+    """Give the values as a flat float array; NaN and infinity would be drawn as if nothing had been measured.
+
+    Raises:
+        NonFinite: one is NaN or infinite.
+    """
+    found = array(values).ravel()
+    if not numpy.isfinite(found).all():
+        raise NonFinite(f"{name!r} holds NaN or infinity. Leave it empty where nothing was measured.")
+    return found
+
+
+def limits(scale: str | tuple[float, float], arrays: Iterable[numpy.ndarray]) -> tuple[float, float] | None:
+    """Give the ends of a scale of colours: of all arrays if "shared", a pair itself, None if "each" has its own.
+
+    Raises:
+        UnknownName: the scale has no such name.
+    """
     if isinstance(scale, str) and scale not in ("each", "shared"):
         raise unknown("scale", scale, ["each", "shared"])
+    if scale == "shared":
+        return bounds(numpy.concatenate([each.ravel() for each in arrays]))
+    return None if isinstance(scale, str) else scale
 
 
 def png(figure: Figure, dpi: int = 192) -> bytes:
@@ -97,7 +116,7 @@ def png(figure: Figure, dpi: int = 192) -> bytes:
     """
     file = BytesIO()
     with style():
-        figure.savefig(file, format="png", dpi=dpi)
+        figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.04)
     with Image.open(file) as drawn:
         full = drawn.convert("RGB")
     few = full.quantize(256, Image.Quantize.MEDIANCUT, kmeans=4, dither=Image.Dither.NONE)
@@ -133,7 +152,8 @@ def show(figure: Any, alt: str, caption: str | None = None, dpi: int = 192) -> N
         return
     from IPython.display import display
 
-    texts = {"alt": alt, "width": round(figure.get_figwidth() / WIDTH * COLUMN)}
+    width = Image.open(BytesIO(data)).width / dpi
+    texts: dict[str, Any] = {"alt": alt, "width": round(min(width / WIDTH, 1) * COLUMN)}
     texts |= {"caption": caption} if caption else {}
     display({"image/png": data, "text/plain": alt}, metadata={"image/png": texts}, raw=True)
     if caption:

@@ -15,6 +15,8 @@ from toy import make, save
 
 from reuselib import report
 from reuselib.errors import BadValue, NonFinite, UnknownName
+from reuselib.report.claims import judge as judged
+from reuselib.report.claims import outcome
 from reuselib.report.papers import Condition
 
 
@@ -28,7 +30,7 @@ def judge(good: dict[int, float], bad: dict[int, float], at_least: float = 0.1, 
         for seed, value in values.items()
     ]
     rule = {"left": "toy-good", "right": "toy-bad", "metric": "accuracy", "at_least": at_least}
-    return report.judge(Condition(**{**rule, **changes}), found, 3)
+    return judged(Condition(**{**rule, **changes}), found, 3)
 
 
 def three(value: float) -> dict[int, float]:
@@ -108,7 +110,7 @@ def test_verdicts_on_saved_records(room: Path, good: list[float], bad: list[floa
 
 
 def test_outcomes_that_mix_not_met_with_too_few() -> None:
-    assert report.outcome([False, None]) == report.outcome([True, None]) == report.outcome([]) == "not run"
+    assert outcome([False, None]) == outcome([True, None]) == outcome([]) == "not run"
 
 
 def test_stale_records_do_not_count(room: Path) -> None:

@@ -1,8 +1,10 @@
 """Figures: each draws what it is given, leaves nothing open, is readable on any page, and needs alt text."""
 
+from __future__ import annotations
+
 import builtins
 import io
-import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import matplotlib
@@ -14,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from reuselib.errors import ReuseError, ShapeMismatch, UnknownName
+from reuselib.errors import BadValue, NonFinite, ReuseError, ShapeMismatch, UnknownName
 from reuselib.report import figures, theme
 
 STEPS = numpy.arange(0, 100, 10)
@@ -24,45 +26,31 @@ TREE = SimpleNamespace(  # d joins b, then a joins c, then both pairs join
     names=("a", "b", "c", "d"), links=numpy.array([[3, 1, 0.1, 2], [0, 2, 0.4, 2], [4, 5, 1.0, 4]])
 )
 SPREAD = numpy.random.default_rng(0).normal(0.8, 0.02, (3, len(STEPS)))
-LINES = {
-    "seeds": (STEPS, SPREAD),
-    "mean and sd": (STEPS, SPREAD.mean(0), SPREAD.std(0, ddof=1)),
-    "by x": dict(zip(STEPS, SPREAD.T, strict=True)),
-    "one": (STEPS, SPREAD[0]),
-}
+LINES = {"seeds": (STEPS, SPREAD), "by x": dict(zip(STEPS, SPREAD.T, strict=True)), "one": (STEPS, SPREAD[0])}
 TIDY = pandas.DataFrame({"panel": list("ppqq"), "label": ["one"] * 4, "value": [0.2, 0.4, 0.5, 0.5]})
 SHEET = [{"A": {"a": torch.rand(3, 1, 8, 8)}, "": {"b": torch.rand(2, 3, 8, 8)}}, {"C": {"c": torch.ones(1, 1, 8, 8)}}]
 ROOMS = {"room": torch.rand(4, 3, 32, 32), "mask": torch.ones(4, 32, 32)}
 POINTS = {"a": {"one": torch.rand(5, 2), "_line": torch.rand(3, 2)}, "b": {"one": torch.rand(0, 2)}}
+MARKS = {"a": 8 * torch.rand(3, 2, 1, 2, 2)}
+DOTS = {"a": {"one": [0.9, 0.8], "none": []}, "b": {"one": [0.1], "none": []}}
+GRAPHS = {name: (torch.randn(6, 8, 8), torch.rand(15)) for name in "abc"}
+LONG = [f"a long name of column {k}" for k in range(4)]
 
 DRAWN = {
-    "image_grid": lambda: figures.image_grid(torch.rand(8, 3, 16, 16), ["a", "b"], CLASSES[:4], "t", "each"),
+    "image_grid": lambda: figures.image_grid(torch.rand(8, 3, 16, 16), ["a", "b"], LONG, "each"),
     "image_grid of values": lambda: figures.image_grid(torch.randn(6, 1, 8, 8), ["a", "b"], values="gradient"),
-    "mask_grid": lambda: figures.mask_grid(ROOMS, "abc"),
-    "image_sheet": lambda: figures.image_sheet(
-        SHEET, {"b": ["1", "2\n3"]}, arrows={"a": 8 * torch.rand(3, 2, 1, 2, 2)}
-    ),
+    "mask_grid": lambda: figures.mask_grid(ROOMS, "abc", figures.PALETTE),
+    "image_sheet": lambda: figures.image_sheet(SHEET, {"b": ["1", "2\n3"]}, arrows=MARKS),
     "captioned_images": lambda: figures.captioned_images(
         torch.rand(5, 1, 16, 16), ["x\ny"] * 5, 3, "ab", [0, 1, 0, 1, 0]
     ),
-    "image_graphs": lambda: figures.image_graphs(
-        torch.rand(6, 3, 16, 16), {name: (torch.randn(6, 8, 8), torch.rand(15)) for name in "abc"}
-    ),
-    "image_map": lambda: figures.image_map(
-        torch.randn(60, 2), torch.rand(60, 1, 16, 16), {"a": torch.arange(60) % 2}, ["s1", "s2"], "x", "y"
-    ),
+    "image_graphs": lambda: figures.image_graphs(torch.rand(6, 3, 16, 16), GRAPHS),
     "curves": lambda: figures.curves(LINES, "iteration", "accuracy", drops=[50, 80], references={"teacher": 0.9}),
     "panels": lambda: figures.panels({"t": {"lines": LINES, "references": {"top": 0.9}}}, "iteration", logs="y"),
-    "bars_with_seeds": lambda: figures.bars_with_seeds({"dfad": [0.9, 0.8], "none": []}, "accuracy", {"chance": 0.1}),
-    "bars_with_quartiles": lambda: figures.bars_with_quartiles(
-        {"a": {"one": (1, 2, 4), "two": ()}, "b": {"one": (5, 6, 7), "two": (8, 9, 10)}}, "ms"
-    ),
-    "dots_with_seeds": lambda: figures.dots_with_seeds(
-        {"a": {"one": [0.9, 0.8], "none": []}, "b": {"one": [0.1], "none": []}}, "accuracy", {"a": {"top": 1.0}}
-    ),
+    "dots_with_seeds": lambda: figures.dots_with_seeds(DOTS, "accuracy", {"a": {"top": 1.0}}),
     "dots of a frame": lambda: figures.dots_with_seeds(TIDY, "accuracy", kinds={"one": "kind"}),
+    "dots of two measures": lambda: figures.dots_with_seeds({"a": ([0.8, 0.9], [1.0])}, "accuracy", kinds=("x", "y")),
     "differences": lambda: figures.differences({"a": [0.1, 0.2, 0.12], "one seed": [0.1], "none": []}, 0.05),
-    "dumbbells": lambda: figures.dumbbells({"a": ([0.8, 0.9], [0.9, 1.0]), "b": ([], [])}, ("x", "y"), "accuracy"),
     "histogram": lambda: figures.histogram({"a": torch.randn(300), "b": torch.ones(5)}, "logit"),
     "class_bars": lambda: figures.class_bars({"a": torch.rand(10)}, CLASSES, [0, 1] * 5, ["s", "u"], "accuracy", True),
     "matrices": lambda: figures.matrices({"truth": torch.eye(10), "b": torch.randn(10, 10)}, CLASSES, cuts=[5]),
@@ -83,7 +71,7 @@ def test_gives_a_small_white_figure_that_pyplot_does_not_hold(case: str) -> None
     assert isinstance(figure, Figure) and matplotlib.pyplot.get_fignums() == opened
     assert dict(matplotlib.rcParams) == before
     image = Image.open(io.BytesIO(data)).convert("RGBA")
-    assert len(data) < 100_000 and image.width <= 1360 and image.getpixel((0, 0)) == (255, 255, 255, 255)
+    assert len(data) < 100_000 and image.width <= 1460 and image.getpixel((0, 0)) == (255, 255, 255, 255)
     labels = [text for axes in figure.axes for text in (*axes.get_xticklabels(), *axes.get_yticklabels(), *axes.texts)]
     assert min(text.get_fontsize() for text in labels if text.get_text()) >= 7
 
@@ -119,12 +107,14 @@ def test_image_grid_shows_every_image_in_its_place_with_labels() -> None:
     images = torch.rand(4, 1, 4, 5)
     images[0, 0, 0, 0], images[3, 0, 3, 4] = 0, 1
     figure = figures.image_grid(images, rows=["real", "fake"], columns=["cat", "dog"])
-    axes = figure.axes[0]
+    (axes,) = figure.axes
     for found, image in zip(pixels(figure), images, strict=True):
         assert numpy.allclose(found[..., :3], image.permute(1, 2, 0)) and (found[..., 3] == 1).all()
     corners = [image.get_extent()[::3] for image in axes.images]
     assert corners[0][0] == corners[2][0] < corners[1][0] and corners[0][1] == corners[1][1] < corners[2][1]
-    assert texts(axes.get_yticklabels()) == ["real", "fake"] and {"cat", "dog"} < set(texts(axes.texts))
+    assert texts(axes.get_yticklabels()) == ["real", "fake"] and texts(axes.get_xticklabels()) == ["cat", "dog"]
+    middles = [sum(image.get_extent()[:2]) / 2 for image in axes.images[:2]]
+    assert numpy.allclose(axes.get_xticks(), middles, atol=0.01)
     long, short = torch.rand(3, 3, 4, 4), torch.rand(1, 3, 4, 4)
     assert len(pixels(figures.image_grid([long, short], rows=["long", "short"], scale=(0, 1)))) == 4
 
@@ -135,43 +125,59 @@ def test_image_grid_says_how_values_became_colours_and_takes_any_type() -> None:
     cases = {"shared": ("0 to 8.", (0.25, 1)), "each": ("its own", (1, 1)), (0, 4): ("0 to 4, clipped.", (0.5, 1))}
     for scale, (note, expected) in cases.items():
         figure = figures.image_grid(images, rows=["only"], scale=scale)
-        assert note in figure.texts[0].get_text()
+        assert note in figure.axes[0].get_xlabel()
         assert tuple(found[0, 0, 0] for found in pixels(figure)) == expected
     for given in (images.byte(), images.bfloat16().requires_grad_(), torch.full((2, 1, 4, 4), NAN), images.numpy()):
         figures.image_grid(given, rows=["a"], scale="each")
 
 
-def test_image_grid_refuses_what_does_not_fit() -> None:
-    for images, rows, columns, message in (
-        (torch.rand(5, 1, 4, 4), ["a", "b"], None, "5 images do not fill 2 rows"),
-        (torch.rand(4, 1, 4, 4), [], None, "row label"),
-        (torch.rand(4, 2, 4, 4), ["a"], None, "1 or 3 channels"),
-        ([torch.rand(4, 1, 4, 4), torch.rand(4, 1, 5, 5)], ["a", "b"], None, "one shape"),
-        ([torch.rand(4, 1, 4, 4), torch.rand(0, 1, 4, 4)], ["a", "b"], None, "not .*0, 1, 4, 4"),
-        ([torch.rand(4, 1, 4, 4)], ["a", "b"], None, "one label per row"),
-        (torch.rand(4, 1, 4, 4), ["a"], ["x"], "column labels"),
-    ):
-        with pytest.raises(ShapeMismatch, match=message):
-            figures.image_grid(images, rows=rows, columns=columns)
-    for draw in (lambda s: figures.image_grid(torch.rand(1, 1, 4, 4), ["a"], scale=s), matrices_of_scale):
-        with pytest.raises(UnknownName, match="each"):
-            draw("eahc")
+FOUR, MASK = torch.rand(4, 1, 4, 4), torch.tensor([[[0, 1], [2, 255]]])
+LINE = torch.rand(2, 1, 1, 2, 2)
+REFUSED: dict[str, tuple[Callable[[], Figure], type[ReuseError]]] = {
+    "5 images do not fill 2": (lambda: figures.image_grid(torch.rand(5, 1, 4, 4), ["a", "b"]), ShapeMismatch),
+    "4 images do not fill 0": (lambda: figures.image_grid(FOUR, []), ShapeMismatch),
+    "1 or 3 channels": (lambda: figures.image_grid(torch.rand(4, 2, 4, 4), ["a"]), ShapeMismatch),
+    "one shape": (lambda: figures.image_grid([FOUR, torch.rand(4, 1, 5, 5)], ["a", "b"]), ShapeMismatch),
+    "not .*0, 1, 4, 4": (lambda: figures.image_grid([FOUR, FOUR[:0]], ["a", "b"]), ShapeMismatch),
+    "one label per row": (lambda: figures.image_grid([FOUR], ["a", "b"]), ShapeMismatch),
+    "column labels": (lambda: figures.image_grid(FOUR, ["a"], ["x"]), ShapeMismatch),
+    "Did you mean 'each'": (lambda: figures.image_grid(FOUR, ["a"], scale="eahc"), UnknownName),
+    "mean 'shared'": (lambda: figures.matrices({"a": torch.eye(2)}, "xy", scale="sharde"), UnknownName),
+    "'a' has shape": (lambda: figures.matrices({"a": torch.rand(2, 2)}, ["x", "y", "z"]), ShapeMismatch),
+    "1 colours for 2 classes": (lambda: figures.mask_grid({"mask": MASK}, ["a", "b"], ["red"]), ShapeMismatch),
+    "other numbers of texts": (lambda: figures.image_sheet(SHEET, {"a": ["x"]}), ShapeMismatch),
+    "texts, lines or arrows": (lambda: figures.image_sheet(SHEET, arrows={"a": LINE}), ShapeMismatch),
+    "4 images need as many": (lambda: figures.captioned_images(FOUR, ["x", "y"]), ShapeMismatch),
+    "across must be": (lambda: figures.captioned_images(FOUR, ["x"] * 4, 0), BadValue),
+    "1 maps and 1 edges": (lambda: figures.image_graphs(FOUR, {"a": (FOUR[:1, 0], [1.0])}), ShapeMismatch),
+    "'a' holds NaN": (lambda: figures.image_graphs(FOUR[:2], {"a": (FOUR[:2, 0], [NAN])}), NonFinite),
+    "line 'a' has": (lambda: figures.curves({"a": (STEPS, STEPS[:-1])}, "x", "y"), ShapeMismatch),
+    "panels must be": (lambda: figures.panels({}, "x"), BadValue),
+    "bins must be": (lambda: figures.histogram({"a": [1]}, "x", bins=0), BadValue),
+    "'b' holds NaN": (lambda: figures.histogram({"b": [1, NAN]}, "x"), NonFinite),
+    "the first one": (lambda: figures.dots_with_seeds({"a": {"one": []}, "b": {"two": []}}, "x"), ShapeMismatch),
+    "'one' holds NaN": (lambda: figures.dots_with_seeds({"one": [0.5, NAN]}, "x"), NonFinite),
+    "'two' holds NaN": (lambda: figures.differences({"two": [float("inf")]}, 0.0), NonFinite),
+    "4 classes": (lambda: figures.class_bars({"a": [1, 2]}, list("pqrs")), ShapeMismatch),
+    "'code' has points": (lambda: figures.planes({"a": {"code": torch.rand(3, 3)}}), ShapeMismatch),
+}
 
 
-def matrices_of_scale(scale: str) -> Figure:
-    return figures.matrices({"a": torch.eye(2)}, "xy", scale=scale)
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_does_not_fit_is_refused(message: str) -> None:
+    draw, error = REFUSED[message]
+    with pytest.raises(error, match=message):
+        draw()
 
 
 def test_mask_grid_gives_each_class_its_colour_and_names_it() -> None:
-    mask, image = torch.tensor([[[0, 1], [2, 255]]]), torch.tensor([[[[2.0, 0.0], [0.5, -1.0]]]])
-    figure = figures.mask_grid({"image": image, "mask": mask}, ["a", "b", "c"])
+    image = torch.tensor([[[[2.0, 0.0], [0.5, -1.0]]]])
+    figure = figures.mask_grid({"image": image, "mask": MASK}, ["a", "b", "c"], figures.PALETTE)
     first, second = pixels(figure)
     assert first[..., 0].tolist() == [[1, 0], [0.5, 0]]
     colours = [matplotlib.colors.to_rgb(colour) for colour in figures.PALETTE[:3]]
     assert numpy.allclose(second.reshape(4, 4)[:3, :3], colours) and second[1, 1, 3] == 0
     assert texts(figure.legends[0].get_texts()) == ["a", "b", "c"]
-    with pytest.raises(ShapeMismatch, match="1 colours for 2 classes"):
-        figures.mask_grid({"mask": mask}, ["a", "b"], ["red"])
 
 
 def test_sheets_put_texts_frames_and_strokes_where_they_belong() -> None:
@@ -187,33 +193,17 @@ def test_sheets_put_texts_frames_and_strokes_where_they_belong() -> None:
     cut = right.patches[1].get_clip_box().transformed(right.transData.inverted())
     assert sorted(cut.intervalx) == pytest.approx([x, end]) and len(right.patches) == 3
     assert right.images[3].get_extent()[3] > bottom + 0.1, "the text has room below its row"
-    for wrong in ({"texts": {"a": ["x"]}}, {"arrows": {"b": strokes[:2]}}):
-        with pytest.raises(ShapeMismatch, match="other numbers of texts, lines or arrows"):
-            figures.image_sheet(columns, **wrong)
     (axes,) = figures.captioned_images(other, ["x", "y", "z"], 2, ["one", "two"], [1, 0, 1]).axes
-    assert {"one", "two", "x", "y", "z"} <= set(texts(axes.texts))
+    assert {"x", "y", "z"} <= set(texts(axes.texts)) and texts(axes.get_yticklabels()) == ["one", "two"]
     frames = [matplotlib.colors.to_hex(patch.get_edgecolor()).upper() for patch in axes.patches]
     assert frames == [figures.PALETTE[k] for k in (1, 0, 1)]
-    with pytest.raises(ShapeMismatch, match="3 images need as many"):
-        figures.captioned_images(other, ["x", "y"])
-
-
-def test_an_image_map_shows_every_point_and_no_two_images_in_one_place() -> None:
-    points = torch.tensor([[0.0, 0.0], [0.001, 0.0], [1.0, 1.0]])
-    figure = figures.image_map(points, torch.rand(3, 1, 4, 4), {"a": [0, 1, 1], "b": [0, 0, 0]}, ["s", "t"], "x", "y")
-    assert [[len(line.get_xdata()) for line in axes.lines] for axes in figure.axes] == [[1, 2], [3, 0]]
-    assert [tuple(each.xy) for each in figure.axes[0].artists] == [(0, 0), (1, 1)]
-    with pytest.raises(ShapeMismatch, match="3 images need as many points"):
-        figures.image_map(points, torch.rand(3, 1, 4, 4), {"a": [0, 1]}, ["s", "t"], "x", "y")
-    with pytest.raises(ShapeMismatch, match="1 maps and 1 edges for 3 images"):
-        figures.image_graphs(torch.rand(3, 1, 4, 4), {"a": (torch.rand(1, 2, 2), torch.rand(1))})
 
 
 def test_lines_in_every_form_have_the_same_mean_and_band() -> None:
     figure = figures.curves(LINES, "iteration", "accuracy", drops=[50, 80], references={"teacher": 0.9})
     (axes,) = figure.axes
-    assert all(numpy.allclose(line.get_ydata(), SPREAD.mean(0)) for line in axes.lines[:3])
-    bands = [each.get_paths()[0].vertices for each in axes.collections[:3]]
+    assert all(numpy.allclose(line.get_ydata(), SPREAD.mean(0)) for line in axes.lines[:2])
+    bands = [each.get_paths()[0].vertices for each in axes.collections[:2]]
     top = SPREAD.mean(0) + SPREAD.std(0, ddof=1)
     assert all(numpy.allclose(band[:, 1].max(), top.max()) for band in bands)
     assert "over seeds" in figure.legends[0].get_title().get_text() and texts(axes.texts) == ["teacher"]
@@ -221,8 +211,6 @@ def test_lines_in_every_form_have_the_same_mean_and_band() -> None:
     alone = figures.curves(pandas.DataFrame({"label": "a", "x": STEPS, "y": STEPS + 1}), "x", "y", log=True)
     assert not alone.legends[0].get_title().get_text() and alone.axes[0].get_yscale() == "log"
     assert alone.axes[0].yaxis.get_major_formatter()(10) == "10"
-    with pytest.raises(ShapeMismatch, match="'a'"):
-        figures.curves({"a": (STEPS, STEPS[:-1])}, "x", "y")
     for length in (5, 26):
         wide = figures.curves({f"{k} {'m' * length}": (STEPS, STEPS) for k in range(5)}, "x", "y")
         assert wide.legends[0].get_window_extent().width <= wide.bbox.width
@@ -243,29 +231,24 @@ def test_panels_share_looks_and_one_legend() -> None:
     assert texts(figure.legends[0].get_texts()) == ["a", "top", "b"]
     tidy = figures.panels(pandas.DataFrame({"panel": "p", "label": list("aab"), "x": [1, 2, 1], "y": 1.0}), "x")
     assert tidy.axes[0].get_title(loc="left") == "p" and texts(tidy.legends[0].get_texts()) == ["a", "b"]
+    (axes,) = figures.histogram({"p": {"a": [0, 0, 0, 1.0], "b": [1.0]}}, "x", bins=2).axes
+    assert [list(line.get_ydata()) for line in axes.lines] == [[0.75, 0.25], [0, 1]]
+    assert list(axes.lines[0].get_xdata()) == [0.25, 0.75]
 
 
-def dots(axes: object) -> list[float]:
-    return sorted(round(x, 6) for points in axes.collections for x, _ in points.get_offsets())
-
-
-def test_rows_show_the_mean_and_every_seed() -> None:
-    (axes,) = DRAWN["bars_with_seeds"]().axes
-    assert axes.patches[0].get_width() == pytest.approx(0.85) and dots(axes) == [0.8, 0.9]
-    assert texts(axes.texts) == ["chance", "0.850", "not run"]
-    first, second = DRAWN["bars_with_quartiles"]().axes
-    assert [bar.get_width() for bar in second.patches] == [6, 9] and list(first.lines[0].get_xdata()) == [1, 4]
-    assert [float(text) for text in texts(first.texts)[:1]] == [2] and first.get_xlim()[0] == 0
+def test_dots_show_every_seed_and_the_mean() -> None:
     panels = {"a": {"one": [0.2, 0.4], "none": []}, "b": {"one": [-0.1], "none": []}, "c": {"one": [], "none": [1]}}
     figure = figures.dots_with_seeds(panels, "x", {"b": {"top": 0.5}}, kinds={"one": "inductive", "none": "oracle"})
     first, second, _, empty = figure.axes
-    assert dots(first) == [0.2, 0.4] and list(first.lines[0].get_xdata()) == [pytest.approx(0.3)]
-    assert texts(first.texts) == ["0.300", "not run"] and texts(second.texts) == ["top", "−0.100", "not run"]
-    assert texts(first.get_yticklabels()) == ["one", "none"] and not empty.axison
+    assert list(first.lines[0].get_xdata()) == [0.2, 0.4] and not empty.axison
+    assert [float(each.lines[0].get_xdata()[0]) for each in first.containers] == [pytest.approx(0.3)]
+    assert texts(first.texts) == ["0.300", "not run"] and texts(second.texts) == ["−0.100", "not run", "top"]
+    assert texts(first.get_yticklabels()) == ["one", "none"]
     assert texts(figure.legends[0].get_texts()) == ["inductive", "oracle"]
     assert [axes.get_title(loc="left") for axes in DRAWN["dots of a frame"]().axes] == ["p", "q"]
-    with pytest.raises(ShapeMismatch, match="the first one"):
-        figures.dots_with_seeds({"a": {"one": []}, "b": {"two": []}}, "accuracy")
+    (axes,) = DRAWN["dots of two measures"]().axes
+    assert [list(line.get_xdata()) for line in axes.lines[:3]] == [[0.8, 0.9], [1.0], pytest.approx([0.85, 1.0])]
+    assert axes.lines[0].get_color() != axes.lines[1].get_color() and texts(axes.texts) == ["0.850 1.000"]
 
 
 def test_differences_are_coloured_by_their_interval_against_the_margin() -> None:
@@ -285,28 +268,15 @@ def test_differences_are_coloured_by_their_interval_against_the_margin() -> None
     assert found == [blue, red, figures.FAINT, figures.FAINT, blue]
 
 
-def test_dumbbells_join_two_means() -> None:
-    (axes,) = DRAWN["dumbbells"]().axes
-    assert numpy.allclose(axes.lines[0].get_xdata(), [0.85, 0.95]) and list(axes.lines[1].get_xdata()) == [0.8, 0.9]
-    assert texts(axes.texts) == ["not run"] and texts(axes.figure.legends[0].get_texts()) == ["x", "y"]
-
-
-def test_histogram_gives_shares_over_common_bins() -> None:
-    figure = figures.histogram({"p": {"a": [0, 0, 0, 1.0], "b": [1.0]}}, "x", bins=2, references={"p": {"0": 0.5}})
-    (axes,) = figure.axes
-    assert [line.get_ydata().max() for line in axes.lines[:2]] == [0.75, 1] and texts(axes.texts) == ["0"]
-
-
 def test_class_bars_put_groups_together() -> None:
     values, names = {"a": [0.1, 0.9, NAN, 0.7], "b": [1, 1, 1, 1]}, ["seen", "unseen"]
     figure = figures.class_bars(values, list("pqrs"), [1, 0, 1, 0], names, "share", True, reference=0.25)
     first, second = figure.axes
     assert texts(second.get_xticklabels()) == ["q", "s", "p", "r"]
     assert [bar.get_height() for bar in first.patches][:3] == [0.9, 0.7, 0.1]
-    assert [line.get_ydata()[0] for line in first.lines] == pytest.approx([0.8, 0.1, 0.25])
+    means = [each.get_segments()[0][0][1] for each in first.collections]
+    assert means == pytest.approx([0.8, 0.1]) and first.lines[0].get_ydata()[0] == 0.25
     assert texts(figure.legends[0].get_texts()) == names
-    with pytest.raises(ShapeMismatch, match="4 classes"):
-        figures.class_bars({"a": [1, 2]}, list("pqrs"))
 
 
 def test_matrices_share_an_order_and_are_cut_between_groups() -> None:
@@ -319,8 +289,6 @@ def test_matrices_share_an_order_and_are_cut_between_groups() -> None:
     assert "share" in figure.get_supxlabel()
     whole = figures.matrices({"a": torch.full((2, 2), NAN), "b": torch.eye(2)}, "xy", scale="shared")
     assert whole.axes[0].collections[0].get_clim() == (0, 1)
-    with pytest.raises(ShapeMismatch, match="'a' has shape"):
-        figures.matrices({"a": torch.rand(2, 2)}, ["x", "y", "z"])
 
 
 def test_planes_have_one_look_for_a_label() -> None:
@@ -329,8 +297,6 @@ def test_planes_have_one_look_for_a_label() -> None:
     assert first.lines[0].get_color() == second.lines[0].get_color() == figures.PALETTE[1]
     assert texts(figure.legends[0].get_texts()) == ["one"]
     assert len(figures.planes(POINTS, ticks=False).axes[0].get_xticks()) == 0
-    with pytest.raises(ShapeMismatch, match="'code' has points"):
-        figures.planes({"a": {"code": torch.rand(3, 3)}})
 
 
 def test_a_tree_joins_neighbours_and_is_cut() -> None:
@@ -360,7 +326,6 @@ def test_show_gives_a_notebook_one_picture_with_its_texts_and_closes_it(monkeypa
     assert not matplotlib.pyplot.get_fignums()
     (picture, about), caption = sent
     assert picture["image/png"].startswith(b"\x89PNG") and picture["text/plain"] == "Two dots."
-    width = round(grid.figure.get_figwidth() / theme.WIDTH * theme.COLUMN)
-    assert about == {"image/png": {"alt": "Two dots.", "caption": "*Seeds*.", "width": width}}
+    width = Image.open(io.BytesIO(picture["image/png"])).width / 50
+    assert about["image/png"] == {"alt": "Two dots.", "caption": "*Seeds*.", "width": round(width / 7 * theme.COLUMN)}
     assert caption == ({"text/markdown": "*Seeds*."}, {"text/markdown": {"caption": True}})
-    assert "matplotlib.pyplot" in sys.modules
