@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from reuselib import chapters, cli, home, report
+from reuselib import chapters, cli, home, nets, report
 from reuselib.nets import zoo
 
 
@@ -35,7 +35,7 @@ def test_a_healthy_installation_and_what_was_damaged_in_it(room: Path) -> None:
     assert {"network: digits8-conv3, weights verified", "network: rooms-0/transfers, weights verified"} < set(good)
     assert all(any(line.startswith(f"{chapter}: ") for line in good) for chapter in report.names())
 
-    shutil.copytree(home.CLONE / "data" / "zoo" / "digits8-conv3", room / "zoo" / "mine")
+    zoo.Piece("mine").save(nets.conv3(2), recipe={})
     archive = room / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
     weights = [room / "zoo" / name / "weights.safetensors" for name in ("digits8-conv3", "mine")]
     for path in (archive, *weights):

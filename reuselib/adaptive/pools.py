@@ -5,7 +5,6 @@ A plan is :class:`~reuselib.run.Settings`; see ``SHAPES`` in :mod:`reuselib.adap
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -225,21 +224,16 @@ def _trained(plan: run.Settings, images: Pool, seed: int, number: int, progress:
     if not images.transfer.images.images.is_meta:
         recipe = {"plan": report.config_hash(plan.plain()), "draw": seed, "source": number}
         name = f"pools/{recipe['plan'][:16]}-seed{seed}/s{number + 1}"  # type: ignore[index]
-        piece = zoo.Piece(name, plan.kept, "reuselib run adaptive")
-        if not piece.has():
+
+        def teach() -> MultiTaskSupervised:
             if plan.pretrained:
                 nets.take_torchvision_resnet18(source, pretrained.torchvision_weights("resnet18"))
-            history = run.run(
-                teaching(plan, images, seed, number, source),
-                updates=plan.updates,
-                report_every=100,
-                checkpoint=piece.checkpoint,
-                settings=json.dumps(recipe),
-                progress=progress,
-                title=f"source {number + 1} of {len(plan.sources)}",
-            )
-            piece.save(source, history, recipe=recipe)
-        source = cast(MultiHead, piece.load(untaught(plan, images, seed, number), recipe))
+            return teaching(plan, images, seed, number, source)
+
+        title = f"source {number + 1} of {len(plan.sources)}"
+        options = {"updates": plan.updates, "report_every": 100, "progress": progress, "title": title}
+        piece = zoo.Piece(name, plan.kept, "reuselib run adaptive")
+        source = cast(MultiHead, piece.trained(untaught(plan, images, seed, number), recipe, teach, **options))
     if plan.auxiliary is not None:
         task = plan.sources[number][0][0]
         source = nets.first_classes(source, ALL, len(images.transfer.tasks[task]), task)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from reuselib import checks
+
 
 def crop_and_flip(images: Tensor, generator: torch.Generator | None, padding: int = 4, flip: bool = True) -> Tensor:
     """Pad with zeros, crop each image back at a random place and mirror half of the images.
@@ -23,6 +25,7 @@ def crop_and_flip(images: Tensor, generator: torch.Generator | None, padding: in
     Returns:
         The augmented images, of the same shape and type.
     """
+    checks.whole(0, padding=padding)
     count, channels, height, width = images.shape
     device = images.device
     down, right = torch.randint(2 * padding + 1, (2, count, 1), generator=generator, device=device)
@@ -55,6 +58,7 @@ def window_and_flip(
         The windows, (B, C, size, size), of the same type.
     """
     count, channels, height, width = images.shape
+    checks.whole(1, min(height, width), size=1 if size is None else size)
     device, tall, wide = images.device, size or height, size or width
     rows, columns = (torch.arange(side, device=device).expand(count, side) for side in (tall, wide))
     if flip:
@@ -89,6 +93,9 @@ def resized_crop(
     Returns:
         Images of the same shape.
     """
+    for (low, high), most in ((scale, 1), (ratio, math.inf)):
+        checks.number(0, most, above=True, least=low)
+        checks.number(low, most, greatest=high)
     count, device = len(images), images.device
     area, aspect, x, y, side = torch.rand(5, count, generator=generator, device=device)
     area = scale[0] + (scale[1] - scale[0]) * area
@@ -117,6 +124,7 @@ def roll_and_flip(images: Tensor, generator: torch.Generator | None, shift: int 
 
     Source: Yin et al. 2020 (DeepInversion), the jitter.
     """
+    checks.whole(0, shift=shift)
     height, width = images.shape[2:]
     device = images.device
     down, right = torch.randint(-shift, shift + 1, (2, 1), generator=generator, device=device)

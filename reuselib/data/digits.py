@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from reuselib import checks
 from reuselib.data.files import check_split
 from reuselib.data.image_set import STATISTICS, ImageSet, statistics
 
@@ -54,6 +55,8 @@ def printed_digits(count: int, size: int = 8, seed: int = 0) -> ImageSet:
         size: Height and width, in pixels.
         seed: Of all randomness; the same seed gives the same images.
     """
+    checks.whole(count=count, size=size)
+    checks.whole(0, checks.SEEDS, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     glyphs = _glyphs()
     labels = (torch.arange(count) % 10)[torch.randperm(count, generator=generator)]

@@ -6,6 +6,7 @@ labels, `OfImages` are an `ImageSet` with other labels beside it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reuselib.errors import ReuseError, ShapeMismatch
+from reuselib import checks
+from reuselib.errors import BadValue, ReuseError, ShapeMismatch
 
 Augment = Callable[[Tensor, torch.Generator | None], Tensor]
 Change = Callable[[Tensor], Tensor]
@@ -73,7 +75,8 @@ def draw_per_class(labels: Tensor, classes: Sequence[str], count: int, seed: int
     rarest = int(there.argmin())
     if not there[rarest]:
         raise ReuseError(f"cannot draw images of each class: {classes[rarest]!r} has none. Draw from the whole set")
-    if not 0 < count <= there[rarest]:
+    checks.whole(per_class=count)
+    if count > there[rarest]:
         most = f"{there[rarest]}, as many as there are of {classes[rarest]!r}"
         raise ReuseError(f"cannot draw {count} images of each class: ask for 1 to {most}")
     generator = torch.Generator().manual_seed(seed)
@@ -125,8 +128,7 @@ class Rows(OnDevice):
 
     def take(self, count: int, seed: int) -> Self:
         """Return `count` rows drawn without replacement: the same for one seed on every device."""
-        if not 0 < count <= len(self):
-            raise ReuseError(f"cannot take {count} of {self!r}: ask for 1 to {len(self)}")
+        checks.whole(1, len(self), count=count)
         return self.subset(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count])
 
 
@@ -150,11 +152,14 @@ class Batches(Rows):
         Returns:
             Normalised images, float32 (count, C, H, W), and their labels, int64 with `count` rows.
         """
+        if not len(self):
+            raise BadValue(f"nothing can be drawn from {self!r}: it is empty")
         index = torch.randint(len(self), (count,), generator=generator, device=self.device)
         return self._batch(index, augmented(augment, generator))
 
     def batches(self, batch: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalised images and labels in order, for evaluation; a last short batch is kept."""
+        checks.whole(batch=batch)
         for start in range(0, len(self), batch):
             yield self._batch(slice(start, start + batch))
 
@@ -172,7 +177,8 @@ class ImageSet(Batches):
         std: Per channel, in [0, 1] units.
 
     Raises:
-        ShapeMismatch: If the parts do not fit together.
+        ShapeMismatch: If the parts do not fit together, or a label is none of the classes.
+        BadValue: If a mean or a std is no number, or a std is not above 0.
     """
 
     name: str
@@ -193,8 +199,11 @@ class ImageSet(Batches):
             raise ShapeMismatch(f"labels are on {labels.device}, images on {images.device}: use .to(device)")
         if len(self.mean) != channels or len(self.std) != channels:
             raise ShapeMismatch(f"{channels} channels need as many means and stds: {self.mean}, {self.std}")
-        if min(self.std) <= 0:
-            raise ShapeMismatch(f"every std must be above 0, not {self.std}")
+        for mean, std in zip(self.mean, self.std, strict=True):
+            checks.number(-math.inf, mean=mean)
+            checks.number(above=True, std=std)
+        if self.classes:
+            check_range(f"the labels of {self.name}", labels, 0, len(self.classes))
 
     def __repr__(self) -> str:
         """Name the set, its size, shape, classes and device."""
@@ -231,6 +240,7 @@ class ImageSet(Batches):
         those of the resized training pixels where they are known (`STATISTICS`); elsewhere they stay, and so
         do those taken from another set.
         """
+        checks.whole(size=size)
         if self.shape[1:] == (size, size):
             return self
         images = torch.cat([_resize(chunk, size) for chunk in self.images.split(4096)])
@@ -296,10 +306,9 @@ class ImageSet(Batches):
         """Return the shuffled batches of one epoch, as `sample` gives them; a last short batch is dropped.
 
         Raises:
-            ReuseError: If not even one batch can be filled.
+            BadValue: If not even one batch can be filled.
         """
-        if not 0 < batch <= len(self):
-            raise ReuseError(f"a batch of {batch} cannot be drawn from the {len(self)} images of {self.name}")
+        checks.whole(1, len(self), batch=batch)
         order = torch.randperm(len(self), generator=generator, device=self.device)
         full = len(self) // batch * batch
         return (self._batch(index, augmented(augment, generator)) for index in order[:full].split(batch))
@@ -344,6 +353,16 @@ class OfImages(Rows):
     def normalised(self, images: Tensor) -> Tensor:
         """Return (x / 255 - mean) / std, as of the images."""
         return self.images.normalised(images)
+
+
+def check_range(what: str, labels: Tensor, low: int, classes: int, ignore: int | None = None) -> None:
+    """Raise ShapeMismatch for a label that is below `low` or none of the classes; `ignore` is allowed too."""
+    if labels.is_meta:
+        return
+    wrong = labels[(labels < low) | (labels >= classes)]
+    if len(wrong := wrong if ignore is None else wrong[wrong != ignore]):
+        allowed = f"{low} to {classes - 1}" + ("" if ignore is None else f", or {ignore}")
+        raise ShapeMismatch(f"{what} must be {allowed}, not {wrong[0].item()}")
 
 
 def form(tensor: Tensor) -> str:

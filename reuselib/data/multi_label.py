@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from reuselib.data import files, photographs, vision
-from reuselib.data.image_set import IMAGENET_STATISTICS, Batches, Change, ImageSet, OfImages, one_class
+from reuselib.data.image_set import IMAGENET_STATISTICS, Batches, Change, ImageSet, OfImages, check_range, one_class
 from reuselib.data.rendered import rendered
 from reuselib.errors import ShapeMismatch, unknown
 
@@ -54,12 +54,8 @@ class MultiLabelSet(OfImages, Batches):
             raise ShapeMismatch(f"targets must be int64 {shape}, not {targets.dtype} {tuple(targets.shape)}")
         if targets.device != self.images.device:
             raise ShapeMismatch(f"targets are on {targets.device}, images on {self.images.device}: use .to(device)")
-        if not targets.numel() or targets.is_meta:
-            return
-        bounds = zip(self.tasks.items(), targets.amin(0).tolist(), targets.amax(0).tolist(), strict=True)
-        for (task, names), low, high in bounds:
-            if low < -1 or high >= len(names):
-                raise ShapeMismatch(f"targets of {task!r} must be -1 to {len(names) - 1}, not {low} to {high}")
+        for column, (task, names) in zip(targets.unbind(1), self.tasks.items(), strict=True):
+            check_range(f"the targets of {task!r}", column, -1, len(names))
 
     def __repr__(self) -> str:
         """Name the images, their number, shape, tasks and device."""

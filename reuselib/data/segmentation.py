@@ -17,7 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
 from reuselib.data import files
-from reuselib.data.image_set import HALVES, Batches, Change, OfImages, form, one_class
+from reuselib.data.image_set import HALVES, Batches, Change, OfImages, check_range, form, one_class
 from reuselib.data.rendered import rendered
 from reuselib.errors import DamagedFile, ShapeMismatch, unknown
 
@@ -57,12 +57,7 @@ class SegmentationSet(OfImages, Batches):
             raise ShapeMismatch(f"masks are on {masks.device}, images on {self.images.device}: use .to(device)")
         if not len(self.classes) <= self.ignore <= 255:
             raise ShapeMismatch(f"ignore={self.ignore} must lie above {len(self.classes)} classes, at most at 255")
-        if masks.is_meta or not masks.numel():
-            return
-        wrong = masks[(masks < 0) | ((masks >= len(self.classes)) & (masks != self.ignore))]
-        if len(wrong):
-            allowed = f"0 to {len(self.classes) - 1}, or {self.ignore}"
-            raise ShapeMismatch(f"the masks of {self.name} must hold {allowed}, not {wrong[0].item()}")
+        check_range(f"the masks of {self.name}", masks, 0, len(self.classes), self.ignore)
 
     def __repr__(self) -> str:
         """Name the set, its size, shape, classes and device."""
@@ -82,7 +77,7 @@ class SegmentationSet(OfImages, Batches):
         Args:
             batch: Images at a time; as many as have a million pixels if left out.
         """
-        return super().batches(batch or max(1, 2**20 // self.masks[0].numel()))
+        return super().batches(max(1, 2**20 // self.masks[0].numel()) if batch is None else batch)
 
 
 def from_masks(

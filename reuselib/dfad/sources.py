@@ -10,9 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from reuselib import run
 from reuselib.data import ImageSet
 from reuselib.data.image_set import Augment
-from reuselib.nets import Generator
+from reuselib.nets import Generator, latent_of
 
 Source = Callable[[int, torch.Generator | None], Tensor]
 
@@ -34,5 +35,5 @@ def gaussian_noise(image: tuple[int, int, int], where: torch.device) -> Source:
 
 def from_generator(generator: Generator) -> Source:
     """What a generator makes of N(0, 1) noise, in the mode it is in; gradients flow unless switched off."""
-    where = next(generator.parameters()).device
-    return lambda count, random: generator(torch.randn(count, generator.latent, device=where, generator=random))
+    where, latent = run.device_of(generator), latent_of(generator)
+    return lambda count, random: generator(torch.randn(count, latent, device=where, generator=random))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -95,22 +94,17 @@ class LayerwiseJob(run.Job):
         images = {name: self.settings[name] for name in ("dataset", "image", "raw")}
         recipe = {**images, **plan.plain(), "known": self.classes.sets[number], "draw": self.draw(number)}
         name = f"{self.settings.dataset}-part-{report.config_hash(recipe)[:16]}"
-        piece = zoo.Piece(name, plan.kept, "reuselib run layerwise")
-        if not piece.has():
+
+        def teach() -> Supervised:
             if plan.pretrained:
                 with run.seeded(self.draw(number)):
                     take_imagenet(network)
-            history = run.run(
-                self.teaching(number, network),
-                updates=plan.updates,
-                report_every=round_length([plan.updates], 10),
-                checkpoint=piece.checkpoint,
-                settings=json.dumps(recipe),
-                progress=self.progress,
-                title=f"teacher {number + 1}",
-            )
-            piece.save(network, history, recipe=recipe)
-        return piece.load(self.untaught(number), recipe)
+            return self.teaching(number, network)
+
+        course = {"updates": plan.updates, "report_every": round_length([plan.updates], 10)}
+        piece = zoo.Piece(name, plan.kept, "reuselib run layerwise")
+        shown = {"progress": self.progress, "title": f"teacher {number + 1}"}
+        return piece.trained(self.untaught(number), recipe, teach, **course, **shown)
 
     def teaching(self, number: int, network: nn.Module) -> Supervised:
         """The training of a teacher on the images of its classes."""

@@ -1,6 +1,7 @@
 """Networks by name: classifiers, generators, and taps to look inside any of them."""
 
-from collections.abc import Callable
+# ruff: noqa: F401
+
 from typing import Any
 
 from torch import nn
@@ -24,10 +25,11 @@ from reuselib.nets.generators import (
     dcgan_generator,
     deconvolution_generator,
     inversion_generator,
+    latent_of,
     reinitialise,
     upsampling_generator,
 )
-from reuselib.nets.layers import Classifier
+from reuselib.nets.layers import MODELS, Classifier
 from reuselib.nets.multi_head import (
     MultiHead,
     first_classes,
@@ -51,24 +53,6 @@ from reuselib.nets.segmentation import Segmenter, deeplabv3_mobilenet, deeplabv3
 from reuselib.nets.taps import Penultimate, penultimate, tap
 from reuselib.nets.vgg import alexnet, plain_vgg, take_torchvision_alexnet, vgg11_bn, vgg16_plain, vgg16_plain_half
 
-_PLAIN = (conv3, conv4, lenet5, lenet5_half, alexnet, vgg11_bn, plain_vgg, vgg16_plain, vgg16_plain_half)
-_RESIDUAL = (small_resnet, resnet34_8x, resnet18_8x, resnet34_imagenet, resnet18_imagenet)
-_WIDE = (wrn16_1, wrn16_2, wrn40_1, wrn40_2)
-_MULTI_HEAD = (multi_head_conv, multi_head_residual, multi_head_resnet18)
-_ROOMS = (room_encoder, residual_room_encoder, dense_decoder, vector_head, task_network, readout)
-_SEGMENTERS = (small_segmenter, deeplabv3_resnet50, deeplabv3_mobilenet)
-_GENERATORS = (upsampling_generator, dcgan_generator, inversion_generator, deconvolution_generator)
-
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    constructor.__name__: constructor
-    for kind in (_PLAIN, _RESIDUAL, _WIDE, _MULTI_HEAD, _ROOMS, _SEGMENTERS, _GENERATORS, (dcgan_discriminator,))
-    for constructor in kind
-}
-
-__all__ = ["MODELS", *MODELS, "build", "chain_of", "parameter_count", "penultimate", "reinitialise", "tap"]
-__all__ += ["Classifier", "Discriminator", "Generator", "Link", "MultiHead", "Penultimate", "Segmenter", "TaskNetwork"]
-__all__ += ["first_classes", "take_torchvision_alexnet", "take_torchvision_resnet18", "works_in_place"]
-
 
 def build(name: str, **arguments: Any) -> nn.Module:
     """Build a network by its name, as a card or a config names it.
@@ -78,7 +62,7 @@ def build(name: str, **arguments: Any) -> nn.Module:
         arguments: what that constructor takes.
 
     Raises:
-        UnknownName: there is no such network; the message gives the nearest name.
+        UnknownName: there is no such network or option; the message gives the nearest name.
     """
     if name not in MODELS:
         raise unknown("network", name, MODELS)

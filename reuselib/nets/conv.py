@@ -2,9 +2,10 @@
 
 from torch import nn
 
-from reuselib.nets.layers import Classifier, averaged, convolution
+from reuselib.nets.layers import Classifier, architecture, averaged, convolution
 
 
+@architecture
 def conv3(width: int = 16, classes: int = 10, channels: int = 1, batch_norm: bool = False) -> Classifier:
     """Build three 3x3 convolutions of width w, 2w, 4w, with max pooling between and average pooling after.
 
@@ -25,6 +26,7 @@ def conv3(width: int = 16, classes: int = 10, channels: int = 1, batch_norm: boo
     return Classifier(blocks, averaged(), nn.Linear(4 * width, classes))
 
 
+@architecture
 def conv4(width: int = 16, classes: int = 10, channels: int = 1) -> Classifier:
     """Build four 3x3 convolutions of width w, w, 2w, 4w, each with batch norm and ReLU, with strides 2, 1, 2, 2.
 
@@ -43,6 +45,7 @@ def conv4(width: int = 16, classes: int = 10, channels: int = 1) -> Classifier:
     return Classifier(blocks, averaged(), nn.Linear(4 * width, classes))
 
 
+@architecture
 def lenet5(classes: int = 10, channels: int = 1) -> Classifier:
     """Build LeNet-5 with ReLU and max pooling, without batch norm, for 32x32 images (61,706 parameters by default).
 
@@ -51,6 +54,7 @@ def lenet5(classes: int = 10, channels: int = 1) -> Classifier:
     return _lenet((6, 16, 120), 84, classes, channels)
 
 
+@architecture
 def lenet5_half(classes: int = 10, channels: int = 1) -> Classifier:
     """Build LeNet-5 with every layer at half its width (15,738 parameters by default).
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from reuselib.errors import ReuseError, unknown
-from reuselib.nets.layers import ImageNetwork, convolution
+from reuselib.nets.layers import ImageNetwork, architecture, convolution
 from reuselib.nets.resnet import BasicBlock
 
 WIDTHS = (24, 32, 48, 48, 48, 8)
@@ -14,6 +14,7 @@ CODE = WIDTHS[-1]
 SIDE = 8
 
 
+@architecture
 def room_encoder(widths: Sequence[int] = WIDTHS, strides: Sequence[int] = STRIDES, channels: int = 3) -> nn.Sequential:
     """Build the encoder of the zoo of rooms: 3x3 convolutions, each with batch norm and ReLU.
 
@@ -31,6 +32,7 @@ def room_encoder(widths: Sequence[int] = WIDTHS, strides: Sequence[int] = STRIDE
     return nn.Sequential(*(nn.Sequential(*convolution(*block)) for block in blocks))
 
 
+@architecture
 def residual_room_encoder(width: int = 22, code: int = CODE, channels: int = 3) -> nn.Sequential:
     """Build an encoder of another architecture, whose representation has the same shape.
 
@@ -50,6 +52,7 @@ def residual_room_encoder(width: int = 22, code: int = CODE, channels: int = 3) 
     )
 
 
+@architecture
 def dense_decoder(outputs: int, inputs: int = CODE) -> nn.Sequential:
     """Build a decoder that gives a label for each pixel, by two pixel shuffles.
 
@@ -64,6 +67,7 @@ def dense_decoder(outputs: int, inputs: int = CODE) -> nn.Sequential:
     return nn.Sequential(*first, nn.PixelShuffle(2), *second, nn.PixelShuffle(2), last)
 
 
+@architecture
 def vector_head(outputs: int, inputs: int = CODE, side: int = SIDE, dropout: float = 0.3) -> nn.Sequential:
     """Build a head that gives one vector for each image: class scores, or numbers such as a pose.
 
@@ -107,6 +111,7 @@ class TaskNetwork(ImageNetwork):
         return self.encoder(images)
 
 
+@architecture
 def task_network(outputs: int, dense: bool = True, encoder: str = "plain", channels: int = 3) -> TaskNetwork:
     """Build a network for one task of the rooms.
 
@@ -124,6 +129,7 @@ def task_network(outputs: int, dense: bool = True, encoder: str = "plain", chann
     return TaskNetwork(ENCODERS[encoder](channels=channels), dense_decoder(outputs) if dense else vector_head(outputs))
 
 
+@architecture
 def readout(outputs: int, dense: bool = True, inputs: int = CODE, width: int = 16) -> nn.Sequential:
     """Build what a transfer trains on a frozen representation: a batch norm, two convolutions, a fresh decoder.
 

@@ -7,10 +7,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from reuselib.errors import ShapeMismatch, unknown
+from reuselib.errors import BadValue, ShapeMismatch, unknown
+from reuselib.nets.layers import Shape, architecture
 
-Shape = tuple[int, int, int]
-"""Channels, height and width."""
 ACTIVATIONS: dict[str | None, type[nn.Module]] = {"tanh": nn.Tanh, None: nn.Identity}
 NORMALISATIONS: dict[str | None, Callable[[int, int], list[nn.Module]]] = {
     "batch": lambda channels, groups: [nn.BatchNorm2d(channels)],
@@ -44,6 +43,15 @@ class Generator(nn.Module):
         return self.layers(noise)
 
 
+def latent_of(generator: nn.Module) -> int:
+    """The length of the noise that a generator takes; BadValue for a module that does not say it."""
+    if not isinstance(latent := getattr(generator, "latent", None), int):
+        wrap = "Wrap it: nets.Generator(nn.Sequential(generator), latent=100, image=(3, 32, 32))"
+        raise BadValue(f"{type(generator).__name__} does not say how long its noise is. {wrap}.")
+    return latent
+
+
+@architecture
 def upsampling_generator(
     image: Shape = (1, 32, 32),
     latent: int = 100,
@@ -80,6 +88,7 @@ def upsampling_generator(
     )
 
 
+@architecture
 def dcgan_generator(image: Shape = (3, 128, 128), latent: int = 256, width: int = 64) -> Generator:
     """Build a generator from four transposed convolutions, with values in [-1, 1].
 
@@ -107,6 +116,7 @@ def dcgan_generator(image: Shape = (3, 128, 128), latent: int = 256, width: int 
     return generator
 
 
+@architecture
 def inversion_generator(
     image: Shape = (3, 32, 32), latent: int = 256, width: int = 64, large: bool = False
 ) -> Generator:
@@ -221,6 +231,7 @@ class Discriminator(nn.Module):
         return self.layers(images).flatten()
 
 
+@architecture
 def deconvolution_generator(image: Shape = (3, 64, 64), latent: int = 100, width: int = 128) -> Generator:
     """Build DCGAN's generator: transposed convolutions from 1x1 over 4x4, doubling up to the image, then tanh.
 
@@ -251,6 +262,7 @@ def deconvolution_generator(image: Shape = (3, 64, 64), latent: int = 100, width
     return generator
 
 
+@architecture
 def dcgan_discriminator(
     image: Shape = (3, 64, 64), width: int = 128, norm: str | None = "group", groups: int = 32
 ) -> Discriminator:

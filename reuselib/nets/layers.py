@@ -1,13 +1,69 @@
-"""What many architectures share: segments, initial weights, and the shape of a classifier: blocks, pool, head.
+"""What many architectures share: their names, segments, initial weights, and the classifier: blocks, pool, head.
 
 The order of construction is the order of the random draws.
 """
 
-from collections.abc import Callable, Iterable
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor, nn
 
-from reuselib.errors import ShapeMismatch
+from reuselib import checks
+from reuselib.errors import BadValue, ShapeMismatch, unknown
+
+P = ParamSpec("P")
+Network = TypeVar("Network", bound=nn.Module)
+Shape = tuple[int, int, int]
+"""Channels, height and width."""
+
+MODELS: dict[str, Callable[..., nn.Module]] = {}
+
+
+def architecture(build: Callable[P, Network]) -> Callable[P, Network]:
+    """Make a constructor known by its name, and let it look at what it is given before anything is built.
+
+    Raises (the constructor):
+        BadValue: a width, a depth or a number of classes is no whole number from 1 on, an image is not (C, H, W), or a
+            share does not lie between 0 and 1.
+        UnknownName: there is no such option; the message gives the nearest.
+    """
+    signature = inspect.signature(build)
+    parameters = signature.parameters
+
+    @functools.wraps(build)
+    def checked(*arguments: P.args, **options: P.kwargs) -> Network:
+        for name in options:
+            if name not in parameters:
+                raise unknown(f"option of {build.__name__}", name, parameters)
+        for name, value in signature.bind(*arguments, **options).arguments.items():
+            if (kind := parameters[name].annotation) is float:
+                checks.number(0, 1, **{name: value})
+            elif kind not in (bool, str, str | None):
+                check_sizes(**{name: value})
+        return build(*arguments, **options)
+
+    MODELS[build.__name__] = checked
+    return checked
+
+
+def check_sizes(**values: Any) -> None:
+    """Refuse sizes, or anything made of sizes, that are no whole numbers from 1 on, and an ``image`` not (C, H, W)."""
+    for name, value in values.items():
+        if isinstance(value, Sequence) and not len(value) or name == "image" and len([*_leaves(value)]) != 3:
+            wanted = "be (channels, height, width)" if name == "image" else "hold at least one number"
+            raise BadValue(f"{name} must {wanted}, not {value!r}.")
+        for leaf in _leaves(value):
+            checks.whole(**{name: leaf})
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(each)
+    else:
+        yield value
 
 
 class ImageNetwork(nn.Module):

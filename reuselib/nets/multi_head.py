@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from reuselib.errors import ReuseError, unknown
-from reuselib.nets.layers import ImageNetwork, averaged, convolution, initialise_convolutions, repeated
+from reuselib.nets.layers import ImageNetwork, architecture, averaged, convolution, initialise_convolutions, repeated
 from reuselib.nets.pretrained import take
 from reuselib.nets.resnet import BasicBlock
 from reuselib.nets.taps import tap
@@ -115,6 +115,7 @@ def first_classes(network: MultiHead, task: str, count: int, name: str) -> Multi
     return cut.train(network.training)
 
 
+@architecture
 def multi_head_conv(
     tasks: Mapping[str, int], widths: Sequence[int] = (16, 32, 32), depth: int = 1, channels: int = 1
 ) -> MultiHead:
@@ -145,6 +146,7 @@ def _residual_stage(inputs: int, outputs: int, depth: int, stride: int) -> nn.Se
     return nn.Sequential(*blocks)
 
 
+@architecture
 def multi_head_residual(
     tasks: Mapping[str, int], widths: Sequence[int] = (16, 32, 32), depth: int = 1, channels: int = 1
 ) -> MultiHead:
@@ -163,6 +165,7 @@ def multi_head_residual(
     return MultiHead(stages, widths, tasks)
 
 
+@architecture
 def multi_head_resnet18(
     tasks: Mapping[str, int], widths: Sequence[int] = RESNET18_WIDTHS, channels: int = 3
 ) -> MultiHead:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from reuselib.errors import ReuseError
-from reuselib.nets.layers import Classifier, averaged, convolution, initialise_convolutions, repeated
+from reuselib.nets.layers import Classifier, architecture, averaged, convolution, initialise_convolutions, repeated
 
 
 class BasicBlock(nn.Module):
@@ -42,6 +42,7 @@ class PreActivationBlock(nn.Module):
         return self.residual(active) + (maps if self.shortcut is None else self.shortcut(active))
 
 
+@architecture
 def small_resnet(
     depth_blocks: Sequence[int] = (1, 1, 1), width: int = 16, classes: int = 10, channels: int = 1
 ) -> Classifier:
@@ -68,6 +69,7 @@ def small_resnet(
     return network
 
 
+@architecture
 def resnet34_8x(classes: int = 10, channels: int = 3) -> Classifier:
     """Build ResNet-34 for 32x32 images, downsampling by 8 (21,282,122 parameters at 10 classes).
 
@@ -76,6 +78,7 @@ def resnet34_8x(classes: int = 10, channels: int = 3) -> Classifier:
     return small_resnet((3, 4, 6, 3), 64, classes, channels)
 
 
+@architecture
 def resnet18_8x(classes: int = 10, channels: int = 3) -> Classifier:
     """Build ResNet-18 for 32x32 images, downsampling by 8 (11,173,962 parameters at 10 classes).
 
@@ -84,6 +87,7 @@ def resnet18_8x(classes: int = 10, channels: int = 3) -> Classifier:
     return small_resnet((2, 2, 2, 2), 64, classes, channels)
 
 
+@architecture
 def resnet34_imagenet(classes: int = 101, channels: int = 3) -> Classifier:
     """Wrap torchvision's ResNet-34, randomly initialised, with its own number of outputs.
 
@@ -92,6 +96,7 @@ def resnet34_imagenet(classes: int = 101, channels: int = 3) -> Classifier:
     return _torchvision("resnet34", classes, channels)
 
 
+@architecture
 def resnet18_imagenet(classes: int = 101, channels: int = 3) -> Classifier:
     """Wrap torchvision's ResNet-18, randomly initialised, with its own number of outputs.
 
@@ -144,21 +149,25 @@ def wide_resnet(depth: int, factor: int, classes: int = 10, channels: int = 3) -
     return network
 
 
+@architecture
 def wrn16_1(classes: int = 10, channels: int = 3) -> Classifier:
     """Build WRN-16-1 (175,066 parameters at 10 classes)."""
     return wide_resnet(16, 1, classes, channels)
 
 
+@architecture
 def wrn16_2(classes: int = 10, channels: int = 3) -> Classifier:
     """Build WRN-16-2 (691,674 parameters at 10 classes)."""
     return wide_resnet(16, 2, classes, channels)
 
 
+@architecture
 def wrn40_1(classes: int = 10, channels: int = 3) -> Classifier:
     """Build WRN-40-1 (563,930 parameters at 10 classes)."""
     return wide_resnet(40, 1, classes, channels)
 
 
+@architecture
 def wrn40_2(classes: int = 10, channels: int = 3) -> Classifier:
     """Build WRN-40-2 (2,243,546 parameters at 10 classes; 37 batch norms with 2,704 channels in all)."""
     return wide_resnet(40, 2, classes, channels)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reuselib.errors import ShapeMismatch
-from reuselib.nets.layers import ImageNetwork, convolution
+from reuselib.nets.layers import ImageNetwork, architecture, convolution
 from reuselib.nets.pretrained import take
 
 ATROUS_RATES = (12, 24, 32)
@@ -50,6 +50,7 @@ class Segmenter(ImageNetwork):
         return self.decoder(self.encoder(images))
 
 
+@architecture
 def small_segmenter(width: int = 32, classes: int = 7, channels: int = 3) -> Segmenter:
     """Build a small encoder-decoder: down to a quarter of the size and, by pixel shuffling, up again.
 
@@ -69,6 +70,7 @@ def small_segmenter(width: int = 32, classes: int = 7, channels: int = 3) -> Seg
     return Segmenter(nn.Sequential(*encoder), nn.Sequential(*decoder), nn.Conv2d(width // 2, classes, 1))
 
 
+@architecture
 def deeplabv3_resnet50(classes: int = 21, channels: int = 3, dropout: float = 0.5) -> Segmenter:
     """Build DeepLabv3 on torchvision's ResNet-50, randomly initialised, at output stride 8.
 
@@ -93,6 +95,7 @@ def deeplabv3_resnet50(classes: int = 21, channels: int = 3, dropout: float = 0.
     return _deeplab(nn.Sequential(OrderedDict(parts)), 2048, classes, dropout)
 
 
+@architecture
 def deeplabv3_mobilenet(classes: int = 21, channels: int = 3, dropout: float = 0.5) -> Segmenter:
     """Build DeepLabv3 on torchvision's MobileNetV2, randomly initialised, at output stride 8.
 

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.data import MultiLabelSet, SegmentationSet
 from reuselib.data.augment import crop_and_flip, window_and_flip
-from reuselib.data.image_set import Augment
-from reuselib.errors import DeviceError, ReuseError, ShapeMismatch
+from reuselib.data.image_set import Augment, Batches
+from reuselib.errors import ReuseError, ShapeMismatch
 from reuselib.report import metrics
 
 
@@ -56,6 +56,7 @@ class Supervised(run.Method):
         precision: chosen if left out.
 
     Raises:
+        BadValue: a number cannot be meant, or the images are no image set with something in it.
         DeviceError: images and classifier are on different devices.
         ShapeMismatch: the classifier has too few outputs or does not take such images.
     """
@@ -81,9 +82,11 @@ class Supervised(run.Method):
         seed: int = 0,
         precision: str | None = None,
     ) -> None:
-        self.device = next(student.parameters()).device
-        if images.device != self.device:
-            raise DeviceError(f"Images are on {images.device}, the network on {self.device}. Use images.to(device).")
+        checks.some(Batches, images=images)
+        checks.whole(batch=batch)
+        checks.whole(0, crop=crop)
+        checks.number(lr=lr, weight_decay=weight_decay, noise=noise)
+        self.device = run.device_of(network=student, images=images)
         self.student, self.images, self.batch = run.on_device(student, self.device), images, batch
         self.mixup, self.noise = mixup, noise
         self.augment = augment or (partial(crop_and_flip, padding=crop, flip=flip) if crop or flip else None)
@@ -188,6 +191,9 @@ class SegmentationTraining(Supervised):
         focal: float = 0.0,
         **options: Any,
     ) -> None:
+        if window is not None:
+            checks.whole(window=window)
+        checks.number(focal=focal)
         self.focal = focal
         augment = partial(window_and_flip, size=window, flip=flip) if window or flip else None
         super().__init__(student, images, **{"augment": augment} | options)

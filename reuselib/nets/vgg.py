@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from reuselib.errors import ReuseError
-from reuselib.nets.layers import Classifier, averaged, convolution, initialise_convolutions
+from reuselib.nets.layers import Classifier, architecture, averaged, convolution, initialise_convolutions
 from reuselib.nets.pretrained import take
 
 WIDTHS = ((64,), (128,), (256, 256), (512, 512), (512, 512))
@@ -15,6 +15,7 @@ VGG16_HALF_WIDTHS = (*VGG16_WIDTHS[:3], (256,) * 3, (256,) * 3)
 SYMBOLS_WIDTHS = ((16, 16), (32, 32), (64, 64), (64, 64))
 
 
+@architecture
 def vgg11_bn(classes: int = 10, channels: int = 3, pools: int = 3) -> Classifier:
     """Build the eight convolutions of VGG-11, each with batch norm and ReLU, in five blocks.
 
@@ -39,6 +40,7 @@ def vgg11_bn(classes: int = 10, channels: int = 3, pools: int = 3) -> Classifier
     return network
 
 
+@architecture
 def plain_vgg(
     widths: Sequence[Sequence[int]] = SYMBOLS_WIDTHS,
     hidden: int = 32,
@@ -84,6 +86,7 @@ def plain_vgg(
     return network
 
 
+@architecture
 def vgg16_plain(classes: int = 10, channels: int = 3) -> Classifier:
     """Build NetGraft's CIFAR teacher: VGG-16 without batch norm in its blocks, for 32x32 images.
 
@@ -99,6 +102,7 @@ def vgg16_plain(classes: int = 10, channels: int = 3) -> Classifier:
     return plain_vgg(VGG16_WIDTHS, 512, classes, channels, size=32)
 
 
+@architecture
 def vgg16_plain_half(classes: int = 10, channels: int = 3) -> Classifier:
     """Build NetGraft's CIFAR student: `vgg16_plain` with 256 channels in blocks 4 and 5 and no batch norm at all.
 
@@ -137,6 +141,7 @@ TORCHVISION |= {"classifier.1": "pool.3", "classifier.4": "pool.6", "classifier.
 """Each layer of torchvision's AlexNet, and the same layer here."""
 
 
+@architecture
 def alexnet(
     widths: Sequence[int] = ALEXNET_WIDTHS,
     hidden: Sequence[int] = ALEXNET_HIDDEN,

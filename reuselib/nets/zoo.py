@@ -6,14 +6,15 @@ A piece ``<name>`` is a folder ``zoo/<name>/`` in the data room; slashes in the 
     zoo/rooms-0/depth/     weights.safetensors  card.json  log.csv   a network that a study made
     zoo/rooms-0/transfers/ losses.safetensors   card.json            a table that a study made
 
-The card says what the piece is, how it was made, and the SHA-256 of its tensors. It is written last: a piece that has
-a card is finished.
+The card says what the piece is, how it was made, the SHA-256 of its tensors and of its log, and last a digest of all
+that. It is written last: a piece that has a card is finished.
 """
 
+import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from reuselib import data, home, nets, run
 from reuselib.data import ImageSet, SegmentationSet, segmentation
-from reuselib.errors import DamagedFile, MissingFile, ReuseError, unknown
+from reuselib.errors import DamagedFile, MissingFile, NonFinite, ReuseError, unknown
 from reuselib.nets import blank, pretrained
 from reuselib.nets.recipes import RECIPES, Published, Recipe
 from reuselib.nets.segmentation import Segmenter, take_torchvision_encoder
@@ -76,6 +77,10 @@ class Piece:
         """Whether it comes with the repository, with its hash."""
         return self.kept and f"zoo/{self.name}/card.json" in home.registry()
 
+    @property
+    def _again(self) -> str:
+        return f"delete {self.folder}, then {self.fix}"
+
     def has(self) -> bool:
         """Whether it is finished, here or where the repository's files are fetched from."""
         if (self.folder / "card.json").is_file():
@@ -109,19 +114,25 @@ class Piece:
         """
         path = self._file("card.json")
         try:
-            return json.loads(path.read_text("utf-8"))
+            card = json.loads(path.read_text("utf-8"))
         except ValueError as error:
-            raise DamagedFile(path, f"not valid JSON ({error})", f"delete {self.folder}, then {self.fix}") from error
+            raise DamagedFile(path, f"not valid JSON ({error})", self._again) from error
+        # What comes with the repository has been compared with the registry.
+        if not self.shipped and path.read_bytes() != _sealed(card):
+            raise DamagedFile(path, "its digest is not that of what it says", self._again)
+        return card
 
     def verify(self) -> Path:
-        """Check its tensors against its card and return their path.
+        """Check its tensors and its log against its card and return the path of the tensors.
 
         Raises:
             MissingFile: it is not finished.
-            DamagedFile: card or tensors were altered.
+            DamagedFile: card, log or tensors were altered.
         """
         card = self.card()
-        return home.verify(self._file(self._tensors(card)), card["sha256"], f"delete {self.folder}, then {self.fix}")
+        if "log_sha256" in card:
+            home.verify(self._file("log.csv"), card["log_sha256"], self._again)
+        return home.verify(self._file(self._tensors(card)), card["sha256"], self._again)
 
     def tensors(self, recipe: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
         """Its tensors by name, on the CPU, verified.
@@ -131,12 +142,18 @@ class Piece:
 
         Raises:
             MissingFile: it is not finished.
-            DamagedFile: card or tensors were altered.
+            DamagedFile: card, log or tensors were altered.
             ReuseError: it was made by another recipe.
+            NonFinite: they hold NaN or infinity.
         """
         if recipe is not None and self.card()["recipe"] != _plain(recipe):
             raise ReuseError(f"{self.folder} was made by another recipe. Delete it, then {self.fix}")
-        return safetensors.torch.load(self.verify().read_bytes())
+        return self._finite(safetensors.torch.load(self.verify().read_bytes()))
+
+    def _finite(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if odd := [name for name, value in tensors.items() if not value.isfinite().all()]:
+            raise NonFinite(f"{odd[0]} of {self.name} holds NaN or infinity: its training failed. {self._again}")
+        return tensors
 
     def load(self, network: nn.Module, recipe: Mapping[str, Any] | None = None) -> nn.Module:
         """Put its tensors into a network of its architecture, and return that: frozen, evaluating, with ``.card``."""
@@ -156,23 +173,51 @@ class Piece:
 
         Returns:
             The card.
+
+        Raises:
+            NonFinite: a tensor holds NaN or infinity; nothing is written.
         """
         card: dict[str, Any] = {"name": self.name}
         if isinstance(content, nn.Module):
             card["parameters"] = nets.parameter_count(content)
             content = content.state_dict()
         file = self._tensors(card)
+        ready = self._finite({name: value.detach().cpu().contiguous() for name, value in content.items()})
+        card |= facts | {"versions": {package: version(package) for package in ("torch", "torchvision")}}
         if history is not None:
             home.write_atomic(self.folder / "log.csv", _log(history).encode())
-        ready = {name: value.detach().cpu().contiguous() for name, value in content.items()}
+            card["log_sha256"] = home.sha256(self.folder / "log.csv")
         home.write_atomic(self.folder / file, safetensors.torch.save(ready))
-        versions = {package: version(package) for package in ("torch", "torchvision")}
-        card = _plain(card | facts | {"versions": versions, "sha256": home.sha256(self.folder / file)})
-        home.write_atomic(self.folder / "card.json", (json.dumps(card, indent=2) + "\n").encode())
+        sealed = _sealed(card | {"sha256": home.sha256(self.folder / file)})
+        home.write_atomic(self.folder / "card.json", sealed)
         self.checkpoint.unlink(missing_ok=True)
         if self.kept and home.in_clone() and home.root() == home.CLONE / "data":
             home.write_registry()
-        return card
+        return json.loads(sealed)
+
+    def trained(
+        self, network: nn.Module, recipe: Mapping[str, Any], teach: Callable[[], Supervised], **options: Any
+    ) -> nn.Module:
+        """Load it into a network where it is finished; else train it first, going on with what was cut off.
+
+        Args:
+            network: of its architecture.
+            recipe: all that decides it.
+            teach: makes the training, whose ``student`` it becomes.
+            options: of :func:`reuselib.run.run`.
+        """
+        if not self.has():
+            method = teach()
+            history = run.run(method, checkpoint=self.checkpoint, settings=json.dumps(recipe), **options)
+            self.save(method.student, history, recipe=recipe)
+        return self.load(network, recipe)
+
+
+def _sealed(card: Mapping[str, Any]) -> bytes:
+    """A card as it is written, with the digest of its other entries as the last."""
+    facts = {name: value for name, value in card.items() if name != "digest"}
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return (json.dumps(facts | {"digest": digest}, indent=2) + "\n").encode()
 
 
 def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,7 +269,8 @@ def load(name: str, device: str | torch.device | None = None) -> nn.Module:
     Raises:
         UnknownName: no network has this name.
         MissingFile: it has not been trained or fetched.
-        DamagedFile: card or weights were altered.
+        DamagedFile: card, log or weights were altered.
+        NonFinite: the weights hold NaN or infinity.
         ReuseError: the card names no architecture: only the study that made the piece can build its network.
     """
     where = run.device(device)

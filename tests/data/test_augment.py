@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from reuselib.data.augment import crop_and_flip, resized_crop, roll_and_flip, window_and_flip
+from reuselib.errors import BadValue
 
 
 def plain(images: Tensor, generator: torch.Generator, padding: int, flip: bool) -> Tensor:
@@ -187,3 +188,22 @@ def test_a_seed_decides_the_view_and_it_exists_on_meta(augment: Callable[..., Te
     assert torch.equal(views[0], views[1]) and not torch.equal(views[0], views[2])
     nowhere = augment(images.to("meta"), None)
     assert nowhere.is_meta and nowhere.shape == images.shape
+
+
+@pytest.mark.parametrize(
+    ("augment", "options"),
+    [
+        (crop_and_flip, {"padding": -1}),
+        (crop_and_flip, {"padding": 1.5}),
+        (window_and_flip, {"size": 9}),
+        (window_and_flip, {"size": -4}),
+        (resized_crop, {"scale": (0, 1)}),
+        (resized_crop, {"scale": (0.5, 0.2)}),
+        (resized_crop, {"scale": (0.5, 1.2)}),
+        (resized_crop, {"ratio": (1, math.nan)}),
+        (roll_and_flip, {"shift": -2}),
+    ],
+)
+def test_numbers_that_cannot_be_meant(augment: Callable[..., Tensor], options: dict) -> None:
+    with pytest.raises(BadValue, match="must be a (whole|finite) number"):
+        augment(torch.rand(2, 3, 8, 8), None, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -13,7 +14,7 @@ from reuselib import data
 from reuselib.data import ImageSet, MultiLabelSet, SegmentationSet
 from reuselib.data.augment import crop_and_flip, window_and_flip
 from reuselib.data.image_set import STATISTICS, statistics
-from reuselib.errors import ReuseError, ShapeMismatch, UnknownName
+from reuselib.errors import BadValue, ReuseError, ShapeMismatch, UnknownName
 from reuselib.worlds import rooms
 
 
@@ -72,9 +73,14 @@ def test_samples_batches_and_subsets_pair_images_and_labels(name: str) -> None:
         )
     first, again, other = (numbers(next(images.take(12, s).batches())[1]) for s in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other) and len(first.unique()) == 12
-    for count in (0, 24):
-        with pytest.raises(ReuseError, match="ask for 1 to 23"):
+    for count in (0, 24, 8.5):
+        with pytest.raises(BadValue, match="count must be a whole number from 1 to 23, not"):
             images.take(count, 0)
+    for batch in (0, 2.5):
+        with pytest.raises(BadValue, match="batch must be a whole number"):
+            next(images.batches(batch))
+    with pytest.raises(BadValue, match="nothing can be drawn from .*'numbered', 0 x .*it is empty"):
+        images.subset([]).sample(2, seed())
     kinds = {"labels": "ImageSet", "targets": "MultiLabelSet", "masks": "SegmentationSet"}
     assert repr(images).startswith(f"{kinds[name]}('numbered', 23 x (1, 8, 8), ") and repr(images).endswith("cpu)")
 
@@ -113,7 +119,7 @@ def test_epoch_covers_each_image_at_most_once() -> None:
     for batch in (1, 5, 23):
         labels, again = (torch.cat([y for _, y in numbered().epoch(batch, seed(3))]) for _ in range(2))
         assert len(labels) == 23 // batch * batch == labels.unique().numel() and torch.equal(labels, again)
-    with pytest.raises(ReuseError, match="24 cannot be drawn from the 23"):
+    with pytest.raises(BadValue, match="batch must be a whole number from 1 to 23, not 24"):
         numbered().epoch(24, seed())
 
 
@@ -123,11 +129,15 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         "uint8": {"images": pixels.float()},
         "labels must be int64": {"labels": labels[:1]},
         "as many means": {"mean": (0.0,) * 3, "std": (1.0,) * 3},
-        "std must be above 0": {"std": (0.0,)},
+        "std must be a finite number above 0, not 0.0": {"std": (0.0,)},
+        "std must be a finite number above 0, not nan": {"std": (math.nan,)},
+        "mean must be a finite number, not inf": {"mean": (math.inf,)},
+        "labels of x must be 0 to 0, not 1": {"labels": labels + 1},
+        "labels of x must be 0 to 0, not -1": {"labels": labels - 1},
         "labels are on meta": {"labels": labels.to("meta")},
     }.items():
         parts = {"name": "x", "images": pixels, "labels": labels, "classes": ("a",), "mean": (0.0,), "std": (1.0,)}
-        with pytest.raises(ShapeMismatch, match=message):
+        with pytest.raises((ShapeMismatch, BadValue), match=message):
             ImageSet(**(parts | changes))
     images = numbered()
     with pytest.raises(ShapeMismatch, match="normalised images already"):
@@ -157,8 +167,8 @@ def test_per_class_draws_nested_sets_with_so_many_of_each() -> None:
     assert not torch.equal(whole.per_class(7, seed=4).images, draws[-1].images)
     drawn = torch.cat([classes(5, 5).per_class(2, seed=s).images[:, 0, 0, 0].long() for s in range(300)])
     assert (drawn.bincount(minlength=10) / 300 - 2 / 5).abs().max() < 0.12, "every image as often"
-    for count in (0, 8):
-        with pytest.raises(ReuseError, match=rf"cannot draw {count} images of each class: ask for 1 to 7.*'b'"):
+    for count, message in ((0, "at least 1, not 0"), (8, "cannot draw 8 images of each class: ask for 1 to 7.*'b'")):
+        with pytest.raises(ReuseError, match=message):
             whole.per_class(count, seed=0)
     with pytest.raises(ReuseError, match="'b' has none"):
         classes(5, 0, 5).per_class(1, seed=0)

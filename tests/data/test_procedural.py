@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from reuselib import data
 from reuselib.data.digits import digits, printed_digits
 from reuselib.data.procedural import TEXTURES, noise, textures
-from reuselib.errors import UnknownName
+from reuselib.errors import BadValue, UnknownName
 
 
 def test_handwritten_digits_split_once_and_for_all() -> None:
@@ -32,6 +32,9 @@ def test_a_seed_decides_the_images(draw: partial) -> None:
     first, again, other = (draw(60, seed=seed) for seed in (3, 3, 4))
     assert first.shape == (1, 16, 16) and torch.equal(first.images, again.images)
     assert not torch.equal(first.images, other.images) and first.images.flatten(1).unique(dim=0).shape[0] > 57
+    for options in ({"count": 0}, {"count": 2.5}, {"count": 2, "seed": -1}, {"count": 2, "seed": 2**64}):
+        with pytest.raises(BadValue, match="must be a whole number"):
+            draw(**options)
     counts = first.labels.bincount()
     assert counts.min() == counts.max() and (len(counts) == 1 or not first.labels.equal(first.labels.sort().values))
 

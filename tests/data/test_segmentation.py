@@ -109,8 +109,8 @@ def test_parts_that_do_not_fit() -> None:
         (images.masks.byte(), r"masks must be int64 \(23, 4, 6\), not torch.uint8"),
         (images.masks[:, :, :5], r"masks must be int64 \(23, 4, 6\), not torch.int64 \(23, 4, 5\)"),
         (images.masks.to("meta"), "use .to"),
-        (images.masks.masked_fill(images.masks == 1, 3), "masks of numbered must hold 0 to 2, or 255, not 3"),
-        (images.masks.masked_fill(images.masks == 1, -1), "masks of numbered must hold 0 to 2, or 255, not -1"),
+        (images.masks.masked_fill(images.masks == 1, 3), "masks of numbered must be 0 to 2, or 255, not 3"),
+        (images.masks.masked_fill(images.masks == 1, -1), "masks of numbered must be 0 to 2, or 255, not -1"),
     ):
         with pytest.raises(ShapeMismatch, match=message):
             SegmentationSet(images.images, masks, images.classes)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from reuselib import nets
-from reuselib.errors import ShapeMismatch, UnknownName
+from reuselib.dfad import sources
+from reuselib.errors import BadValue, ShapeMismatch, UnknownName
 from reuselib.nets import generators
 
 SMALL = {
@@ -87,15 +88,21 @@ def test_layers_of_the_papers() -> None:
     assert len(kinds(generator, nn.BatchNorm2d)) == 4 and isinstance(generator.layers[-1], nn.Tanh)
 
 
+def test_a_plain_module_does_not_say_how_long_its_noise_is() -> None:
+    assert nets.latent_of(SMALL["dcgan"]()) == 8
+    with pytest.raises(BadValue, match="Sequential does not say how long its noise is. Wrap it: nets.Generator"):
+        sources.from_generator(nn.Sequential(nn.Linear(8, 4)))
+
+
 def test_sizes_that_do_not_fit_are_refused() -> None:
     for build in (nets.upsampling_generator, nets.inversion_generator):
-        for image in ((1, 30, 32), (1, 32, 2), (1, 0, 8)):
+        for image in ((1, 30, 32), (1, 32, 2)):
             with pytest.raises(ShapeMismatch, match="multiples of 4"):
                 build(image=image)
     with pytest.raises(ShapeMismatch, match="multiples of 16"):
         nets.dcgan_generator(image=(3, 40, 48))
     for build in (nets.deconvolution_generator, nets.dcgan_discriminator):
-        for height, width in ((4, 4), (12, 12), (28, 28), (48, 48), (16, 32), (0, 0), (7, 7)):
+        for height, width in ((4, 4), (12, 12), (28, 28), (48, 48), (16, 32), (7, 7)):
             with pytest.raises(ShapeMismatch, match=f"8, 16, 32, 64 … pixels, not {height}x{width}.*Resize"):
                 build((1, height, width))
     with pytest.raises(UnknownName, match="tanh"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from torch import nn
 from torchvision import models as torchvision
 
 from reuselib import nets
-from reuselib.errors import ReuseError, ShapeMismatch, UnknownName
+from reuselib.errors import BadValue, ReuseError, ShapeMismatch, UnknownName
 from reuselib.nets.resnet import PreActivationBlock, wide_resnet
 
 SMALL = {
@@ -220,7 +222,7 @@ def test_forms_that_do_not_exist_are_refused() -> None:
     for depth in (4, 9, 17, 41):
         with pytest.raises(ReuseError, match=f"6n \\+ 4 layers, not {depth}"):
             wide_resnet(depth, 1)
-    for pools in (-1, 6):
+    for pools in (6, 7):
         with pytest.raises(ReuseError, match=f"0 to 5.*not {pools}"):
             nets.vgg11_bn(pools=pools)
     for widths, size in ((((4,), (), (4,)), 16), (((4,),) * 5, 16), (((4,),) * 3, 7)):
@@ -229,3 +231,20 @@ def test_forms_that_do_not_exist_are_refused() -> None:
     for arguments in ({"widths": (64, 192)}, {"hidden": (4096,)}):
         with pytest.raises(ReuseError, match="5 widths of convolutions and 2 of hidden linear layers, not"):
             nets.alexnet(**arguments)
+
+
+@pytest.mark.parametrize("name", nets.MODELS)
+def test_what_cannot_be_meant_is_refused_by_its_name_before_anything_is_built(name: str) -> None:
+    parameters = inspect.signature(nets.MODELS[name]).parameters
+    needed = {"tasks": {"a": 2}, "outputs": 3}
+    given = {key: value for key, value in needed.items() if key in parameters}
+    wrong: dict[str, tuple] = dict.fromkeys(("width", "classes", "channels", "latent", "groups", "depth"), (0, -1, 8.5))
+    wrong |= {"image": ((16, 16), (3, 0, 8)), "widths": ((), (4, 0, 8)), "tasks": ({"a": 0},), "dropout": (-0.1, 2)}
+    wrong |= dict.fromkeys(("hidden", "outputs", "side"), (0,))
+    cases = [(key, value) for key, values in wrong.items() if key in parameters for value in values]
+    assert cases
+    for key, value in cases:
+        with pytest.raises(BadValue, match=f"{key} must "):
+            nets.build(name, **given | {key: value})
+    with pytest.raises(UnknownName, match=f"option of {name} '{cases[0][0]}s'. Did you mean '{cases[0][0]}'"):
+        nets.build(name, **given | {f"{cases[0][0]}s": 1})

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reuselib import nets, run
 from reuselib.data import ImageSet, SegmentationSet, segmentation
-from reuselib.errors import DeviceError, ReuseError, ShapeMismatch
+from reuselib.errors import BadValue, DeviceError, ReuseError, ShapeMismatch
 from reuselib.nets.supervised import SegmentationTraining, Supervised, focal_loss, segmentation_scores
 from reuselib.report import metrics
 
@@ -174,8 +174,16 @@ def test_networks_and_images_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(ShapeMismatch, match=words):
             kind(network, images)
-    with pytest.raises(DeviceError, match=r"Images are on meta, the network on cpu.*images.to"):
-        Supervised(nets.conv3(4, classes=CLASSES), separable().to("meta"))
+    network, images = nets.conv3(4, classes=CLASSES), separable()
+    with pytest.raises(DeviceError, match=r"network on cpu.*images on meta"):
+        Supervised(network, images.to("meta"))
+    for wrong in (images.images, images.subset([]), [images]):
+        with pytest.raises(BadValue, match="images must be Batches with something in it, not"):
+            Supervised(network, wrong)
+    numbers = {"batch": (0, -4, 8.5), "lr": (-1, math.nan), "weight_decay": (-0.1,), "crop": (-1,), "noise": (-1, "a")}
+    for name, value in [(name, value) for name, values in numbers.items() for value in values]:
+        with pytest.raises(BadValue, match=f"{name} must be a (whole|finite) number"):
+            Supervised(network, images, **{name: value})
     with pytest.raises(ShapeMismatch, match="3 outputs for 2 classes of halves"):
         segmentation_scores(segmenter(3), halves())
     pixels, ignored = halves().images.images, torch.full_like(halves().masks, 255)

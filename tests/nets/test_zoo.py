@@ -14,12 +14,13 @@ from urllib.error import URLError
 
 import players
 import pytest
+import safetensors.torch
 import torch
 from torchvision import models as torchvision
 
 from reuselib import data, home, nets, run
 from reuselib.data.image_set import IMAGENET_STATISTICS
-from reuselib.errors import DamagedFile, MissingFile, ReuseError, UnknownName
+from reuselib.errors import DamagedFile, MissingFile, NonFinite, ReuseError, UnknownName
 from reuselib.nets import zoo
 from reuselib.nets.supervised import Supervised, segmentation_scores
 from reuselib.nets.zoo import RECIPES, Piece, Published, Recipe
@@ -148,7 +149,8 @@ def test_one_flipped_bit_is_refused(room: Path) -> None:
     assert zoo.verify("digits8-conv3") == home.CLONE / "data/zoo/digits8-conv3/weights.safetensors"
     shutil.copytree(home.CLONE / "data/zoo/digits8-conv3", room / "zoo/digits8-conv3")
     shipped = [room / "zoo/digits8-conv3" / file for file in ("weights.safetensors", "card.json")]
-    for file in (*shipped, train_tiny() / "weights.safetensors"):
+    own = [train_tiny() / file for file in ("weights.safetensors", "card.json", "log.csv")]
+    for file in (*shipped, *own):
         expected, original, name = home.sha256(file), file.read_bytes(), file.parent.name
         for position in random.Random(0).sample(range(8 * len(original)), 60):
             content = bytearray(original)
@@ -156,7 +158,8 @@ def test_one_flipped_bit_is_refused(room: Path) -> None:
             file.write_bytes(content)
             with pytest.raises(DamagedFile) as caught:
                 zoo.load(name, "cpu")
-            assert all(part in str(caught.value) for part in (str(file), expected, home.sha256(file)))
+            parts = (str(file), *([] if file == own[1] else [expected, home.sha256(file)]))
+            assert all(part in str(caught.value) for part in parts)
         file.write_bytes(original)
         zoo.load(name, "cpu")
 
@@ -169,6 +172,21 @@ def test_what_was_cut_off_is_refused(room: Path) -> None:
             path.write_bytes(whole[: int(share * len(whole))])
             with pytest.raises(DamagedFile, match=f"{words}.*Fix: delete .*tiny, then reuselib zoo train tiny"):
                 zoo.load("tiny", "cpu")
+
+
+def test_weights_that_are_no_numbers_are_neither_saved_nor_loaded(room: Path) -> None:
+    network, piece = nets.conv3(2), Piece("broken")
+    torch.nn.init.constant_(network.head.bias, math.nan)
+    with pytest.raises(NonFinite, match="head.bias of broken holds NaN"):
+        piece.save(network, recipe={})
+    assert not piece.has()
+    piece.save(nets.conv3(2), recipe={})
+    weights = piece.folder / "weights.safetensors"
+    safetensors.torch.save_file(network.state_dict(), weights)
+    card = piece.card() | {"sha256": home.sha256(weights)}
+    (piece.folder / "card.json").write_bytes(zoo._sealed(card))
+    with pytest.raises(NonFinite, match=r"head.bias of broken holds NaN.*delete .*zoo train broken"):
+        piece.load(nets.conv3(2))
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
