@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from reuselib import run
 from reuselib.qfsl.estimator import Problem, ZeroShotClassifier
 from reuselib.qfsl.losses import TERMS
-from reuselib.qfsl.method import QFSL, SOFTMAXES, SeenTraining, ZeroShotNetwork, bridge
+from reuselib.qfsl.method import BATCH, LR, QFSL, SOFTMAXES, WEIGHT_DECAY, SeenTraining, ZeroShotNetwork, bridge
 from reuselib.qfsl.samples import FeatureSet
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class TrainedClassifier(ZeroShotClassifier):
     """A classifier of given features that is a network; subclasses say which, and how it learns.
 
     Attributes:
+        trainer: the method.
+        passed: options that it takes.
         steps: updates.
         lr: learning rate.
         weight_decay: L2 penalty.
@@ -30,35 +31,32 @@ class TrainedClassifier(ZeroShotClassifier):
         network_: the network.
     """
 
+    trainer: ClassVar[type[SeenTraining]] = SeenTraining
+    passed: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "batch", "seed")
+
     steps: int = 1500
-    lr: float = 1e-2
-    weight_decay: float = 5e-4
-    batch: int = 32
+    lr: float = LR
+    weight_decay: float = WEIGHT_DECAY
+    batch: int = BATCH
     seed: int = 0
 
     def _learn(self, problem: Problem) -> None:
+        images = FeatureSet(problem.features, problem.labels)
         with run.seeded(self.seed):
             self.network_: Any = self._network(problem).to(problem.features.device)
-            run.run(self._method(problem), updates=self.steps, progress=False)
+            options = {name: getattr(self, name) for name in self.passed}
+            method = self.trainer(self.network_, images, seen=problem.seen, precision="fp32", **options)
+            run.run(method, updates=self.steps, progress=False)
         self.network_.eval()
 
+    @abstractmethod
     def _network(self, problem: Problem) -> nn.Module:
-        raise NotImplementedError(f"{type(self).__name__} has no network: use one of its subclasses.")
-
-    def _method(self, problem: Problem) -> SeenTraining:
-        images = FeatureSet(problem.features, problem.labels)
-        return SeenTraining(self.network_, images, problem.seen, **self._options())
-
-    def _options(self) -> dict[str, Any]:
-        """Of the method."""
-        names = ("lr", "weight_decay", "batch", "seed")
-        return {name: getattr(self, name) for name in names} | {"precision": "fp32"}
+        """The network with its initial weights."""
 
     def _scores(self, features: Tensor) -> Tensor:
         return self.network_(features)
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class SeenClassifier(TrainedClassifier):
     """QFSL-minus on given features: a bridge learns from the seen classes alone, see :class:`SeenTraining`.
 
@@ -69,6 +67,8 @@ class SeenClassifier(TrainedClassifier):
         network_: the :class:`ZeroShotNetwork`.
     """
 
+    passed: ClassVar = (*TrainedClassifier.passed, "softmax")
+
     softmax: str = "seen"
     hidden: Sequence[int] = ()
     dropout: float = 0.0
@@ -77,11 +77,7 @@ class SeenClassifier(TrainedClassifier):
         widths = problem.features.shape[1], *self.hidden, problem.codes.shape[1]
         return ZeroShotNetwork(problem.codes, bridge(*widths, dropout=self.dropout))
 
-    def _options(self) -> dict[str, Any]:
-        return super()._options() | {"softmax": self.softmax}
 
-
-@dataclass(eq=False, repr=False, kw_only=True)
 class QFSLClassifier(SeenClassifier):
     """QFSL on given features: a warm start on the seen classes, then :class:`QFSL` with the unlabelled features.
 
@@ -107,10 +103,11 @@ class QFSLClassifier(SeenClassifier):
             super()._learn(problem)
         else:
             self.network_ = copy.deepcopy(self.start.network_)
-        labels = torch.zeros(len(problem.unlabelled), dtype=torch.int64, device=problem.unlabelled.device)
-        sets = FeatureSet(problem.features, problem.labels), FeatureSet(problem.unlabelled, labels)
-        options = TrainedClassifier._options(self) | {"seed": self.seed + 1}
+        images, extra = FeatureSet(problem.features, problem.labels), problem.unlabelled
+        unlabelled = FeatureSet(extra, torch.zeros(len(extra), dtype=torch.int64, device=extra.device))
+        options: dict[str, Any] = {"seed": self.seed + 1, "weight": self.weight, "term": TERMS[self.term]}
+        options |= {name: getattr(self, name) for name in ("lr", "weight_decay", "batch")}
         with run.seeded(self.seed + 1):
-            method = QFSL(self.network_, *sets, problem.seen, weight=self.weight, term=TERMS[self.term], **options)
+            method = QFSL(self.network_, images, unlabelled, problem.seen, precision="fp32", **options)
             run.run(method, updates=self.unlabelled_steps, progress=False)
         self.network_.eval()

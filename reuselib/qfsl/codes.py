@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from reuselib.errors import NonFinite, ReuseError, ShapeMismatch, unknown
+from reuselib.qfsl.samples import as_tensor
 
 KINDS = ("centred", "unit", "raw")
 Classes = Tensor | Sequence[int] | Any
@@ -32,7 +33,7 @@ def class_indices(classes: Classes, count: int, name: str = "seen") -> Tensor:
     Raises:
         ReuseError: there is none, one is there twice, or one does not exist.
     """
-    found = torch.as_tensor(classes).detach().cpu()
+    found = as_tensor(classes).cpu()
     if found.ndim != 1 or not len(found) or found.is_floating_point() or found.dtype == torch.bool:
         raise ReuseError(
             f"{name} must list at least one class by its row in the attributes, not {found.dtype} {tuple(found.shape)}."
@@ -40,6 +41,27 @@ def class_indices(classes: Classes, count: int, name: str = "seen") -> Tensor:
     if len(set(found.tolist()) & set(range(count))) < len(found):
         raise ReuseError(f"{name} must be classes from 0 to {count - 1}, none twice, not {found.tolist()[:8]}.")
     return found.long()
+
+
+def check_labels(labels: Tensor | None, seen: Tensor, count: int) -> None:
+    """Refuse labels of classes that are not seen, and seen classes that are all there are.
+
+    Args:
+        labels: (N,), or nothing to look at.
+        seen: the seen ones of ``count`` classes, on the CPU.
+        count: how many classes there are.
+
+    Raises:
+        ReuseError: see above.
+    """
+    if len(seen) == count:
+        raise ReuseError("All classes are seen. Give attributes or codes of at least one class that is not.")
+    there = seen if labels is None else labels.unique().cpu()
+    if len(odd := there[~torch.isin(there, seen)]):
+        raise ReuseError(
+            f"There are labels of classes {odd.tolist()[:8]}, which are not seen: leave those images out. A label is a "
+            "row of the attributes, a column of the scores."
+        )
 
 
 def others(classes: Tensor, count: int) -> Tensor:

@@ -11,9 +11,11 @@ of those methods whose ``transductive`` is true.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from functools import partial
+from typing import Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
 import torch
@@ -21,14 +23,21 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
+from reuselib import checks
 from reuselib.errors import ReuseError, ShapeMismatch, unknown
 from reuselib.qfsl import metrics
-from reuselib.qfsl.codes import Classes, class_codes, class_indices, filled, others
+from reuselib.qfsl.codes import Classes, check_labels, class_codes, class_indices, filled, others
 from reuselib.qfsl.samples import Standardise, as_labels, as_matrix, as_tensor, like
 
 CHUNK = 4096  # rows at a time where scores are computed
-POSITIVE = ("penalty", "gamma", "lam", "ridge", "width", "top", "maps")
-"""Options that must be above 0, of the classifiers that have them."""
+DOORS: dict[Callable[..., None], tuple[str, ...]] = {
+    partial(checks.number, above=True): ("penalty", "gamma", "lam", "ridge", "width", "kappa", "residual_temperature"),
+    checks.number: ("weight",),
+    checks.whole: ("top", "maps"),
+    partial(checks.whole, 0): ("steps", "unlabelled_steps"),
+    partial(checks.whole, 0, checks.SEEDS): ("seed",),
+}
+"""Check → the options that must pass it, of the classifiers that have them; networks and methods check their own."""
 
 
 class NotFitted(ReuseError, NotFittedError):
@@ -60,9 +69,10 @@ class Problem:
     unlabelled: Tensor
 
 
+@dataclass_transform(eq_default=False, kw_only_default=True)
 @dataclass(eq=False, repr=False, kw_only=True)
-class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
-    """Base of all zero-shot classifiers. Subclasses write ``_learn`` and ``_scores``.
+class ZeroShotClassifier(ClassifierMixin, BaseEstimator, ABC):
+    """Base of all zero-shot classifiers. Subclasses write ``_learn`` and ``_scores``; annotated fields are options.
 
     Attributes:
         transductive: whether unlabelled images of the unseen classes take part in the fit.
@@ -80,6 +90,11 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
 
     codes: str = "centred"
     standardise: bool = True
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        """Make a subclass a dataclass, as the base is."""
+        super().__init_subclass__(**given)
+        dataclass(eq=False, repr=False, kw_only=True)(cls)
 
     def fit(
         self, features: Any, labels: Any, attributes: Any, seen: Classes | None = None, unlabelled: Any = None
@@ -154,24 +169,24 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):
         return torch.from_numpy(named[candidates])
 
     def _check_options(self) -> None:
+        options = self.get_params(deep=False)
         for name, names in self.choices.items():
-            if getattr(self, name) not in names:
-                raise unknown(name, getattr(self, name), names)
-        for name in POSITIVE:
-            if not getattr(self, name, 1) > 0:
-                raise ReuseError(f"{name} must be above 0, not {getattr(self, name)}: without it there is no solution.")
+            if options[name] not in names:
+                raise unknown(name, options[name], names)
+        for door, held in DOORS.items():
+            door(**{name: options[name] for name in held if name in options})
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "_device"):
             raise NotFitted(f"This {type(self).__name__} is not fitted: call fit(features, labels, attributes) first.")
 
+    @abstractmethod
     def _learn(self, problem: Problem) -> None:
         """Learn; keep what :meth:`_scores` needs as attributes."""
-        raise NotImplementedError(f"{type(self).__name__} does not learn: use one of its subclasses.")
 
+    @abstractmethod
     def _scores(self, features: Tensor) -> Tensor:
         """The scores (n, C) of scaled features (n, d)."""
-        raise NotImplementedError(f"{type(self).__name__} does not score: use one of its subclasses.")
 
     def _mapped(self, features: Any, function: Callable[[Tensor], Tensor]) -> Tensor:
         """What a function makes of scaled features, some rows at a time, on the features' device."""
@@ -205,10 +220,7 @@ def seen_classes(labels: Tensor, seen: Classes | None, count: int) -> Tensor:
     """The seen ones of ``count`` classes, ascending, on the CPU, once the labels are known to fit them."""
     there = class_indices(labels.unique(), count, "labels")
     known = there if seen is None else class_indices(seen, count).sort().values
-    if len(odd := there[~torch.isin(there, known)]):
-        raise ReuseError(f"There are labels of classes {odd.tolist()[:8]}, which are not seen: leave those images out.")
+    check_labels(there, known, count)
     if len(odd := known[~torch.isin(known, there)]):
         raise ReuseError(f"The seen classes {odd.tolist()[:8]} have no image: leave them out of seen=.")
-    if len(known) == count:
-        raise ReuseError("All classes are seen. Give attributes of at least one class that is not.")
     return known

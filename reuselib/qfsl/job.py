@@ -27,7 +27,7 @@ from reuselib.qfsl.rivals import RIVALS, build
 from reuselib.qfsl.rivals.stacking import calibrated, choose_shift, curve
 from reuselib.qfsl.samples import Standardise
 from reuselib.qfsl.selection import class_wise
-from reuselib.qfsl.tasks import REAL, WorldTask, backbone, benchmark, features_of, real_sets, resnet101, world_task
+from reuselib.qfsl.tasks import WorldTask, backbone, features_of, opened, resnet101, world_task
 
 
 @dataclass(kw_only=True)
@@ -81,17 +81,13 @@ class QFSLJob(run.Job):
     def tasks(self) -> list[tuple[ZeroShotSet, WorldTask | None]]:
         """The splits, each with its world where there is one."""
         settings, where = self.settings, str(self.device)
-        if settings.task == "world":
-            world = world_task(self.seed, settings.plan, settings.epochs, where)
-            return [(world.data, world)]
-        if settings.task in REAL:
-            return [(data, None) for data in real_sets(settings.task, self.seed, settings.splits, where)]
-        data = benchmark(settings.task, where)
-        if settings.method in TUNED:
+        world = world_task(self.seed, settings.plan, settings.epochs, where) if settings.task == "world" else None
+        found = opened(settings.task, settings, self.seed, where)
+        if settings.method in TUNED and world is None:
             photographs = attributes.gbu_images(settings.task.upper()).images
             assert photographs is not None
-            data = replace(data, images=photographs.to(where))
-        return [(data, None)]
+            found = (replace(found[0], images=photographs.to(where)),)
+        return [(data, world) for data in found]
 
     def plan(self) -> Iterator[tuple[run.Method, int]]:
         """On ``meta``, the network of a benchmark that learns from photographs; all other rows take seconds."""

@@ -74,6 +74,8 @@ def quasi_fully_supervised(labelled: Tensor, unlabelled: Tensor, weight: float) 
 def entropy(s: Tensor, unseen: Tensor | None = None) -> Tensor:
     """``-sum_k p_k ln p_k`` over all classes, from 0 to ln C: a term that does not know which classes are unseen.
 
+    A class that cannot be (a score of minus infinity) counts 0.
+
     Source: Grandvalet & Bengio 2005; here a control.
     """
     log_p = log_probabilities(s.float())

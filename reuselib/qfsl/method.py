@@ -17,14 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.data.image_set import Augment
-from reuselib.errors import DeviceError, ReuseError, ShapeMismatch, unknown
-from reuselib.qfsl.codes import Classes, class_indices, others
+from reuselib.errors import BadValue, ReuseError, ShapeMismatch, unknown
+from reuselib.qfsl.codes import Classes, check_labels, class_indices, others
 from reuselib.qfsl.losses import Loss, Term, bias_loss, cross_entropy, mean, quasi_fully_supervised
 from reuselib.qfsl.samples import Samples
 
 SOFTMAXES = ("seen", "all")
+BATCH, LR, WEIGHT_DECAY = 32, 1e-2, 5e-4
+"""Of training, where nothing else is said."""
 
 
 def bridge(*widths: int, dropout: float = 0.0, std: float = 0.01) -> nn.Module:
@@ -37,9 +39,14 @@ def bridge(*widths: int, dropout: float = 0.0, std: float = 0.01) -> nn.Module:
 
     Raises:
         ReuseError: there are fewer than two widths.
+        BadValue: a width is not above 0, or the dropout would leave nothing.
     """
     if len(widths) < 2:
         raise ReuseError(f"A bridge leads from one width to another, not {widths}. Give features and attributes.")
+    for width in widths:
+        checks.whole(width=width)
+    checks.number(std=std)
+    check_dropout(dropout)
     layers: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []
     for number, (inputs, outputs) in enumerate(pairwise(widths)):
         layer = nn.Linear(inputs, outputs)
@@ -47,6 +54,13 @@ def bridge(*widths: int, dropout: float = 0.0, std: float = 0.01) -> nn.Module:
         nn.init.zeros_(layer.bias)
         layers += [nn.ReLU(), layer] if number else [layer]
     return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+
+
+def check_dropout(dropout: float) -> None:
+    """Refuse a share of features to be left out that leaves none, or is no share; BadValue says so."""
+    checks.number(0, 1, dropout=dropout)
+    if dropout == 1:
+        raise BadValue("dropout must be below 1: it would leave no feature.")
 
 
 class ZeroShotNetwork(nn.Module):
@@ -92,7 +106,7 @@ class SeenTraining(run.Method):
     Args:
         student: gives scores (B, C) of all classes, see :class:`ZeroShotNetwork`.
         images: an image set or a :class:`FeatureSet` on the network's device; its labels are columns of the scores.
-        seen: the seen classes.
+        seen: the seen classes; those that the student names as its ``seen``, if left out.
         softmax: ``"seen"`` or ``"all"``: over which classes the loss is taken.
         loss: of scores (B, classes of ``softmax``) and labels, columns of those; one number for each image.
         batch: images per update.
@@ -109,6 +123,7 @@ class SeenTraining(run.Method):
         DeviceError: images and network are on different devices.
         ShapeMismatch: the network does not take such images, or gives no scores (B, C).
         UnknownName: there is no such softmax.
+        BadValue: a number cannot be meant.
         ReuseError: a label is none of a seen class, or no class is unseen.
     """
 
@@ -118,15 +133,15 @@ class SeenTraining(run.Method):
         self,
         student: nn.Module,
         images: Samples,
-        seen: Classes,
+        seen: Classes | None = None,
         *,
         softmax: str = "seen",
         loss: Loss = cross_entropy,
-        batch: int = 32,
-        lr: float = 1e-2,
+        batch: int = BATCH,
+        lr: float = LR,
         momentum: float = 0.9,
         backbone_lr: float = 0.1,
-        weight_decay: float = 5e-4,
+        weight_decay: float = WEIGHT_DECAY,
         augment: Augment | None = None,
         frozen_statistics: bool = False,
         seed: int = 0,
@@ -134,12 +149,16 @@ class SeenTraining(run.Method):
     ) -> None:
         if softmax not in SOFTMAXES:
             raise unknown("softmax", softmax, SOFTMAXES)
-        self.device = next(student.parameters()).device
+        checks.whole(batch=batch)
+        checks.whole(0, checks.SEEDS, seed=seed)
+        checks.number(above=True, lr=lr)
+        checks.number(momentum=momentum, backbone_lr=backbone_lr, weight_decay=weight_decay)
+        self.device = run.device_of(student, images=images)
         self.student, self.images = run.on_device(student, self.device), images
         self.loss, self.batch, self.augment = loss, batch, augment
         classes = self._check_fit(images, "images")
-        known = class_indices(seen, classes)
-        self._check_labels(known, classes)
+        known = class_indices(getattr(student, "seen", None) if seen is None else seen, classes)
+        check_labels(None if self.device.type == "meta" else images.labels, known, classes)
         chosen = known if softmax == "seen" else torch.arange(classes)
         column_of = torch.zeros(classes, dtype=torch.int64).index_copy(0, chosen, torch.arange(len(chosen)))
         self.seen, self.unseen = known.to(self.device), others(known, classes).to(self.device)
@@ -169,8 +188,6 @@ class SeenTraining(run.Method):
     @torch.no_grad()
     def _check_fit(self, images: Samples, name: str) -> int:
         """The number of classes that the network scores."""
-        if images.device != self.device:
-            raise DeviceError(f"{name} are on {images.device}, the network on {self.device}. Use .to(device).")
         x, _ = next(iter(images.batches(2)))
         with run.frozen(self.student):
             try:
@@ -180,16 +197,6 @@ class SeenTraining(run.Method):
         if scores.ndim != 2:
             raise ShapeMismatch(f"The network gives {tuple(scores.shape)}, not scores (images, all classes).")
         return scores.shape[1]
-
-    def _check_labels(self, known: Tensor, classes: int) -> None:
-        if len(known) == classes:
-            raise ReuseError("All classes are seen. Give codes of at least one class that is not.")
-        there = known if self.device.type == "meta" else self.images.labels.unique().cpu()
-        if len(odd := there[~torch.isin(there, known)]):
-            raise ReuseError(
-                f"There are labels of classes {odd.tolist()[:8]}, which are not seen: leave those images out. A "
-                "label is a column of the scores, a row of the codes."
-            )
 
 
 def parameter_groups(student: nn.Module, lr: float, backbone_lr: float) -> list[dict[str, Any]]:
@@ -241,6 +248,8 @@ class QFSL(SeenTraining):
         **options: Any,
     ) -> None:
         super().__init__(student, images, seen, softmax="all", **options)
+        checks.number(weight=weight)
+        run.device_of(student, unlabelled=unlabelled)
         self._check_fit(unlabelled, "unlabelled images")
         self.unlabelled, self.weight, self.term = unlabelled.unlabelled(), weight, term
         # A generator of its own: with weight 0 the labelled batches are those of SeenTraining.

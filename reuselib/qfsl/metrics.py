@@ -6,12 +6,13 @@ largest score is sought are the candidates: the unseen ones in the conventional 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from reuselib.errors import ReuseError, ShapeMismatch
+from reuselib import checks
+from reuselib.errors import BadValue, ReuseError, ShapeMismatch
+from reuselib.qfsl.codes import class_indices
+from reuselib.qfsl.samples import check_finite
 
 
 def predict_among(scores: Tensor, candidates: Tensor) -> Tensor:
@@ -20,9 +21,14 @@ def predict_among(scores: Tensor, candidates: Tensor) -> Tensor:
     Args:
         scores: (n, C).
         candidates: int64 (K,), columns; of equal scores the first one in this order wins.
+
+    Raises:
+        NonFinite: a score of a candidate is NaN or infinite.
     """
     candidates = candidates.to(scores.device)
-    return candidates[scores[:, candidates].argmax(1)]
+    found = scores[:, candidates]
+    check_finite(scores=found)
+    return candidates[found.argmax(1)]
 
 
 def per_class_accuracy(predicted: Tensor, labels: Tensor, classes: Tensor | None = None) -> Tensor:
@@ -61,6 +67,7 @@ def harmonic_mean(a: float, b: float) -> float:
 
     Equation: `qfsl-h`.
     """
+    checks.number(0, 1, a=a, b=b)
     return 2 * a * b / (a + b) if a + b else 0.0
 
 
@@ -87,9 +94,13 @@ def report(
         ``seen`` and ``unseen``, MCA_s and MCA_t with all classes as candidates; ``harmonic``, H of those two;
         ``unseen_as_seen``, the share of unseen images that were given a seen class; ``largest_class``, the largest
         share that one class has of the conventional answers.
+
+    Raises:
+        ShapeMismatch: scores and labels do not fit together.
+        NonFinite: a score is NaN or infinite.
+        ReuseError: classes overlap, or a label is none of them, or one of the classes has no column.
     """
-    check_scores(seen_scores, seen_labels)
-    check_scores(unseen_scores, unseen_labels)
+    check_sides(seen_scores, seen_labels, unseen_scores, unseen_labels, seen, unseen)
     every = torch.cat([seen, unseen]).sort().values
     conventional = predict_among(unseen_scores, unseen)
     found = [predict_among(scores, every) for scores in (seen_scores, unseen_scores)]
@@ -104,18 +115,23 @@ def report(
     }
 
 
-def check_scores(scores: Tensor, labels: Tensor) -> None:
-    """Raise ShapeMismatch unless there is a row of scores for each label."""
-    if scores.ndim != 2 or labels.shape != scores.shape[:1]:
-        raise ShapeMismatch(
-            f"scores must be (n, classes), labels (n,), not {tuple(scores.shape)} and {tuple(labels.shape)}."
-        )
+def check_sides(
+    seen_scores: Tensor, seen_labels: Tensor, unseen_scores: Tensor, unseen_labels: Tensor, seen: Tensor, unseen: Tensor
+) -> None:
+    """Refuse what :func:`report` cannot be made from.
 
-
-def class_weights(labels: Any) -> Tensor:
-    """Weights by which every class counts alike, however many images it has, float64 (n,), sum 1."""
-    labels = torch.as_tensor(labels).detach().cpu()
-    if labels.ndim != 1 or not len(labels):
-        raise ShapeMismatch(f"labels must be (n,), one for each image, not {tuple(labels.shape)}.")
-    _, inverse, counts = labels.unique(return_inverse=True, return_counts=True)
-    return 1 / (len(counts) * counts[inverse].double())
+    Raises:
+        ShapeMismatch: there is no row of scores for each label.
+        NonFinite: a score is NaN or infinite.
+        BadValue: the classes overlap, or a label is none of them, or one of the classes has no column.
+    """
+    if both := sorted(set(seen.tolist()) & set(unseen.tolist())):
+        raise BadValue(f"Classes {both[:8]} are both seen and unseen: leave them out of one list.")
+    for scores, labels, own in ((seen_scores, seen_labels, seen), (unseen_scores, unseen_labels, unseen)):
+        if scores.ndim != 2 or labels.shape != scores.shape[:1]:
+            shapes = f"{tuple(scores.shape)} and {tuple(labels.shape)}"
+            raise ShapeMismatch(f"scores must be (n, classes), labels (n,), not {shapes}.")
+        check_finite(scores=scores)
+        known = class_indices(own, scores.shape[1], "classes")
+        if len(odd := labels.cpu()[~torch.isin(labels.cpu(), known)].unique()):
+            raise BadValue(f"labels {odd.tolist()[:8]} are none of the classes {known.tolist()[:8]} of their images.")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from reuselib.data import ImageSet
-from reuselib.data.image_set import Augment
+from reuselib.data.image_set import Batches, Change
 from reuselib.errors import NonFinite, ShapeMismatch
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureSet:
+class FeatureSet(Batches):
     """Feature vectors and labels on one device, drawn from as images are.
 
     Attributes:
@@ -24,7 +24,8 @@ class FeatureSet:
         labels: int64, (N,).
 
     Raises:
-        ShapeMismatch: they do not fit together.
+        ShapeMismatch: they do not fit together, or there is none.
+        NonFinite: the features hold NaN or infinity.
     """
 
     features: Tensor
@@ -32,36 +33,20 @@ class FeatureSet:
 
     def __post_init__(self) -> None:
         """Check the shapes."""
-        if self.features.ndim != 2 or self.labels.shape != self.features.shape[:1]:
+        if self.features.ndim != 2 or not self.features.numel() or self.labels.shape != self.features.shape[:1]:
             raise ShapeMismatch(
                 f"features must be (N, d) with one label (N,) each, not {tuple(self.features.shape)} and "
                 f"{tuple(self.labels.shape)}."
             )
+        check_finite(features=self.features)
 
-    def __len__(self) -> int:
-        """Return the number of vectors."""
-        return len(self.features)
-
-    @property
-    def device(self) -> torch.device:
-        """Where features and labels are."""
-        return self.features.device
-
-    def sample(
-        self, count: int, generator: torch.Generator | None, augment: Augment | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Draw features (count, d) and labels (count,) at random, with replacement."""
-        index = torch.randint(len(self), (count,), generator=generator, device=self.device)
+    def _batch(self, index: Tensor | slice, change: Change | None = None) -> tuple[Tensor, Tensor]:
         features = self.features[index]
-        return features if augment is None else augment(features, generator), self.labels[index]
-
-    def batches(self, batch: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield features and labels in order."""
-        yield from zip(self.features.split(batch), self.labels.split(batch), strict=True)
+        return features if change is None else change(features), self.labels[index]
 
     def unlabelled(self) -> FeatureSet:
         """Return the same features, labelled 0, for methods that must not see a label."""
-        return FeatureSet(self.features, torch.zeros_like(self.labels))
+        return replace(self, labels=torch.zeros_like(self.labels))
 
 
 Samples = ImageSet | FeatureSet
@@ -76,7 +61,10 @@ def as_tensor(values: Any) -> Tensor:
     """
     if isinstance(values, Tensor):
         return values.detach()
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of several lengths
+        raise ShapeMismatch(f"numbers are needed, in an array of one shape ({error}).") from error
     if array.dtype.kind not in "fiub":
         raise ShapeMismatch(f"numbers are needed, in an array of one shape, not {array.dtype}.")
     return torch.tensor(array)
@@ -85,6 +73,17 @@ def as_tensor(values: Any) -> Tensor:
 def like(result: Tensor, given: Any) -> Any:
     """A result as the caller's kind: a tensor for a tensor, else a NumPy array."""
     return result if isinstance(given, Tensor) else result.cpu().numpy()
+
+
+def check_finite(**values: Tensor) -> None:
+    """Refuse NaN and infinity, by the names that callers know the tensors by; on ``meta`` there is nothing to see.
+
+    Raises:
+        NonFinite: one is there.
+    """
+    for name, tensor in values.items():
+        if not tensor.is_meta and not tensor.isfinite().all():
+            raise NonFinite(f"{name} hold NaN or infinity: look at the images, or at the network that read them.")
 
 
 def as_matrix(values: Any, name: str) -> Tensor:
@@ -97,8 +96,7 @@ def as_matrix(values: Any, name: str) -> Tensor:
     found = as_tensor(values).float()
     if found.ndim != 2 or not found.numel():
         raise ShapeMismatch(f"{name} must be (images, features), not {tuple(found.shape)}. Flatten maps first.")
-    if not found.isfinite().all():
-        raise NonFinite(f"{name} hold NaN or infinity: look at the images, or at the network that read them.")
+    check_finite(**{name: found})
     return found
 
 
@@ -138,6 +136,11 @@ class Standardise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Standardise features (B, d)."""
         return (x - self.shift) / self.scale
+
+
+def solved(matrix: Tensor, targets: Tensor, strength: float) -> Tensor:
+    """``(M + strength I)⁻¹ T`` of a square matrix M and targets T: what every ridge comes to."""
+    return torch.linalg.solve(matrix + strength * torch.eye(len(matrix)).to(matrix), targets)
 
 
 LBFGS: dict[str, Any] = {"max_iter": 500, "max_eval": 2000, "tolerance_grad": 1e-8, "tolerance_change": 1e-12}

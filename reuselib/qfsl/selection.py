@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.model_selection import ParameterGrid
 from torch import Tensor
 
-from reuselib.errors import ReuseError
+from reuselib import checks
 from reuselib.qfsl.estimator import ZeroShotClassifier, seen_classes
 from reuselib.qfsl.samples import as_labels, as_matrix, as_tensor
 
@@ -30,6 +30,11 @@ class Fold(NamedTuple):
     unseen: tuple[Tensor, Tensor]
     attributes: Tensor
 
+    def fit(self, classifier: Any, **options: Any) -> Any:
+        """A copy of a classifier with these options, fitted; a transductive one gets what is held out, unlabelled."""
+        extra = {"unlabelled": self.unseen[0]} if classifier.transductive else {}
+        return clone(classifier).set_params(**options).fit(*self.train, self.attributes, **extra)
+
 
 def class_wise(
     features: Any, labels: Any, attributes: Any, folds: int = 4, holdout: float = 0.2, seed: int = 0
@@ -45,8 +50,9 @@ def class_wise(
         seed: of folds and held-out images.
 
     Raises:
-        ReuseError: there are too few seen classes.
+        ReuseError: there are too few seen classes, or a share is none.
     """
+    checks.number(0, 1, holdout=holdout)
     x = as_matrix(features, "features")
     y, table = as_labels(labels, len(x)), as_tensor(attributes)
     seen = seen_classes(y, None, len(table))
@@ -64,10 +70,10 @@ def class_folds(classes: int, folds: int, seed: int = 0) -> list[Tensor]:
     """Classes 0, 1, … in parts of almost equal size, at random: those that each fold holds out.
 
     Raises:
-        ReuseError: there are fewer classes than folds, or fewer than two folds.
+        BadValue: there are fewer classes than folds, or fewer than two folds.
     """
-    if not 2 <= folds <= classes:
-        raise ReuseError(f"{classes} classes cannot be cut into {folds} folds: ask for 2 to {classes}.")
+    checks.whole(0, checks.SEEDS, seed=seed)
+    checks.whole(2, classes, folds=folds)
     order = torch.randperm(classes, generator=torch.Generator().manual_seed(seed))
     return [part.sort().values for part in order.tensor_split(folds)]
 
@@ -114,10 +120,6 @@ def select(
     """
     parts, tried = class_wise(features, labels, attributes, folds, 0.0, seed), []
     for options in ParameterGrid(dict(grid)):
-        total = 0.0
-        for fold in parts:
-            candidate = clone(classifier).set_params(**options)
-            extra = {"unlabelled": fold.unseen[0]} if candidate.transductive else {}
-            total += candidate.fit(*fold.train, fold.attributes, **extra).score(*fold.unseen)
+        total = sum(fold.fit(classifier, **options).score(*fold.unseen) for fold in parts)
         tried.append((options, total / folds))
     return max(tried, key=lambda pair: pair[1])[0], tried

@@ -142,6 +142,18 @@ def benchmark(name: str, where: str) -> ZeroShotSet:
     return data.attributes.gbu(name.upper(), "ps").to(where)
 
 
+def opened(name: str, settings: run.Settings, seed: int, where: str) -> tuple[ZeroShotSet, ...]:
+    """The splits of one seed of a task, with features and attributes: a world, real images, or a benchmark.
+
+    Raises:
+        MissingFile: a benchmark was not brought.
+        UnknownName: there is no such benchmark.
+    """
+    if name == "world":
+        return (world_task(seed, settings.plan, settings.epochs, where).data,)
+    return real_sets(name, seed, settings.splits, where) if name in REAL else (benchmark(name, where),)
+
+
 def resnet101(where: torch.device) -> nn.Module:
     """torchvision's ResNet-101 with its first ImageNet weights, images to 2,048 features; blank on ``meta``.
 

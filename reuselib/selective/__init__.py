@@ -5,18 +5,5 @@ from reuselib.selective.evidence import CONFIDENCES, Evidence
 from reuselib.selective.method import AugmentedClassifier, AugmentedNetwork, AugmentedTraining, Choice, choose
 from reuselib.selective.risk import RiskCoverage, aurcc, risk_coverage
 
-__all__ = [
-    "AugmentedClassifier",
-    "AugmentedNetwork",
-    "AugmentedTraining",
-    "CONFIDENCES",
-    "Choice",
-    "Evidence",
-    "RiskCoverage",
-    "aurcc",
-    "choose",
-    "losses",
-    "risk",
-    "risk_coverage",
-    "rivals",
-]
+__all__ = ["AugmentedClassifier", "AugmentedNetwork", "AugmentedTraining", "aurcc", "Choice", "choose", "CONFIDENCES"]
+__all__ += ["Evidence", "losses", "risk", "risk_coverage", "RiskCoverage", "rivals"]

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from reuselib import checks
 from reuselib.errors import ShapeMismatch, unknown
+from reuselib.qfsl import check_finite
 from reuselib.selective import losses
 from reuselib.selective.risk import one_scale, score_margin
 
@@ -38,6 +40,7 @@ class Evidence:
         if self.defined.ndim != 2 or self.residual.shape != self.defined.shape or len(self.length) != len(self.defined):
             shapes = [tuple(each.shape) for each in (self.defined, self.residual, self.length)]
             raise ShapeMismatch(f"Defined and residual scores must both be (n, T), and lengths (n,), not {shapes}.")
+        check_finite(defined=self.defined, residual=self.residual)
 
     @classmethod
     def of(cls, defined: Tensor, residual: Tensor, prototypes: Tensor) -> Evidence:
@@ -67,6 +70,7 @@ class Evidence:
         """
         if kind not in CONFIDENCES:
             raise unknown("confidence", kind, CONFIDENCES)
+        checks.number(weight=weight)
         return CONFIDENCES[kind](self, weight)
 
     def judging(self, scores: Tensor) -> Evidence:

@@ -6,9 +6,7 @@ reads, and what it does itself. The backbone of a world is not counted.
 
 from __future__ import annotations
 
-import copy
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,20 +85,6 @@ class SelectiveJob(run.Job):
 # --- what is read and fitted, once in a process -----------------------------------------------------------------------
 
 
-def opened(source: run.Settings, seed: int, split: int, where: str) -> ZeroShotSet:
-    """The images of one split of a seed, with features and attributes.
-
-    Raises:
-        MissingFile: a benchmark was not brought.
-        UnknownName: there is no such benchmark.
-    """
-    if source.name == "world":
-        return tasks.world_task(seed, source.plan, source.epochs, where).data
-    if source.name in tasks.REAL:
-        return tasks.real_sets(source.name, seed, source.splits, where)[split]
-    return tasks.benchmark(source.name, where)
-
-
 @functools.lru_cache(maxsize=256)
 def fitted(
     method: str, options: run.Settings, source: run.Settings, seed: int, data_seed: int, split: int, where: str
@@ -116,7 +100,7 @@ def fitted(
         split: its number.
         where: the device.
     """
-    data, cost = opened(source, data_seed, split, where), run.Cost()
+    data, cost = tasks.opened(source.name, source, data_seed, where)[split], run.Cost()
     if method == "augmented":
         classifier: ZeroShotClassifier = AugmentedClassifier(**options, seed=seed)
     else:
@@ -172,7 +156,7 @@ class Judge:
 
     def __init__(self, settings: run.Settings, seed: int, split: int, where: str) -> None:
         self.settings, self.seed, self.cost = settings, seed, run.Cost()
-        self.data, self._place = opened(settings.source, seed, split, where), (split, where)
+        self.data, self._place = tasks.opened(settings.source.name, settings.source, seed, where)[split], (split, where)
         self.images, labels = self.data.part("test_unseen")
         self.unseen = self.data.unseen.cpu()
         self.places = (labels.cpu().unsqueeze(1) == self.unseen).int().argmax(1)
@@ -227,53 +211,35 @@ class Judge:
         if self.settings.prototypes == "second":
             first, second = (each.evidence(self.images, self.unseen).defined for each in (self.network, self.second))
             return Evidence(first, second, torch.ones(len(first), dtype=torch.float64)), {}
-        extra = self.choose() if self.settings.prototypes == "chosen" else {}
+        extra = {}
+        if self.settings.prototypes == "chosen":  # on seen classes
+            given = *self.data.part("train"), self.data.attributes
+            found = choose(clone(self.network), *given, seed=self.seed, **self.settings.choice)
+            self.weight, self.kappa = found.weight, found.kappa
+            extra = {"weight": found.weight, "kappa": found.kappa}
         residual = self.network.residual(self.images)
-        prototypes = PROTOTYPES[self.settings.prototypes](self, residual)
-        found = self.network.evidence(self.images, self.unseen, prototypes)
+        prototypes = self.prototypes(residual)
+        evidence = self.network.evidence(self.images, self.unseen, prototypes)
         extra["cosine"] = float((prototypes * self.true_prototypes(residual)).sum(1).mean())
-        return found if self.other is None else found.judging(self.scores()), extra
+        return evidence if self.other is None else evidence.judging(self.scores()), extra
 
-    def choose(self) -> dict[str, float]:
-        """Choose w and κ on seen classes."""
-        given = *self.data.part("train"), self.data.attributes
-        found = choose(clone(self.network), *given, seed=self.seed, **self.settings.choice)
-        self.weight, self.kappa = found.weight, found.kappa
-        return {"weight": found.weight, "kappa": found.kappa}
-
-    # --- prototypes of the unseen classes, (T, q)
-
-    def made(self) -> Tensor:
-        """By ridge, with the κ that was chosen if one was."""
-        return self.network.prototypes(self.unseen, self.kappa)
-
-    def similar(self) -> Tensor:
-        """By a softmax of similarities."""
-        other = copy.copy(self.network)
-        other.synthesis = "similarity"
-        return other.prototypes(self.unseen)
-
-    def moved(self, residual: Tensor) -> Tensor:
-        """Moved to unlabelled images."""
-        defined = self.network.evidence(self.images, self.unseen).defined
-        how: dict[str, Any] = {"confidence": self.settings.confidence, "weight": self.weight}
-        return bootstrapped(defined, residual, self.made(), **how)
+    def prototypes(self, residual: Tensor) -> Tensor:
+        """Of the unseen classes, (T, q), from where the row says; residual attributes (n, q) are of the images."""
+        kind, made = self.settings.prototypes, self.network.prototypes(self.unseen, self.kappa)
+        if kind == "similarity":
+            return self.network.prototypes(self.unseen, synthesis=kind)
+        if kind == "permuted":
+            return permuted(made, self.seed)
+        if kind == "random":
+            return random_prototypes(made, self.seed)
+        if kind == "unlabelled":  # moved to the images
+            defined = self.network.evidence(self.images, self.unseen).defined
+            return bootstrapped(defined, residual, made, confidence=self.settings.confidence, weight=self.weight)
+        return self.true_prototypes(residual) if kind == "oracle" else made
 
     def true_prototypes(self, residual: Tensor) -> Tensor:
         """From labelled images."""
         return class_means(residual, self.places, len(self.unseen))
-
-
-PROTOTYPES: dict[str, Callable[[Judge, Tensor], Tensor]] = {
-    "ridge": lambda judge, residual: judge.made(),
-    "chosen": lambda judge, residual: judge.made(),
-    "similarity": lambda judge, residual: judge.similar(),
-    "permuted": lambda judge, residual: permuted(judge.made(), judge.seed),
-    "random": lambda judge, residual: random_prototypes(judge.made(), judge.seed),
-    "unlabelled": Judge.moved,
-    "oracle": Judge.true_prototypes,
-}
-"""Where prototypes come from: name → (judge, residual attributes of the images) → (T, q)."""
 
 
 def measures(verdict: Verdict, places: Tensor) -> tuple[dict[str, float], RiskCoverage]:

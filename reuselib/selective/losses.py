@@ -10,12 +10,11 @@ from both; the formulas are a reconstruction.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reuselib.errors import ReuseError
-from reuselib.qfsl import losses
+from reuselib import checks
+from reuselib.qfsl import losses, solved
 
 TASKS = ("own", "remainder", "decorrelated")
 """What the residual attributes learn: the classes by themselves (R1), what the defined ones miss (R2), and that without
@@ -88,15 +87,13 @@ def ridge_weights(unseen: Tensor, seen: Tensor, kappa: float = 1.0) -> Tensor:
         float64 (T, S).
 
     Raises:
-        ReuseError: κ is not above 0.
+        BadValue: κ is not above 0.
 
     Equation: `selective-ridge`.
     """
-    if not kappa > 0:
-        raise ReuseError(f"kappa must be above 0, not {kappa}: the codes of the seen classes may depend on each other.")
+    checks.number(above=True, kappa=kappa)
     unseen, seen = unseen.double(), seen.double()
-    gram = seen @ seen.T + kappa * torch.eye(len(seen), dtype=torch.float64, device=seen.device)
-    return torch.linalg.solve(gram, seen @ unseen.T).T
+    return solved(seen @ seen.T, seen @ unseen.T, kappa).T
 
 
 def similarity_weights(unseen: Tensor, seen: Tensor, sharpness: float = 5.0) -> Tensor:

@@ -12,20 +12,19 @@ synthesis and confidences are a reconstruction, and where one sentence allows se
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from itertools import product
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from sklearn.base import clone
 from torch import Tensor, nn
 
-from reuselib import qfsl
-from reuselib.errors import ReuseError, ShapeMismatch, unknown
-from reuselib.qfsl import FeatureSet, Problem, SeenTraining, TrainedClassifier, ZeroShotNetwork, bridge
+from reuselib import checks, qfsl
+from reuselib.errors import ShapeMismatch, unknown
+from reuselib.qfsl import Problem, SeenTraining, TrainedClassifier, ZeroShotNetwork, bridge, check_dropout
 from reuselib.selective import losses
 from reuselib.selective.evidence import CONFIDENCES, Evidence
-from reuselib.selective.risk import aurcc, risk_coverage
+from reuselib.selective.risk import aurcc, check_threshold, risk_coverage
 
 SYNTHESES: dict[str, Callable[..., Tensor]] = {"ridge": losses.ridge_weights, "similarity": losses.similarity_weights}
 """Name → (unseen codes, seen codes) → weights (T, S)."""
@@ -79,7 +78,7 @@ class AugmentedTraining(SeenTraining):
 
     Raises:
         UnknownName: there is no such task.
-        ReuseError: see :class:`SeenTraining`; or the dropout would leave nothing.
+        ReuseError: see :class:`SeenTraining`; or the dropout would leave nothing, or a weight is below 0.
         DeviceError: see :class:`SeenTraining`.
         ShapeMismatch: see :class:`SeenTraining`.
 
@@ -102,9 +101,9 @@ class AugmentedTraining(SeenTraining):
     ) -> None:
         if task not in losses.TASKS:
             raise unknown("task of the residual attributes", task, losses.TASKS)
-        if not 0 <= dropout < 1:
-            raise ReuseError(f"A dropout is at least 0 and below 1, not {dropout}.")
-        super().__init__(student, images, student.seen, backbone_lr=backbone_lr, **options)
+        check_dropout(dropout)
+        checks.number(beta=beta, eta=eta)
+        super().__init__(student, images, backbone_lr=backbone_lr, **options)
         self.task, self.beta, self.dropout, self.tuned = task, beta, dropout, backbone_lr > 0
         self.eta = eta if task == "decorrelated" else 0.0
         if student.backbone is not None and not self.tuned:
@@ -136,7 +135,6 @@ class AugmentedTraining(SeenTraining):
         return {name: value.detach() for name, value in {"loss": loss, **parts}.items()}
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class AugmentedClassifier(TrainedClassifier):
     """S-ZSC (reconstruction): a zero-shot classifier that knows how far to trust its answers.
 
@@ -160,6 +158,8 @@ class AugmentedClassifier(TrainedClassifier):
     Source: Song et al. 2018 (ECCV); see the module.
     """
 
+    trainer: ClassVar = AugmentedTraining
+    passed: ClassVar = (*TrainedClassifier.passed, "task", "beta", "eta", "dropout")
     choices: ClassVar = {"task": losses.TASKS, "synthesis": SYNTHESES, "kind": CONFIDENCES}
 
     task: str = "own"
@@ -185,6 +185,7 @@ class AugmentedClassifier(TrainedClassifier):
 
     def answer(self, features: Any, threshold: float, candidates: str | qfsl.Classes = "unseen") -> Any:
         """The answers of :meth:`predict` whose confidence reaches a threshold, (n,), and -1 for the others."""
+        check_threshold(threshold)
         chosen, trust = (qfsl.as_tensor(each(features, candidates)) for each in (self.predict, self.confidence))
         return qfsl.like(torch.where(trust >= threshold, chosen, -1), features)
 
@@ -209,29 +210,28 @@ class AugmentedClassifier(TrainedClassifier):
         """The residual attributes r(x) of features (n, d), float32 (n, q) on the CPU."""
         return self._mapped(features, lambda x: self.network_.residual(x)).cpu()
 
-    def prototypes(self, candidates: str | qfsl.Classes = "unseen", kappa: float | None = None) -> Tensor:
+    def prototypes(
+        self, candidates: str | qfsl.Classes = "unseen", kappa: float | None = None, synthesis: str | None = None
+    ) -> Tensor:
         """Residual prototypes, (T, q) on the CPU: learned for seen classes, synthesised for unseen ones.
 
         Args:
             candidates: as in :meth:`predict`.
             kappa: another κ than the classifier's own.
+            synthesis: another one likewise.
         """
         self._check_fitted()
+        synthesis = synthesis or self.synthesis
         table, learned = self.network_.codes.cpu(), self.network_.prototypes.detach().cpu()
         seen, unseen = torch.from_numpy(self.seen_), torch.from_numpy(self.unseen_)
-        options = {"kappa": self.kappa if kappa is None else kappa} if self.synthesis == "ridge" else {}
-        weights = SYNTHESES[self.synthesis](table[unseen], table[seen], **options)
+        options = {"kappa": self.kappa if kappa is None else kappa} if synthesis == "ridge" else {}
+        weights = SYNTHESES[synthesis](table[unseen], table[seen], **options)
         every = torch.empty(len(table), self.width)
         every[seen], every[unseen] = F.normalize(learned, dim=1), losses.synthesised(weights, learned)
         return every[self._candidates(candidates)]
 
     def _network(self, problem: Problem) -> AugmentedNetwork:
         return AugmentedNetwork(problem.codes, problem.seen, problem.features.shape[1], self.width)
-
-    def _method(self, problem: Problem) -> AugmentedTraining:
-        own = {name: getattr(self, name) for name in ("task", "beta", "eta", "dropout")}
-        images = FeatureSet(problem.features, problem.labels)
-        return AugmentedTraining(self.network_, images, **own, **self._options())
 
 
 # --- choices without unseen classes -----------------------------------------------------------------------------------
@@ -288,13 +288,17 @@ def choose(
     Raises:
         ReuseError: there are too few seen classes, or no class is unseen.
     """
+    checks.number(0, 1, risk=risk)
+    grid = list(product(kappas, weights))
+    checks.whole(choices=len(grid))
+    for kappa, weight in grid:
+        checks.number(above=True, kappa=kappa)
+        checks.number(weight=weight)
     cut = qfsl.class_wise(features, labels, attributes, folds, holdout=0, seed=seed)
     parts = [_held_out_evidence(classifier, fold, kappas) for fold in cut]
-    grid = [(kappa, weight) for kappa in kappas for weight in weights]
     kind, found = classifier.kind, {}
     for kappa, weight in grid:
-        each = [aurcc(part[kappa].confidence(kind, weight), wrong) for part, wrong in parts]
-        found[kappa, weight] = sum(each) / len(each)
+        found[kappa, weight] = sum(aurcc(p[kappa].confidence(kind, weight), wrong) for p, wrong in parts) / len(parts)
     kappa, weight = min(grid, key=found.__getitem__)
     trust = torch.cat([part[kappa].confidence(kind, weight) for part, _ in parts])
     curve = risk_coverage(trust, torch.cat([wrong for _, wrong in parts]))
@@ -308,6 +312,6 @@ def _held_out_evidence(
     """For each κ what is said of the images of held-out classes, candidates among themselves; and what is wrong."""
     inputs, labels = fold.unseen
     candidates = labels.unique()
-    fitted = clone(classifier).fit(*fold.train, fold.attributes)
+    fitted = fold.fit(classifier)
     found = {kappa: fitted.evidence(inputs, candidates, fitted.prototypes(candidates, kappa)) for kappa in kappas}
     return found, candidates[found[kappas[0]].prediction] != labels

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reuselib import checks, qfsl
 from reuselib.errors import NonFinite, ReuseError, ShapeMismatch
 
 ROUNDING = 1e-9  # 0.2 * 15 is a little more than 3 in binary
@@ -92,10 +93,9 @@ class RiskCoverage:
         """The selective risk when at least this share is answered.
 
         Raises:
-            ReuseError: the share is not above 0 and at most 1.
+            BadValue: the share is not above 0 and at most 1.
         """
-        if not 0 < coverage <= 1:
-            raise ReuseError(f"A coverage is above 0 and at most 1, not {coverage}.")
+        checks.number(0, 1, above=True, coverage=coverage)
         place = int(torch.searchsorted(self.coverage, coverage - ROUNDING))
         return float(self.risk[min(place, len(self.errors) - 1)])
 
@@ -103,7 +103,11 @@ class RiskCoverage:
         """The lowest threshold whose selective risk is at most this; infinite where there is none.
 
         Only thresholds that the confidences allow count: of equal ones all are answered or none.
+
+        Raises:
+            BadValue: the risk is no share.
         """
+        checks.number(0, 1, risk=risk)
         last = torch.ones_like(self.confidence, dtype=torch.bool)
         last[:-1] = self.confidence[1:] < self.confidence[:-1]
         allowed = torch.nonzero(last & (self.risk <= risk + ROUNDING)).flatten()
@@ -111,8 +115,15 @@ class RiskCoverage:
 
     def at(self, threshold: float) -> tuple[float, float]:
         """Coverage and selective risk of all answers whose confidence reaches a threshold; risk nan where none does."""
+        check_threshold(threshold)
         count = int((self.confidence >= threshold).sum())
         return (float(self.coverage[count - 1]), float(self.risk[count - 1])) if count else (0.0, math.nan)
+
+
+def check_threshold(threshold: float) -> None:
+    """Refuse a threshold that is no number; an infinite one answers nothing, or all. Raises NonFinite."""
+    if math.isnan(threshold):
+        raise NonFinite("A threshold is NaN: take that of threshold_for or of choose.")
 
 
 def risk_coverage(confidence: Any, wrong: Any) -> RiskCoverage:
@@ -121,7 +132,7 @@ def risk_coverage(confidence: Any, wrong: Any) -> RiskCoverage:
     Equal confidences count as the mean over all their orders, so that a constant one has the area of the full risk.
 
     Args:
-        confidence: (n,), finite or infinite; only its order counts.
+        confidence: (n,), finite; only its order counts.
         wrong: (n,), whether each answer is wrong: bool, or 0 and 1.
 
     Returns:
@@ -129,10 +140,10 @@ def risk_coverage(confidence: Any, wrong: Any) -> RiskCoverage:
 
     Raises:
         ShapeMismatch: the arguments do not have one entry for each answer, or there is none.
-        NonFinite: a confidence is NaN.
+        NonFinite: a confidence is NaN or infinite.
         ReuseError: an error is neither 0 nor 1.
     """
-    confidence, errors = (torch.as_tensor(each).detach().cpu().double() for each in (confidence, wrong))
+    confidence, errors = (qfsl.as_tensor(each).cpu().double() for each in (confidence, wrong))
     if confidence.ndim != 1 or not len(confidence) or confidence.shape != errors.shape:
         raise ShapeMismatch(
             f"confidence and wrong must be (n,), one entry for each answer, not {tuple(confidence.shape)} and "
@@ -140,8 +151,8 @@ def risk_coverage(confidence: Any, wrong: Any) -> RiskCoverage:
         )
     if not ((errors == 0) | (errors == 1)).all():
         raise ReuseError("wrong must say of each answer 1 (wrong) or 0 (right): give `predictions != labels`.")
-    if confidence.isnan().any():
-        raise NonFinite("A confidence is NaN. Take log-probabilities from log_softmax, not the log of a softmax.")
+    if not confidence.isfinite().all():
+        raise NonFinite("A confidence is NaN or infinite. Take logarithms from log_softmax, not of a softmax.")
     order = confidence.argsort(descending=True, stable=True)
     confidence, errors = confidence[order], errors[order]
     return RiskCoverage(confidence, errors, _tie_means(confidence, errors))
@@ -206,11 +217,12 @@ def one_scale(scores: Tensor) -> Tensor:
 
 
 def _matrix(scores: Tensor, candidates: int = 1) -> Tensor:
-    scores = torch.as_tensor(scores).detach().double()
+    scores = qfsl.as_tensor(scores).double()
     if scores.ndim != 2 or scores.shape[1] < candidates:
         raise ShapeMismatch(
             f"scores must be (n, T), of n images and at least {candidates} candidates, not {tuple(scores.shape)}."
         )
+    qfsl.check_finite(scores=scores)
     return scores
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reuselib.errors import ReuseError
+from reuselib import checks
 from reuselib.selective.evidence import Evidence
 
 
@@ -51,6 +51,8 @@ def bootstrapped(
     Returns:
         (T, q), rows of length one; a class that is never predicted keeps its prototype.
     """
+    checks.whole(0, rounds=rounds)
+    checks.number(0, 1, above=True, share=share)
     predicted = defined.argmax(1)
     counts = predicted.bincount(minlength=len(prototypes))
     keep = (counts.double() * share - 1e-9).ceil().long()
@@ -70,10 +72,9 @@ def permuted(prototypes: Tensor, seed: int = 0) -> Tensor:
     """A control: the prototypes (T, q), each given to another class; no class keeps its own.
 
     Raises:
-        ReuseError: there is only one class.
+        BadValue: there is only one class, whose prototype cannot go to another one.
     """
-    if len(prototypes) < 2:
-        raise ReuseError("The prototype of a single class cannot go to another one. Give two classes at least.")
+    checks.whole(2, classes=len(prototypes))
     order = torch.randperm(len(prototypes), generator=torch.Generator().manual_seed(seed)).to(prototypes.device)
     shuffled = torch.empty_like(prototypes)
     shuffled[order] = prototypes[order.roll(1)]

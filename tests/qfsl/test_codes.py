@@ -59,7 +59,10 @@ def test_classes_that_do_not_exist_are_refused() -> None:
     for classes in ([0, 7], [-1, 2], [1, 1]):
         with pytest.raises(ReuseError, match="seen must be classes from 0 to 6, none twice"):
             class_indices(classes, 7)
-    for empty in ([], [0.5], [True, False]):
+    for empty in ([], [0.5], [True, False], 3):
         with pytest.raises(ReuseError, match="at least one class by its row"):
             class_indices(empty, 7)
+    for words in (None, "seen", [[0], [1, 2]]):
+        with pytest.raises(ShapeMismatch, match="numbers are needed"):
+            class_indices(words, 7)
     assert others(torch.tensor([3, 0]), 5).tolist() == [1, 2, 4]

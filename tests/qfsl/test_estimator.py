@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,9 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from zeroshot_toys import CLASSIFIERS, fitted
 
-from reuselib.errors import NonFinite, ReuseError, ShapeMismatch, UnknownName
-from reuselib.qfsl import Problem, QFSLClassifier, ZeroShotClassifier, metrics
-from reuselib.qfsl.rivals import RIVALS, build, chosen
-from reuselib.qfsl.rivals.linear import ESZSL, SAE, SynC
+from reuselib.errors import BadValue, NonFinite, ReuseError, ShapeMismatch, UnknownName
+from reuselib.qfsl import Problem, QFSLClassifier, SeenClassifier, ZeroShotClassifier, metrics
+from reuselib.qfsl.rivals import ALE, CMT, DAP, ESZSL, GFZSL, RIVALS, SAE, ConSE, LatEm, SCoRe, SynC, build, chosen
 
 TOY = zeroshot_toys.toy()
 GIVEN = TOY.train, TOY.train_labels, TOY.attributes
@@ -68,14 +68,12 @@ def test_unlabelled_images_are_for_transductive_classifiers_alone(name: str) -> 
     assert classifier.transductive == (name in ("qfsl", "gfzsl-transductive"))
     with pytest.raises(NotFittedError, match="call fit"):
         classifier.predict(TOY.new)
+    message = "is transductive: give" if classifier.transductive else "is inductive and cannot use unlabelled=: leave"
+    with pytest.raises(ReuseError, match=message):
+        classifier.fit(*GIVEN, unlabelled=None if classifier.transductive else TOY.new)
     if classifier.transductive:
-        with pytest.raises(ReuseError, match="is transductive: give unlabelled="):
-            classifier.fit(*GIVEN)
         with pytest.raises(ShapeMismatch, match="unlabelled have 4 columns, those of the fit had 9"):
             classifier.fit(*GIVEN, unlabelled=TOY.new[:, :4])
-    else:
-        with pytest.raises(ReuseError, match="is inductive and cannot use unlabelled=: leave it out"):
-            classifier.fit(*GIVEN, unlabelled=TOY.new)
 
 
 BAD: list[tuple[dict[str, Any], type[ReuseError], str]] = [
@@ -83,48 +81,61 @@ BAD: list[tuple[dict[str, Any], type[ReuseError], str]] = [
     ({"features": TOY.train[:0], "labels": TOY.train_labels[:0]}, ShapeMismatch, r"not \(0, 9\)"),
     ({"features": TOY.train.where(TOY.train > 0, torch.nan)}, NonFinite, "features hold NaN or infinity"),
     ({"features": [["a", "b"]]}, ShapeMismatch, "numbers are needed"),
+    ({"features": [[1.0, 2.0], [3.0]]}, ShapeMismatch, "numbers are needed, in an array of one shape"),
     ({"labels": TOY.train_labels[1:]}, ShapeMismatch, r"labels must be 48 integers, .* not torch.int64 \(47,\)"),
     ({"labels": TOY.train_labels.float()}, ShapeMismatch, "labels must be 48 integers, .* not torch.float32"),
     ({"labels": TOY.train_labels + 1}, ReuseError, "labels must be classes from 0 to 8, none twice"),
     ({"attributes": TOY.attributes[0]}, ShapeMismatch, r"attributes must be \(classes, attributes\), not \(8,\)"),
     ({"attributes": TOY.attributes / 0}, ReuseError, "infinity"),
+    ({"attributes": TOY.attributes * torch.nan}, ReuseError, "Attribute 0 is defined for no class"),
+    ({"attributes": 0 * TOY.attributes}, ReuseError, "code of class 0 is zero"),
     ({"seen": [0, 2, 3]}, ReuseError, r"labels of classes \[5, 6, 8\], which are not seen: leave those images out"),
     ({"seen": [0, 2, 3, 5, 6, 8, 4]}, ReuseError, r"seen classes \[4\] have no image: leave them out of seen="),
     ({"seen": [0, 2, 2, 3, 5, 6, 8]}, ReuseError, "twice"),
+    ({"seen": "all"}, ShapeMismatch, "numbers are needed"),
     ({"attributes": TOY.attributes[:6], "labels": torch.arange(48) % 6}, ReuseError, "All classes are seen"),
 ]
 
 
-def test_what_does_not_fit_together_is_refused() -> None:
-    for change, error, message in BAD:
+@pytest.mark.parametrize(("change", "error", "message"), BAD)
+def test_what_cannot_be_learned_from_is_refused(change: dict[str, Any], error: type[ReuseError], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ESZSL().fit(**{"features": TOY.train, "labels": TOY.train_labels, "attributes": TOY.attributes} | change)
+
+
+def test_what_cannot_be_asked_is_refused() -> None:
+    classifier, broken = fitted("eszsl", TOY), fitted("minus-a", TOY)
+    broken.network_.bridge.weight.data[0] = torch.nan
+    asked: list[tuple[type[ReuseError], str, Callable[[], Any]]] = [
+        (ShapeMismatch, "features have 4 columns, those of the fit had 9", lambda: classifier.predict(TOY.new[:, :4])),
+        (NonFinite, "features hold NaN", lambda: classifier.predict(TOY.new / 0)),
+        (UnknownName, "candidates 'unsen'. Did you mean 'unseen'", lambda: classifier.predict(TOY.new, "unsen")),
+        (ReuseError, "candidates must be classes from 0 to 8", lambda: classifier.predict(TOY.new, range(10))),
+        (ShapeMismatch, "labels must be 24 integers", lambda: classifier.score(TOY.new, TOY.new_labels[:3])),
+        (NonFinite, "scores hold NaN", lambda: broken.score(TOY.new, TOY.new_labels)),
+        (UnknownName, "Did you mean 'eszsl'", lambda: build("eszl")),
+    ]
+    for error, message, attempt in asked:
         with pytest.raises(error, match=message):
-            ESZSL().fit(**{"features": TOY.train, "labels": TOY.train_labels, "attributes": TOY.attributes} | change)
-    classifier = fitted("eszsl", TOY)
-    with pytest.raises(ShapeMismatch, match="features have 4 columns, those of the fit had 9. Take them from the same"):
-        classifier.predict(TOY.new[:, :4])
-    with pytest.raises(NonFinite):
-        classifier.predict(TOY.new / 0)
-    with pytest.raises(UnknownName, match="unknown candidates 'unsen'. Did you mean 'unseen'"):
-        classifier.predict(TOY.new, "unsen")
-    with pytest.raises(ReuseError, match="candidates must be classes from 0 to 8"):
-        classifier.predict(TOY.new, range(10))
-    with pytest.raises(ShapeMismatch, match="labels must be 24 integers"):
-        classifier.score(TOY.new, TOY.new_labels[:3])
+            attempt()
 
 
-def test_options_that_do_not_do_are_refused() -> None:
-    bad = {"codes": ESZSL(codes="row"), "projection": SAE(projection="to_code"), "kernel": build("gfzsl", kernel="rbg")}
-    for name, classifier in {**bad, "term": QFSLClassifier(term="biass")}.items():
-        with pytest.raises(UnknownName, match=name):
-            classifier.fit(*GIVEN)
-    too_low = (ESZSL(gamma=0.0), SAE(lam=-1.0), SynC(width=0.0), build("dap", penalty=0.0), build("conse", top=0))
-    for classifier in (*too_low, build("gfzsl", ridge=0.0), build("latem", maps=0)):
-        with pytest.raises(ReuseError, match="must be above 0"):
-            classifier.fit(*GIVEN)
-    with pytest.raises(NotImplementedError, match="use one of its subclasses"):
-        ZeroShotClassifier().fit(*GIVEN)
-    with pytest.raises(UnknownName, match="Did you mean 'eszsl'"):
-        build("eszl")
+NONSENSE = [
+    *((ESZSL, {"codes": "row"}), (SAE, {"projection": "to_code"}), (GFZSL, {"kernel": "rbg"})),
+    *((QFSLClassifier, {"term": "biass"}), (SeenClassifier, {"softmax": "every"}), (ESZSL, {"gamma": 0.0})),
+    *((SAE, {"lam": -1.0}), (SynC, {"width": 0.0}), (DAP, {"penalty": torch.nan}), (ConSE, {"top": 0})),
+    *((GFZSL, {"ridge": 0.0}), (LatEm, {"maps": 0}), (CMT, {"hidden": 0}), (ALE, {"lr": -1.0}), (ALE, {"batch": 8.5})),
+    *((SCoRe, {"codewords": -1.0}), (ALE, {"steps": -1}), (ALE, {"seed": 0.5}), (ALE, {"weight_decay": -1.0})),
+    *((SeenClassifier, {"hidden": (4, 0)}), (SeenClassifier, {"dropout": 1.0}), (QFSLClassifier, {"weight": -0.1})),
+    *((QFSLClassifier, {"unlabelled_steps": -1}), (SeenClassifier, {"batch": -4})),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), NONSENSE)
+def test_options_that_cannot_be_meant_are_refused(kind: type[ZeroShotClassifier], options: dict[str, Any]) -> None:
+    unlabelled = TOY.new if kind.transductive else None
+    with pytest.raises((BadValue, UnknownName), match="|".join([*options, "width"])):
+        kind(**options).fit(*GIVEN, unlabelled=unlabelled)
 
 
 def test_chosen_options_are_among_those_tried() -> None:
@@ -163,10 +174,3 @@ def test_what_a_classifier_learns_from_and_is_asked() -> None:
     torch.testing.assert_close(problem.codes, TOY.attributes / TOY.attributes.norm(dim=1, keepdim=True))
     assert torch.equal(problem.seen, TOY.seen) and torch.equal(problem.unseen, TOY.unseen)
     assert torch.equal(problem.seen[problem.places], problem.labels) and not len(problem.unlabelled)
-
-
-def test_many_images_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    classifier = fitted("minus-a", TOY)
-    whole = classifier.decision_function(TOY.new)
-    monkeypatch.setattr("reuselib.qfsl.estimator.CHUNK", 5)
-    torch.testing.assert_close(classifier.decision_function(TOY.new), whole)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reuselib import nets, run
 from reuselib.data import ImageSet
-from reuselib.errors import DeviceError, ReuseError, ShapeMismatch, UnknownName
+from reuselib.errors import BadValue, DeviceError, NonFinite, ReuseError, ShapeMismatch, UnknownName
 from reuselib.qfsl import QFSL, FeatureSet, SeenTraining, ZeroShotNetwork, bridge, class_codes
 from reuselib.qfsl.rivals.trained import CodewordNetwork, SCoReTraining
 
@@ -190,13 +190,6 @@ def test_the_backbone_has_a_rate_of_its_own_and_can_be_kept() -> None:
         assert norm.training == moves
 
 
-def test_both_batches_pass_the_network_as_one() -> None:
-    method, batches = qfsl_on_images(), []
-    method.student.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
-    method.step()
-    assert batches == [12]
-
-
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
@@ -212,11 +205,27 @@ def test_what_does_not_fit_is_refused() -> None:
         (ShapeMismatch, r"images \(4,\) do not fit", lambda: QFSL(network(), labelled, narrow, TOY.seen)),
         (ShapeMismatch, r"gives \(2, 9, 1\), not scores", lambda: SeenTraining(three, labelled, TOY.seen)),
         (ShapeMismatch, r"not \(48, 9\) and \(3,\)", lambda: FeatureSet(labelled.features, labelled.labels[:3])),
-        (DeviceError, "images are on meta", lambda: SeenTraining(network(), features("meta")[0], TOY.seen)),
+        (DeviceError, "images on meta", lambda: SeenTraining(network(), features("meta")[0], TOY.seen)),
         (UnknownName, "unknown softmax 'every'", lambda: seen_training(softmax="every")),
         (ReuseError, "Give features and attributes", lambda: bridge(5)),
         (ShapeMismatch, "do not fit", lambda: SeenTraining(ZeroShotNetwork(CODES, bridge(9, 6)), labelled, TOY.seen)),
+        (ShapeMismatch, "numbers are needed", lambda: SeenTraining(network(), labelled)),
+        (ShapeMismatch, r"not \(0, 9\)", lambda: FeatureSet(new.features[:0], new.labels[:0])),
+        (NonFinite, "features hold NaN", lambda: FeatureSet(new.features / 0, new.labels)),
+        (BadValue, "dropout", lambda: bridge(9, 6, dropout=1.0)),
+        (BadValue, "width", lambda: bridge(9, 0)),
     ]
     for error, message, attempt in bad:
         with pytest.raises(error, match=message):
             attempt()
+
+
+@pytest.mark.parametrize("make", [seen_training, qfsl, codewords])
+def test_numbers_that_cannot_be_meant_are_refused(make: Callable[..., Any]) -> None:
+    bad: dict[str, tuple[Any, ...]] = {"batch": (0, -4, 8.5), "lr": (0, -1.0, float("nan")), "seed": (0.5, -1, 2**63)}
+    bad |= {"weight_decay": (-1.0,), "momentum": (-0.1,), "backbone_lr": (-1.0, "slow")}
+    own = {qfsl: ("weight",), codewords: ("attributes", "codewords")}
+    bad |= dict.fromkeys(own.get(make, ()), (-1.0, float("inf")))
+    for name, value in ((name, value) for name, values in bad.items() for value in values):
+        with pytest.raises(BadValue, match=f"{name} must be"):
+            make(**{name: value})

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
-from reuselib.errors import ReuseError, ShapeMismatch
+from reuselib.errors import BadValue, NonFinite, ReuseError, ShapeMismatch
 from reuselib.qfsl import metrics
+from reuselib.qfsl.rivals.stacking import curve
 
 SEEN, UNSEEN = torch.tensor([0, 2]), torch.tensor([1, 3])
 
@@ -17,8 +22,6 @@ def test_accuracy_per_class_counts_every_class_alike() -> None:
     assert metrics.per_class_accuracy(predicted, labels, torch.tensor([5, 3])).tolist() == pytest.approx([1 / 2, 2 / 3])
     uneven = torch.tensor([0] * 90 + [1] * 10)
     assert metrics.mean_class_accuracy(torch.zeros_like(uneven), uneven) == 0.5
-    weights = metrics.class_weights(uneven)
-    assert weights.sum() == pytest.approx(1) and weights[:90].sum() == pytest.approx(0.5)
 
 
 def test_harmonic_mean() -> None:
@@ -50,14 +53,40 @@ def test_what_is_right_among_all_is_right_among_the_unseen() -> None:
     assert found["conventional"] > found["unseen"]
 
 
+S = torch.eye(4)
+REPORT = {"seen_scores": S[SEEN], "seen_labels": SEEN, "unseen_scores": S[UNSEEN], "unseen_labels": UNSEEN}
+REPORT |= {"seen": SEEN, "unseen": UNSEEN}
+
+
+@pytest.mark.parametrize("measure", [metrics.report, curve])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"seen_scores": S}, ShapeMismatch, r"not \(4, 4\) and \(2,\)"),
+        ({"seen_scores": S[SEEN] * torch.nan}, NonFinite, "scores hold NaN"),
+        ({"unseen_scores": S[UNSEEN] / 0}, NonFinite, "scores hold NaN"),
+        ({"unseen": torch.tensor([1, 2, 3])}, BadValue, r"Classes \[2\] are both seen and unseen"),
+        ({"unseen": torch.tensor([1, 3, 4])}, ReuseError, "classes must be classes from 0 to 3"),
+        ({"unseen": torch.tensor([], dtype=torch.int64)}, ReuseError, "at least one class"),
+        ({"seen_labels": torch.tensor([0, 7])}, BadValue, r"labels \[7\] are none of the classes"),
+        ({"unseen_labels": SEEN}, BadValue, r"labels \[0, 2\] are none of the classes \[1, 3\]"),
+    ],
+)
+def test_what_cannot_be_reported_is_refused(
+    measure: Callable[..., Any], change: dict[str, Tensor], error: type[ReuseError], message: str
+) -> None:
+    assert measure(**REPORT) is not None
+    with pytest.raises(error, match=message):
+        measure(**REPORT | change)
+
+
 def test_what_has_no_accuracy_is_refused() -> None:
-    one, s, labels = torch.tensor([1]), torch.randn(3, 4), torch.tensor([1, 3])
+    one = torch.tensor([1])
     for given in ((one, one, torch.tensor([1, 2])), (one[:0], one[:0])):
         with pytest.raises(ReuseError, match="no images of some class"):
             metrics.per_class_accuracy(*given)
     with pytest.raises(ShapeMismatch, match=r"answers \(1,\) and labels \(2,\)"):
         metrics.per_class_accuracy(one, torch.tensor([1, 2]))
-    with pytest.raises(ShapeMismatch, match=r"not \(3, 4\) and \(2,\)"):
-        metrics.report(s, labels, s[:2], labels, SEEN, UNSEEN)
-    with pytest.raises(ShapeMismatch, match="labels must be"):
-        metrics.class_weights(torch.zeros(0))
+    for a, b in ((1.2, 0.5), (0.5, float("nan"))):
+        with pytest.raises(BadValue, match="at most 1"):
+            metrics.harmonic_mean(a, b)

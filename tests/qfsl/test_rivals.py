@@ -20,10 +20,11 @@ from torch import Tensor
 from reuselib import run
 from reuselib.qfsl import metrics
 from reuselib.qfsl.rivals import gaussians, linear, stacking, trained
-from reuselib.qfsl.rivals.gaussians import expectation_maximisation, kernel_matrix, kernel_ridge, log_density
+from reuselib.qfsl.rivals.gaussians import expectation_maximisation, kernel_matrix, log_density
 from reuselib.qfsl.rivals.linear import eszsl, sae
 from reuselib.qfsl.rivals.probabilistic import attribute_scores, binarised, logistic
 from reuselib.qfsl.rivals.stacking import calibrated, choose_shift, curve
+from reuselib.qfsl.samples import solved
 
 TOY = zeroshot_toys.toy()
 PLACES = torch.searchsorted(TOY.seen, TOY.train_labels)
@@ -175,7 +176,7 @@ def test_gaussians_and_kernel_ridge_are_scipys_and_scikit_learns() -> None:
     codes, new, targets = torch.randn(6, 4).double(), torch.randn(3, 4).double(), torch.randn(6, 2).double()
     for kernel, gamma in {"rbf": {"gamma": 0.5}, "linear": {}}.items():
         model = KernelRidge(alpha=0.4, kernel=kernel, **gamma).fit(codes.numpy(), targets.numpy())
-        alpha = kernel_ridge(kernel_matrix(codes, codes, kernel), targets, 0.4)
+        alpha = solved(kernel_matrix(codes, codes, kernel), targets, 0.4)
         predicted = kernel_matrix(new, codes, kernel) @ alpha
         np.testing.assert_allclose(predicted.numpy(), model.predict(new.numpy()), atol=1e-9)
 

@@ -102,7 +102,7 @@ def test_prototypes_of_the_oracle_and_of_the_controls() -> None:
         found = rivals.permuted(prototypes, seed)
         assert not (found == prototypes).all(1).any()
         assert torch.equal(found.sort(0).values, prototypes.sort(0).values)
-    with pytest.raises(ReuseError, match="two classes"):
+    with pytest.raises(ReuseError, match="at least 2"):
         rivals.permuted(prototypes[:1])
     drawn = rivals.random_prototypes(prototypes, 3)
     torch.testing.assert_close(drawn.norm(dim=1), torch.ones(6))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from sklearn.base import clone
 from torch import Tensor, nn
 
 from reuselib import run
-from reuselib.errors import DeviceError, ReuseError, ShapeMismatch, UnknownName
+from reuselib.errors import BadValue, NonFinite, ReuseError, ShapeMismatch, UnknownName
 from reuselib.qfsl import FeatureSet
 from reuselib.qfsl.selection import class_folds
 from reuselib.selective import (
@@ -123,33 +125,36 @@ def test_a_backbone_stays_as_it_is_unless_it_is_tuned() -> None:
         assert bool(moved) == found.student.backbone.training == bool(rate) and found.student.training
 
 
-def test_bad_input_is_refused() -> None:
-    network, zeros = AugmentedNetwork(CODES, range(SEEN), FEATURES, WIDTH), torch.zeros(5, dtype=torch.int64)
-    away = FeatureSet(torch.zeros(5, FEATURES, device="meta"), zeros.to("meta"))
-    bad: list[tuple[type[ReuseError], str, Any]] = [
+@pytest.mark.parametrize(
+    ("error", "message", "attempt"),
+    [
         (UnknownName, "task of the residual attributes", lambda: method(task="owm")),
-        (ReuseError, "below 1", lambda: method(dropout=1.0)),
-        (ReuseError, "width must be above 0", lambda: fitted(width=0)),
-        (
-            ReuseError,
-            "not seen",
-            lambda: AugmentedTraining(network, FeatureSet(torch.zeros(5, FEATURES), zeros + SEEN)),
-        ),
-        (ShapeMismatch, "do not fit", lambda: AugmentedTraining(network, FeatureSet(torch.randn(5, 3), zeros))),
-        (DeviceError, "meta", lambda: AugmentedTraining(network, away)),
-        (UnknownName, "mean 'own'", lambda: fitted(task="owm")),
         (UnknownName, "mean 'ridge'", lambda: fitted(synthesis="rigde")),
         (UnknownName, "mean 'sum'", lambda: fitted(kind="som")),
         (ReuseError, "not fitted", lambda: AugmentedClassifier().prototypes()),
         (ReuseError, "not fitted", lambda: AugmentedClassifier().confidence(NEW)),
-        (ReuseError, "inductive", lambda: AugmentedClassifier().fit(*TRAIN, TABLE, unlabelled=NEW)),
         (ShapeMismatch, "3 columns", lambda: fitted().residual(NEW[:, :3])),
         (ShapeMismatch, r"must be \(4, 5\)", lambda: fitted().evidence(NEW, prototypes=torch.zeros(4, 3))),
-        (ReuseError, "cannot be cut", lambda: choose(AugmentedClassifier(), *TRAIN, TABLE, folds=SEEN + 1)),
-    ]
-    for error, message, attempt in bad:
-        with pytest.raises(error, match=message):
-            attempt()
+        (NonFinite, "residual", lambda: fitted().evidence(NEW, prototypes=torch.full((4, 5), torch.nan))),
+        (NonFinite, "threshold is NaN", lambda: fitted().answer(NEW, math.nan)),
+        *(
+            (BadValue, name, partial(method, **{name: value}))
+            for name, value in (("dropout", 1.0), ("beta", -1.0), ("eta", math.inf), ("batch", 0))
+        ),
+        *(
+            (BadValue, name, partial(fitted, **{name: value}))
+            for name, value in (("width", 0), ("width", 2.5), ("kappa", 0), ("weight", -1), ("residual_temperature", 0))
+        ),
+        *(
+            (BadValue, name, partial(choose, AugmentedClassifier(), *TRAIN, TABLE, **{name + ending: value}))
+            for name, ending, value in (("folds", "", SEEN + 1), ("risk", "", 1.5), ("kappa", "s", [0.0]))
+        ),
+        (BadValue, "choices", lambda: choose(AugmentedClassifier(), *TRAIN, TABLE, weights=())),
+    ],
+)
+def test_bad_input_is_refused(error: type[ReuseError], message: str, attempt: Callable[[], Any]) -> None:
+    with pytest.raises(error, match=message):
+        attempt()
 
 
 # --- the classifier

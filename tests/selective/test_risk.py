@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from reuselib.errors import NonFinite, ReuseError, ShapeMismatch
+from reuselib.errors import BadValue, NonFinite, ReuseError, ShapeMismatch
 from reuselib.selective import risk
 
 
@@ -97,19 +99,23 @@ def test_confidences_of_scores() -> None:
     assert len(far.softmax(1).max(1).values.unique()) == 1 and len(risk.softmax_confidence(far).unique()) == 2
 
 
-def test_bad_input_is_refused() -> None:
-    bad: list[tuple[object, object, type[ReuseError], str]] = [
-        ([1.0, 2.0], [0], ShapeMismatch, "one entry for each answer"),
-        ([], [], ShapeMismatch, "one entry for each answer"),
-        ([[1.0]], [0], ShapeMismatch, "one entry for each answer"),
-        ([math.nan, 1.0], [0, 1], NonFinite, "log_softmax"),
-        ([1.0, 2.0], [0, 0.5], ReuseError, "predictions != labels"),
-    ]
-    for confidence, wrong, error, message in bad:
-        with pytest.raises(error, match=message):
-            risk.aurcc(confidence, wrong)
-    for coverage in (0, 1.1, -1):
-        with pytest.raises(ReuseError, match="above 0 and at most 1"):
-            risk.risk_coverage([1.0, 2.0], [0, 1]).risk_at(coverage)
-    with pytest.raises(ShapeMismatch, match="at least 2 candidates"):
-        risk.score_margin(torch.zeros(3, 1))
+CURVE = risk.risk_coverage([1.0, 2.0], [0, 1])
+BAD: list[tuple[type[ReuseError], str, Callable[[], object]]] = [
+    *(
+        (ShapeMismatch, "one entry", partial(risk.aurcc, *given))
+        for given in (([1.0, 2.0], [0]), ([], []), ([[1]], [0]))
+    ),
+    *((NonFinite, "log_softmax", partial(risk.aurcc, [bad, 1.0], [0, 1])) for bad in (math.nan, math.inf, -math.inf)),
+    (ReuseError, "predictions != labels", lambda: risk.aurcc([1.0, 2.0], [0, 0.5])),
+    *((BadValue, "above 0 and at most 1", partial(CURVE.risk_at, share)) for share in (0, 1.1, -1, math.nan)),
+    *((BadValue, "risk must be", partial(CURVE.threshold_for, share)) for share in (-0.1, 1.1, math.nan)),
+    (NonFinite, "threshold", lambda: CURVE.at(math.nan)),
+    (ShapeMismatch, "at least 2 candidates", lambda: risk.score_margin(torch.zeros(3, 1))),
+    *((NonFinite, "scores", partial(of, torch.tensor([[0.0, math.nan]]))) for of in risk.SCORE_CONFIDENCES.values()),
+]
+
+
+@pytest.mark.parametrize(("error", "message", "attempt"), BAD)
+def test_bad_input_is_refused(error: type[ReuseError], message: str, attempt: Callable[[], object]) -> None:
+    with pytest.raises(error, match=message):
+        attempt()

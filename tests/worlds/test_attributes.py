@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reuselib.errors import ReuseError, UnknownName
+from reuselib.errors import BadValue, ReuseError, UnknownName
 from reuselib.worlds.attributes import (
     ANNOTATED,
     FACTORS,
@@ -36,6 +36,7 @@ from reuselib.worlds.rooms.draws import Draws, keys
 
 PLANS = {"qfsl": QFSL_PLAN, "selective": SELECTIVE_PLAN}
 SMALL = replace(QFSL_PLAN, train_images=3, test_images=2, unseen_images=4, auxiliary_images=2)
+COUNTS = ("families", "train_images", "test_images", "unseen_images", "auxiliary_classes", "auxiliary_images")
 SIGMAS = 4.5  # of a binomial: one test in a hundred thousand fails by chance, and the draws are fixed
 
 
@@ -95,17 +96,28 @@ def test_plans_are_those_of_the_description() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seen": 30}, "30 of 30 classes cannot be seen"),
-        ({"seen": 0}, "0 of 30"),
-        ({"families": 0}, "families=0"),
-        ({"p_family": 1.2}, "p_family=1.2 must be a probability"),
-        ({"unseen_images": 0}, "unseen_images=0"),
+        *(({"seen": count}, "seen must be a whole number from 1 to 29") for count in (30, 0, 4.5)),
+        *(({name: 0}, f"{name} must be a whole number of at least 1") for name in COUNTS),
+        *(
+            ({name: value}, "at least 0 and at most 1")
+            for name in ("p_family", "p_hidden")
+            for value in (1.2, math.nan)
+        ),
         ({"annotated": "fuor"}, "regime of annotation 'fuor'. Did you mean 'four'"),
     ],
 )
 def test_plans_that_fit_no_world(changes: dict, message: str) -> None:
     with pytest.raises(ReuseError, match=message):
         WorldPlan(**changes)
+
+
+def test_seeds_and_noise_that_cannot_be_meant() -> None:
+    for seed in (-1, 0.5, 2**62):
+        with pytest.raises(BadValue, match="seed must be"):
+            AttributeWorld(seed, SMALL)
+    for noise in (-0.1, math.nan):
+        with pytest.raises(BadValue, match="noise must be"):
+            render(plain(one()), noise)
 
 
 def test_tuples_in_words() -> None:

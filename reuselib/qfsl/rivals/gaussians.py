@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from reuselib.qfsl.estimator import Problem, ZeroShotClassifier
+from reuselib.qfsl.samples import solved
 
 FLOOR = 0.01
 """Added to every variance; standardised features have variance 1 over all classes."""
@@ -45,17 +45,6 @@ def kernel_matrix(a: Tensor, b: Tensor, kernel: str) -> Tensor:
     return (-distances.square() / 2).exp()
 
 
-def kernel_ridge(known: Tensor, targets: Tensor, strength: float) -> Tensor:
-    """``α = (K + strength I)⁻¹ T``, so that K(new, known) α predicts.
-
-    Args:
-        known: K, (S, S).
-        targets: T, (S, d).
-        strength: above 0.
-    """
-    return torch.linalg.solve(known + strength * torch.eye(len(known), dtype=known.dtype, device=known.device), targets)
-
-
 def expectation_maximisation(
     features: Tensor, means: Tensor, variances: Tensor, rounds: int = 10, prior: float = 1.0
 ) -> tuple[Tensor, Tensor]:
@@ -88,7 +77,6 @@ def expectation_maximisation(
     return means, variances
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class GFZSL(ZeroShotClassifier):
     """A generative framework: class-conditional Gaussians, means and log-variances regressed by kernel ridge.
 
@@ -115,7 +103,7 @@ class GFZSL(ZeroShotClassifier):
         known, new = (kernel_matrix(codes[each], codes[seen], self.kernel) for each in (seen, unseen))
         targets = torch.cat([means, variances.log()], 1)
         centre = targets.mean(0)
-        found = centre + new @ kernel_ridge(known, targets - centre, self.ridge)
+        found = centre + new @ solved(known, targets - centre, self.ridge)
         made, logs = found.chunk(2, dim=1)
         refined = self._refined(problem, made, logs.exp())
         count = len(codes)
@@ -131,7 +119,6 @@ class GFZSL(ZeroShotClassifier):
         return log_density(features, self.means_, self.variances_)
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class TransductiveGFZSL(GFZSL):
     """GFZSL, its Gaussians of unseen classes refined on unlabelled features by :func:`expectation_maximisation`.
 

@@ -5,7 +5,6 @@ Images are rows: features X (N, d), codes of the seen classes A (S, m).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reuselib.qfsl.estimator import Problem, ZeroShotClassifier
-from reuselib.qfsl.samples import minimised
+from reuselib.qfsl.samples import minimised, solved
 
 EXACT = "donot_use_mm_for_euclid_dist"  # differences, not products: no digits are lost
 
@@ -38,11 +37,8 @@ def eszsl(features: Tensor, places: Tensor, codes: Tensor, gamma: float, lam: fl
     """
     x, a = features.double(), codes.double()
     y = 2 * F.one_hot(places, len(a)).double() - 1
-    left, right = x.T @ x, a.T @ a
-    left.diagonal().add_(gamma)
-    right.diagonal().add_(lam)
-    middle = torch.linalg.solve(left, x.T @ y @ a)
-    return torch.linalg.solve(right, middle.T).T  # right is symmetric
+    middle = solved(x.T @ x, x.T @ y @ a, gamma)
+    return solved(a.T @ a, middle.T, lam).T  # its first matrix is symmetric
 
 
 def sae(features: Tensor, codes: Tensor, lam: float) -> Tensor:
@@ -70,7 +66,6 @@ def sae(features: Tensor, codes: Tensor, lam: float) -> Tensor:
     return u @ solved.masked_fill(free, 0) @ v.T
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class ESZSL(ZeroShotClassifier):
     """Embarrassingly simple zero-shot learning: ridge regression on both sides of a compatibility.
 
@@ -93,7 +88,6 @@ class ESZSL(ZeroShotClassifier):
         return features.double() @ self._columns
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class SAE(ZeroShotClassifier):
     """Semantic autoencoder: the features of an image are to be had back from its class's code.
 
@@ -174,7 +168,6 @@ def base_classifiers(features: Tensor, places: Tensor, mixture: Tensor, penalty:
     return minimised(objective, x.new_zeros(s.shape[1], x.shape[1]))
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class SynC(ZeroShotClassifier):
     """Synthesised classifiers, with one phantom class at each seen class's code.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -72,7 +70,6 @@ def attribute_scores(yes: Tensor, no: Tensor, attributes: Tensor, seen: Tensor) 
     return (yes - safe.log()) @ there.T + (no - (1 - safe).log()) @ absent.T
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class _Probabilistic(ZeroShotClassifier):
     """A linear classifier of attributes or of seen classes.
 
@@ -86,7 +83,6 @@ class _Probabilistic(ZeroShotClassifier):
         return features.double() @ self.weights_ + self.intercept_
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class DAP(_Probabilistic):
     """Direct attribute prediction: one classifier for each attribute; a class has the product of their answers.
 
@@ -108,7 +104,6 @@ class DAP(_Probabilistic):
         return attribute_scores(F.logsigmoid(z), F.logsigmoid(-z), self._binary, self._known)
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class IAP(_Probabilistic):
     """Indirect attribute prediction: attributes are as likely as the seen classes that have them.
 
@@ -134,7 +129,6 @@ class IAP(_Probabilistic):
         return attribute_scores(yes, no, self._binary, self._known)
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class ConSE(_Probabilistic):
     """Convex combination of semantic embeddings: an image lies between the codes of the seen classes it may be.
 

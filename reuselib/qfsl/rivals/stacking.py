@@ -7,13 +7,14 @@ Source: Chao et al. 2016.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sklearn.base import clone
 from torch import Tensor
 
+from reuselib import checks
 from reuselib.qfsl import metrics
 from reuselib.qfsl.estimator import ZeroShotClassifier
 from reuselib.qfsl.samples import as_tensor
@@ -22,6 +23,7 @@ from reuselib.qfsl.selection import class_wise
 
 def calibrated(scores: Tensor, seen: Tensor, shift: float) -> Tensor:
     """``s_k - g`` for the seen classes, ``s_k`` for the others, (n, C); as g → ∞ only unseen classes are predicted."""
+    checks.number(-math.inf, shift=shift)
     return scores.index_add(1, seen, scores.new_full((len(scores), len(seen)), -shift))
 
 
@@ -79,15 +81,19 @@ def curve(
         seen: int64 (S,), columns.
         unseen: int64 (T,), columns.
 
+    Raises:
+        ReuseError: see :func:`~reuselib.qfsl.metrics.report`.
+
     Source: Chao et al. 2016.
     """
+    metrics.check_sides(seen_scores, seen_labels, unseen_scores, unseen_labels, seen, unseen)
     sides = []
     for scores, labels, own in ((seen_scores, seen_labels, seen), (unseen_scores, unseen_labels, unseen)):
-        metrics.check_scores(scores, labels)
         scores, labels = scores.detach().cpu().double(), labels.cpu()
         gaps = scores[:, seen.cpu()].amax(1) - scores[:, unseen.cpu()].amax(1)
         right = (metrics.predict_among(scores, own.cpu()) == labels).double()
-        sides.append((gaps, right * metrics.class_weights(labels)))
+        _, inverse, counts = labels.unique(return_inverse=True, return_counts=True)
+        sides.append((gaps, right / (len(counts) * counts[inverse].double())))  # every class counts alike
     ends = torch.cat([gaps for gaps, _ in sides]).unique()
     shifts = between(ends)
     (seen_gaps, seen_right), unseen_side = sides
@@ -126,7 +132,7 @@ def choose_shift(
     """
     curves = []
     for fold in class_wise(features, labels, attributes, folds, seed=seed):
-        fitted = clone(classifier).fit(*fold.train, fold.attributes)
+        fitted = fold.fit(classifier)
         scores = [as_tensor(fitted.decision_function(part[0])).cpu() for part in (fold.seen, fold.unseen)]
         kinds = torch.from_numpy(fitted.seen_), torch.from_numpy(fitted.unseen_)
         curves.append(curve(scores[0], fold.seen[1], scores[1], fold.unseen[1], *kinds))

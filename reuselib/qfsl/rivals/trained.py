@@ -6,18 +6,18 @@ the scores.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reuselib import checks
 from reuselib.qfsl.classifiers import TrainedClassifier
 from reuselib.qfsl.estimator import Problem
 from reuselib.qfsl.losses import mean
 from reuselib.qfsl.method import SeenTraining, ZeroShotNetwork, bridge
-from reuselib.qfsl.samples import FeatureSet, Samples
+from reuselib.qfsl.samples import Samples
 
 # --- losses: scores s (B, S), labels y (B,) → (B,) --------------------------------------------------------------------
 
@@ -84,6 +84,7 @@ class Compatibility(nn.Module):
 
     def __init__(self, features: int, codes: Tensor, maps: int = 1) -> None:
         super().__init__()
+        checks.whole(features=features, maps=maps)
         self.weight = nn.Parameter(torch.randn(maps, features, codes.shape[1]) * 0.01)
         self.register_buffer("codes", codes.detach().clone())
 
@@ -107,6 +108,7 @@ class Regression(nn.Module):
 
     def __init__(self, features: int, hidden: int, codes: Tensor) -> None:
         super().__init__()
+        checks.whole(features=features, hidden=hidden)
         self.layers = nn.Sequential(nn.Linear(features, hidden), nn.Tanh(), nn.Linear(hidden, codes.shape[1]))
         self.register_buffer("codes", codes.detach().clone())
 
@@ -119,7 +121,6 @@ class Regression(nn.Module):
 # --- classifiers ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class DeViSE(TrainedClassifier):
     """A compatibility that learns by :func:`devise_loss`, in batches.
 
@@ -130,6 +131,7 @@ class DeViSE(TrainedClassifier):
     Source: Frome et al. 2013.
     """
 
+    passed: ClassVar = (*TrainedClassifier.passed, "loss")
     loss: ClassVar[Any] = staticmethod(devise_loss)
 
     lr: float = 1e-3
@@ -138,11 +140,7 @@ class DeViSE(TrainedClassifier):
     def _network(self, problem: Problem) -> nn.Module:
         return Compatibility(problem.features.shape[1], problem.codes)
 
-    def _options(self) -> dict[str, Any]:
-        return super()._options() | {"loss": self.loss}
 
-
-@dataclass(eq=False, repr=False, kw_only=True)
 class SJE(DeViSE):
     """A compatibility that learns by :func:`sje_loss`; options as :class:`DeViSE`.
 
@@ -152,7 +150,6 @@ class SJE(DeViSE):
     loss: ClassVar[Any] = staticmethod(sje_loss)
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class ALE(DeViSE):
     """A compatibility that learns by :func:`ale_loss`; options as :class:`DeViSE`.
 
@@ -162,7 +159,6 @@ class ALE(DeViSE):
     loss: ClassVar[Any] = staticmethod(ale_loss)
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class LatEm(DeViSE):
     """Latent embeddings: the best of several compatibilities, with DeViSE's loss; options as :class:`DeViSE`.
 
@@ -178,7 +174,6 @@ class LatEm(DeViSE):
         return Compatibility(problem.features.shape[1], problem.codes, self.maps)
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class CMT(DeViSE):
     """Cross-modal transfer: two layers regress the codes, the nearest one wins; without its detection of novelty.
 
@@ -254,7 +249,8 @@ class SCoReTraining(SeenTraining):
         codewords: float = 1.0,
         **options: Any,
     ) -> None:
-        super().__init__(student, images, student.seen, **options)
+        super().__init__(student, images, **options)
+        checks.number(attributes=attributes, codewords=codewords)
         self.attributes, self.codewords = attributes, codewords
 
     def step(self) -> dict[str, Tensor]:
@@ -275,7 +271,6 @@ class SCoReTraining(SeenTraining):
         return {name: value.detach() for name, value in {"loss": loss, **parts}.items()}
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
 class SCoRe(TrainedClassifier):
     """SCoRe on given features, see :class:`SCoReTraining`.
 
@@ -284,12 +279,11 @@ class SCoRe(TrainedClassifier):
         network_: the :class:`CodewordNetwork`.
     """
 
+    trainer: ClassVar = SCoReTraining
+    passed: ClassVar = (*TrainedClassifier.passed, "codewords")
+
     codewords: float = 1.0
 
     def _network(self, problem: Problem) -> CodewordNetwork:
         widths = problem.features.shape[1], problem.codes.shape[1]
         return CodewordNetwork(problem.codes, problem.seen, bridge(*widths))
-
-    def _method(self, problem: Problem) -> SeenTraining:
-        images = FeatureSet(problem.features, problem.labels)
-        return SCoReTraining(self.network_, images, codewords=self.codewords, **self._options())

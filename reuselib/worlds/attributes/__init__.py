@@ -10,17 +10,5 @@ from reuselib.worlds.attributes.drawing import plain, render, sample
 from reuselib.worlds.attributes.factors import ANNOTATED, FACTORS, HIDDEN, REGIMES, words
 from reuselib.worlds.attributes.world import AttributeWorld
 
-__all__ = [
-    "ANNOTATED",
-    "FACTORS",
-    "HIDDEN",
-    "QFSL_PLAN",
-    "REGIMES",
-    "SELECTIVE_PLAN",
-    "AttributeWorld",
-    "WorldPlan",
-    "plain",
-    "render",
-    "sample",
-    "words",
-]
+__all__ = ["ANNOTATED", "AttributeWorld", "FACTORS", "HIDDEN", "plain", "QFSL_PLAN", "REGIMES", "render", "sample"]
+__all__ += ["SELECTIVE_PLAN", "words", "WorldPlan"]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from reuselib import checks
 from reuselib.errors import ReuseError, unknown
-from reuselib.worlds.attributes.factors import ANNOTATED, HIDDEN, NAMES, REGIMES, SIZES
+from reuselib.worlds.attributes.factors import ANNOTATED, ATTRIBUTES, HIDDEN, NAMES, REGIMES, SIZES
 from reuselib.worlds.rooms.draws import Draws, keys, normal
 
 REDRAW = 0.08  # how often a factor of an image is drawn anew, whatever its class says
@@ -24,7 +25,8 @@ MOST_STREAMS = 16
 
 
 def stream(name: str, seed: int) -> int:
-    """Return the seed of the draws for one of `STREAMS`: no two of (name, seed) have the same."""
+    """Return the seed of the draws for one of `STREAMS`: no two of (name, seed) have the same; BadValue for no seed."""
+    checks.whole(0, checks.SEEDS // MOST_STREAMS - 1, seed=seed)
     return MOST_STREAMS * seed + STREAMS.index(name)
 
 
@@ -46,7 +48,7 @@ class WorldPlan:
         annotated: One of `REGIMES`. Images and classes of a seed are the same in all of them.
 
     Raises:
-        ReuseError: If the numbers fit no world.
+        BadValue: If the numbers fit no world.
         UnknownName: If there is no such regime.
     """
 
@@ -66,14 +68,12 @@ class WorldPlan:
         """Check the numbers."""
         if self.annotated not in REGIMES:
             raise unknown("regime of annotation", self.annotated, REGIMES)
-        if not 0 < self.seen < self.classes:
-            raise ReuseError(f"{self.seen} of {self.classes} classes cannot be seen: leave at least one unseen")
-        for name in ("families", "train_images", "test_images", "unseen_images", "auxiliary_classes"):
-            if getattr(self, name) < 1:
-                raise ReuseError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("p_family", "p_hidden"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ReuseError(f"{name}={getattr(self, name)} must be a probability, 0 to 1")
+        checks.whole(2, classes=self.classes)
+        checks.whole(1, self.classes - 1, seen=self.seen)
+        checks.whole(families=self.families, train_images=self.train_images, test_images=self.test_images)
+        checks.whole(unseen_images=self.unseen_images, auxiliary_images=self.auxiliary_images)
+        checks.whole(auxiliary_classes=self.auxiliary_classes)
+        checks.number(0, 1, p_family=self.p_family, p_hidden=self.p_hidden)
 
 
 QFSL_PLAN = WorldPlan()
@@ -181,14 +181,10 @@ def _all_occur(tuples: Tensor, seen: Tensor, families: Tensor, count: int) -> Te
 
 def _draw_auxiliary(count: int, tuples: Tensor, seed: int) -> Tensor:
     """Draw annotated factors uniformly, no two alike, and none like those of a class."""
-    taken = {tuple(row) for row in tuples[:, : len(ANNOTATED)].tolist()}
     draw = Draws(keys(seed, torch.arange(64 * count)))
     drawn = torch.stack([draw.integer(size) for size in SIZES[: len(ANNOTATED)]], 1)
-    found: list[list[int]] = []
-    for row in drawn.tolist():
-        if tuple(row) not in taken and len(found) < count:
-            taken.add(tuple(row))
-            found.append(row)
+    taken = set(map(tuple, tuples[:, : len(ANNOTATED)].tolist()))
+    found = [row for row in dict.fromkeys(map(tuple, drawn.tolist())) if row not in taken][:count]
     if len(found) < count:
         raise ReuseError(f"only {len(found)} of {count} auxiliary classes differ from all others: ask for fewer")
     return torch.tensor(found)
@@ -202,15 +198,13 @@ def frequencies(tuples: Tensor) -> Tensor:
     Args:
         tuples: int64, (classes, 9).
     """
-    parts = []
-    for place, size in enumerate(SIZES[: len(ANNOTATED)]):
-        own = functional.one_hot(tuples[:, place], size).double()
-        parts.append(REDRAW / size + (1 - REDRAW) * own)
+    shown = zip(tuples.unbind(1), SIZES[: len(ANNOTATED)], strict=False)
+    parts = [REDRAW / size + (1 - REDRAW) * functional.one_hot(values, size).double() for values, size in shown]
     return torch.cat(parts, 1)
 
 
 def annotate(tuples: Tensor, seed: int) -> Tensor:
     """Return what annotators say of each class: the frequencies with noise, in [0, 1], float32 (classes, 23)."""
     exact = frequencies(tuples)
-    noise = normal(keys(stream("annotators", seed), torch.arange(len(tuples))), exact.shape[1] + exact.shape[1] % 2)
-    return (exact + ANNOTATOR * noise[:, : exact.shape[1]]).clamp(0, 1).float()
+    noise = normal(keys(stream("annotators", seed), torch.arange(len(tuples))), len(ATTRIBUTES) + 1)[:, :-1]
+    return (exact + ANNOTATOR * noise).clamp(0, 1).float()

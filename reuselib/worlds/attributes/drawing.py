@@ -8,12 +8,12 @@ and that a texture turns with its object.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from reuselib import checks
 from reuselib.data.image_set import Rows
 from reuselib.worlds.attributes.classes import REDRAW
 from reuselib.worlds.attributes.factors import NAMES, SIZES
@@ -37,7 +37,6 @@ SHADE, PERIOD = 0.35, 4  # brightness of the dark cells of a texture, and how lo
 # cross, and half its arms' width; the middle of a ring, and half its thickness.
 SQUARE, TRIANGLE, DIAMOND, CROSS, RING = 0.9, 0.66, (0.6, 1.3), (1.15, 0.28), (0.82, 0.2)
 OUTLINE, FRAME = 1.8, 2
-OUTLINES = (0.0, 1.0, 0.0)  # grey levels, of none, white and black
 FRAMES = ((0.0, 0.0, 0.0), (1.0, 0.55, 0.1), (0.0, 0.35, 0.1))  # of none, orange and green
 TILT = math.pi / 4
 JITTER, SCALE, COLOUR_JITTER, NOISE = 3.0, (0.9, 1.1), 0.07, 0.06  # from image to image
@@ -102,8 +101,12 @@ def render(scenes: Scenes, noise: float = NOISE) -> Tensor:
 
     Returns:
         uint8, (N, 3, 32, 32). An image does not depend on the others.
+
+    Raises:
+        BadValue: If the noise is below 0.
     """
-    size = CHUNK.get(scenes.key.device.type, CHUNK["other"])
+    checks.number(noise=noise)
+    size = CHUNK.get(scenes.device.type, CHUNK["other"])
     parts = [_render(scenes[start : start + size], noise) for start in range(0, len(scenes), size)]
     return torch.cat(parts).mul(255).round().byte()
 
@@ -113,19 +116,20 @@ def _render(scenes: Scenes, noise: float) -> Tensor:
     right, down, distance = _objects(scenes)
     rgb = _ground(scenes).unsqueeze(1)
     outlined = (scenes.value("outline") > 0) & (distance > 0) & (distance <= OUTLINE)
-    level = _table(OUTLINES, scenes)[scenes.value("outline")]
+    level = (scenes.value("outline") == 1).float()  # white; black else
     rgb = torch.where(outlined.unsqueeze(1), level.unsqueeze(1), rgb)
     rgb = torch.where((distance <= 0).unsqueeze(1), _paint(scenes, right, down), rgb)
-    framed = (scenes.value("frame") > 0) & _border(scenes.key.device)
-    frame = _table(FRAMES, scenes)[scenes.tuples[:, NAMES.index("frame")]]
-    rgb = torch.where(framed.unsqueeze(1), frame[:, :, None, None], rgb)
+    outside = (_places(scenes.device) - SIZE / 2).abs() > SIZE / 2 - FRAME
+    framed = (scenes.value("frame") > 0) & (outside | outside.unsqueeze(1))
+    rgb = torch.where(framed.unsqueeze(1), _colour(FRAMES, scenes, "frame"), rgb)
     if noise:
         rgb = rgb + noise * normal(scenes.key, 3 * SIZE * SIZE, PIXEL_DRAWS).view(-1, 3, SIZE, SIZE)
     return rgb.clamp(0, 1)
 
 
-def _table(values: tuple, scenes: Scenes) -> Tensor:
-    return torch.tensor(values, device=scenes.key.device)
+def _colour(table: tuple, scenes: Scenes, factor: str) -> Tensor:
+    """Return the entry of a table that each image's value of a factor has, (N, 3, 1, 1)."""
+    return torch.tensor(table, device=scenes.device)[scenes.tuples[:, NAMES.index(factor)], :, None, None]
 
 
 def _places(device: torch.device) -> Tensor:
@@ -133,19 +137,13 @@ def _places(device: torch.device) -> Tensor:
     return torch.arange(SIZE, device=device) + 0.5
 
 
-def _border(device: torch.device) -> Tensor:
-    """Return where a frame is, bool (32, 32)."""
-    outside = (_places(device) - SIZE / 2).abs() > SIZE / 2 - FRAME
-    return outside | outside.unsqueeze(1)
-
-
 def _objects(scenes: Scenes) -> tuple[Tensor, Tensor, Tensor]:
     """Return each pixel's place in the frame of the nearer object, right and down, and the distance to it, (N, 32, 32).
 
     The distance is from the nearest side's line, or the nearest circle: negative inside.
     """
-    two, device = scenes.value("count") == 1, scenes.key.device
-    radius = _table(RADII, scenes)[scenes.value("size")] * scenes.scale[:, None, None]
+    two, device = scenes.value("count") == 1, scenes.device
+    radius = torch.tensor(RADII, device=device)[scenes.value("size")] * scenes.scale[:, None, None]
     radius = torch.where(two, PAIR * radius, radius)
     angle = TILT * scenes.value("tilt")
     sin, cos = angle.sin(), angle.cos()
@@ -167,48 +165,29 @@ def _objects(scenes: Scenes) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _distance(shape: Tensor, right: Tensor, down: Tensor, radius: Tensor) -> Tensor:
-    """Return the distances to the shape of each image, (N, 32, 32)."""
-    across = right.abs()
-    distance = SHAPES[0](across, down, radius)
-    for number, kind in enumerate(SHAPES[1:], 1):
-        distance = torch.where(shape == number, kind(across, down, radius), distance)
+    """Return the distances to the shape of each image, (N, 32, 32): disc, square, triangle, diamond, cross or ring.
+
+    A triangle is equilateral with its tip up; a diamond is higher than wide, for a turned square is none.
+    """
+    across, along, round_ = right.abs(), down.abs(), torch.hypot(right, down)
+    (wide, high), long, narrow = DIAMOND, CROSS[0] * radius, CROSS[1] * radius
+    bars = torch.maximum(across - long, along - narrow), torch.maximum(across - narrow, along - long)
+    distance, *others = (
+        round_ - radius,
+        torch.maximum(across, along) - SQUARE * radius,
+        torch.maximum(down, math.sqrt(0.75) * across - down / 2) - TRIANGLE * radius,
+        (high * across + wide * along - wide * high * radius) / math.hypot(wide, high),
+        torch.minimum(*bars),
+        (round_ - RING[0] * radius).abs() - RING[1] * radius,
+    )
+    for number, other in enumerate(others, 1):
+        distance = torch.where(shape == number, other, distance)
     return distance
-
-
-def _disc(across: Tensor, down: Tensor, radius: Tensor) -> Tensor:
-    return torch.hypot(across, down) - radius
-
-
-def _square(across: Tensor, down: Tensor, radius: Tensor) -> Tensor:
-    return torch.maximum(across, down.abs()) - SQUARE * radius
-
-
-def _triangle(across: Tensor, down: Tensor, radius: Tensor) -> Tensor:
-    """Return the distance to an equilateral triangle with its tip up, whose middle is the origin."""
-    return torch.maximum(down, math.sqrt(0.75) * across - down / 2) - TRIANGLE * radius
-
-
-def _diamond(across: Tensor, down: Tensor, radius: Tensor) -> Tensor:
-    """Return the distance to a rhombus, higher than wide: a turned square is no diamond."""
-    wide, high = DIAMOND
-    return (high * across + wide * down.abs() - wide * high * radius) / math.hypot(wide, high)
-
-
-def _cross(across: Tensor, down: Tensor, radius: Tensor) -> Tensor:
-    along, long, narrow = down.abs(), CROSS[0] * radius, CROSS[1] * radius
-    return torch.minimum(torch.maximum(across - long, along - narrow), torch.maximum(across - narrow, along - long))
-
-
-def _ring(across: Tensor, down: Tensor, radius: Tensor) -> Tensor:
-    return (torch.hypot(across, down) - RING[0] * radius).abs() - RING[1] * radius
-
-
-SHAPES: tuple[Callable[[Tensor, Tensor, Tensor], Tensor], ...] = (_disc, _square, _triangle, _diamond, _cross, _ring)
 
 
 def _ground(scenes: Scenes) -> Tensor:
     """Return the grey levels of the background, (N, 32, 32)."""
-    kind, device = scenes.value("background"), scenes.key.device
+    kind, device = scenes.value("background"), scenes.device
     draw = Draws(scenes.key)
     draw.used = GROUND_DRAWS
     noisy = draw.uniform(NOISY - SPREAD, NOISY + SPREAD, SIZE, SIZE).float()
@@ -223,5 +202,5 @@ def _paint(scenes: Scenes, right: Tensor, down: Tensor) -> Tensor:
     across, along = ((place / (PERIOD // 2)).floor().long() & 1 for place in (right, down))
     dark = torch.where(texture == 2, across ^ along, along) == 1
     tone = torch.where((texture > 0) & dark, SHADE, 1.0)
-    colour = _table(COLOURS, scenes)[scenes.tuples[:, NAMES.index("colour")]] + scenes.tint
-    return colour.clamp(0, 1)[:, :, None, None] * tone.unsqueeze(1)
+    colour = _colour(COLOURS, scenes, "colour") + scenes.tint[:, :, None, None]
+    return colour.clamp(0, 1) * tone.unsqueeze(1)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from reuselib.data.attributes.zero_shot import ZeroShotSet
+from reuselib.data.attributes.zero_shot import PARTS, ZeroShotSet
 from reuselib.data.image_set import HALVES, ImageSet
 from reuselib.errors import unknown
 from reuselib.worlds.attributes.classes import QFSL_PLAN, Classes, WorldPlan, annotate, draw_classes, stream
 from reuselib.worlds.attributes.drawing import Scenes, render, sample
 from reuselib.worlds.attributes.factors import ATTRIBUTES, REGIMES, columns, words
 from reuselib.worlds.rooms.draws import keys
+from reuselib.worlds.rooms.scene import joined
 
 SPLITS = ("train", "test_seen", "unseen", "auxiliary")
 MOST_IMAGES = 1 << 20  # of one class
@@ -99,9 +102,9 @@ class AttributeWorld:
         Raises:
             UnknownName: If there is no such split.
         """
-        labels, tuples = self._labels(split), self._tuples(split).to(self.device)
-        number = torch.arange(len(labels), device=self.device) % self._count(split)
-        return sample(tuples[labels], keys(stream(split, self.seed), MOST_IMAGES * labels + number))
+        labels, count, tuples = self._part(split)
+        number = torch.arange(len(labels), device=self.device) % count
+        return sample(tuples.to(self.device)[labels], keys(stream(split, self.seed), MOST_IMAGES * labels + number))
 
     def images(self, split: str) -> ImageSet:
         """Return the images of a split, rendered once; normalised to [-1, 1].
@@ -116,9 +119,9 @@ class AttributeWorld:
             UnknownName: If there is no such split.
         """
         if split not in self._images:
-            names = tuple(words(row) for row in self._tuples(split))
-            images = render(self.scenes(split))
-            self._images[split] = ImageSet(f"attribute_world_{split}", images, self._labels(split), names, *HALVES)
+            labels, _, tuples = self._part(split)
+            images, names = render(self.scenes(split)), tuple(words(row) for row in tuples)
+            self._images[split] = ImageSet(f"attribute_world_{split}", images, labels, names, *HALVES)
         return self._images[split]
 
     def zero_shot(self, annotated: str | None = None) -> ZeroShotSet:
@@ -129,37 +132,30 @@ class AttributeWorld:
         """
         parts = [self.images(split) for split in SPLITS[:3]]
         index = torch.arange(sum(map(len, parts)), device=self.device).split([len(part) for part in parts])
-        pixels, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "labels"))
-        images = ImageSet("attribute_world", pixels, labels, self.class_names, *HALVES)
+        images = replace(joined(parts), name="attribute_world")
         return ZeroShotSet(
             name=f"attribute_world_{self.seed}",
-            labels=labels,
+            labels=images.labels,
             attributes=self.attributes(annotated),
             seen=self.seen,
             unseen=self.unseen,
-            train=index[0],
-            test_seen=index[1],
-            test_unseen=index[2],
+            **dict(zip(PARTS, index, strict=True)),
             classes=self.class_names,
             attribute_names=self.attribute_names(annotated),
             images=images,
         )
 
-    def _count(self, split: str) -> int:
-        """Return the number of images of each class."""
-        plan = self.plan
-        return {"train": plan.train_images, "test_seen": plan.test_images, "unseen": plan.unseen_images}.get(
-            split, plan.auxiliary_images
-        )
-
-    def _tuples(self, split: str) -> Tensor:
-        """Return the tuples that the labels of a split are positions in, on the CPU."""
-        return self.classes.auxiliary if split == "auxiliary" else self.classes.tuples
-
-    def _labels(self, split: str) -> Tensor:
-        """Return the class of each image."""
+    def _part(self, split: str) -> tuple[Tensor, int, Tensor]:
+        """Return the class of each image of a split, their number in a class, and the tuples of all classes."""
         if split not in SPLITS:
             raise unknown("split of the attribute world", split, SPLITS)
-        auxiliary = torch.arange(self.plan.auxiliary_classes, device=self.device)
-        classes = {"auxiliary": auxiliary, "unseen": self.unseen}.get(split, self.seen)
-        return classes.repeat_interleave(self._count(split))
+        plan, found = self.plan, self.classes
+        kinds = {
+            "train": (found.seen, plan.train_images),
+            "test_seen": (found.seen, plan.test_images),
+            "unseen": (found.unseen, plan.unseen_images),
+            "auxiliary": (torch.arange(plan.auxiliary_classes), plan.auxiliary_images),
+        }
+        classes, count = kinds[split]
+        tuples = found.auxiliary if split == "auxiliary" else found.tuples
+        return classes.repeat_interleave(count).to(self.device), count, tuples

@@ -7,35 +7,12 @@ shows all labels of a few images.
 """
 
 from reuselib.worlds.rooms.pictures import gallery
-from reuselib.worlds.rooms.probes import CLOSEUP_SPLITS, DOMAINS, closeups, collage, noise, room_collage
+from reuselib.worlds.rooms.probes import closeups, collage, noise, room_collage
 from reuselib.worlds.rooms.render import KINDS, Hits
-from reuselib.worlds.rooms.room_set import SIZE, SPLITS, RoomSet, inputs, rooms, with_masks
+from reuselib.worlds.rooms.room_set import CLOSEUP_SPLITS, DOMAINS, SIZE, SPLITS, RoomSet, inputs, rooms, with_masks
 from reuselib.worlds.rooms.scene import MATERIALS, ROOMS, SHAPES, Scenes
 from reuselib.worlds.rooms.tasks import GROUPS, TASKS, Task, losses, task
 
-__all__ = [
-    "CLOSEUP_SPLITS",
-    "DOMAINS",
-    "GROUPS",
-    "KINDS",
-    "MATERIALS",
-    "ROOMS",
-    "SHAPES",
-    "SIZE",
-    "SPLITS",
-    "TASKS",
-    "Hits",
-    "RoomSet",
-    "Scenes",
-    "Task",
-    "closeups",
-    "collage",
-    "gallery",
-    "inputs",
-    "losses",
-    "noise",
-    "room_collage",
-    "rooms",
-    "task",
-    "with_masks",
-]
+__all__ = ["CLOSEUP_SPLITS", "closeups", "collage", "DOMAINS", "gallery", "GROUPS", "Hits", "inputs", "KINDS"]
+__all__ += ["losses", "MATERIALS", "noise", "room_collage", "ROOMS", "rooms", "RoomSet", "Scenes", "SHAPES", "SIZE"]
+__all__ += ["SPLITS", "Task", "task", "TASKS", "with_masks"]

@@ -50,7 +50,7 @@ def gallery(rooms: RoomSet, index: Sequence[int]) -> dict[str, Tensor]:
         "image" and each of `TASKS` except "autoencoder" -> float32 (len(index), 3, 32, 32) in [0, 1].
     """
     shown = rooms.subset(list(index))
-    pictures = {"image": _light(shown.normalised(shown.images.images))}
+    pictures = {"image": _light(shown.x)}
     pictures |= {name: _PICTURES[name](shown).clamp(0, 1) for name in TASKS if name != "autoencoder"}
     return {name: picture.expand(-1, 3, -1, -1) for name, picture in pictures.items()}
 
@@ -69,7 +69,7 @@ def _colours(classes: Tensor) -> Tensor:
 def _denoise(rooms: RoomSet) -> Tensor:
     device = rooms.device
     generator = None if device.type == "meta" else torch.Generator(device).manual_seed(NOISE_SEED)
-    return _light(inputs("denoise", rooms.normalised(rooms.images.images), generator))
+    return _light(inputs("denoise", rooms.x, generator))
 
 
 def _layout(rooms: RoomSet) -> Tensor:
@@ -96,12 +96,12 @@ def _obj(rooms: RoomSet) -> Tensor:
     kinds = torch.cat([torch.full_like(kinds[:, :1], -1).expand(-1, ROOM), kinds], 1)
     found = kinds.gather(1, rooms.surface.flatten(1).long()).view_as(rooms.surface) == wanted.view(-1, 1, 1)
     colours = _colours(wanted.view(-1, 1, 1).expand_as(rooms.surface))
-    return torch.where(found.unsqueeze(1), colours, _light(labels.grey(rooms.normalised(rooms.images.images))) / 2)
+    return torch.where(found.unsqueeze(1), colours, _light(labels.grey(rooms.x)) / 2)
 
 
 _PICTURES: dict[str, Callable[[RoomSet], Tensor]] = {
     "denoise": _denoise,
-    "inpaint": lambda rooms: _light(inputs("inpaint", rooms.normalised(rooms.images.images))),
+    "inpaint": lambda rooms: _light(inputs("inpaint", rooms.x)),
     "color": lambda rooms: 0.5 + functional.pad(rooms.labels("color"), (0, 0, 0, 0, 0, 1))[:, [0, 2, 1]] / 2,
     "edge2d": lambda rooms: rooms.labels("edge2d") / 2,
     "kp2d": lambda rooms: rooms.labels("kp2d") / 2,

@@ -5,18 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reuselib.data.files import count_and_seed
+from reuselib import checks
+from reuselib.data.files import check_split, count_and_seed
 from reuselib.data.image_set import HALVES, ImageSet, one_class
-from reuselib.errors import ReuseError, unknown
+from reuselib.errors import unknown
 from reuselib.worlds.rooms.draws import GOLDEN, Draws, keys, mixed, normal
 from reuselib.worlds.rooms.render import NOISE, render
-from reuselib.worlds.rooms.room_set import CHUNK, SIZE, stream
-from reuselib.worlds.rooms.scene import SHAPES, Scenes
+from reuselib.worlds.rooms.room_set import CHUNK, CLOSEUP_SPLITS, DOMAINS, SIZE, stream
+from reuselib.worlds.rooms.scene import SHAPES, Scenes, joined
 
 RECTANGLES = 16  # of a collage
 SIDES = (4.0, 20.0)  # of a rectangle, in pixels
-DOMAINS = ("synthetic", "real")
-CLOSEUP_SPLITS = ("train", "test", "probes")
 
 
 def collage(count: int = 256, seed: int = 0, device: torch.device | str | None = None) -> ImageSet:
@@ -86,23 +85,21 @@ def closeups(domain: str, split: str, count: int, seed: int = 0, device: torch.d
 
     Raises:
         UnknownName: If there is no such domain or split.
-        ReuseError: If the count is not positive.
+        BadValue: If the count is below 1, or the seed is none.
     """
     if domain not in DOMAINS:
         raise unknown("domain", domain, DOMAINS)
-    if split not in CLOSEUP_SPLITS:
-        raise unknown("split", split, CLOSEUP_SPLITS)
-    _positions(count)
+    check_split(split, "close-ups", CLOSEUP_SPLITS)
+    checks.whole(count=count)
     real, start = domain == "real", stream(f"{domain} {split}", seed)
-    images, labels = [], []
+    parts = []
     for first in range(0, count, CHUNK):
         scenes = Scenes.closeups(min(CHUNK, count - first), start, device, first, textured=real)
-        images.append(render(scenes, SIZE, shadows=real, noise=NOISE if real else 0).images)
-        labels.append(scenes.shape[:, 0])
-    return ImageSet(f"closeups_{domain}_{split}", torch.cat(images), torch.cat(labels), SHAPES, *HALVES)
+        images = render(scenes, SIZE, shadows=real, noise=NOISE if real else 0).images
+        parts.append(ImageSet(f"closeups_{domain}_{split}", images, scenes.shape[:, 0], SHAPES, *HALVES))
+    return joined(parts)
 
 
 def _positions(count: int) -> Tensor:
-    if count < 1:
-        raise ReuseError(f"cannot draw {count} images: ask for 1 or more")
+    checks.whole(count=count)
     return torch.arange(count)

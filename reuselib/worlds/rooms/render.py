@@ -11,13 +11,15 @@ height, in a frame whose origin is the middle of the underside; a box and the fl
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from reuselib import checks
+from reuselib.data.image_set import Rows
 from reuselib.worlds.rooms.draws import GOLDEN, mixed, normal
-from reuselib.worlds.rooms.scene import PATTERNS, SHAPES, SOLIDS, SURFACES, Scenes
+from reuselib.worlds.rooms.scene import PATTERNS, SHAPES, SOLIDS, SURFACES, Scenes, joined
 
 AMBIENT = 0.35  # light that reaches every place
 NOISE = 0.01  # standard deviation, of images in [0, 1]
@@ -29,7 +31,7 @@ ROOM = len(SURFACES) - SOLIDS  # the first surfaces are the room's, the solids f
 
 
 @dataclass(frozen=True, eq=False)
-class Hits:
+class Hits(Rows):
     """What each pixel's ray meets first. Images are (N, H, W), float32 or what is said.
 
     Attributes:
@@ -71,10 +73,15 @@ def render(
         chunk: Scenes at a time, for memory and caches; the result does not depend on it. None for a good one.
         shadows: Whether solids keep the light from what is behind them.
         noise: Standard deviation of the image noise.
+
+    Raises:
+        BadValue: If the size is below 1, or the noise below 0.
     """
+    checks.whole(size=size)
+    checks.number(noise=noise)
     chunk = chunk or max(1, (2**13 if scenes.device.type == "cpu" else 2**20) // size**2)
-    parts = [_render(scenes[start : start + chunk], size, shadows, noise) for start in range(0, len(scenes), chunk)]
-    return Hits(**{each.name: torch.cat([getattr(part, each.name) for part in parts]) for each in fields(Hits)})
+    starts = range(0, len(scenes), chunk)
+    return joined([_render(scenes[start : start + chunk], size, shadows, noise) for start in starts])
 
 
 def camera_rays(focal: Tensor, size: int) -> Tensor:

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
 
+from reuselib import checks
 from reuselib.data.files import check_split
 from reuselib.data.image_set import HALVES, ImageSet, OfImages
 from reuselib.data.segmentation import SegmentationSet
-from reuselib.errors import ReuseError, ShapeMismatch, unknown
+from reuselib.errors import ReuseError, ShapeMismatch
 from reuselib.worlds.rooms import labels
 from reuselib.worlds.rooms.render import KINDS, render
-from reuselib.worlds.rooms.scene import ROOMS, Scenes
+from reuselib.worlds.rooms.scene import ROOMS, Scenes, joined
 from reuselib.worlds.rooms.tasks import TASKS, task
 
 SIZE = 32
 SPLITS = {"zoo": 8192, "transfer": 1024, "test": 512, "probes": 256}
-CHUNK = 1024  # rooms whose full record is in memory at a time
-STREAMS = (
-    *SPLITS,
-    "collage",
-    "noise",
-    "synthetic train",
-    "synthetic test",
-    "synthetic probes",
-    "real train",
-    "real test",
-    "real probes",
-)
+CHUNK = 1024  # rooms that are rendered at a time, for memory
+DOMAINS, CLOSEUP_SPLITS = ("synthetic", "real"), ("train", "test", "probes")
+STREAMS = (*SPLITS, "collage", "noise", *(f"{domain} {split}" for domain in DOMAINS for split in CLOSEUP_SPLITS))
 """Everything that is drawn from one seed, each with draws of its own. Add at the end: the place decides the images."""
 MOST_STREAMS = 32
-RECORD = ("depth", "normal", "surface", "kind", "segment")  # of `Hits`, what is kept for labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +53,11 @@ class RoomSet(OfImages):
         """Name the set, its size, shape and device."""
         return f"RoomSet({self.name!r}, {len(self)} x {self.shape}, {len(TASKS)} tasks, {self.device})"
 
+    @property
+    def x(self) -> Tensor:
+        """The images as networks get them, float32 (N, 3, 32, 32) in [-1, 1]."""
+        return self.normalised(self.images.images)
+
     def labels(self, name: str) -> Tensor:
         """Return the labels of a task for all rooms.
 
@@ -73,20 +69,6 @@ class RoomSet(OfImages):
         """
         task(name)
         return torch.cat([_LABELS[name](self.subset(slice(i, i + CHUNK))) for i in range(0, len(self), CHUNK)])
-
-    def batches(
-        self, name: str, batch: int = 1000, generator: torch.Generator | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield inputs and labels of a task in order; a last short batch is kept.
-
-        Args:
-            name: Of the task.
-            batch: Images in one.
-            generator: As in `inputs`.
-        """
-        for start in range(0, len(self), batch):
-            part = self.subset(slice(start, start + batch))
-            yield inputs(name, part.normalised(part.images.images), generator), part.labels(name)
 
 
 def inputs(name: str, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -114,17 +96,11 @@ def inputs(name: str, images: Tensor, generator: torch.Generator | None = None) 
     return images if change is None else change(images)
 
 
-def _x(rooms: RoomSet) -> Tensor:
-    return rooms.normalised(rooms.images.images)
-
-
 _LABELS: dict[str, Callable[[RoomSet], Tensor]] = {
-    "autoencoder": _x,
-    "denoise": _x,
-    "inpaint": _x,
-    "color": lambda rooms: labels.color(_x(rooms)),
-    "edge2d": lambda rooms: labels.edge2d(_x(rooms)),
-    "kp2d": lambda rooms: labels.kp2d(_x(rooms)),
+    **dict.fromkeys(("autoencoder", "denoise", "inpaint"), lambda rooms: rooms.x),
+    "color": lambda rooms: labels.color(rooms.x),
+    "edge2d": lambda rooms: labels.edge2d(rooms.x),
+    "kp2d": lambda rooms: labels.kp2d(rooms.x),
     "seg2d": lambda rooms: labels.alike(rooms.segment),
     "edge3d": lambda rooms: labels.edge3d(rooms.depth, rooms.surface),
     "depth": lambda rooms: labels.log_depth(rooms.depth),
@@ -140,7 +116,8 @@ _LABELS: dict[str, Callable[[RoomSet], Tensor]] = {
 
 
 def stream(name: str, seed: int) -> int:
-    """Return the seed of the draws for one of `STREAMS`: no two of (name, seed) have the same."""
+    """Return the seed of the draws for one of `STREAMS`: no two of (name, seed) have the same; BadValue for no seed."""
+    checks.whole(0, checks.SEEDS // MOST_STREAMS - 1, seed=seed)
     return MOST_STREAMS * seed + STREAMS.index(name)
 
 
@@ -155,13 +132,11 @@ def rooms(split: str, count: int | None = None, seed: int = 0, device: torch.dev
 
     Raises:
         UnknownName: If there is no such split.
-        ReuseError: If the count is not positive.
+        BadValue: If the count is below 1, or the seed is none.
     """
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
+    check_split(split, "rooms", tuple(SPLITS))
     count = SPLITS[split] if count is None else count
-    if count < 1:
-        raise ReuseError(f"cannot render {count} rooms: ask for 1 or more")
+    checks.whole(count=count)
     return _rooms(split, count, stream(split, seed), torch.device(device or "cpu"))
 
 
@@ -181,11 +156,11 @@ def with_masks(split: str = "train") -> SegmentationSet:
 
 @cache
 def _rooms(split: str, count: int, seed: int, device: torch.device) -> RoomSet:
-    parts = []
-    for start in range(0, count, CHUNK):
-        scenes = Scenes.sample(min(CHUNK, count - start), seed, device, start)
-        hits = render(scenes, SIZE)
-        parts.append((scenes, hits.images, {name: getattr(hits, name) for name in RECORD}))
-    scenes = Scenes.join([part for part, _, _ in parts])
-    images = ImageSet(f"rooms_{split}", torch.cat([part for _, part, _ in parts]), scenes.kind, ROOMS, *HALVES)
-    return RoomSet(images, scenes, **{name: torch.cat([part[name] for _, _, part in parts]) for name in RECORD})
+    starts = range(0, count, CHUNK)
+    return joined([_part(split, Scenes.sample(min(CHUNK, count - k), seed, device, k)) for k in starts])
+
+
+def _part(split: str, scenes: Scenes) -> RoomSet:
+    hits = render(scenes, SIZE)
+    images = ImageSet(f"rooms_{split}", hits.images, scenes.kind, ROOMS, *HALVES)
+    return RoomSet(images, scenes, hits.depth, hits.normal, hits.surface, hits.kind, hits.segment)

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,15 +31,9 @@ ROOMS = ("chamber", "corridor", "closet", "hall", "study", "lounge")
 SIZES = ((5, 2.6, 5), (3.2, 2.6, 8), (3.5, 2.5, 3.5), (7, 3.4, 7), (5, 2.8, 6), (6, 3.0, 5))  # width, height, depth
 SHAPES = ("sphere", "box", "cylinder", "cone")
 MATERIALS = ("matte", "striped")
-# How likely each shape is in each kind of room: each kind has its favourites.
-MIX = (
-    (0.40, 0.30, 0.15, 0.15),
-    (0.15, 0.40, 0.30, 0.15),
-    (0.15, 0.15, 0.40, 0.30),
-    (0.30, 0.15, 0.15, 0.40),
-    (0.40, 0.15, 0.30, 0.15),
-    (0.15, 0.40, 0.15, 0.30),
-)
+# How likely each shape is in each kind of room: each kind has its two favourites.
+FAVOURITES = ((0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3))
+MIX = [[0.4 if shape == most else 0.3 if shape == next_ else 0.15 for shape in range(4)] for most, next_ in FAVOURITES]
 # Hue of the walls of each kind of room: rooms of like proportions have like tints, so that grey images tell of colour.
 TINTS = (0.14, 0.7, 0.0, 0.5, 0.34, 0.24)
 HUES = (0.0, 0.25, 0.5, 0.75)  # of each shape
@@ -56,6 +50,17 @@ SOLIDS = 4
 SURFACES = ("floor", "ceiling", "left wall", "right wall", "near wall", "far wall", *SOLIDS * ("solid",))
 CLEARANCE, TOP = 0.4, 0.9
 IN_VIEW = 0.6  # largest angle between the camera's direction and the first solid's
+
+
+Set = TypeVar("Set", bound=Rows)
+
+
+def joined(parts: Sequence[Set]) -> Set:
+    """Put sets one after the other; names and the like are those of the first."""
+    each = [part._parts() for part in parts]
+    rows = {name: [part[name] for part in each] for name in each[0]}
+    found = {name: torch.cat(some) if isinstance(some[0], Tensor) else joined(some) for name, some in rows.items()}
+    return replace(parts[0], **found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +106,6 @@ class Scenes(Rows):
     pattern: Tensor
     frequency: Tensor
     tone: Tensor
-
-    @classmethod
-    def join(cls, parts: Sequence[Scenes]) -> Scenes:
-        """Put scenes one after the other."""
-        return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
 
     @classmethod
     def sample(cls, count: int, seed: int = 0, device: torch.device | str | None = None, start: int = 0) -> Scenes:

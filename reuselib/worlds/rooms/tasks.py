@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,6 +13,12 @@ from reuselib.worlds.rooms.render import KINDS
 from reuselib.worlds.rooms.scene import MATERIALS, ROOMS, SHAPES
 
 GROUPS = ("2D", "3D", "geometric", "semantic")
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "l1": functional.l1_loss,
+    "l2": functional.mse_loss,
+    "bce": functional.binary_cross_entropy_with_logits,
+    "ce": functional.cross_entropy,
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Task:
         name: Of the task.
         group: One of `GROUPS`.
         shape: Of a network's answer to one image.
-        loss: "l1", "l2" (mean squared error), "bce" (on logits) or "ce" (on logits, along the first dimension).
+        loss: One of `LOSSES`: "l2" is the squared error, "bce" and "ce" (along the first dimension) are on logits.
         source_only: Whether it is no target of transfers.
         text: What is to be told, in words.
     """
@@ -89,12 +96,4 @@ def losses(name: str, answers: Tensor, labels: Tensor) -> Tensor:
     if answers.shape[1:] != asked.shape or labels.shape != (len(answers), *wanted):
         found = f"{tuple(answers.shape)} and {tuple(labels.shape)}"
         raise ShapeMismatch(f"{name} takes answers (B, *{asked.shape}) and labels (B, *{wanted}), not {found}")
-    if asked.loss == "l1":
-        each = (answers - labels).abs()
-    elif asked.loss == "l2":
-        each = (answers - labels).square()
-    elif asked.loss == "bce":
-        each = functional.binary_cross_entropy_with_logits(answers, labels, reduction="none")
-    else:
-        each = functional.cross_entropy(answers, labels, reduction="none")
-    return each.reshape(len(answers), -1).mean(1)
+    return LOSSES[asked.loss](answers, labels, reduction="none").reshape(len(answers), -1).mean(1)
