@@ -49,7 +49,7 @@ class ClassSets:
             BadValue: there are fewer classes than parts.
             ShapeMismatch: there are more or fewer classes than the parts hold.
         """
-        if isinstance(parts, int):
+        if not isinstance(parts, Sequence):
             checks.whole(1, len(order), parts=parts)
             parts = [len(order) // parts + (part < len(order) % parts) for part in range(parts)]
         if sum(parts) != len(order):

@@ -69,20 +69,6 @@ def test_equal_teachers_are_compressed_without_loss() -> None:
     assert losses.unexplained_variance(both, solved(both, 5)(both)[1]) < 1e-6
 
 
-@pytest.mark.parametrize("spatial", [True, False])
-def test_encoder_and_decoder_are_affine(spatial: bool) -> None:
-    autoencoder = AutoEncoder(6, 4, spatial)
-    shape = (3, 6, 2, 2) if spatial else (3, 6)
-    for layer, channels in ((autoencoder.encoder, 6), (autoencoder.decoder, 4)):
-        nn.init.normal_(layer.bias)
-        x, y = torch.randn(2, *shape)[:, :, :channels]
-        origin = layer(torch.zeros_like(x))
-        left = layer(0.3 * x - 2 * y) - origin
-        torch.testing.assert_close(left, 0.3 * (layer(x) - origin) - 2 * (layer(y) - origin))
-    code, returned = autoencoder(torch.randn(shape))
-    assert code.shape == (3, 4, *shape[2:]) and returned.shape == shape
-
-
 def test_a_new_layer_has_variance_one_over_fan_in_and_no_bias() -> None:
     for layer, fan_in in ((affine(400, 300, True), 400), (affine(400, 300, False), 400), (nn.Conv2d(60, 90, 3), 540)):
         initialise(layer)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from reuselib.errors import DeviceError, ShapeMismatch, UnknownName
+from reuselib.errors import BadValue, DeviceError, NonFinite, ShapeMismatch, UnknownName
 from reuselib.layerwise import ClassSets, Teachers, accuracies
 from reuselib.layerwise.teachers import relabelled
 
@@ -15,21 +15,26 @@ DISJOINT = ClassSets(((2, 0), (3,), (4, 1)))
 SHARING = ClassSets(((2, 0), (0, 3), (1, 2, 0)))
 
 
-def test_the_union_keeps_the_order_of_the_teachers() -> None:
+def test_the_union_keeps_the_order_of_the_teachers_and_classes_are_divided_as_evenly_as_can_be() -> None:
     assert DISJOINT.union == (2, 0, 3, 4, 1) and DISJOINT.columns == ((0, 1), (2,), (3, 4))
     assert SHARING.union == (2, 0, 3, 1) and SHARING.columns == ((0, 1), (1, 2), (3, 0, 1))
     assert len(SHARING) == 3 and hash(SHARING)
-    for sets in ((), ((0,), ()), ((0, 1), (2, 2))):
-        with pytest.raises(ShapeMismatch, match="at least one class, and each of them once"):
-            ClassSets(sets)
-
-
-def test_classes_are_divided_as_evenly_as_can_be() -> None:
     order = [3, 1, 4, 0, 2, 5, 9, 8, 7, 6]
     for teachers, sizes in {1: [10], 2: [5, 5], 3: [4, 3, 3], 4: [3, 3, 2, 2], 5: [2] * 5}.items():
         classes = ClassSets.divide(order, teachers)
         assert [len(each) for each in classes.sets] == sizes and classes.union == tuple(order)
     assert ClassSets.divide(range(3), [2, 1]).sets == ((0, 1), (2,))
+    for sets in ((), ((0,), ()), ((0, 1), (2, 2))):
+        with pytest.raises(ShapeMismatch, match="at least one class, and each of them once"):
+            ClassSets(sets)
+    for sets in (((-1,),), ((0.5,),), (("cat",),)):
+        with pytest.raises(BadValue, match="a class must be a whole number of at least 0"):
+            ClassSets(sets)
+    for parts in (0, -2, 4, 1.5):
+        with pytest.raises(BadValue, match="parts must be a whole number from 1 to 3"):
+            ClassSets.divide(range(3), parts)
+    with pytest.raises(ShapeMismatch, match=r"3 classes cannot be cut into parts of \[2, 2\]"):
+        ClassSets.divide(range(3), [2, 2])
 
 
 def test_images_are_labelled_by_the_places_of_the_classes() -> None:
@@ -61,6 +66,8 @@ def test_accuracies_against_a_loop() -> None:
     found = accuracies(torch.eye(5)[labels] + torch.tensor([5.0, 5.0, 0, 0, 0]), labels, DISJOINT)
     assert (found["masked_mean"], found["part_1"], found["part_2"], found["part_3"]) == (1, 1, 0, 0)
     assert found["accuracy"] == pytest.approx(0.4)
+    with pytest.raises(NonFinite, match="nothing can be said of such a network"):  # its best class would be the first
+        accuracies(torch.full((20, 5), torch.nan), labels, DISJOINT)
 
 
 # --- teachers read as one --------------------------------------------------------------------------------------------

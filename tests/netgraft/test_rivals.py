@@ -89,24 +89,6 @@ def test_the_hint_is_compared_through_a_regressor_and_then_the_outputs() -> None
         torch.testing.assert_close(network.state_dict(), model.state_dict(), rtol=1e-3, atol=1e-5)
 
 
-def test_the_first_stage_moves_the_blocks_up_to_the_hint_and_the_second_all() -> None:
-    method, calls = make(FitNet, hint=1, shared=1), []
-    for name, network in (("teacher", method.teacher), ("student", method.student)):
-        for index, block in enumerate([*network.blocks, network.head]):
-            block.register_forward_hook(lambda *_, who=name, index=index: calls.append((who, index)))
-    before, regressor = players.state(method.student), players.state(method.regressor)
-    advance(method, 3)
-    assert calls == 3 * [("teacher", 0), ("teacher", 1), ("student", 1)]  # no further than needed
-    assert moved(before, method.student) == {
-        f"blocks.1.{name}" for name, _ in method.student.blocks[1].named_parameters()
-    }
-    assert len(moved(regressor, method.regressor)) == 2
-    before, regressor = players.state(method.student), players.state(method.regressor)
-    advance(method, 1)
-    assert moved(before, method.student) == {name for name, p in method.student.named_parameters() if p.requires_grad}
-    assert not moved(regressor, method.regressor)
-
-
 def test_the_hint_is_a_block_that_learns_the_middle_one_unless_told_otherwise() -> None:
     wide = [nets.conv4(width, classes=4) for width in (4, 2)]
     assert FitNet(*wide, little.images()).hint == 2  # five blocks, the classifier among them
