@@ -446,7 +446,8 @@ def state(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [state(item) for item in value]
     if isinstance(value, run.Method):
-        return {"iteration": value.iteration} | {key: state(item) for key, item in vars(value).items()}
+        kept = {key: state(item) for key, item in vars(value).items() if key != "described"}
+        return {"iteration": value.iteration} | kept
     return value if isinstance(value, int | float | str | bool | None) else None
 
 

@@ -262,7 +262,7 @@ class AdaptiveLearning(run.Method):
             sides = [side[block] for space in self.spaces for side in (space.source, space.student)]
             groups.append({"params": [p for side in sides for p in side.parameters()], "lr": rate})
         groups.append({"params": [space.scale for space in self.spaces], "lr": scale_lr})
-        return run.adam(groups, self.device)  # type: ignore[arg-type]
+        return run.adam(groups, self.device)
 
     @torch.no_grad()
     def _build_spaces(self, widths: Sequence[int] | None, seed: int) -> list[CommonSpace]:

@@ -64,7 +64,7 @@ class Stage:
             raise ShapeMismatch(f"{len(groups)} layers need one learning rate or as many, not {len(rates)}.")
         parameters = [{"params": list(group), "lr": rate} for group, rate in zip(groups, rates, strict=True)]
         make, options = (run.adam, {}) if self.momentum is None else (run.sgd, {"momentum": self.momentum})
-        return make(parameters, where, weight_decay=self.weight_decay, **options)  # type: ignore[arg-type]
+        return make(parameters, where, weight_decay=self.weight_decay, **options)
 
 
 class Learning(run.Method):

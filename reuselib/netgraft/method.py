@@ -140,7 +140,7 @@ class NetGraft(FewShot):
         groups: list[dict[str, Any]] = [{"params": blocks}]
         if adapters := [parameter for scion in scions for parameter in scion.adapters()]:
             groups.append({"params": adapters, "lr": graft.lr if graft.adapter_lr is None else graft.adapter_lr})
-        return run.adam(groups, self.device, lr=graft.lr)  # type: ignore[arg-type]
+        return run.adam(groups, self.device, lr=graft.lr)
 
     def step(self) -> dict[str, Tensor]:
         """One update of the graft whose turn it is.

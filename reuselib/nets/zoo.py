@@ -364,7 +364,7 @@ def train(name: str, *, progress: bool = True, **options: Any) -> dict[str, Any]
             progress=progress,
             title=name,
             evaluate=lambda: _scores(network, test),
-            settings=json.dumps(asdict(recipe)),
+            settings=asdict(recipe),
             **{"report_every": 200, "evaluations": 10} | options,
         )
     facts = {"image": training.shape} | {key: getattr(training, key) for key in ("mean", "std", "classes")}

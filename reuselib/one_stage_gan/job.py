@@ -40,19 +40,20 @@ class TimedJob(run.Job):
         """As :meth:`reuselib.run.Job.train`, with a report before every evaluation at least."""
         evaluations = self.settings.evaluations
         rounds, every = method.rounds, max(1, min(50, updates // evaluations))
-        method.rounds = lambda: _timed(rounds(), method)  # type: ignore[method-assign]
+        method.rounds = lambda *between: _timed(rounds(*between), method)  # type: ignore[method-assign]
         return super().train(method, updates, **options | {"evaluations": evaluations, "report_every": every})
 
 
 def _timed(reports: Iterator[dict[str, Tensor]], method: run.Method) -> Iterator[dict[str, Tensor]]:
     """Add to every report the mean seconds of its steps, on the clock and of the processor."""
     while True:
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu, before = time.perf_counter(), time.process_time(), method.iteration
         report = next(reports)
         values = torch.stack(list(report.values()))
         values.tolist()  # waits for the device
+        steps = method.iteration - before  # a resumed round is timed in part
         spent = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-        yield report | {name: values.new_tensor(value / method.steps_per_round) for name, value in spent.items()}
+        yield report | {name: values.new_tensor(value / steps) for name, value in spent.items()}
 
 
 def time_metrics(history: run.History) -> dict[str, float]:

@@ -166,7 +166,7 @@ class SeenTraining(run.Method):
         self.precision = run.precision(self.device, precision)
         self.random = run.generator(self.device, seed)
         groups = parameter_groups(student, lr, backbone_lr)
-        self.optimizer = run.sgd(groups, self.device, momentum=momentum, weight_decay=weight_decay)  # type: ignore[arg-type]
+        self.optimizer = run.sgd(groups, self.device, momentum=momentum, weight_decay=weight_decay)
         student.train()
         for module in student.modules():
             if frozen_statistics and isinstance(module, _BatchNorm):

@@ -8,6 +8,7 @@ from reuselib.run.cost import SUSTAINED, Cost, Prediction, Timing, count_passes,
 from reuselib.run.device import Precision, device, device_of, generator, precision, seeded, threads
 from reuselib.run.loop import History, accuracy, divisor, run
 from reuselib.run.method import Method, Schedule, adam, constant, cosine, frozen, on_device, one_cycle, sgd, step_decay
+from reuselib.run.outputs import one_tensor, probe
 from reuselib.run.study import SCALES, Job, Result, Settings, Study
 
 __all__ = [
@@ -39,7 +40,9 @@ __all__ = [
     "measured",
     "on_device",
     "one_cycle",
+    "one_tensor",
     "precision",
+    "probe",
     "run",
     "save_checkpoint",
     "seeded",

@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tempfile
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reuselib.errors import DamagedFile, MissingFile, OldSchema, ReuseError
+from reuselib.errors import BadValue, DamagedFile, MissingFile, OldSchema, ReuseError
 from reuselib.home import write_atomic
+from reuselib.run.cost import Cost
+from reuselib.run.described import content_of, describe
 from reuselib.run.method import Method
 
-FORMAT = 1
+FORMAT = 2
 DIGEST = 32
+EARLY = 5.0
+"""Seconds until the first checkpoint of a run, at most."""
+COUNTERS = ("iteration", "counted", "sums")
+"""What a method says of its round that is under way."""
 
 
 def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
@@ -54,7 +63,7 @@ def fingerprint(network: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(content_of(value))
     return digest.hexdigest()
 
 
@@ -97,46 +106,119 @@ def restore(value: Any, state: Any) -> None:
                 restore(item, item_state)
 
 
-def capture(method: Method) -> dict[str, Any]:
-    """Everything of a method that changes, fingerprints of what does not, and the global random states."""
-    networks = {name: getattr(method, name, None) for name in method.fixed}
-    fixed = {name: fingerprint(value) for name, value in networks.items() if isinstance(value, nn.Module)}
-    random = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        random["cuda"] = torch.cuda.get_rng_state()
-    return {
-        "format": FORMAT,
-        "method": type(method).__name__,
-        "iteration": method.iteration,
-        "state": state_of(method),
-        "fixed": fixed,
-        "random": random,
-    }
+class Checkpoint:
+    """The file of a run: tried before the run starts, resumed from if it is there, written by the clock.
 
+    Args:
+        path: the file.
+        method: what is run; its ``steps_per_round`` is settled.
+        settings: whatever decides the result beside what was asked of the method.
+        every: seconds between two checkpoints; the first comes early.
 
-def put_back(method: Method, content: dict[str, Any], path: str | Path) -> None:
-    """Bring a freshly built method to the state of a checkpoint.
+    Attributes:
+        kept: in words, what is there to go on from.
 
     Raises:
-        OldSchema: another version of the library wrote the file.
-        ReuseError: the file belongs to another method, other parts, another network or another teacher.
+        BadValue: the path is a folder.
+        ReuseError: nothing can be written there.
     """
-    if content.get("format") != FORMAT:
-        raise OldSchema(f"The checkpoint {path} has format {content.get('format')}, not {FORMAT}. Delete it.")
-    advice = f"Delete {path}, or give the run another checkpoint file."
-    if content["method"] != type(method).__name__:
-        raise ReuseError(f"The checkpoint {path} is of {content['method']}, not {type(method).__name__}. {advice}")
-    for name, expected in content["fixed"].items():
-        if fingerprint(getattr(method, name)) != expected:
-            raise ReuseError(f"The checkpoint {path} was made with another {name}. {advice}")
-    if odd := sorted(content["state"].keys() ^ state_of(method).keys()):
-        raise ReuseError(f"The checkpoint {path} and this method do not both have: {', '.join(odd)}. {advice}")
-    for name, state in content["state"].items():
+
+    def __init__(self, path: str | Path, method: Method, settings: Any, every: float) -> None:
+        self.path, self.method, self.every = Path(path), method, every
+        self.kept, self.next = "Nothing was saved.", time.monotonic() + min(every, EARLY)
+        self.advice = f"Delete {path}, or give the run another checkpoint file."
+        if self.path.is_dir():
+            raise BadValue(f"The checkpoint {path} is a folder. Give a file in it: {self.path / 'run.pt'}.")
         try:
-            restore(getattr(method, name), state)
-        except (RuntimeError, ValueError, KeyError, AttributeError) as error:
-            raise ReuseError(f"The checkpoint {path} does not fit this method's {name} ({error}). {advice}") from error
-    method.iteration = content["iteration"]
-    torch.set_rng_state(content["random"]["cpu"].cpu())
-    if "cuda" in content["random"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(content["random"]["cuda"].cpu())
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path.parent) as file:
+                file.write(bytes(1))
+        except OSError as error:
+            raise ReuseError(f"No checkpoint can be written to {path} ({error}). Give another folder.") from error
+        more = {"updates a report": method.steps_per_round, "settings": settings}
+        self.described = {**method.described, **dict(describe(more))}
+        self.fixed = {name: fingerprint(network) for name, network in method.fixed_networks().items()}
+
+    def due(self) -> bool:
+        """Whether it is time to write."""
+        return time.monotonic() >= self.next
+
+    def write(self, rounds: list[dict[str, float]], cost: Cost) -> None:
+        """Write all of the method that changes, what does not by its fingerprint, and the global random states.
+
+        Raises:
+            ReuseError: the disk is full, or the folder is gone.
+        """
+        method, random = self.method, {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            random["cuda"] = torch.cuda.get_rng_state()
+        content = {
+            "format": FORMAT,
+            "described": self.described,
+            "fixed": self.fixed,
+            "history": {"rounds": rounds, "cost": vars(cost)},
+            "random": random,
+            "state": state_of(method),
+            **{name: getattr(method, name) for name in COUNTERS},
+        }
+        try:
+            save_checkpoint(self.path, content)
+        except OSError as error:
+            raise ReuseError(
+                f"The checkpoint {self.path} could not be written by update {method.iteration} ({error}). {self.kept} "
+                f"Free some space in {self.path.parent}, and run it again with the same checkpoint: it goes on."
+            ) from error
+        self.kept = f"The last good checkpoint, of update {method.iteration}, is kept in {self.path}."
+        self.next = time.monotonic() + self.every
+
+    def resume(self, updates: int) -> dict[str, Any] | None:
+        """Bring the freshly built method to the state of the file, if there is one; give its history.
+
+        Raises:
+            OldSchema: another version of the library wrote the file.
+            DamagedFile: it was cut short or altered.
+            ReuseError: it belongs to other settings, another teacher or a longer run; the message says what differs.
+        """
+        if not self.path.is_file():
+            return None
+        method = self.method
+        where = next((p.device for network in method.networks().values() for p in network.parameters()), "cpu")
+        content = load_checkpoint(self.path, where)
+        if content.get("format") != FORMAT:
+            raise OldSchema(f"The checkpoint {self.path} has format {content.get('format')}, not {FORMAT}. Delete it.")
+        here, there = self.described, content["described"]
+        if odd := [place for place in {**there, **here} if there.get(place) != here.get(place)]:
+            words = [
+                f"{place} is {there.get(place, 'nothing')} there, {here.get(place, 'nothing')} now" for place in odd[:3]
+            ]
+            more = f"; and {len(odd) - 3} more" if len(odd) > 3 else ""
+            raise ReuseError(
+                f"The checkpoint {self.path} is of something else: {'; '.join(words)}{more}. {self.advice}"
+            )
+        for name, digest in content["fixed"].items():
+            if self.fixed.get(name) != digest:
+                raise ReuseError(f"The checkpoint {self.path} was made with another {name}. {self.advice}")
+        if content["iteration"] > updates:
+            done = f"has {content['iteration']} updates, more than {updates}"
+            raise ReuseError(f"The checkpoint {self.path} {done}. Ask for as many, or give another checkpoint file.")
+        self.put_back(content)
+        return dict(content["history"])
+
+    def put_back(self, content: Mapping[str, Any]) -> None:
+        """Bring the method and the global random states to what a file says."""
+        if odd := sorted(content["state"].keys() ^ state_of(self.method).keys()):
+            raise ReuseError(
+                f"The checkpoint {self.path} and the method do not both have {', '.join(odd)}. {self.advice}"
+            )
+        for name, state in content["state"].items():
+            try:
+                restore(getattr(self.method, name), state)
+            except (RuntimeError, ValueError, KeyError, AttributeError) as error:
+                reason = f"does not fit this method's {name} ({error})"
+                raise ReuseError(f"The checkpoint {self.path} {reason}. {self.advice}") from error
+        for name in COUNTERS:
+            setattr(self.method, name, content[name])
+        torch.set_rng_state(content["random"]["cpu"].cpu())
+        if "cuda" in content["random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(content["random"]["cuda"].cpu())
+        self.kept = f"The last good checkpoint, of update {self.method.iteration}, is kept in {self.path}."

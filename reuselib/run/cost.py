@@ -13,9 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
+from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
+from reuselib import checks
 from reuselib.run.method import Method
+from reuselib.run.outputs import one_tensor
 
 
 @dataclass
@@ -44,15 +47,21 @@ def _peak_memory_mb() -> float:
 
 
 @contextmanager
-def measured(cost: Cost) -> Iterator[None]:
-    """Add the seconds and the peak memory of a block to ``cost``."""
+def measured(cost: Cost) -> Iterator[Callable[[], None]]:
+    """Add the seconds and the peak memory of a block to ``cost``, at its end and whenever what it gives is called."""
     wall, cpu = time.perf_counter(), time.process_time()
-    try:
-        yield
-    finally:
-        cost.wall_seconds += time.perf_counter() - wall
-        cost.cpu_seconds += time.process_time() - cpu
+
+    def lap() -> None:
+        nonlocal wall, cpu
+        before, (wall, cpu) = (wall, cpu), (time.perf_counter(), time.process_time())
+        cost.wall_seconds += wall - before[0]
+        cost.cpu_seconds += cpu - before[1]
         cost.peak_memory_mb = max(cost.peak_memory_mb, _peak_memory_mb())
+
+    try:
+        yield lap
+    finally:
+        lap()
 
 
 @contextmanager
@@ -72,7 +81,9 @@ def count_passes(networks: Mapping[str, nn.Module], counts: dict[str, int] | Non
     counts = {} if counts is None else counts
 
     def hook(name: str) -> Any:
-        def count(_: nn.Module, __: Any, output: Any) -> None:
+        def count(network: nn.Module, _: Any, output: Any) -> None:
+            if hasattr(output, "_fields"):  # as GoogLeNet, in training mode only
+                one_tensor(output, network)
             counts[f"{name}_forward"] += 1
             outputs = output.values() if isinstance(output, Mapping) else [output]
             if learning := [each for each in outputs if isinstance(each, Tensor) and each.requires_grad]:
@@ -121,6 +132,8 @@ def interleaved(works: Mapping[str, Callable[[], object]], turns: int, warmup: i
     Returns:
         The seconds of each, by name.
     """
+    checks.whole(turns=turns)
+    checks.whole(0, warmup=warmup)
     timings = {name: Timing() for name in works}
     for turn in range(-warmup, turns):
         for name in works if turn % 2 == 0 else reversed(list(works)):
@@ -180,15 +193,13 @@ def predict(plan: Iterable[tuple[Method, int]]) -> Prediction:
 
 def held_bytes(method: Method) -> int:
     """Bytes of a method's weights, of the gradients of those that learn, and of its optimizers' states."""
-    values = [each for value in vars(method).values() for each in (value if isinstance(value, list) else [value])]
-    inner = sum(held_bytes(each) for each in values if isinstance(each, Method))
-    optimizers = [each for each in values if isinstance(each, torch.optim.Optimizer)]
-    weights = {p for each in values if isinstance(each, nn.Module) for p in each.parameters()}
+    optimizers = method.held(Optimizer)
+    weights = {p for network in method.held(nn.Module) for p in network.parameters()}
     learning = {p for each in optimizers for group in each.param_groups for p in group["params"]}
-    states = [
+    states = {
         s for each in optimizers for state in each.state.values() for s in state.values() if isinstance(s, Tensor)
-    ]
-    return inner + sum(t.nbytes for t in [*(weights | learning), *learning, *states])
+    }
+    return sum(t.nbytes for t in [*(weights | learning), *learning, *states])
 
 
 class Saved:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from reuselib import checks
 from reuselib.errors import BadValue, DeviceError, unknown
 
 PRECISIONS = ("bf16", "fp16", "fp32")
@@ -165,7 +166,8 @@ def precision(where: torch.device, name: str | None = None) -> Precision:
     Returns:
         The precision of the run.
     """
-    name = name or os.environ.get("REUSELIB_PRECISION")
+    if name is None and (name := os.environ.get("REUSELIB_PRECISION") or None) not in (None, *PRECISIONS):
+        raise unknown("precision in REUSELIB_PRECISION", str(name), PRECISIONS)
     if where.type == "meta":
         name = "fp32"
     if name is None:
@@ -181,7 +183,11 @@ def threads(count: int | None = None) -> Iterator[int]:
     times on a busy machine, and give the same bits everywhere with one.
     """
     before = torch.get_num_threads()
-    count = count or int(os.environ.get("REUSELIB_THREADS", "1"))
+    if count is None:
+        asked = os.environ.get("REUSELIB_THREADS") or "1"
+        checks.whole(REUSELIB_THREADS=int(asked) if asked.strip().isdecimal() else asked)
+        count = int(asked)
+    checks.whole(count=count)
     torch.set_num_threads(count)
     try:
         yield count
@@ -203,6 +209,7 @@ def quickest_kernels() -> Iterator[None]:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Run a block (building a network, say) from a seed and leave the global random state as it was."""
+    checks.whole(0, checks.SEEDS, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -210,4 +217,5 @@ def seeded(seed: int) -> Iterator[None]:
 
 def generator(where: torch.device, seed: int) -> torch.Generator | None:
     """A random generator of its own on a device; ``None`` on ``meta``, where nothing is drawn."""
+    checks.whole(0, checks.SEEDS, seed=seed)
     return None if where.type == "meta" else torch.Generator(where).manual_seed(seed)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from reuselib.errors import DeviceError, NonFinite, ReuseError
-from reuselib.run.checkpoint import capture, load_checkpoint, put_back, save_checkpoint
+from reuselib import checks
+from reuselib.errors import BadValue, DeviceError, NonFinite, ReuseError, ShapeMismatch
+from reuselib.run.checkpoint import Checkpoint
 from reuselib.run.cost import Cost, count_passes, measured
 from reuselib.run.device import quickest_kernels, threads
-from reuselib.run.method import Method, frozen
+from reuselib.run.method import Method, frozen, settle
+from reuselib.run.outputs import one_tensor
 from reuselib.run.progress import Progress
+
+LOOK = 5.0
+"""Seconds between two looks at the numbers of a round that is under way."""
 
 
 @dataclass
@@ -62,10 +67,27 @@ def accuracy(model: nn.Module, images: Labelled, batch: int = 1000) -> float:
 
     Returns:
         A share between 0 and 1.
+
+    Raises:
+        NonFinite: a logit is NaN or infinite.
+        ShapeMismatch: a label is none of the model's classes.
+        ReuseError: there are no images, or the model gives more than one tensor.
     """
+    checks.whole(batch=batch)
+    found, count = [], 0
     with frozen(model):
-        hits = [(model(x).argmax(1) == y).float().sum() for x, y in images.batches(batch)]
-    return float(torch.stack(hits).sum()) / len(images)  # type: ignore[arg-type]
+        for x, y in images.batches(batch):
+            logits = one_tensor(model(x), model)
+            found.append([logits.argmax(1) == y, ~logits.isfinite().all(1), y >= logits.shape[1]])
+            count += len(y)
+    if not count:
+        raise BadValue("There are no images to measure the accuracy on. Give at least one.")
+    hits, odd, beyond = torch.stack([torch.stack([each.sum() for each in batch]) for batch in found]).sum(0).tolist()
+    if odd:
+        raise NonFinite(f"The network gives NaN or infinity for {odd} of {count} images: look at its weights.")
+    if beyond:
+        raise ShapeMismatch(f"{beyond} of {count} labels are none of the network's {logits.shape[1]} classes: relabel.")
+    return hits / count
 
 
 def run(
@@ -77,7 +99,7 @@ def run(
     save_every: float = 60.0,
     evaluate: Callable[[], dict[str, float]] | None = None,
     evaluations: int | None = None,
-    settings: str = "",
+    settings: Any = None,
     progress: bool = True,
     title: str | None = None,
 ) -> History:
@@ -89,10 +111,11 @@ def run(
         report_every: updates between two reports: the largest divisor of ``updates`` up to this.
         checkpoint: file to write now and then, and at the end, and to resume from if it is there. A run that was
             killed and resumed gives bit for bit what an uninterrupted one gives on the same CPU.
-        save_every: seconds between checkpoints; 0 writes one after every report.
+        save_every: seconds between checkpoints; 0 writes one after every update.
         evaluate: returns named numbers, for instance a test accuracy. It must leave the method as it finds it.
         evaluations: how often it is called, the last time at the end; after every report if left out.
-        settings: names everything that decides the result; a checkpoint made with other settings is refused.
+        settings: whatever decides the result beside the arguments that the method was built with. A checkpoint of
+            others is refused.
         progress: whether to show a bar.
         title: text before the bar; the method's name if left out.
 
@@ -100,43 +123,37 @@ def run(
         The history, earlier parts included.
 
     Raises:
-        NonFinite: a reported quantity or a weight became NaN or infinite; the last good checkpoint is kept.
+        BadValue: a number that cannot be meant.
+        NonFinite: a reported quantity, a measured one or a weight became NaN or infinite; the last good checkpoint is
+            kept.
         DeviceError: the device ran out of memory.
-        ReuseError: the checkpoint belongs to another method, teacher, architecture or settings.
+        ReuseError: the checkpoint belongs to another method, teacher, architecture or settings, or cannot be written;
+            or the method changes its teacher.
     """
-    method.steps_per_round = divisor(updates, report_every)
-    rounds = updates // method.steps_per_round
-    history = History()
-    if checkpoint is not None and Path(checkpoint).is_file():
-        history = _resume(method, checkpoint, settings)
-    done, saved = len(history.rounds), time.monotonic()
-    every = max(1, rounds // evaluations) if evaluations else 1
-    bar = Progress(total=rounds, initial=done, disable=not progress, desc=title or type(method).__name__, unit="round")
-    shown: dict[str, float] = {}
-    steps = islice(method.rounds(), max(rounds - done, 0))
+    checks.whole(0, updates=updates)
+    checks.whole(report_every=report_every, **({} if evaluations is None else {"evaluations": evaluations}))
+    checks.number(save_every=save_every)
+    if evaluate is not None and not callable(evaluate):
+        raise BadValue(f"evaluate must be a function that returns named numbers, not {evaluate!r}.")
+    if not method.described:
+        settle(method)
+    method.steps_per_round, method.sums, method.counted = divisor(updates, report_every), {}, 0
+    file = None if checkpoint is None else Checkpoint(checkpoint, method, settings, save_every)
+    saved = file.resume(updates) if file else None
+    history = History(saved["rounds"], Cost(**saved["cost"])) if saved else History()
+    title = title or type(method).__name__
+    done = len(history.rounds) * method.steps_per_round + method.counted
+    bar = Progress(total=updates, initial=done, disable=not progress, desc=title, unit="update")
+    if saved:
+        bar.say(f"{title}: resumed at update {done} of {updates}")
+    going = _Going(method, history, bar, file, rounds=updates // method.steps_per_round)
     try:
         with threads(), quickest_kernels():
-            while (metrics := _next_round(method, steps, history.cost)) is not None:
-                done += 1
-                entry = _finite(metrics, done, checkpoint)
-                _finite(_largest_weights(method), done, checkpoint)
-                entry["iteration"] = method.iteration
-                if evaluate is not None and (done % every == 0 or done == rounds):
-                    with measured(history.cost):
-                        shown = evaluate()
-                    entry.update(shown)
-                history.rounds.append(entry)
-                if checkpoint is not None and (time.monotonic() - saved >= save_every or done == rounds):
-                    content = {"history": _plain(history), "settings": settings}
-                    save_checkpoint(checkpoint, capture(method) | content)
-                    saved = time.monotonic()
-                first = dict(list(metrics.items())[:1])
-                bar.set_postfix({name: f"{value:.3g}" for name, value in {**first, **shown}.items()}, refresh=False)
-                bar.update()
+            going.on(evaluate, evaluations)
     except torch.OutOfMemoryError as error:
         batch = getattr(method, "batch", None)
         hint = f"Try a batch of {batch // 2} instead of {batch}." if batch and batch > 1 else "Try smaller images."
-        raise DeviceError(f"The device ran out of memory in round {done + 1}. {hint}") from error
+        raise DeviceError(f"The device ran out of memory in update {method.iteration + 1}. {hint}") from error
     finally:
         bar.close()
     return history
@@ -147,13 +164,108 @@ def divisor(updates: int, most: int) -> int:
     return next(n for n in range(min(most, updates), 0, -1) if updates % n == 0) if updates > 0 else 1
 
 
-def _next_round(method: Method, steps: Any, cost: Cost) -> dict[str, float] | None:
-    with measured(cost), count_passes(method.networks(), cost.passes):
-        metrics = next(steps, None)
-        return None if metrics is None else _to_floats(metrics)
+class _Going:
+    """A run that is under way."""
+
+    def __init__(self, method: Method, history: History, bar: Progress, file: Checkpoint | None, rounds: int) -> None:
+        self.method, self.history, self.bar, self.file, self.rounds = method, history, bar, file, rounds
+        self.looked, self.untouched = -math.inf, Untouched(method.fixed_networks())
+        self.measured: dict[str, float] = {}
+
+    def on(self, evaluate: Callable[[], dict[str, float]] | None, evaluations: int | None) -> None:
+        """Go on until all rounds are done."""
+        every = max(1, self.rounds // evaluations) if evaluations else 1
+        reports, history = self.method.rounds(self.between), self.history
+        for done in range(len(history.rounds) + 1, self.rounds + 1):
+            with measured(history.cost) as self.lap, count_passes(self.method.networks(), history.cost.passes):
+                entry = _to_floats(next(reports))
+            self.check(entry)
+            shown = dict(list(entry.items())[:1])
+            entry["iteration"] = self.method.iteration
+            if evaluate is not None and (done % every == 0 or done == self.rounds):
+                with measured(history.cost):
+                    self.measured = self.finite(evaluate())
+                entry.update(self.measured)
+            history.rounds.append(entry)
+            if self.file and (self.file.due() or done == self.rounds):
+                self.file.write(history.rounds, history.cost)
+            self.show(shown, refresh=False)
+            self.bar.update()
+
+    def between(self) -> None:
+        """After an update inside a round: move the bar; now and then look at the numbers and write a checkpoint."""
+        self.bar.update()
+        if time.monotonic() - self.looked >= LOOK:
+            name, total = next(iter(self.method.sums.items()), ("", torch.zeros(())))
+            self.show({name: float(total) / self.method.counted} if name else {})
+        if self.file and self.file.due():
+            self.lap()
+            self.check(_to_floats(self.method.sums))
+            self.file.write(self.history.rounds, self.history.cost)
+
+    def show(self, numbers: Mapping[str, float], refresh: bool = True) -> None:
+        """Write numbers, and what was measured last, behind the bar."""
+        self.looked = time.monotonic()
+        shown = {name: f"{value:.3g}" for name, value in {**numbers, **self.measured}.items()}
+        self.bar.set_postfix(shown, refresh=refresh)
+
+    def check(self, numbers: Mapping[str, float]) -> None:
+        """Refuse numbers and weights that are not finite, and a teacher that changed."""
+        self.finite(numbers)
+        self.finite(_largest_weights(self.method))
+        self.untouched.check()
+
+    def finite(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """The numbers, if each is finite."""
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                kept = self.file.kept if self.file else "Nothing was saved."
+                raise NonFinite(
+                    f"{name!r} became {value} by update {self.method.iteration}. {kept} Lower the learning rate, or "
+                    "run in fp32 (REUSELIB_PRECISION=fp32)."
+                )
+        return dict(numbers)
 
 
-def _to_floats(metrics: dict[str, Tensor]) -> dict[str, float]:
+class Untouched:
+    """Networks that must not change: looked at now and then, which costs no waiting for the device.
+
+    Args:
+        networks: by name.
+    """
+
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        self.networks, self.stamps = networks, _stamps(networks)
+        self.buffers = {name: [b.clone() for b in network.buffers()] for name, network in networks.items()}
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Raise if something was written, after the buffers were put back.
+
+        Raises:
+            ReuseError: as a network's forward pass writes a buffer, also in evaluation mode.
+        """
+        now = _stamps(self.networks)
+        written = [place for place, stamp in self.stamps.items() if now.get(place) != stamp]
+        if written:
+            for name, network in self.networks.items():
+                for buffer, kept in zip(network.buffers(), self.buffers[name], strict=True):
+                    buffer.copy_(kept)
+            raise ReuseError(
+                f"{', '.join(written[:3])} must not change, but a step writes it; buffers were put back. Take what "
+                "writes it out of the network's forward pass, at least in evaluation mode."
+            )
+
+
+def _stamps(networks: Mapping[str, nn.Module]) -> dict[str, tuple[int, int]]:
+    """How often each parameter and buffer was written, by its place."""
+    values = (
+        (name, *each) for name, net in networks.items() for each in chain(net.named_parameters(), net.named_buffers())
+    )
+    return {f"{name}.{path}": (id(v), 0 if v.is_inference() else v._version) for name, path, v in values}
+
+
+def _to_floats(metrics: Mapping[str, Tensor]) -> dict[str, float]:
     """Read all of a round's numbers off the device at once: the only synchronisation of a round."""
     if not metrics:
         return {}
@@ -170,31 +282,3 @@ def _largest_weights(method: Method) -> dict[str, float]:
             if parameters
         }
     )
-
-
-def _finite(metrics: dict[str, float], number: int, checkpoint: str | Path | None) -> dict[str, float]:
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            saved = checkpoint is not None and Path(checkpoint).is_file()
-            kept = f"The last good checkpoint is kept in {checkpoint}." if saved else "Nothing was saved."
-            raise NonFinite(
-                f"{name!r} became {value} in round {number}. {kept} Lower the learning rate, or run in fp32 "
-                "(REUSELIB_PRECISION=fp32)."
-            )
-    return dict(metrics)
-
-
-def _plain(history: History) -> dict[str, Any]:
-    return {"rounds": history.rounds, "cost": vars(history.cost)}
-
-
-def _resume(method: Method, checkpoint: str | Path, settings: str) -> History:
-    device = next((p.device for network in method.networks().values() for p in network.parameters()), "cpu")
-    content = load_checkpoint(checkpoint, device)
-    if content.get("settings", settings) != settings:
-        raise ReuseError(
-            f"The checkpoint {checkpoint} was made with other settings. Delete it, or give the run another one."
-        )
-    put_back(method, content, checkpoint)
-    saved = content["history"]
-    return History(rounds=saved["rounds"], cost=Cost(**saved["cost"]))

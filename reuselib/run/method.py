@@ -3,53 +3,132 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from reuselib import checks
+from reuselib.errors import BadValue
+from reuselib.run.described import describe, resolved
+from reuselib.run.device import Precision
 
 Network = TypeVar("Network", bound=nn.Module)
+Kind = TypeVar("Kind")
 
 
 class Method:
     """A procedure: it holds networks, optimizers and memory, and improves them one update at a time.
 
     Subclasses write :meth:`step`. Whatever they keep as attributes and that has a ``state_dict`` (or is a tensor, a
-    ``torch.Generator`` or a list of those) is checkpointed.
+    ``torch.Generator`` or a list of those) is checkpointed. As a method is built, its options are compared with those
+    that there are, and what learns with what must not change.
 
     Attributes:
         steps_per_round: updates between two reports.
         fixed: names of attributes that never change (the teacher); of those only a fingerprint is checkpointed.
         iteration: updates done so far.
+        counted: updates of the round that is under way.
+        sums: of what these returned.
+        described: in words, by its place, everything that was asked of it: a checkpoint is of these settings alone.
+
+    Raises:
+        UnknownName: there is no such option.
+        BadValue: what learns is part of what must not change.
     """
 
     steps_per_round: int = 50
     fixed: tuple[str, ...] = ("teacher",)
     iteration: int = 0
+    counted: int = 0
+    sums: Mapping[str, Tensor] = MappingProxyType({})
+    described: Mapping[str, str] = MappingProxyType({})
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = _at_the_door(cls.__init__)  # type: ignore[method-assign]
 
     def step(self) -> dict[str, Tensor]:
         """Do one update and return named scalar tensors, still on the device."""
         raise TypeError(f"{type(self).__name__} has no step()")
 
-    def rounds(self) -> Iterator[dict[str, Tensor]]:
-        """Yield, once per round, the mean over the round of what :meth:`step` returned."""
+    def rounds(self, between: Callable[[], object] | None = None) -> Iterator[dict[str, Tensor]]:
+        """Yield, once per round, the mean over the round of what :meth:`step` returned.
+
+        Args:
+            between: called after every update but the last of a round.
+        """
         while True:
-            sums: dict[str, Tensor] = {}
-            for _ in range(self.steps_per_round):
-                for name, value in self.step().items():
-                    value = value.detach().float()
-                    sums[name] = sums[name] + value if name in sums else value
+            while self.counted < self.steps_per_round:
+                update = {name: value.detach().float() for name, value in self.step().items()}
+                held = {name: self.sums[name] + value for name, value in update.items() if name in self.sums}
+                self.sums = {**self.sums, **update, **held}
                 self.iteration += 1
-            yield {name: value / self.steps_per_round for name, value in sums.items()}
+                self.counted += 1
+                if between and self.counted < self.steps_per_round:
+                    between()
+            means = {name: value / self.steps_per_round for name, value in self.sums.items()}
+            self.sums, self.counted = {}, 0
+            yield means
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks this method holds, by attribute name; those of a method that it holds are among them."""
         held = [value for value in vars(self).values() if isinstance(value, Method)]
         inner = {name: network for method in held for name, network in method.networks().items()}
         return inner | {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
+
+    def held(self, kind: type[Kind]) -> list[Kind]:
+        """Everything of a kind among its attributes, in their lists, and in the methods that it holds."""
+        values = [each for value in vars(self).values() for each in (value if isinstance(value, list) else [value])]
+        inner = [each for value in values if isinstance(value, Method) for each in value.held(kind)]
+        return [*inner, *(value for value in values if isinstance(value, kind))]
+
+    def fixed_networks(self) -> dict[str, nn.Module]:
+        """The networks that never change, by name."""
+        named = {name: getattr(self, name, None) for name in self.fixed}
+        return {name: network for name, network in named.items() if isinstance(network, nn.Module)}
+
+
+def _at_the_door(build: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that keeps in words what is asked, and refuses what no method can be asked."""
+
+    @wraps(build)
+    def checked(self: Method, *arguments: Any, **options: Any) -> None:
+        if type(self).__init__ is not checked:  # that of a subclass stands at the door
+            return build(self, *arguments, **options)
+        asked = dict(describe(resolved(type(self), arguments, options)))
+        build(self, *arguments, **options)
+        self.described = asked
+        settle(self)
+
+    return checked
+
+
+def settle(method: Method) -> None:
+    """Add to what was asked of a method what it made of that, and refuse one that would change what must not change.
+
+    Raises:
+        BadValue: what learns is part of what must not change.
+    """
+    optimizers, precisions = method.held(Optimizer), method.held(Precision)
+    made = {"optimizers": optimizers, "precision": [each.name for each in precisions]}
+    method.described = {"method": type(method).__name__, **method.described, **dict(describe(made))}
+    learning = {p for each in optimizers for group in each.param_groups for p in group["params"]}
+    for name, network in method.fixed_networks().items():
+        shared = [path for path, parameter in network.named_parameters() if parameter in learning]
+        if shared:
+            raise BadValue(
+                f"What learns is part of the {name}, which must not change: they share {', '.join(shared[:3])}"
+                f"{' and more' * (len(shared) > 3)}. Give copies: copy.deepcopy({name})."
+            )
 
 
 @contextmanager
@@ -93,12 +172,15 @@ def on_device(network: Network, where: torch.device) -> Network:
     return network.to(where).to(memory_format=torch.channels_last)
 
 
-def sgd(parameters: Iterable[Tensor], where: torch.device, **options: Any) -> torch.optim.SGD:
+def sgd(parameters: Iterable[Any], where: torch.device, **options: Any) -> torch.optim.SGD:
     """``torch.optim.SGD`` with momentum 0.9 unless told otherwise, fused where the device can.
 
     Fused, the momentum of every parameter is there from the start, as zeros, and the first update is torch's own.
+
+    Raises:
+        BadValue: an option cannot be meant, or no parameter learns.
     """
-    optimizer = torch.optim.SGD(parameters, **{"momentum": 0.9, "fused": where.type in ("cpu", "cuda"), **options})
+    optimizer = torch.optim.SGD(_learning(parameters, options), **_options(where, {"momentum": 0.9, **options}))
     for group in optimizer.param_groups:
         # Torch makes the memory in the first step and, where the gradient scaler skips that step, never writes to it.
         # With dampening the first update from zeros would be another one.
@@ -108,9 +190,30 @@ def sgd(parameters: Iterable[Tensor], where: torch.device, **options: Any) -> to
     return optimizer
 
 
-def adam(parameters: Iterable[Tensor], where: torch.device, **options: Any) -> torch.optim.Adam:
-    """``torch.optim.Adam``, fused where the device can."""
-    return torch.optim.Adam(parameters, **{"fused": where.type in ("cpu", "cuda"), **options})
+def adam(parameters: Iterable[Any], where: torch.device, **options: Any) -> torch.optim.Adam:
+    """``torch.optim.Adam``, fused where the device can; raises as :func:`sgd` does."""
+    return torch.optim.Adam(_learning(parameters, options), **_options(where, options))
+
+
+def _options(where: torch.device, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {"fused": where.type in ("cpu", "cuda"), **options}
+
+
+def _learning(parameters: Iterable[Any], options: Mapping[str, Any]) -> list[Any]:
+    """Parameters, or groups of them, as a list; refused where nothing can learn, or not at such rates."""
+    given = [dict(each, params=list(each["params"])) if isinstance(each, dict) else each for each in parameters]
+    groups = [
+        {"params": [each for each in given if isinstance(each, Tensor)]},
+        *(g for g in given if isinstance(g, dict)),
+    ]
+    for group in groups:
+        rates = {
+            name: value for name, value in {**options, **group}.items() if name in ("lr", "momentum", "weight_decay")
+        }
+        checks.number(**rates)
+    if not any(parameter.requires_grad for group in groups for parameter in group["params"]):
+        raise BadValue("Nothing can learn: every parameter is frozen, or there is none. Use .requires_grad_(True).")
+    return given
 
 
 Schedule = Callable[[int], float]
@@ -124,11 +227,15 @@ def constant(iteration: int) -> float:
 
 def step_decay(milestones: Sequence[int], factor: float = 0.1) -> Schedule:
     """Multiply the learning rate by ``factor`` at each of the milestones (iterations, ascending)."""
+    checks.number(factor=factor)
+    if any(later < earlier for earlier, later in itertools.pairwise(milestones)):
+        raise BadValue(f"Milestones must ascend, not {list(milestones)}. Sort them.")
     return lambda iteration: factor ** bisect.bisect_right(milestones, iteration)
 
 
 def cosine(iterations: int, warmup: int = 0) -> Schedule:
     """Half a cosine from 1 to 0 over ``iterations``, after a linear rise over the first ``warmup``."""
+    checks.whole(0, iterations=iterations, warmup=warmup)
 
     def factor(iteration: int) -> float:
         if iteration < warmup:
@@ -144,6 +251,9 @@ def one_cycle(updates: int, rise: float = 0.3, start: float = 25.0, end: float =
 
     Source: Smith & Topin 2018, in PyTorch's form and with its defaults, but momentum stays as it is.
     """
+    checks.whole(0, updates=updates)
+    checks.number(0, 1, rise=rise)
+    checks.number(above=True, start=start, end=end)
     summit = max(0.0, rise * updates - 1)
 
     def factor(iteration: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -34,6 +35,13 @@ class Progress(tqdm):
             return bool(super().display(msg, pos))
         self._handle.update({"text/plain": str(self) if msg is None else msg}, raw=True)
         return True
+
+    def say(self, line: str) -> None:
+        """Write a line above the bar, or to the log where no bar is shown."""
+        if getattr(self, "disable", True):
+            logging.getLogger("reuselib").info(line)
+        else:
+            self.write(line, file=None if self._handle else sys.stderr)
 
     def close(self) -> None:
         """Leave the last state visible."""

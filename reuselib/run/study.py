@@ -6,7 +6,6 @@ networks and images that its methods share; what comes out is a :class:`Result` 
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,9 +14,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from reuselib import report
+from reuselib import checks, report
 from reuselib.errors import unknown
 from reuselib.run.cost import Prediction, predict
+from reuselib.run.described import describe
 from reuselib.run.device import device as choose_device
 from reuselib.run.device import precision as choose_precision
 from reuselib.run.device import threads
@@ -133,9 +133,15 @@ class Job:
         progress: bool = False,
         title: str = "",
     ) -> None:
+        checks.whole(0, checks.SEEDS, seed=seed)
         self.settings, self.seed, self.device = settings, seed, choose_device(device)
         self.precision = choose_precision(self.device, settings.get("precision")).name
         self.checkpoint, self.progress, self.title = checkpoint, progress, title
+
+    @property
+    def described(self) -> dict[str, str]:
+        """In words, by its place, what decides the result."""
+        return dict(describe({**self.settings.plain(), "seed": self.seed}))
 
     def plan(self) -> Iterator[tuple[Method, int]]:
         """What the row trains, in order: methods with their numbers of updates. On ``meta`` it costs nothing."""
@@ -172,7 +178,7 @@ class Job:
             checkpoint=self.checkpoint if resumable else None,
             evaluate=evaluate,
             evaluations=evaluations,
-            settings=f"{json.dumps(self.settings.plain(), sort_keys=True)} seed {self.seed}",
+            settings=self.described,
             progress=self.progress,
             title=self.title,
         )

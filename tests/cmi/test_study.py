@@ -158,7 +158,7 @@ def test_an_interrupted_row_goes_on_and_gives_the_same_record(
             go(**kept)
     resumed = go(**kept).record
     assert (resumed.metrics, resumed.curves, resumed.passes) == (whole.metrics, whole.curves, whole.passes)
-    with pytest.raises(ReuseError, match=r"run\.pt was made with other settings. Delete it"):
+    with pytest.raises(ReuseError, match=r"run\.pt was made with other settings"):
         go(**kept | {"updates": 11})
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import players
 import pytest
-
-from reuselib.run.progress import Progress
 
 
 class ZMQInteractiveShell:
@@ -41,21 +40,24 @@ def test_a_notebook_gets_one_line_that_is_rewritten(
     assert all(set(content) == {"text/plain"} for content in notebook)
     last = notebook[-1]["text/plain"]
     assert "\n" not in last and "\r" not in last and "\x1b" not in last
-    assert last.startswith("tiny: 100%") and "3/3" in last and "imitation=" in last
+    assert last.startswith("tiny: 100%") and "6/6" in last and "imitation=" in last
 
 
-def test_a_resumed_bar_starts_where_the_run_was_left(notebook: list[dict[str, Any]]) -> None:
-    bar = Progress(total=4, initial=2, desc="tiny", unit="round")
-    bar.update()
-    bar.close()
-    bar.close()
-    assert "3/4" in notebook[-1]["text/plain"]
+def test_a_resumed_run_says_so_and_its_bar_starts_where_it_was_left(
+    notebook: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for reports, shown in ((1, False), (2, True), (3, False)):
+        players.drive(players.make("dfad"), reports, checkpoint=tmp_path / "run.pt", title="tiny", progress=shown)
+    assert "tiny:  50%" in notebook[1]["text/plain"] and "4/4" in notebook[-1]["text/plain"]
+    assert capsys.readouterr().out.strip() == "tiny: resumed at update 2 of 4"
+    assert caplog.messages == ["tiny: resumed at update 4 of 6"]
 
 
 def test_a_terminal_gets_tqdm(capsys: pytest.CaptureFixture[str]) -> None:
     players.drive(players.make("dfad"), 2, progress=True)
     shown = capsys.readouterr()
-    assert shown.out == "" and "DFAD: 100%" in shown.err and "2/2" in shown.err
+    assert shown.out == "" and "DFAD: 100%" in shown.err and "4/4" in shown.err
 
 
 def test_no_bar_if_none_is_wanted(notebook: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:

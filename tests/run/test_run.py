@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
-import itertools
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import players
 import pytest
@@ -12,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from reuselib import run
-from reuselib.errors import DeviceError, NonFinite
+from reuselib.errors import BadValue, DeviceError, NonFinite, ShapeMismatch
+from reuselib.run import checkpoint as checkpoints
 
 
 class Fitting(run.Method):
@@ -56,42 +60,48 @@ def test_evaluation_comes_so_many_times_and_at_the_end() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path, bad: float) -> None:
-    path = tmp_path / "run.pt"
-    good = Fitting()
-    torch.manual_seed(1)
-    good.student.reset_parameters()
+    path, good = tmp_path / "run.pt", Fitting()
     start = players.state(good.student)
     players.drive(good, 3)
-
-    spoilt = Fitting({4: bad})
+    spoilt, mended = Fitting({4: bad}), Fitting()
     spoilt.student.load_state_dict(start)
-    words = rf"'fit' became {bad} in round 4.*last good checkpoint is kept in .*run.pt.*learning rate.*fp32"
+    words = rf"'fit' became {bad} by update 4.*last good checkpoint, of update 3, is kept in .*run.pt.*rate.*fp32"
     with pytest.raises(NonFinite, match=words):
         players.drive(spoilt, 6, checkpoint=path)
     content = run.load_checkpoint(path)
     assert content["iteration"] == 3 and len(content["history"]["rounds"]) == 3
     assert not list(players.differences(players.state(good.student), content["state"]["student"]))
-    mended = Fitting()
+    mended.described = spoilt.described
     assert len(players.drive(mended, 6, checkpoint=path).rounds) == 6
 
 
 def test_weights_that_are_not_finite_never_reach_a_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
-    method = Fitting()
-    players.drive(method, 2, checkpoint=path)
-    method.optimizer.param_groups[0]["lr"] = float("inf")  # the next loss is still good, the weights after it not
-    content = players.state(run.load_checkpoint(path))
-    run.save_checkpoint(path, content | {"state": content["state"] | {"optimizer": method.optimizer.state_dict()}})
-    with pytest.raises(NonFinite, match=r"'a weight of the student' became (inf|nan) in round 3.*kept in"):
-        players.drive(Fitting(), 4, checkpoint=path)
-    assert run.load_checkpoint(path)["iteration"] == 2
+    for length, every in ((1, 0), (2, 0), (2, 1e9)):  # also in the middle of a round
+        path.unlink(missing_ok=True)
+        method = Fitting()
+        method.steps_per_round = length
+        players.drive(method, 2, checkpoint=path)
+        method.optimizer.param_groups[0]["lr"] = float("inf")  # the next loss is still good, the weights after it not
+        content = players.state(run.load_checkpoint(path))
+        run.save_checkpoint(path, content | {"state": content["state"] | {"optimizer": method.optimizer.state_dict()}})
+        before, other = path.read_bytes(), Fitting()
+        other.steps_per_round = length
+        with pytest.raises(NonFinite, match=r"(a weight of the student|fit)' became (inf|nan) by update \d.*kept in"):
+            players.drive(other, 4, checkpoint=path, save_every=every)
+        assert path.read_bytes() == before
+
+
+def test_a_measured_number_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(NonFinite, match="'accuracy' became nan by update 1"):
+        players.drive(Fitting(), 3, checkpoint=tmp_path / "run.pt", evaluate=lambda: {"accuracy": float("nan")})
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_a_checkpoint_the_guard_promises_none(tmp_path: Path) -> None:
-    with pytest.raises(NonFinite, match="Nothing was saved"):
-        players.drive(Fitting({1: float("nan")}), 3)
-    with pytest.raises(NonFinite, match="Nothing was saved"):
-        players.drive(Fitting({1: float("nan")}), 3, checkpoint=tmp_path / "run.pt")
+    for checkpoint in (None, tmp_path / "run.pt"):
+        with pytest.raises(NonFinite, match="Nothing was saved"):
+            players.drive(Fitting({1: float("nan")}), 3, checkpoint=checkpoint)
     assert not list(tmp_path.iterdir())
 
 
@@ -103,23 +113,54 @@ def test_lack_of_memory_names_the_batch_to_try(tmp_path: Path, monkeypatch: pyte
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(method.student, "forward", full)
-    with pytest.raises(DeviceError, match="out of memory in round 2.*batch of 6 instead of 12"):
+    with pytest.raises(DeviceError, match="out of memory in update 3.*batch of 6 instead of 12"):
         players.drive(method, 3, checkpoint=path)
     assert run.load_checkpoint(path)["iteration"] == 2
 
 
+class Clock:
+    """Time as it passes on a machine on which an update takes long."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, method: run.Method, seconds: float) -> None:
+        self.now, self.written, step = 0.0, [], method.step
+        for module in (importlib.import_module("reuselib.run.loop"), checkpoints):
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(
+            checkpoints, "save_checkpoint", lambda _, content: self.written.append(content["iteration"])
+        )
+
+        def slowly() -> dict[str, Tensor]:
+            self.now += seconds
+            return step()
+
+        method.step = slowly
+
+
 def test_checkpoints_are_written_by_the_clock_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[int] = []
-    module, clock = importlib.import_module("reuselib.run.loop"), itertools.count()
-    monkeypatch.setattr(module, "save_checkpoint", lambda _, content: written.append(content["iteration"]))
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))  # a second for every look at it
-    players.drive(Fitting(), 7, checkpoint=tmp_path / "run.pt", save_every=3)
-    assert written == [3, 6, 7]
+    for length, every, expected in ((1, 3, [3, 6, 7]), (7, 3, [3, 6, 7]), (7, 60, [5, 7]), (7, 0, [*range(1, 8)])):
+        method = Fitting()
+        method.steps_per_round = length
+        clock = Clock(monkeypatch, method, seconds=1)
+        players.drive(method, 7 // length, checkpoint=tmp_path / "run.pt", save_every=every)
+        assert clock.written == expected
+
+
+def test_on_a_slow_machine_a_bar_and_a_checkpoint_move_within_a_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rounds of 50 updates of 10 s each: all is to be seen after the first of them."""
+    method = Fitting({3: float("nan")})
+    clock = Clock(monkeypatch, method, seconds=10)
+    with pytest.raises(NonFinite):
+        run.run(method, 50, checkpoint=tmp_path / "run.pt", save_every=20)
+    shown = capsys.readouterr().err
+    assert clock.written == [1] and "Fitting:   2%" in shown and "1/50" in shown and "fit=" in shown
 
 
 def test_updates_are_reported_in_equal_parts() -> None:
     assert [run.divisor(*each) for each in ((2400, 50), (78, 50), (7, 50), (53, 50), (0, 50))] == [50, 39, 7, 1, 1]
     history = run.run(Fitting(), updates=6, report_every=4, progress=False)
+    assert not run.run(Fitting(), updates=0, progress=False).rounds
     assert [entry["iteration"] for entry in history.rounds] == [3, 6]
 
 
@@ -146,7 +187,34 @@ def test_accuracy_counts_hits_and_restores_the_mode() -> None:
     logits = student(cast.images.normalised(cast.images.images))
     hits = sum(int(row.argmax()) == int(y) for row, y in zip(logits, cast.images.labels, strict=True))
     assert measured == pytest.approx(hits / len(cast.images))
+    with pytest.raises(BadValue, match="no images"):
+        run.accuracy(student, cast.images.subset(slice(0)))
+    with pytest.raises(ShapeMismatch, match="labels are none of the network's 4 classes"):
+        run.accuracy(student, replace(cast.images, labels=cast.images.labels + 1))
+    for odd in (float("nan"), float("inf")):
+        with torch.no_grad(), pytest.raises(NonFinite, match="NaN or infinity for 40 of 40 images"):
+            other = copy.deepcopy(student)
+            other.head.bias.fill_(odd)
+            run.accuracy(other, cast.images)
     student.train().forward = players.rigged(student.forward, at=1)
     with pytest.raises(players.Explosion):
         run.accuracy(student, cast.images, batch=7)
     assert all(module.training for module in student.modules())
+
+
+NONSENSE: dict[str, tuple[Any, str]] = {
+    "updates": (-1, "updates must be a whole number of at least 0, not -1"),
+    "report_every": (0, "report_every must be a whole number of at least 1, not 0"),
+    "save_every": (-1.0, "save_every must be a finite number of at least 0"),
+    "evaluations": (0, "evaluations must be a whole number of at least 1, not 0"),
+    "evaluate": ({"accuracy": 1.0}, "evaluate must be a function"),
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_what_cannot_be_meant_is_refused_before_anything_starts(name: str) -> None:
+    value, words = NONSENSE[name]
+    method = Fitting()
+    with pytest.raises(BadValue, match=words):
+        run.run(method, **{"updates": 2, "progress": False} | {name: value})
+    assert method.iteration == 0

@@ -1,0 +1,146 @@
+"""What a method was asked to do, in words: so that a checkpoint of other settings is not taken for one's own."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache, cached_property, partial
+from itertools import chain
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from reuselib.errors import unknown
+
+WHOLE = 2**24
+"""Bytes up to which a tensor counts whole; of a larger one, evenly spaced rows do."""
+PLAIN = (str, bytes, bool, Real, torch.dtype, type(None))
+Pairs = Iterator[tuple[str, str]]
+
+
+def resolved(kind: type, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a constructor by name, with the defaults of all constructors that it passes options on to.
+
+    Raises:
+        UnknownName: there is no such option; the message gives the nearest.
+        TypeError: an argument is missing, or given twice.
+    """
+    own, known, passes_on = _signature(kind)
+    for name in options:
+        if name not in known and not passes_on:
+            raise unknown(f"option of {kind.__name__}", name, known)
+    given = own.bind(None, *arguments, **options).arguments
+    defaults = {name: each.default for name, each in known.items() if each.default is not each.empty}
+    values = defaults | given | {name: options[name] for name in options}
+    return {name: value for name, value in values.items() if name in known or name in options}
+
+
+@cache
+def _signature(kind: type) -> tuple[inspect.Signature, dict[str, inspect.Parameter], bool]:
+    """A constructor's signature, the parameters that reach it or those behind it, and whether it takes any others."""
+    constructors = [vars(each)["__init__"] for each in kind.__mro__ if "__init__" in vars(each)]
+    signatures: list[inspect.Signature] = []
+    passes_on = True
+    while passes_on:
+        signatures.append(inspect.signature(constructors[len(signatures)]))
+        passes_on = any(each.kind is each.VAR_KEYWORD for each in signatures[-1].parameters.values())
+        if len(signatures) == len(constructors) - 1:  # the last is object's own
+            break
+    known = {n: p for signature in reversed(signatures) for n, p in signature.parameters.items()}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    known = {name: each for name, each in known.items() if each.kind in named and name != "self"}
+    return signatures[0], known, passes_on
+
+
+def describe(value: Any, place: str = "", within: tuple[int, ...] = ()) -> Pairs:
+    """Everything about a value that decides a result, but for a network's weights: pairs of a place and words.
+
+    Devices are left out: a run may go on elsewhere.
+
+    Args:
+        value: an argument of a method, or whatever it holds.
+        place: where it stands, for the reader.
+        within: identities of what it stands in, which are not described again.
+    """
+    if isinstance(value, torch.device) or id(value) in within:
+        return
+    if isinstance(value, PLAIN):
+        yield place, _plain(value)
+    elif isinstance(value, list | tuple | range) and all(isinstance(each, PLAIN) for each in value):
+        yield place, f"[{', '.join(map(_plain, value))}]"
+    elif isinstance(value, Tensor | torch.Generator):
+        yield place, _tensor(value if isinstance(value, Tensor) else value.get_state())
+    elif hasattr(value, "tobytes"):
+        yield place, hashlib.sha256(value.tobytes()).hexdigest()[:12]
+    elif isinstance(value, nn.Module):
+        yield from _network(value, place)
+    elif hasattr(value, "described"):
+        yield from ((f"{place}.{name}", words) for name, words in value.described.items())
+    else:
+        kind, parts = _parts(value)
+        if kind:
+            yield place, kind
+        for name, part in parts:
+            yield from describe(part, f"{place}.{name}" if place else str(name), (*within, id(value)))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Real) and not isinstance(value, bool | Integral):
+        value = int(float(value)) if float(value).is_integer() else float(value)  # 1 and 1.0 decide the same
+    return str(int(value)) if isinstance(value, Integral) and not isinstance(value, bool) else repr(value)
+
+
+def _tensor(value: Tensor) -> str:
+    words = f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if value.is_meta:
+        return words
+    if value.nbytes > WHOLE:
+        value = value[:: max(1, len(value) // 32)]
+    return f"{words} {hashlib.sha256(content_of(value)).hexdigest()[:12]}"
+
+
+def content_of(value: Tensor) -> bytes:
+    """The bytes of a tensor's values."""
+    return value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _network(network: nn.Module, place: str) -> Pairs:
+    for name, module in network.named_modules(prefix=place):
+        yield name, re.sub(" at 0x[0-9a-f]+", "", f"{type(module).__name__}({module.extra_repr()})")
+    for name, value in chain(network.named_parameters(place), network.named_buffers(place)):
+        yield name, f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+
+
+def _parts(value: Any) -> tuple[str, Iterator[tuple[Any, Any]]]:
+    """What kind of thing a value is, where that matters, and what it is made of."""
+    if isinstance(value, Mapping):
+        return "", iter(value.items())
+    if isinstance(value, list | tuple):
+        return "", enumerate(value)
+    if isinstance(value, Optimizer):
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in value.param_groups]
+        return type(value).__name__, enumerate(g | {"lr": g.pop("initial_lr", g["lr"])} for g in groups)
+    if isinstance(value, partial):
+        return "", iter({"": value.func, "arguments": value.args, **value.keywords}.items())
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}", _function(value)
+    names = [f.name for f in fields(value)] if is_dataclass(value) else list(getattr(value, "__dict__", {}))
+    kind = type(value)
+    lasting = [n for n in names if not isinstance(getattr(kind, n, None), cached_property) and not n.startswith("_")]
+    return kind.__qualname__, ((name, getattr(value, name)) for name in lasting)
+
+
+def _function(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+    """What a function was made with: the object it belongs to, its defaults, numbers and enclosed values."""
+    code = getattr(function, "__code__", None)
+    numbers = [each for each in code.co_consts if isinstance(each, Real)] if code else []
+    cells = zip(code.co_freevars, getattr(function, "__closure__", None) or (), strict=True) if code else ()
+    made = {"of": getattr(function, "__self__", None), "defaults": getattr(function, "__defaults__", None)}
+    made |= {"numbers": numbers or None} | {name: cell.cell_contents for name, cell in cells}
+    yield from ((name, value) for name, value in made.items() if value is not None)
