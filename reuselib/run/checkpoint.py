@@ -193,7 +193,7 @@ class Checkpoint:
             ]
             more = f"; and {len(odd) - 3} more" if len(odd) > 3 else ""
             raise ReuseError(
-                f"The checkpoint {self.path} is of something else: {'; '.join(words)}{more}. {self.advice}"
+                f"The checkpoint {self.path} was made with other settings: {'; '.join(words)}{more}. {self.advice}"
             )
         for name, digest in content["fixed"].items():
             if self.fixed.get(name) != digest:
