@@ -208,7 +208,7 @@ class Piece:
         """
         if not self.has():
             method = teach()
-            history = run.run(method, checkpoint=self.checkpoint, settings=json.dumps(recipe), **options)
+            history = run.run(method, checkpoint=self.checkpoint, settings=recipe, **options)
             self.save(method.student, history, recipe=recipe)
         return self.load(network, recipe)
 
