@@ -145,7 +145,11 @@ CHANGES = {
 @pytest.mark.parametrize("option", CHANGES)
 def test_a_checkpoint_of_other_options_is_refused_with_what_differs(checkpoint: Path, option: str) -> None:
     value, words = CHANGES[option]
-    refused(of(options={option: value}), checkpoint, f"run.pt was made with other settings: {words}.*Delete .*run.pt.*another")
+    refused(
+        of(options={option: value}),
+        checkpoint,
+        f"run.pt was made with other settings: {words}.*Delete .*run.pt.*another",
+    )
 
 
 def test_a_checkpoint_of_something_else_is_refused(checkpoint: Path) -> None:
