@@ -18,6 +18,7 @@ from typing import Any
 import numpy
 from PIL import Image
 
+from reuselib import checks
 from reuselib.errors import NonFinite, ShapeMismatch
 from reuselib.report.theme import PALETTE, array
 
@@ -92,15 +93,16 @@ class AnswerSheet:
 
     def _repr_html_(self) -> str:
         name = "answers-" + hashlib.sha256((repr(self) + self.pictures[0][0]).encode()).hexdigest()[:8]
-        buttons = sentences = ""
+        buttons, sentences, rules = "", "", LOOK.replace("@", f"#{name}")
         for number, state in enumerate(self.states):
+            which, share = f"{name}-{number}", f"{100 * state.answered / self.total:.0f} %"
             checked = " checked" if number == len(self.states) // 2 else ""
-            share = f"{100 * state.answered / self.total:.0f} %"
-            buttons += (
-                f"<input type='radio' name='{name}' id='{name}-{number}' aria-label='answer {share}'{checked}>"
-                f"<label for='{name}-{number}'>{share}</label>"
-            )
+            buttons += f"<input type='radio' name='{name}' id='{which}' aria-label='answer {share}'{checked}>"
+            buttons += f"<label for='{which}'>{share}</label>"
             sentences += f"<p class='s{number}'>{html.escape(self.sentence(state))}</p>"
+            refused = f"#{which}:checked~.sheet figure:nth-child(n+{state.shown + 1})"  # in falling confidence
+            rules += f"{refused}{{border-color:transparent}}{refused} img{{opacity:.25;filter:grayscale(1)}}"
+            rules += f"#{which}:checked~.said .s{number}{{display:block}}"
         figures = "".join(
             f"<figure class='{'wrong' if wrong else 'right'}' title=\"{html.escape(text)}\">"
             f"<img class='dark-light' src='{address}' width='44' height='44' alt=\"{html.escape(text)}\">"
@@ -108,20 +110,10 @@ class AnswerSheet:
             for address, wrong, text in self.pictures
         )
         return (
-            f"<style>{self._css(name)}</style><div id='{name}' role='group' aria-label='How many images to answer'>"
+            f"<style>{rules}</style><div id='{name}' role='group' aria-label='How many images to answer'>"
             f"<span>Answer </span>{buttons}<div class='said' aria-live='polite'>{sentences}</div>"
             f"{KEY}<div class='sheet'>{figures}</div></div>"
         )
-
-    def _css(self, name: str) -> str:
-        """The style sheet: the look, then for each state what it hides."""
-        rules = [LOOK.replace("@", f"#{name}")]
-        for number, state in enumerate(self.states):
-            chosen = f"#{name}-{number}:checked"
-            refused = f"{chosen}~.sheet figure:nth-child(n+{state.shown + 1})"  # they stand in falling confidence
-            rules.append(f"{refused}{{border-color:transparent}}{refused} img{{opacity:.25;filter:grayscale(1)}}")
-            rules.append(f"{chosen}~.said .s{number}{{display:block}}")
-        return "".join(rules)
 
 
 def answer_sheet(
@@ -143,6 +135,7 @@ def answer_sheet(
     Raises:
         ShapeMismatch: there is not one text, confidence and mark for each image, or images are of another form.
         NonFinite: a confidence is NaN.
+        BadValue: no image is to be shown.
     """
     values, trust, errors = array(images), array(confidence), array(wrong).astype(bool)
     if values.ndim != 4 or values.shape[1] not in (1, 3):
@@ -150,6 +143,7 @@ def answer_sheet(
     if not trust.shape == errors.shape == (len(texts),) == (len(values),) or not len(texts):
         found = f"{len(values)} images, {len(texts)} texts, confidences {trust.shape}, marks {errors.shape}"
         raise ShapeMismatch(f"{found}: give one of each for every image.")
+    checks.whole(count=count)
     if numpy.isnan(trust).any():
         raise NonFinite("A confidence is NaN. Take log-probabilities from log_softmax, not the log of a softmax.")
     drawn = numpy.random.default_rng(seed).permutation(len(trust))[:count]

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reuselib import checks
 from reuselib.errors import NonFinite, ReuseError, ShapeMismatch
 
 
@@ -102,7 +103,7 @@ def coverage(real: Tensor, fake: Tensor, neighbours: int = 5) -> float:
 
     Raises:
         ShapeMismatch: the features are not two matrices of one width.
-        ReuseError: there are not more real images than neighbours.
+        BadValue: there are not more real images than neighbours.
 
     Source: Naeem et al. 2020.
     """
@@ -121,7 +122,7 @@ def recall(real: Tensor, fake: Tensor, neighbours: int = 5) -> float:
 
     Raises:
         ShapeMismatch: the features are not two matrices of one width.
-        ReuseError: there are not more fakes than neighbours.
+        BadValue: there are not more fakes than neighbours.
 
     Source: Kynkäänniemi et al. 2019.
     """
@@ -143,10 +144,12 @@ def nearest(queries: Tensor, references: Tensor) -> Tensor:
 
     Raises:
         ShapeMismatch: these are not two matrices of one width, or there is no reference.
+        NonFinite: one holds NaN or infinity.
     """
     shapes = tuple(queries.shape), tuple(references.shape)
     if queries.ndim != 2 or references.ndim != 2 or shapes[0][1] != shapes[1][1] or not len(references):
         raise ShapeMismatch(f"Queries (N, D) and references (M, D) need one D and M of at least 1, not {shapes}.")
+    _check_finite(queries, references)
     return torch.cat([block.argmin(1) for block in _distances(queries, references)])
 
 
@@ -160,6 +163,7 @@ def effective_number(labels: Tensor, classes: int) -> float:
     Raises:
         ShapeMismatch: there are no labels, or one is out of range.
     """
+    checks.whole(classes=classes)
     if labels.ndim != 1 or not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ShapeMismatch(f"Labels must be (N,) with N of at least 1 and values below classes={classes}.")
     share = torch.bincount(labels, minlength=classes).double() / len(labels)
@@ -181,14 +185,24 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, classes: int, ignore: 
         int64 (C, C) on the device of the predictions: rows are true classes, columns predicted ones.
 
     Raises:
-        ShapeMismatch: predictions and labels have different shapes.
+        ShapeMismatch: predictions and labels have different shapes, or a class is out of range. On a GPU the latter
+            stops the program, at the next wait for it.
     """
+    checks.whole(classes=classes)
     if predictions.shape != labels.shape:
         raise ShapeMismatch(
             f"Every pixel needs one prediction and one label: {tuple(predictions.shape)} and {tuple(labels.shape)} "
             "differ. Resize the predictions to the masks."
         )
-    pair = torch.where(labels == ignore, classes**2, labels * classes + predictions).flatten()
+    counted = labels != ignore
+    outside = (labels < 0) | (labels >= classes) | (predictions < 0) | (predictions >= classes)
+    if labels.device.type == "cpu" and (counted & outside).any():
+        raise ShapeMismatch(
+            f"A label or a prediction is none of the {classes} classes, nor {ignore}, which is ignored."
+        )
+    # One bin more for what is ignored; on a GPU what is outside stops the program, as it has none.
+    pair = torch.where(counted, labels * classes + predictions, classes**2)
+    pair = torch.where(counted & outside, classes**2 + 1, pair).flatten()
     counts = torch.zeros(classes**2 + 1, dtype=torch.int64, device=pair.device)
     return counts.scatter_add_(0, pair, torch.ones_like(pair))[:-1].view(classes, classes)
 
@@ -238,6 +252,7 @@ def features_of(network: nn.Module, images: Tensor, batch: int = 1000) -> Tensor
         ReuseError: the network has no such method.
         ShapeMismatch: it does not take such images.
     """
+    checks.whole(batch=batch)
     features = getattr(network, "features", None)
     if not callable(features) or isinstance(features, nn.Module):
         raise ReuseError(f"{type(network).__name__} has no method features(images). Use nets.penultimate instead.")
@@ -255,10 +270,13 @@ def _features(*sets: Tensor) -> list[Tensor]:
     shapes = [tuple(features.shape) for features in sets]
     if any(len(shape) != 2 or shape[0] < 2 for shape in shapes) or len({shape[-1] for shape in shapes}) > 1:
         raise ShapeMismatch(f"Features must be matrices (N, D) of one D with N of at least 2, not {shapes}.")
-    matrices = [features.detach().cpu().double() for features in sets]
-    if not all(matrix.isfinite().all() for matrix in matrices):
+    _check_finite(*sets)
+    return [features.detach().cpu().double() for features in sets]
+
+
+def _check_finite(*sets: Tensor) -> None:
+    if not all(features.isfinite().all() for features in sets):
         raise NonFinite("Features hold NaN or infinity: look at the images, or at the network that read them.")
-    return matrices
 
 
 def _distances(queries: Tensor, references: Tensor) -> Iterator[Tensor]:
@@ -270,7 +288,6 @@ def _distances(queries: Tensor, references: Tensor) -> Iterator[Tensor]:
 
 def _radii(points: Tensor, neighbours: int) -> Tensor:
     """Each point's distance (N,) to its k-th nearest other point."""
-    if not 0 < neighbours < len(points):
-        raise ReuseError(f"{len(points)} images have no {neighbours} neighbours each. Give more images or another k.")
+    checks.whole(1, len(points) - 1, neighbours=neighbours)
     # The nearest of all is the point itself, at distance zero.
     return torch.cat([block.kthvalue(neighbours + 1, dim=1).values for block in _distances(points, points)])

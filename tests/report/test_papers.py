@@ -76,26 +76,6 @@ def test_cells_take_their_source_from_the_cell_the_row_or_the_table_and_give_the
         assert Cited(value, "paper").number == number
 
 
-DFAD = """
-    teacher        0.989          0.955          0.775          0.766
-    kd-real        0.988 ± 0.001  0.939 ± 0.011  0.733 ± 0.003  0.775 ± 0.002
-    kd-related     0.960 ± 0.006  0.912 ± 0.002  0.690 ± 0.004  0.748 ± 0.003
-    kd-unrelated   0.957 ± 0.007  0.445 ± 0.012  0.133 ± 0.003  0.352 ± 0.015
-    random         0.747 ± 0.033  0.101 ± 0.002  0.015 ± 0.001  0.010 ± 0.000
-    dafl           0.981 ± 0.001  0.885 ± 0.003  0.614 ± 0.005  FAILED
-    dfad           0.983 ± 0.002  0.933 ± 0.000  0.677 ± 0.003  0.735 ± 0.008"""
-
-
-def test_dfad_has_every_cell_of_its_main_table() -> None:
-    table = report.published("dfad").tables[0]
-    rows, columns = {row.id: row for row in table.rows}, [column.id for column in table.columns if column.id][:4]
-    for line in DFAD.strip().splitlines():
-        row, *cells = (part.strip() for part in line.split("  ") if part.strip())
-        found = [rows[row].published[column][0] for column in columns]
-        assert [(each.value, each.source) for each in found] == [(cell, "paper") for cell in cells]
-    assert str(report.table("dfad", name="unrecovered")).count("?") == 5
-
-
 RULES = {
     "dfad": "4faf6c5c53f4",
     "cmi": "8bdba099e31f",
