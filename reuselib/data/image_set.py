@@ -85,11 +85,6 @@ def draw_per_class(labels: Tensor, classes: Sequence[str], count: int, seed: int
     return torch.stack(drawn, 1).flatten()
 
 
-def augmented(augment: Augment | None, generator: torch.Generator | None) -> Change | None:
-    """Return an augmentation with its generator, or none."""
-    return None if augment is None else lambda images: augment(images, generator)
-
-
 @dataclass(frozen=True, eq=False)
 class OnDevice:
     """Base of what consists of tensors, and of parts that do, all on one device."""
@@ -155,7 +150,7 @@ class Batches(Rows):
         if not len(self):
             raise BadValue(f"nothing can be drawn from {self!r}: it is empty")
         index = torch.randint(len(self), (count,), generator=generator, device=self.device)
-        return self._batch(index, augmented(augment, generator))
+        return self._batch(index, None if augment is None else lambda images: augment(images, generator))
 
     def batches(self, batch: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalised images and labels in order, for evaluation; a last short batch is kept."""
@@ -190,13 +185,10 @@ class ImageSet(Batches):
 
     def __post_init__(self) -> None:
         """Check types and shapes."""
-        images, labels, channels = self.images, self.labels, self.shape[0]
+        images, labels, channels = self.images, self.labels, self.images.shape[1]
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ShapeMismatch(f"images must be uint8 (N, C, H, W), not {form(images)}")
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise ShapeMismatch(f"labels must be int64 ({len(images)},), not {form(labels)}")
-        if labels.device != images.device:
-            raise ShapeMismatch(f"labels are on {labels.device}, images on {images.device}: use .to(device)")
+        check_form("labels", labels, (len(images),), images.device)
         if len(self.mean) != channels or len(self.std) != channels:
             raise ShapeMismatch(f"{channels} channels need as many means and stds: {self.mean}, {self.std}")
         for mean, std in zip(self.mean, self.std, strict=True):
@@ -288,7 +280,7 @@ class ImageSet(Batches):
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != self.shape[0]:
             raise ShapeMismatch(
                 f"normalised takes uint8 images with {self.shape[0]} channels, not {form(images)}; "
-                "sample, epoch and batches give normalised images already"
+                "sample and batches give normalised images already"
             )
         scale, shift = self._scale_and_shift
         return images * scale.to(images.device) - shift.to(images.device)
@@ -299,19 +291,6 @@ class ImageSet(Batches):
 
     def _batch(self, index: Tensor | slice, change: Change | None = None) -> tuple[Tensor, Tensor]:
         return self._drawn(index, change), self.labels[index]
-
-    def epoch(
-        self, batch: int, generator: torch.Generator | None, augment: Augment | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return the shuffled batches of one epoch, as `sample` gives them; a last short batch is dropped.
-
-        Raises:
-            BadValue: If not even one batch can be filled.
-        """
-        checks.whole(1, len(self), batch=batch)
-        order = torch.randperm(len(self), generator=generator, device=self.device)
-        full = len(self) // batch * batch
-        return (self._batch(index, augmented(augment, generator)) for index in order[:full].split(batch))
 
 
 def one_class(name: str, images: Tensor, word: str, normalisation: Statistics = HALVES) -> ImageSet:
@@ -353,6 +332,14 @@ class OfImages(Rows):
     def normalised(self, images: Tensor) -> Tensor:
         """Return (x / 255 - mean) / std, as of the images."""
         return self.images.normalised(images)
+
+
+def check_form(name: str, labels: Tensor, shape: tuple[int, ...], where: torch.device) -> None:
+    """Raise ShapeMismatch for labels that are not int64 of a shape, or not where the images are."""
+    if labels.dtype != torch.int64 or labels.shape != shape:
+        raise ShapeMismatch(f"{name} must be int64 {shape}, not {form(labels)}")
+    if labels.device != where:
+        raise ShapeMismatch(f"{name} are on {labels.device}, images on {where}: use .to(device)")
 
 
 def check_range(what: str, labels: Tensor, low: int, classes: int, ignore: int | None = None) -> None:

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from reuselib.data import files, photographs, vision
-from reuselib.data.image_set import IMAGENET_STATISTICS, Batches, Change, ImageSet, OfImages, check_range, one_class
+from reuselib.data.image_set import (
+    IMAGENET_STATISTICS,
+    Batches,
+    Change,
+    ImageSet,
+    OfImages,
+    check_form,
+    check_range,
+    one_class,
+)
 from reuselib.data.rendered import rendered
 from reuselib.errors import ShapeMismatch, unknown
 
@@ -49,12 +58,8 @@ class MultiLabelSet(OfImages, Batches):
 
     def __post_init__(self) -> None:
         """Check types, shapes and the range of the targets."""
-        shape, targets = (len(self.images), len(self.tasks)), self.targets
-        if targets.dtype != torch.int64 or targets.shape != shape:
-            raise ShapeMismatch(f"targets must be int64 {shape}, not {targets.dtype} {tuple(targets.shape)}")
-        if targets.device != self.images.device:
-            raise ShapeMismatch(f"targets are on {targets.device}, images on {self.images.device}: use .to(device)")
-        for column, (task, names) in zip(targets.unbind(1), self.tasks.items(), strict=True):
+        check_form("targets", self.targets, (len(self.images), len(self.tasks)), self.images.device)
+        for column, (task, names) in zip(self.targets.unbind(1), self.tasks.items(), strict=True):
             check_range(f"the targets of {task!r}", column, -1, len(names))
 
     def __repr__(self) -> str:

@@ -17,7 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
 from reuselib.data import files
-from reuselib.data.image_set import HALVES, Batches, Change, OfImages, check_range, form, one_class
+from reuselib.data.image_set import HALVES, Batches, Change, OfImages, check_form, check_range, one_class
 from reuselib.data.rendered import rendered
 from reuselib.errors import DamagedFile, ShapeMismatch, unknown
 
@@ -50,11 +50,8 @@ class SegmentationSet(OfImages, Batches):
 
     def __post_init__(self) -> None:
         """Check types, shapes and the range of the masks."""
-        masks, shape = self.masks, (len(self.images), *self.images.shape[1:])
-        if masks.dtype != torch.int64 or masks.shape != shape:
-            raise ShapeMismatch(f"masks must be int64 {shape}, not {form(masks)}")
-        if masks.device != self.images.device:
-            raise ShapeMismatch(f"masks are on {masks.device}, images on {self.images.device}: use .to(device)")
+        masks, images = self.masks, self.images
+        check_form("masks", masks, (len(images), *images.shape[1:]), images.device)
         if not len(self.classes) <= self.ignore <= 255:
             raise ShapeMismatch(f"ignore={self.ignore} must lie above {len(self.classes)} classes, at most at 255")
         check_range(f"the masks of {self.name}", masks, 0, len(self.classes), self.ignore)

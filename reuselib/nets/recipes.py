@@ -7,8 +7,8 @@ from reuselib import run
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a network of the zoo is trained.
+class Made:
+    """What is known of every network of the zoo.
 
     Attributes:
         dataset: name of an image set (see :func:`reuselib.data.load`), or of one with masks (see
@@ -16,6 +16,19 @@ class Recipe:
         size: pixels a side, or ``None`` for the set's own.
         architecture: name of a model (see :func:`reuselib.nets.build`).
         arguments: what the architecture is built with, beside classes and channels.
+    """
+
+    dataset: str
+    size: int | None
+    architecture: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe(Made):
+    """How a network of the zoo is trained.
+
+    Attributes:
         iterations: updates.
         warmup: updates of linear warm-up before the cosine.
         decays: updates at which the learning rate falls to a tenth, in place of the cosine.
@@ -25,10 +38,6 @@ class Recipe:
         encoder: torchvision's name of the classifier whose ImageNet weights a DeepLabv3's encoder starts from, if any.
     """
 
-    dataset: str
-    size: int | None
-    architecture: str
-    arguments: dict[str, Any]
     iterations: int
     warmup: int = 0
     decays: tuple[int, ...] | None = None
@@ -38,28 +47,18 @@ class Recipe:
 
     def schedule(self) -> run.Schedule:
         """The course of the learning rate."""
-        if self.decays is None:
-            return run.cosine(self.iterations, self.warmup)
-        return run.step_decay(self.decays)
+        return run.cosine(self.iterations, self.warmup) if self.decays is None else run.step_decay(self.decays)
 
 
 @dataclass(frozen=True)
-class Published:
+class Published(Made):
     """A network that torchvision publishes: fetched and converted instead of trained.
 
     Attributes:
-        dataset: name of the image set that it was trained on.
-        size: pixels a side, or ``None`` for the set's own.
-        architecture: name of the model that takes up its weights.
-        arguments: what the architecture is built with, beside classes and channels.
         source: torchvision's name of the network.
         weights: torchvision's name of its weights.
     """
 
-    dataset: str
-    size: int | None
-    architecture: str
-    arguments: dict[str, Any]
     source: str
     weights: str
 

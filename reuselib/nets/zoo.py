@@ -29,7 +29,7 @@ from reuselib import data, home, nets, run
 from reuselib.data import ImageSet, SegmentationSet, segmentation
 from reuselib.errors import DamagedFile, MissingFile, NonFinite, ReuseError, unknown
 from reuselib.nets import blank, pretrained
-from reuselib.nets.recipes import RECIPES, Published, Recipe
+from reuselib.nets.recipes import RECIPES, Made, Published, Recipe
 from reuselib.nets.segmentation import Segmenter, take_torchvision_encoder
 from reuselib.nets.supervised import SegmentationTraining, Supervised, segmentation_scores
 
@@ -305,7 +305,7 @@ def architecture(name: str) -> str:
     return RECIPES[name].architecture
 
 
-def _blank(recipe: Recipe | Published) -> nn.Module:
+def _blank(recipe: Made) -> nn.Module:
     """A network without weights, for asking what it costs."""
     space = blank.SPACES[recipe.dataset]
     with torch.device("meta"):
@@ -374,7 +374,7 @@ def train(name: str, *, progress: bool = True, **options: Any) -> dict[str, Any]
     )
 
 
-def _facts(recipe: Recipe | Published, arguments: dict[str, Any]) -> dict[str, Any]:
+def _facts(recipe: Made, arguments: dict[str, Any]) -> dict[str, Any]:
     """What a card says that rebuilds network and images."""
     named = {key: getattr(recipe, key) for key in ("architecture", "dataset", "size")}
     return named | {"arguments": arguments, "recipe": asdict(recipe)}

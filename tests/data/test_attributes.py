@@ -92,23 +92,6 @@ def test_some_attributes_and_other_features() -> None:
             call("tain")
 
 
-def test_held_out_classes_play_the_unseen_ones() -> None:
-    found = attributes.digits(0)
-    for share, count in ((0.25, 2), (0.01, 1), (0.99, 6)):
-        held = found.hold_out(share, seed=3)
-        assert len(held.unseen) == count and len(held.seen) == 7 - count
-        assert sorted([*held.seen.tolist(), *held.unseen.tolist()]) == found.seen.tolist()
-        used = torch.cat([held.train, held.test_seen, held.test_unseen])
-        assert torch.equal(used.sort().values, found.train), "all training images, and nothing else"
-        assert len(held.test_seen) == round(0.2 * (len(held.train) + len(held.test_seen)))
-        assert held.features is found.features and held.attributes is found.attributes
-    again, other = found.hold_out(0.25, seed=3), found.hold_out(0.25, seed=4)
-    assert torch.equal(again.train, found.hold_out(0.25, 3).train) and not torch.equal(again.train, other.train)
-    assert len(found.hold_out(0.25, 3, test=0).test_seen) == 0
-    with pytest.raises(ReuseError, match="cannot hold out a share of 1.0 of 7 seen classes"):
-        found.hold_out(1.0, 0)
-
-
 def test_it_moves_to_another_device() -> None:
     there = little().to("meta")
     assert there.device.type == "meta" and there.features.is_meta and there.images.images.is_meta
@@ -150,27 +133,18 @@ def test_parts_that_do_not_fit_and_what_is_no_split() -> None:
 # ---- digits
 
 
-def test_digits_have_the_attributes_of_the_description() -> None:
-    """Written down a second time: bars first, then the nine traits as words."""
-    bars = "1110111 0010010 1011101 1011011 0111010 1101011 0101111 1010010 1111111 1111011".split()
-    traits = {
-        "upper loop": [8, 9],
-        "lower loop": [6, 8],
-        "one big loop": [0],
-        "diagonal stroke": [2, 4, 7],
-        "all straight": [1, 4, 7],
-        "open up-left": [2, 3, 7],
-        "open up-right": [5, 6],
-        "open low-left": [3, 5, 9],
-        "open low-right": [2],
-    }
+def test_no_two_digits_and_no_two_clothes_are_described_alike() -> None:
     assert DIGIT_ATTRIBUTES.shape == (10, 16) and len(set(DIGIT_NAMES)) == 16
-    assert DIGIT_NAMES[7:] == tuple(traits)
-    for digit in range(10):
-        row = [float(bit) for bit in bars[digit]] + [float(digit in digits) for digits in traits.values()]
-        assert DIGIT_ATTRIBUTES[digit].tolist() == row, digit
-    for columns in (slice(16), slice(attributes.SEGMENTS)):
-        assert len(DIGIT_ATTRIBUTES[:, columns].unique(dim=0)) == 10, "no two digits are described alike"
+    assert FASHION_ATTRIBUTES.shape == (10, 14) and len(FASHION_NAMES) == 14
+    for described in (DIGIT_ATTRIBUTES, DIGIT_ATTRIBUTES[:, : attributes.SEGMENTS], FASHION_ATTRIBUTES):
+        assert len(described.unique(dim=0)) == 10 and (described.sum(0) >= 1).all()
+    bars = DIGIT_ATTRIBUTES[:, : attributes.SEGMENTS].sum(1).tolist()  # of a seven-segment display
+    assert bars == [6, 2, 5, 5, 4, 5, 5, 3, 7, 6]
+    rows = dict(zip(data.load("fashion_mnist", "test").classes, FASHION_ATTRIBUTES, strict=True))
+    own = {"Trouser": "two tubes", "Sandal": "open toe", "Bag": "handle", "Ankle boot": "high shaft"}
+    for name, word in own.items():
+        column = FASHION_ATTRIBUTES[:, FASHION_NAMES.index(word)]
+        assert rows[name][FASHION_NAMES.index(word)] == 1 and column.sum() == 1
 
 
 def test_digits_are_split_without_overlap() -> None:
@@ -206,18 +180,6 @@ def test_random_features_are_standardised_pixels_and_relus() -> None:
 
 
 # ---- clothes
-
-
-def test_clothes_have_fourteen_attributes_and_no_two_are_described_alike() -> None:
-    assert FASHION_ATTRIBUTES.shape == (10, 14) and len(FASHION_NAMES) == 14
-    assert len(FASHION_ATTRIBUTES.unique(dim=0)) == 10 and (FASHION_ATTRIBUTES.sum(0) >= 1).all()
-    rows = dict(zip(data.load("fashion_mnist", "test").classes, FASHION_ATTRIBUTES, strict=True))
-    own = {"Trouser": "two tubes", "Sandal": "open toe", "Bag": "handle", "Ankle boot": "high shaft"}
-    for name, word in own.items():
-        column = FASHION_ATTRIBUTES[:, FASHION_NAMES.index(word)]
-        assert rows[name][FASHION_NAMES.index(word)] == 1 and column.sum() == 1
-    shoes = {name for name, row in rows.items() if row[FASHION_NAMES.index("footwear")]}
-    assert shoes == {"Sandal", "Sneaker", "Ankle boot"}
 
 
 def test_fashion_is_split_by_class_and_by_training_and_test_images() -> None:

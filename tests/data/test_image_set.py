@@ -92,7 +92,7 @@ def test_sets_move_and_draw_on_meta(name: str) -> None:
     assert all(part.is_meta for part in there.sample(9, None, window_and_flip))
     assert all(x.is_meta and y.is_meta for x, y in there.batches(10)) and there.take(5, 1).device.type == "meta"
     if name == "labels":
-        assert len(list(there.epoch(10, None, crop_and_flip))) == 2 and there.resized(4).images.is_meta
+        assert there.resized(4).images.is_meta
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -104,23 +104,14 @@ def test_a_gpu_draws_the_same_subset() -> None:
 
 def test_nothing_touches_the_global_generator() -> None:
     before = torch.get_rng_state()
-    list(numbered().epoch(5, seed(), crop_and_flip))
     numbered().take(3, 0).sample(5, seed(), crop_and_flip)
     for name in ("printed_digits", "textures", "noise", "digits", "shapes", "symbols", "room_collage"):
         data.load(name, "test").per_class(1, 0)
-    data.attributes.digits(1).hold_out(0.3, 0)
+    data.attributes.digits(1)
     data.attributes.fashion(per_class=2)
     rooms.rooms("probes", 3, seed=5)
     rooms.closeups("real", "train", 2)
     assert torch.equal(before, torch.get_rng_state())
-
-
-def test_epoch_covers_each_image_at_most_once() -> None:
-    for batch in (1, 5, 23):
-        labels, again = (torch.cat([y for _, y in numbered().epoch(batch, seed(3))]) for _ in range(2))
-        assert len(labels) == 23 // batch * batch == labels.unique().numel() and torch.equal(labels, again)
-    with pytest.raises(BadValue, match="batch must be a whole number from 1 to 23, not 24"):
-        numbered().epoch(24, seed())
 
 
 def test_parts_that_do_not_fit_are_refused() -> None:

@@ -80,7 +80,7 @@ def test_true_layout(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("name", [*sorted(set(WORDS) - set(HASHED) - {"lsun_church"}), *archives.FINE_GRAINED])
 def test_half_there_or_damaged(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "none").mkdir()
-    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path / "none"))
+    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
     with pytest.raises(MissingFile, match=r"is missing. Fix: (bring|unpack|delete|python) .*downloads|download=True"):
         data.load(name, download=name in BROUGHT)
     archives.publish(name, monkeypatch, tmp_path, train=10, test=5)

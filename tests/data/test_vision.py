@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import random
 import shutil
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 from archives import flip_bit
+from PIL import Image
 from torchvision import datasets
 
 from reuselib import data, home
-from reuselib.data import vision
+from reuselib.data import files, vision
 from reuselib.errors import DamagedFile, MissingFile, ReuseError, UnknownName
 
 RAW = home.CLONE / "data" / "FashionMNIST" / "raw"
@@ -93,9 +95,49 @@ def test_true_format_and_what_is_damaged_or_missing(name: str, tmp_path: Path, m
     with pytest.raises(DamagedFile, match=f"{path.name} is damaged: expected md5 .* found .*download=True"):
         data.load(name)
     shutil.rmtree(tmp_path / "server")
-    shutil.rmtree(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data/downloads")
     with pytest.raises(ReuseError, match=f"{name} could not be fetched.*connect to the network"):
         data.load(name, download=True)
+
+
+def test_mnist_packed_anew_is_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archives.publish("mnist", monkeypatch, tmp_path)
+    loaded = data.load("mnist", download=True)
+    path = tmp_path / "data/downloads/MNIST/raw/train-images-idx3-ubyte.gz"
+    content = gzip.decompress(path.read_bytes())
+    monkeypatch.setitem(vision.MNIST_UNPACKED_MD5, path.name, archives.md5(content))
+    path.write_bytes(gzip.compress(content, compresslevel=1, mtime=7))
+    assert torch.equal(data.load("mnist").images, loaded.images)
+    for other in (gzip.compress(content[:-1] + b"x"), b"no archive"):
+        path.write_bytes(other)
+        with pytest.raises(DamagedFile, match=f"{path.name} is damaged: expected md5"):
+            data.load("mnist")
+
+
+def test_cifar10_after_a_jpeg_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingFile, match="download=True"):
+        monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
+        data.load("cifar10-jpeg")
+    archives.publish("cifar10", monkeypatch, tmp_path, train=10, test=5)
+    command = files.command("cifar10-jpeg")
+    exec(command.partition('"')[2].removesuffix('"'))  # the command of the message works: it fetches the originals
+    made, original = data.load("cifar10-jpeg", "test"), data.load("cifar10", "test")
+    for image, pixels in zip(made.images, original.images, strict=True):
+        buffer = io.BytesIO(archives.encoded(Image.fromarray(pixels.permute(1, 2, 0).numpy()), "JPEG"))
+        assert (image.int() - torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1)).abs().max() <= 4
+    assert (made.name, made.std, made.classes) == ("cifar10-jpeg", original.std, original.classes)
+    assert torch.equal(made.labels, original.labels)
+    shots = archives.shots(4, (32, 32), "JPEG", 0)[0][1:]  # the first is grey
+    held = {"jpeg": np.frombuffer(b"".join(shots), np.uint8), "offsets": np.cumsum([0, *map(len, shots)])}
+    path = files.downloads("CIFAR10-JPEG", "test.npz")
+    path.parent.mkdir()
+    np.savez(path, **held, labels=np.arange(3, dtype=np.uint8), classes=np.array(original.classes))
+    monkeypatch.setitem(vision.CIFAR10_JPEG_SHA256, "test", home.sha256(path))
+    read = data.load("cifar10-jpeg", "test")
+    assert read.images.shape == (3, 3, 32, 32) and read.labels.tolist() == [0, 1, 2] and read.mean == made.mean
+    flip_bit(path, 8 * 300)
+    with pytest.raises(DamagedFile, match=r"test.npz is damaged: expected sha256.*delete .*load\('cifar10-jpeg'"):
+        data.load("cifar10-jpeg", "test")
 
 
 def test_download_that_arrives_altered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,44 +149,6 @@ class ZeroShotSet(OnDevice):
         names = tuple(self.attribute_names[column] for column in columns)
         return replace(self, attributes=self.attributes[:, list(columns)], attribute_names=names)
 
-    def hold_out(self, share: float, seed: int, test: float = 0.2) -> ZeroShotSet:
-        """Return a set to choose hyper-parameters on: some of the seen classes play the unseen ones.
-
-        It holds training images alone. Neither a test image nor an image of an unseen class has a part in it, and the
-        unseen classes are left aside. (The published `train_loc` and `val_loc` do not serve: in some of the published
-        files they hold test images of seen classes.)
-
-        Args:
-            share: Of the seen classes that are held out, above 0 and below 1; at least one is, and one is not.
-            seed: Of the draws.
-            test: Share of the other classes' training images that are tested on.
-
-        Raises:
-            ReuseError: If there are too few seen classes or images.
-        """
-        if not 0 < share < 1 or not 0 <= test < 1 or len(self.seen) < 2:
-            raise ReuseError(
-                f"cannot hold out a share of {share} of {len(self.seen)} seen classes and {test} of their images: "
-                "shares are below 1, and two seen classes are needed"
-            )
-        generator = torch.Generator().manual_seed(seed)
-        count = min(max(round(share * len(self.seen)), 1), len(self.seen) - 1)
-        held = torch.randperm(len(self.seen), generator=generator)[:count].sort().values.to(self.device)
-        out = torch.isin(self.labels[self.train], self.seen[held])
-        order = torch.randperm(int((~out).sum()), generator=generator).to(self.device)
-        rest = self.train[~out][order]
-        tested = round(test * len(rest))
-        kept = torch.ones_like(self.seen, dtype=torch.bool).index_fill(0, held, False)
-        return replace(
-            self,
-            name=f"{self.name}_held_out_{seed}",
-            seen=self.seen[kept],
-            unseen=self.seen[held],
-            train=rest[tested:].sort().values,
-            test_seen=rest[:tested].sort().values,
-            test_unseen=self.train[out],
-        )
-
 
 def standardised(features: Tensor, train: Tensor) -> Tensor:
     """Return features with mean 0 and standard deviation 1 over the rows of `train`, 0 where those do not vary.
