@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.adaptive import losses, selection
 from reuselib.adaptive.method import ComponentLearning, Lesson, TargetLearning
 from reuselib.data import ImageSet
@@ -44,14 +46,13 @@ class InTurn(run.Method):
     ) -> None:
         self.names, self.methods, self.given = list(methods), list(methods.values()), nn.ModuleList(given)
         self.updates = [updates[name] for name in self.names]
+        for name in self.names:
+            checks.whole(**{f"updates of {name}": updates[name]})
         self.steps_per_round = run.divisor(math.gcd(*self.updates), 50)
 
     def step(self) -> dict[str, Tensor]:
         """One update of the method whose turn it is; its report, each name after the method's and a slash."""
-        number, done = 0, self.iteration
-        while number < len(self.updates) - 1 and done >= self.updates[number]:
-            done -= self.updates[number]
-            number += 1
+        number = bisect_right(list(accumulate(self.updates[:-1])), self.iteration)
         return {f"{self.names[number]}/{name}": value for name, value in self.methods[number].step().items()}
 
     def networks(self) -> dict[str, nn.Module]:
@@ -112,9 +113,16 @@ def menu(pool: Mapping[str, nn.Module]) -> dict[str, list[str]]:
 
     Args:
         pool: sources by name, each with ``tasks`` as :class:`~reuselib.nets.MultiHead` has them.
+
+    Raises:
+        ReuseError: a source has none.
     """
     found: dict[str, list[str]] = {}
     for name, source in pool.items():
+        if not isinstance(getattr(source, "tasks", None), Mapping):
+            raise ReuseError(
+                f"{name!r} does not say its tasks: use a nets.MultiHead, or set tasks = {{name: classes}}."
+            )
         for task in source.tasks:  # type: ignore[union-attr]
             found.setdefault(task, []).append(name)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -59,17 +59,14 @@ class AdaptiveJob(run.Job):
         self.test = self.pool.test if settings.limit is None else self.pool.test.subset(slice(settings.limit))
         self.classes = {task: len(self.transfer.tasks[task]) for task in settings.chosen}
         with run.seeded(seed):
-            components = {task: self.build(settings.component, {task: count}) for task, count in self.classes.items()}
-            student = self.build(settings.target, self.classes)
+            build = partial(pools.build, images=self.transfer)
+            components = {task: build(settings.component, tasks={task: k}) for task, k in self.classes.items()}
+            student = build(settings.target, tasks=self.classes)
         if settings.pretrained and self.device.type != "meta":
             for network in components.values():
                 nets.take_torchvision_resnet18(network, pretrained.torchvision_weights("resnet18"))
         self.components = {task: run.on_device(network, self.device) for task, network in components.items()}
         self.student = run.on_device(student, self.device)
-
-    def build(self, network: tuple[str, dict[str, Any]], tasks: dict[str, int]) -> MultiHead:
-        """A network for some tasks."""
-        return pools.build(network, self.transfer, tasks)
 
     # --- who teaches what
 

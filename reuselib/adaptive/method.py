@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.adaptive import losses, selection
+from reuselib.adaptive.selection import heads
 from reuselib.data import ImageSet
 from reuselib.data.image_set import Augment
-from reuselib.errors import ReuseError, ShapeMismatch, unknown
+from reuselib.errors import NonFinite, ReuseError, ShapeMismatch
 
 Answer = tuple[list[Tensor], dict[str, Tensor]]
 """The watched maps of a network, first to last (none if they are not looked at), and its logits by task."""
@@ -142,6 +143,8 @@ class AdaptiveLearning(run.Method):
         UnknownName: a network has no head of a lesson's task.
         ShapeMismatch: classes, numbers of blocks or sizes of maps differ.
         DeviceError: networks and images are on different devices.
+        NonFinite: a source gives NaN or infinity, which would be learned silently.
+        BadValue: there are no images, or an option is no such number.
     """
 
     fixed = ("sources",)
@@ -165,6 +168,13 @@ class AdaptiveLearning(run.Method):
         seed: int = 0,
         precision: str | None = None,
     ) -> None:
+        checks.some(ImageSet, images=images)
+        checks.whole(batch=batch)
+        checks.number(features=features, regulariser=regulariser, lr=lr, scale_lr=scale_lr, noise=noise)
+        for rate in encoder_lr if isinstance(encoder_lr, Sequence) else () if encoder_lr is None else (encoder_lr,):
+            checks.number(encoder_lr=rate)
+        for width in widths or ():
+            checks.whole(widths=width)
         self.lessons = [lesson for lesson in lessons if lesson.index is None or len(lesson.index)]
         if not self.lessons:
             raise ReuseError("there is nothing to learn: give at least one lesson with images.")
@@ -273,7 +283,8 @@ class AdaptiveLearning(run.Method):
             found = []
             for number, lesson in enumerate(self.lessons):
                 seen, answer = _answer(lesson.source, probe, watched, name := f"source {number}")
-                _check_classes(lesson.task, logits, answer, name)
+                heads(logits, lesson.task, self.student, "student")
+                _check_classes(lesson.task, logits, heads(answer, lesson.task, lesson.source, name), name)
                 _check_maps(maps, seen, widths, name)
                 found.append([each.shape[1] for each in seen])
         own = [each.shape[1] for each in maps]
@@ -295,12 +306,11 @@ def _answer(network: nn.Module, images: Tensor, watched: bool, name: str) -> Ans
 
 
 def _check_classes(task: str, student: Mapping[str, Tensor], source: Mapping[str, Tensor], name: str) -> None:
-    for who, logits in (("student", student), (name, source)):
-        if task not in logits:
-            raise unknown(f"task of {who}", task, logits)
     counts = student[task].shape[1], source[task].shape[1]
     if len(set(counts)) > 1:
         raise ShapeMismatch(f"{task!r} has {counts[0]} classes in the student and {counts[1]} in {name}.")
+    if not source[task].is_meta and not source[task].isfinite().all():
+        raise NonFinite(f"{name} gives NaN or infinity for {task!r}. Leave it out, or train it again.")
 
 
 def _check_maps(student: Sequence[Tensor], source: Sequence[Tensor], widths: Sequence[int] | None, name: str) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from reuselib import data, home, nets, report, run
 from reuselib.data import ImageSet, MultiLabelSet, augment, multi_label
 from reuselib.errors import ReuseError, unknown
+from reuselib.layerwise import relabelled
 from reuselib.nets import MultiHead, blank, pretrained, zoo
 from reuselib.nets.supervised import MultiTaskSupervised
 
@@ -137,17 +138,11 @@ def class_images(plan: run.Settings, where: torch.device) -> Pool:
 
 def _two_parts(main: ImageSet, first: list[int], other: ImageSet, second: list[int]) -> MultiLabelSet:
     """Some classes of one set and then some of another, as one task."""
-    pixels, labels = [], []
-    names: list[str] = []
-    for images, wanted in ((main, first), (other, second)):
-        table = torch.full((len(images.classes),), -1, device=images.device)
-        table[wanted] = torch.arange(len(wanted), device=images.device) + len(names)
-        found = table[images.labels]
-        pixels.append(images.images[found >= 0])
-        labels.append(found[found >= 0])
-        names += [images.classes[label] for label in wanted]
-    parts = {"images": torch.cat(pixels), "labels": torch.cat(labels), "classes": tuple(names)}
-    joined = replace(main, name=f"{main.name} and {other.name}", **parts)  # type: ignore[arg-type]
+    one, two = relabelled(main, first), relabelled(other, second)
+    classes, labels = (*one.classes, *two.classes), torch.cat([one.labels, two.labels + len(first)])
+    joined = ImageSet(
+        f"{main.name} and {other.name}", torch.cat([one.images, two.images]), labels, classes, main.mean, main.std
+    )
     return MultiLabelSet(joined, joined.labels.unsqueeze(1), {ALL: joined.classes})
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.data import ImageSet
 from reuselib.errors import NonFinite, ReuseError, ShapeMismatch, unknown
 
@@ -44,8 +45,10 @@ def predictions(sources: Sequence[nn.Module], task: str, images: ImageSet, batch
         UnknownName: a source has no such head.
         ShapeMismatch: the sources differ in the number of classes.
         NonFinite: a source gives NaN or infinity: it would be selected silently.
-        ReuseError: there is no source.
+        ReuseError: there is no source, or one gives no dict of logits.
+        BadValue: there are no images.
     """
+    checks.some(ImageSet, images=images)
     if not sources:
         raise ReuseError(f"no source teaches {task!r}. Add one to the pool, or choose another task.")
     found = [_logits(source, task, images, batch) for source in sources]
@@ -62,10 +65,31 @@ def predictions(sources: Sequence[nn.Module], task: str, images: ImageSet, batch
 
 def _logits(source: nn.Module, task: str, images: ImageSet, batch: int) -> Tensor:
     with run.frozen(source):
-        parts = [source(x) for x, _ in images.batches(batch)]
-    if task not in parts[0]:
-        raise unknown("task", task, parts[0])
+        parts = [heads(source(x), task, source) for x, _ in images.batches(batch)]
     return torch.cat([part[task].float() for part in parts])
+
+
+def heads(answer: Any, task: str, network: nn.Module, name: str = "") -> dict[str, Tensor]:
+    """What a network with heads answers, once it is known that there is one of that name.
+
+    Args:
+        answer: of the network.
+        task: name of the head.
+        network: for messages.
+        name: what it is called there.
+
+    Raises:
+        ReuseError: the answer is no dict.
+        UnknownName: it has no such head; the message gives the nearest.
+    """
+    if not isinstance(answer, Mapping):
+        raise ReuseError(
+            f"{name or 'A network'} ({type(network).__name__}) gives {type(answer).__name__}, not a dict of logits by "
+            f"task. Wrap it in a torch.nn.Module whose forward(self, x) returns {{{task!r}: self.network(x)}}."
+        )
+    if task not in answer:
+        raise unknown(f"task of {name}" if name else "task", task, answer)
+    return dict(answer)
 
 
 def pseudo_labels(logits: Tensor, choice: Tensor) -> Tensor:

@@ -81,9 +81,9 @@ def relabelled(images: ImageSet, classes: Sequence[int]) -> ImageSet:
         raise ShapeMismatch(f"{images.name} has {len(images.classes)} classes, counted from 0, not all of {classes}.")
     place = torch.full((len(images.classes),), -1, dtype=torch.int64)
     place[list(classes)] = torch.arange(len(classes))
-    labels = place.to(images.device)[images.labels]
-    kept = replace(images, labels=labels, classes=tuple(images.classes[label] for label in classes))
-    return kept if len(classes) == len(images.classes) else kept.subset(labels >= 0)
+    place = place.to(images.device)
+    kept = images if len(classes) == len(images.classes) else images.subset(place[images.labels] >= 0)
+    return replace(kept, labels=place[kept.labels], classes=tuple(images.classes[label] for label in classes))
 
 
 class Teachers(nn.Module):
