@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -116,20 +117,15 @@ def attributed(
     """
     from captum import attr  # slow to import: it loads matplotlib
 
-    def explained(x: Tensor) -> Tensor:
-        sums = total(network, x, where)
-        if not sums.requires_grad:
-            raise ReuseError(
-                f"No gradient reaches the images through {type(network).__name__}. Does its forward pass detach, or "
-                "run under no_grad? Name a module before that (where='...')."
-            )
-        return sums
-
     check_apart(network, images)
     with run.frozen(network), torch.enable_grad(), rule or nullcontext():
         if rule is not None:
             check_linear(network, images[:1].detach(), where)
-        return getattr(attr, name)(explained).attribute(images.detach().requires_grad_()).detach()
+        return (
+            getattr(attr, name)(partial(total, network, where=where))
+            .attribute(images.detach().requires_grad_())
+            .detach()
+        )
 
 
 # --- the rule of ε-LRP ------------------------------------------------------------------------------------------------

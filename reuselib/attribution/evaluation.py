@@ -16,10 +16,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from reuselib import home
+from reuselib import checks, home
 from reuselib.attribution import ordinal
 from reuselib.attribution.rivals import spearman, upper
-from reuselib.errors import ReuseError, ShapeMismatch, unknown
+from reuselib.errors import NonFinite, ShapeMismatch, unknown
 
 GROUPS = {
     "2D": ("autoencoder", "denoise", "edge2d", "keypoint2d", "colorization", "segment2d", "inpainting_whole"),
@@ -83,6 +83,7 @@ def precision_recall(hits: Tensor, top: int) -> tuple[Tensor, Tensor]:
     Returns:
         Both float64 (K,).
     """
+    checks.whole(top=top, targets=len(hits))
     mean = hits.double().mean(0)
     return mean / torch.arange(1, hits.shape[1] + 1), mean / top
 
@@ -100,6 +101,7 @@ def bootstrap_error(per_target: Tensor, draws: int = 2000, seed: int = 0) -> Ten
     Returns:
         float64, the shape of one row.
     """
+    checks.whole(2, draws=draws, targets=len(per_target))
     index = torch.randint(len(per_target), (draws, len(per_target)), generator=torch.Generator().manual_seed(seed))
     return per_target.double()[index].mean(1).std(0)
 
@@ -159,6 +161,7 @@ class Truth:
     Raises:
         ShapeMismatch: names, affinities and ``top`` do not fit together.
         UnknownName: a target is not among the sources.
+        NonFinite: an affinity that is used is NaN or infinite.
     """
 
     targets: tuple[str, ...]
@@ -176,6 +179,8 @@ class Truth:
             )
         if odd := [name for name in self.targets if name not in self.sources]:
             raise unknown("target", odd[0], self.sources)
+        if not self._without_own(self.affinity).isfinite().all():
+            raise NonFinite("An affinity is NaN or infinite: leave that source out, or train its transfer again.")
 
     @property
     def candidates(self) -> int:
@@ -204,7 +209,9 @@ class Truth:
         return torch.full(self.affinity.shape, torch.nan, dtype=torch.float64).scatter_(1, self.order, places)
 
     def best(self, target: str) -> tuple[str, ...]:
-        """The names of the relevant sources of a target, the best first."""
+        """The names of the relevant sources of a target, the best first; UnknownName where there is no such target."""
+        if target not in self.targets:
+            raise unknown("target", target, self.targets)
         return tuple(self.sources[i] for i in self.order[self.targets.index(target), : self.top])
 
     def rows(self, similarity: Tensor) -> Tensor:
@@ -221,21 +228,23 @@ class Truth:
 
         Raises:
             ShapeMismatch: the scores have another shape.
-            ReuseError: a score is nan.
+            NonFinite: a score is nan.
+            UnknownName: there is no such way with ties.
         """
+        if ties not in ("order", "random"):
+            raise unknown("way with ties", ties, ("order", "random"))
         count = len(self.sources)
         if scores.shape == (count, count) and len(self.targets) != count:
             scores = self.rows(scores)
         if scores.shape != self.affinity.shape:
             raise ShapeMismatch(f"scores must be {tuple(self.affinity.shape)}, not {tuple(scores.shape)}.")
-        other = self._without_own(scores)
+        other = self._without_own(scores := scores.cpu())
         if other.isnan().any():
-            raise ReuseError("A score is nan, and has no place in a ranking. Leave that network out, or give it 0.")
-        found = (
-            hits(order(scores, self.own), self.relevant)
-            if ties == "order"
-            else expected_hits(scores, self.relevant, self.own)
-        )
+            raise NonFinite("A score is nan, and has no place in a ranking. Leave that network out, or give it 0.")
+        if ties == "order":
+            found = hits(order(scores, self.own), self.relevant)
+        else:
+            found = expected_hits(scores, self.relevant, self.own)
         pairs = zip(other, self._without_own(self.affinity), strict=True)
         return Score(found, self.top, torch.tensor([spearman(a, b, "average") for a, b in pairs], dtype=torch.float64))
 
@@ -263,13 +272,10 @@ class Truth:
         """
         if odd := [name for name in self.sources if name not in groups]:
             raise unknown("task", odd[0], groups)
-        return (
-            torch.tensor(
-                [[2.0 * (groups[s] == groups[t]) + (groups[s] == then) for s in self.sources] for t in self.targets]
-            )
-            .double()
-            .clamp(max=2)
-        )
+        tiers = [
+            [2.0 * (groups[s] == groups[t]) or 1.0 * (groups[s] == then) for s in self.sources] for t in self.targets
+        ]
+        return torch.tensor(tiers, dtype=torch.float64)
 
     def symmetric(self, values: Tensor | None = None) -> Tensor:
         """What a symmetric score could know at best: the mean of both directions, scores (T, S).
@@ -296,6 +302,8 @@ class Truth:
 
     def symmetric_correlation(self, similarity: Tensor) -> float:
         """The rank correlation of a symmetric matrix (S, S) with the symmetric truth, over all pairs with a target."""
+        if len(similarity) != len(self.sources):
+            raise ShapeMismatch(f"A matrix over {len(self.sources)} sources is needed, not {tuple(similarity.shape)}.")
         truth = upper(self._both_ways(-self.ranks))
         known = ~truth.isnan()
         return spearman(upper(similarity)[known], truth[known], "average")
@@ -322,7 +330,11 @@ def split_half(truth: Truth, losses: Tensor, seed: int = 0) -> Score:
 
     Returns:
         How the second half does as a score for the first: a ceiling of any score.
+
+    Raises:
+        BadValue: there are fewer than two images.
     """
+    checks.whole(2, images=losses.shape[-1])
     index = torch.randperm(losses.shape[2], generator=torch.Generator().manual_seed(seed))
     first, second = (ordinal.affinities(losses[:, :, part]) for part in index.tensor_split(2))
     return replace(truth, affinity=first).evaluate(second)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from reuselib import data, run
+from reuselib import checks, data, run
 from reuselib.attribution.evaluation import GROUPS, Score, Truth, split_half, taskonomy
 from reuselib.attribution.learning import in_range, seconds
 from reuselib.attribution.losses import pooled
@@ -75,7 +75,10 @@ def probe_images(name: str, count: int, seed: int, where: torch.device | str) ->
 
     Raises:
         UnknownName: there are no such probes.
+        BadValue: count or seed cannot be meant.
     """
+    checks.whole(count=count)
+    checks.whole(0, checks.SEEDS, seed=seed)
     if name == "world":
         return rooms.rooms("probes", count, seed, where).images.unlabelled()
     if name in ("collage", "noise"):

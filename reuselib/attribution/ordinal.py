@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from reuselib import checks
 from reuselib.errors import NonFinite, ReuseError, ShapeMismatch
 
 CLIP = 0.001
@@ -25,12 +26,12 @@ def wins(losses: Tensor) -> Tensor:
 
     Raises:
         ShapeMismatch: this is no matrix with at least one image.
-        NonFinite: a loss is NaN.
+        NonFinite: a loss is NaN or infinite. A loss below zero is none the worse: only the order counts.
     """
     if losses.ndim != 2 or not losses.numel():
         raise ShapeMismatch(f"losses must be (sources, images), not {tuple(losses.shape)}.")
-    if losses.isnan().any():
-        raise NonFinite("A loss is NaN: train that transfer again, with a lower learning rate.")
+    if not losses.isfinite().all():
+        raise NonFinite("A loss is NaN or infinite: train that transfer again, with a lower learning rate.")
     a, b = losses.unsqueeze(1), losses.unsqueeze(0)
     return (a < b).double().mean(2) + (a == b).double().mean(2) / 2
 
@@ -41,7 +42,14 @@ def odds(wins: Tensor, clip: float = CLIP) -> Tensor:
     Args:
         wins: W (sources, sources), as :func:`wins` gives it.
         clip: above 0 and below one half.
+
+    Raises:
+        BadValue: it is not.
+        ShapeMismatch: W is not square.
     """
+    checks.number(0, 0.5, above=True, clip=clip)
+    if wins.ndim != 2 or wins.shape[0] != wins.shape[1]:
+        raise ShapeMismatch(f"wins must be (sources, sources), not {tuple(wins.shape)}.")
     clipped = wins.double().clamp(clip, 1 - clip)
     return clipped / clipped.T
 
@@ -58,11 +66,14 @@ def principal(matrix: Tensor, tolerance: float = 1e-13, iterations: int = 100_00
         float64 (n,).
 
     Raises:
-        ReuseError: an entry is not above 0, or the iteration does not settle.
+        ShapeMismatch: the matrix is not square, or an entry is not finite and above 0.
+        ReuseError: the iteration does not settle.
     """
     matrix = matrix.double()
-    if not (matrix > 0).all():
-        raise ReuseError("Only a matrix of positive entries has a positive principal eigenvector: clip the wins first.")
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not ((matrix > 0) & matrix.isfinite()).all():
+        raise ShapeMismatch(
+            "Only a square matrix of positive entries has a positive principal eigenvector: clip the wins first."
+        )
     vector = torch.full((len(matrix),), 1 / len(matrix), dtype=torch.float64, device=matrix.device)
     for _ in range(iterations):
         before, vector = vector, matrix @ vector

@@ -46,7 +46,7 @@ def represent(network: nn.Module, images: Tensor, where: Represent = None) -> Te
         UnknownName: the network has no such module.
         ShapeMismatch: the network does not take such images.
         DeviceError: the device ran out of memory.
-        ReuseError: what was found is not one tensor with a row for each image.
+        ReuseError: what was found is not one tensor with a row for each image, or hangs on none of them.
     """
     with telling(network, images):
         found = _find(network, images, where)
@@ -55,6 +55,11 @@ def represent(network: nn.Module, images: Tensor, where: Represent = None) -> Te
         raise ReuseError(
             f"The representation of {type(network).__name__} should be one float tensor with {len(images)} rows, not "
             f"{form}. Name the module to read (where='encoder'), or give a function of network and images."
+        )
+    if images.requires_grad and torch.is_grad_enabled() and not found.requires_grad:
+        raise ReuseError(
+            f"No gradient reaches the images through {type(network).__name__}. Does its forward pass detach, or run "
+            "under no_grad? Name a module before that (where='...')."
         )
     return found
 

@@ -10,8 +10,9 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
+from reuselib import checks
 from reuselib.attribution.losses import unit_rows
-from reuselib.errors import NonFinite, ShapeMismatch
+from reuselib.errors import NonFinite, ShapeMismatch, unknown
 
 
 def matrices(*features: Tensor) -> list[Tensor]:
@@ -35,27 +36,39 @@ def matrices(*features: Tensor) -> list[Tensor]:
 
 def upper(matrix: Tensor) -> Tensor:
     """The entries above the diagonal of a matrix (n, n), row by row: (n (n - 1) / 2,)."""
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ShapeMismatch(f"The matrix must be square, a row and a column for each, not {tuple(matrix.shape)}.")
     rows, columns = torch.triu_indices(len(matrix), len(matrix), offset=1)
     return matrix[rows, columns]
 
 
 def ordinal_ranks(values: Tensor) -> Tensor:
-    """Ranks 0, 1, 2, … of values (K,), smallest first, int64; equal values keep their order (a stable sort)."""
+    """Ranks 0, 1, 2, … of values (K,), smallest first, int64; equal values keep their order (a stable sort).
+
+    Raises:
+        NonFinite: a value is NaN.
+    """
+    if values.isnan().any():
+        raise NonFinite("A value is NaN, and has no rank. Leave out what it comes from.")
     ranks = torch.empty(len(values), dtype=torch.int64)
     ranks[values.cpu().argsort(stable=True)] = torch.arange(len(values))
     return ranks
 
 
 def spearman_of_ranks(a: Tensor, b: Tensor) -> float:
-    """``1 - 6 sum_k (R_k - R'_k)² / (K (K² - 1))`` of two permutations (K,) of 0 … K-1, in [-1, 1]; 1 for K = 1.
+    """``1 - 6 sum_k (R_k - R'_k)² / (K (K² - 1))`` of two permutations (K,) of 0 … K-1, in [-1, 1].
+
+    Raises:
+        ShapeMismatch: they are not of one length of at least two: of two images there is one pair, and no order.
 
     Source: Song et al. 2020 (DEPARA), the similarity of edges.
     """
     count = len(a)
-    if count != len(b):
-        raise ShapeMismatch(f"two lists of {count} and {len(b)} values have no rank correlation: give equal lengths.")
-    if count < 2:
-        return 1.0
+    if count != len(b) or count < 2:
+        raise ShapeMismatch(
+            f"two lists of {count} and {len(b)} values have no rank correlation: give equal lengths of at least 2, "
+            "which are those of three images or more."
+        )
     squares = (a - b).double().square().sum()  # K³ / 3 for opposite orders: too large for 32 bits already at K = 2000
     return max(-1.0, 1 - 6 * float(squares) / (count * (count**2 - 1)))
 
@@ -71,9 +84,17 @@ def spearman(a: Tensor, b: Tensor, ties: str = "ordinal") -> float:
 
     Returns:
         A number in [-1, 1]; nan for ``"average"`` where one list is constant.
+
+    Raises:
+        NonFinite: a value is NaN.
+        ShapeMismatch: the lists differ in length, or are too short.
+        UnknownName: there is no such way with ties.
     """
-    if ties == "ordinal":
-        return spearman_of_ranks(ordinal_ranks(a), ordinal_ranks(b))
+    if ties not in ("ordinal", "average"):
+        raise unknown("way with ties", ties, ("ordinal", "average"))
+    ranks = ordinal_ranks(a), ordinal_ranks(b)
+    if ties == "ordinal" or len(a) != len(b):
+        return spearman_of_ranks(*ranks)
     x, y = (torch.from_numpy(rankdata(values.cpu().numpy())) for values in (a, b))
     x, y = x - x.mean(), y - y.mean()
     scale = float(x.norm() * y.norm())
@@ -137,8 +158,7 @@ def svcca(x: Tensor, y: Tensor, variance: float = 0.99) -> float:
 
 def _directions(features: Tensor, variance: float) -> Tensor:
     """The fewest left singular vectors (n, k) of centred features that reach a share of variance."""
-    if not 0 < variance <= 1:
-        raise ShapeMismatch(f"the share of variance must be above 0 and at most 1, not {variance}.")
+    checks.number(0, 1, above=True, variance=variance)
     u, s, _ = torch.linalg.svd(features - features.mean(0), full_matrices=False)
     rank = int((s > s[0] * len(features) * torch.finfo(s.dtype).eps).sum())
     share = s[:rank].square().cumsum(0) / s.square().sum()

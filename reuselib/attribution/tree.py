@@ -17,8 +17,11 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
 
+from reuselib import checks
 from reuselib.attribution.rivals import upper
-from reuselib.errors import ShapeMismatch
+from reuselib.errors import NonFinite, ShapeMismatch, unknown
+
+LINKAGES = ("single", "complete", "average", "weighted", "centroid", "median", "ward")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +48,15 @@ class Tree:
 
         Raises:
             ShapeMismatch: there are not as many names as rows, or fewer than two.
+            NonFinite: an affinity is NaN or infinite.
+            UnknownName: there is no such linkage.
         """
+        if method not in LINKAGES:
+            raise unknown("linkage", method, LINKAGES)
         if rows.ndim != 2 or len(rows) != len(names) or len(names) < 2:
             raise ShapeMismatch(f"{len(names)} names do not fit rows {tuple(rows.shape)}. Give two rows at least.")
+        if not rows.isfinite().all():
+            raise NonFinite("An affinity is NaN or infinite: leave that network out of the tree.")
         gaps = pdist(rows.detach().cpu().double().numpy())
         return cls(tuple(names), hierarchy.optimal_leaf_ordering(hierarchy.linkage(gaps, method), gaps))
 
@@ -68,11 +77,14 @@ class Tree:
             names: rows and columns wanted, in this order; all if left out.
         """
         matrix = torch.from_numpy(squareform(hierarchy.cophenet(self.links)))
+        if odd := [name for name in names or () if name not in self.names]:
+            raise unknown("task", odd[0], self.names)
         index = [self.names.index(name) for name in names or self.names]
         return matrix[index][:, index]
 
     def clusters(self, count: int) -> dict[str, int]:
         """Cut the tree into at most ``count`` clusters: name → number of its cluster, from 0."""
+        checks.whole(count=count)
         labels = hierarchy.fcluster(self.links, count, "maxclust")
         return {name: int(label) - 1 for name, label in zip(self.names, labels, strict=True)}
 
@@ -96,6 +108,8 @@ def purity(clusters: Mapping[str, int], groups: Mapping[str, Hashable]) -> float
         clusters: name → cluster, as :meth:`Tree.clusters` gives it.
         groups: name → group, for the same names.
     """
+    if odd := [name for name in clusters if name not in groups]:
+        raise unknown("group of", odd[0], groups)
     members: dict[int, Counter[Hashable]] = {}
     for name, cluster in clusters.items():
         members.setdefault(cluster, Counter())[groups[name]] += 1

@@ -8,12 +8,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from reuselib import data, home
+from reuselib import checks, data, home
 from reuselib.data import ImageSet
 from reuselib.data.image_set import IMAGENET_STATISTICS
 from reuselib.errors import MissingFile, unknown
 from reuselib.worlds import rooms
 
+SPLITS = ("train", "test", "probes")
 VARIED, OTHERS = "real-varied", 1000
 """The domain of recoloured close-ups, and what its seeds begin with: no image is another one's in other colours."""
 POOL = 5
@@ -43,7 +44,12 @@ def domain_images(domain: str, split: str, count: int, size: int, seed: int = 0)
 
     Raises:
         UnknownName: there is no such domain or split.
+        BadValue: a number cannot be meant.
     """
+    checks.whole(count=count, size=size)
+    checks.whole(0, checks.SEEDS - OTHERS, seed=seed)
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
     if domain in rooms.DOMAINS:
         return rooms.closeups(domain, split, count, seed).resized(size)
     if domain == VARIED:
@@ -51,14 +57,14 @@ def domain_images(domain: str, split: str, count: int, size: int, seed: int = 0)
         return replace(others, name=f"closeups_{VARIED}_{split}", images=recoloured(others.images))
     if domain.startswith("syn2real-"):
         return syn2real(domain.removeprefix("syn2real-"), split, count, size, seed)
-    if split not in ("train", "test", "probes"):
-        raise unknown("split", split, ("train", "test", "probes"))
     whole = data.load(domain, "test" if split == "test" else "train", channels=3)
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
-    chosen = (
-        whole.subset(order[-POOL * count :]).take(count, seed) if split == "probes" else whole.subset(order[:count])
-    )
-    return replace(chosen.resized(size), mean=IMAGENET_STATISTICS[0], std=IMAGENET_STATISTICS[1])
+    if split == "probes":
+        chosen = whole.subset(order[-POOL * count :]).take(count, seed)
+    else:
+        chosen = whole.subset(order[:count])
+    mean, std = IMAGENET_STATISTICS
+    return replace(chosen.resized(size), mean=mean, std=std)
 
 
 def syn2real(domain: str, split: str, count: int, size: int = 224, seed: int = 0) -> ImageSet:

@@ -19,21 +19,19 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from reuselib import run
+from reuselib import attribution, checks, run
 from reuselib.attribution import (
     Comparison,
+    Images,
     absolute_channel_mean,
-    explain,
+    batches_of,
     features,
-    normalised,
     ordinal_ranks,
     pairwise,
-    represent,
 )
-from reuselib.attribution.representation import Images, batches_of, check_apart, rows_of, telling
 from reuselib.depara.losses import edge_similarity, edge_values, graph_similarity, node_similarity
-from reuselib.errors import ReuseError, ShapeMismatch, unknown
-from reuselib.nets.taps import check_open, listening
+from reuselib.errors import NonFinite, ReuseError, ShapeMismatch, unknown
+from reuselib.nets.taps import check_open, listening, unwrapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +54,13 @@ class Graph:
                 f"{count} nodes have {count * (count - 1) // 2} edges, not {tuple(self.edges.shape)}. Take maps and "
                 "features of the same probes."
             )
+        if not (self.nodes.isfinite().all() and self.edges.isfinite().all()):
+            raise NonFinite("A map or an edge is NaN or infinite: leave that network out, or train it again.")
 
     @classmethod
     def of(cls, maps: Tensor, features: Tensor, centred: bool = True) -> Graph:
         """Make the graph of maps (n, ...) and features (n, U); ``centred`` as in :func:`~losses.edge_values`."""
-        return cls(normalised(maps).cpu(), edge_values(features, centred))
+        return cls(attribution.normalised(maps).cpu(), edge_values(features, centred))
 
     @cached_property
     def ranks(self) -> Tensor:
@@ -84,7 +84,7 @@ def attribution_graph(network: nn.Module, images: Images, *, centred: bool = Tru
         centred: as in :func:`~losses.edge_values`.
         options: of the nodes, those of :func:`~reuselib.attribution.explain`.
     """
-    found = explain(network, images, **options)
+    found = attribution.explain(network, images, **options)
     return Graph.of(found.maps, found.features, centred)
 
 
@@ -101,6 +101,7 @@ def similarities(graphs: Sequence[Graph]) -> tuple[Tensor, Tensor]:
 
 def by_graphs(lambda_: float = 1.0, **options: Any) -> Comparison:
     """Compare networks by their graphs; ``options`` are those of :func:`attribution_graph`."""
+    checks.number(lambda_=lambda_)
     return Comparison(partial(attribution_graph, **options), partial(similarity, lambda_=lambda_), own=1 + lambda_)
 
 
@@ -122,7 +123,7 @@ def finished(network: nn.Module, images: Tensor) -> list[str]:
     """
     order: dict[str, Any] = {}
     check_open(network)
-    with listening(network, order.setdefault), run.frozen(network), telling(network, images):
+    with listening(network, order.setdefault), run.frozen(network), attribution.telling(network, images):
         network(images)
     return list(order)
 
@@ -134,9 +135,11 @@ def layer_names(network: nn.Module, images: Images) -> list[str]:
         network: any network; it is left as it was.
         images: probe images; only the first is used.
     """
-    modules = dict(network.named_modules())
-    order = finished(network, rows_of(images, slice(0, 1), network))
-    return [name for name in order if isinstance(modules[name], nn.Linear | _ConvNd)]
+    modules = dict(unwrapped(network).named_modules())
+    order = finished(network, next(batches_of(images, 1, network)))
+    if names := [name for name in order if isinstance(modules[name], nn.Linear | _ConvNd)]:
+        return names
+    raise ReuseError(f"{type(network).__name__} has no convolution or linear layer that runs. Name its layers.")
 
 
 def layer_graphs(
@@ -188,10 +191,10 @@ def layer_graphs(
 
 def _explained(network: nn.Module, rows: Tensor, layer: str) -> tuple[Tensor, Tensor]:
     """The features (b, U) of a layer, and the gradient of its mean unit (b, C, H, W)."""
-    check_apart(network, rows)
+    attribution.check_apart(network, rows)
     with run.frozen(network), torch.enable_grad():
         x = rows.detach().clone().requires_grad_()
-        output = represent(network, x * 1, layer).reshape(len(rows), -1)
+        output = attribution.represent(network, x * 1, layer).reshape(len(rows), -1)
         (gradient,) = torch.autograd.grad(output.mean(1).sum(), x)
     return output.detach(), gradient
 
@@ -270,7 +273,7 @@ def cut(source: nn.Module, build: Callable[[], nn.Module], layer: str, images: T
 @torch.no_grad()
 def _copy(source: nn.Module, modules: Mapping[str, nn.Module], kept: Sequence[str]) -> None:
     """Copy parameters and buffers of single modules, not of those inside them."""
-    theirs = dict(source.named_modules())
+    theirs = dict(unwrapped(source).named_modules())
     for name in kept:
         own, other = _state(modules[name]), _state(theirs[name]) if name in theirs else {}
         if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in other.items()}:
