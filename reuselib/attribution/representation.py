@@ -49,7 +49,7 @@ def represent(network: nn.Module, images: Tensor, where: Represent = None) -> Te
         ReuseError: what was found is not one tensor with a row for each image, or hangs on none of them.
     """
     with telling(network, images):
-        found = _find(network, images, where)
+        found = _find(unwrapped(network), images, where)
     if not isinstance(found, Tensor) or not found.is_floating_point() or found.shape[:1] != images.shape[:1]:
         form = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise ReuseError(
@@ -88,6 +88,8 @@ def telling(network: nn.Module, images: Tensor) -> Iterator[None]:
 
 
 def _find(network: nn.Module, images: Tensor, where: Represent) -> Any:
+    if where == "":  # also of a scripted network, on which no hook can hang
+        return network(images)
     if isinstance(where, str):
         with tap(network, where, copy=True) as seen:
             network(images)

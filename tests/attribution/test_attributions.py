@@ -13,18 +13,12 @@ import torch.nn.functional as F
 import torchvision
 from captum import attr
 from captum.attr._utils.lrp_rules import EpsilonRule as CaptumRule
+from maps_toys import Odd
 from torch import Tensor, nn
 
 from reuselib import nets
-from reuselib.attribution import (
-    METHODS,
-    affinity_matrix,
-    epsilon_lrp,
-    gradient_times_input,
-    input_x_gradient,
-    maps,
-    saliency,
-)
+from reuselib.attribution import METHODS, affinity_matrix, epsilon_lrp, gradient_times_input, input_x_gradient, maps
+from reuselib.attribution import saliency as by_saliency
 from reuselib.attribution.attributions import EpsilonRule
 from reuselib.errors import ReuseError
 
@@ -48,58 +42,52 @@ def images(count: int = 5, dtype: torch.dtype = torch.float64) -> Tensor:
 def test_a_linear_encoder_has_the_closed_forms() -> None:
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 7)).double()
     x, column = images(), encoder[1].weight.sum(0).view(3, 8, 8)
-    torch.testing.assert_close(saliency(encoder, x, ""), column.abs().expand_as(x))
+    torch.testing.assert_close(by_saliency(encoder, x, ""), column.abs().expand_as(x))
     found = input_x_gradient(encoder, x, "")
     torch.testing.assert_close(found, x * column)
     torch.testing.assert_close(found.sum((1, 2, 3)), (encoder(x) - encoder[1].bias).sum(1))
     assert torch.equal(epsilon_lrp(encoder, x, ""), found)
-    by_saliency = maps(encoder, x, "saliency", where="")[0]  # absolute before the mean over the channels
-    torch.testing.assert_close(by_saliency, column.abs().mean(0))
+    # Absolute before the mean over the channels.
+    torch.testing.assert_close(maps(encoder, x, "saliency", where="")[0], column.abs().mean(0))
 
 
 def test_without_biases_the_attributions_sum_to_the_total() -> None:
-    network = nets.task_network(3).double()
+    network = nets.task_network(3).double().eval()
     for module in network.encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_var.uniform_(0.5, 2)  # no shift: means and biases stay zero
     x = torch.rand(4, 3, 32, 32, dtype=torch.float64) * 2 - 1
-    with torch.no_grad():
-        total = network.eval().represent(x).sum((1, 2, 3))
+    total = network.represent(x).sum((1, 2, 3)).detach()
     torch.testing.assert_close(input_x_gradient(network, x).sum((1, 2, 3)), total, rtol=1e-5, atol=0)
 
 
 def test_our_ten_lines_are_captums() -> None:
     network, x = relu_net(torch.float32), images(dtype=torch.float32)
-
-    def forward(x: Tensor) -> Tensor:
-        return network(x).flatten(1).sum(1)
-
-    expected = attr.InputXGradient(forward).attribute(x.clone().requires_grad_()).detach()
-    assert torch.equal(input_x_gradient(network, x, ""), expected)
-    assert torch.equal(gradient_times_input(network, x, ""), expected)
-    assert torch.equal(saliency(network, x, ""), attr.Saliency(forward).attribute(x.clone().requires_grad_()).detach())
+    theirs = [
+        kind(lambda x: network(x).flatten(1).sum(1)).attribute(x.clone().requires_grad_()).detach()
+        for kind in (attr.InputXGradient, attr.InputXGradient, attr.Saliency)
+    ]
+    ours = [method(network, x, "") for method in (input_x_gradient, gradient_times_input, by_saliency)]
+    assert all(map(torch.equal, ours, theirs))
 
 
 def test_the_units_cancel_in_saliency_but_the_signed_methods_are_means_over_units() -> None:
     network, x = relu_net(), images(2)
     for method in METHODS.values():
         units = range(network(x).flatten(1).shape[1])
-        one_by_one = sum(method(network, x, lambda n, x, u=u: n(x).flatten(1)[:, u : u + 1]) for u in units)
-        assert torch.allclose(one_by_one, method(network, x, "")) == (method is not saliency)
+        one_by_one = sum(method(network, x, lambda n, x, u=u: n(x).flatten(1)[:, u]) for u in units)
+        assert torch.allclose(one_by_one, method(network, x, "")) == (method is not by_saliency)
 
 
 def test_scale_and_order_of_units_leave_affinities_alone() -> None:
     network, other, x = relu_net(), relu_net(), images()
+    scaled = {1: [lambda n, x: 3.7 * n(x), lambda n, x: n(x)[:, [2, 0, 3, 1]]], -1: [lambda n, x: -2 * n(x)]}
     for method in METHODS:
         fixed = maps(other, x, method, where="")
-
-        def found(where: object, method: str = method, fixed: Tensor = fixed) -> float:
-            return float(affinity_matrix([maps(network, x, method, where=where), fixed])[0, 1])
-
-        plain = found("")
-        for where in (lambda n, x: 3.7 * n(x), lambda n, x: n(x)[:, [2, 0, 3, 1]]):
-            assert found(where) == pytest.approx(plain, abs=1e-12)
-        assert found(lambda n, x: -2 * n(x)) == pytest.approx(plain if method == "saliency" else -plain, abs=1e-12)
+        plain = affinity_matrix([maps(network, x, method, where=""), fixed])[0, 1]
+        for sign, where in ((sign, where) for sign, ways in scaled.items() for where in ways):
+            found = affinity_matrix([maps(network, x, method, where=where), fixed])[0, 1]
+            torch.testing.assert_close(found, plain if method == "saliency" else sign * plain, rtol=0, atol=1e-12)
 
 
 # --- epsilon-LRP
@@ -130,8 +118,7 @@ def classical(layers: list[nn.Linear], function: Callable[[Tensor], Tensor], x: 
     for layer, z, below in zip(reversed(layers), reversed(sums), reversed(activations[:-1]), strict=True):
         lower = torch.zeros_like(below)
         for j, i in itertools.product(range(len(z)), range(len(below))):
-            share = layer.weight[j, i] * below[i] / (z[j] + (eps if z[j] >= 0 else -eps))
-            lower[i] += share * relevance[j]
+            lower[i] += layer.weight[j, i] * below[i] / (z[j] + (eps if z[j] >= 0 else -eps)) * relevance[j]
         relevance = lower
     return relevance
 
@@ -149,10 +136,9 @@ class Chain(nn.Module):
 
 def test_the_slow_classical_rule_and_captums() -> None:
     for function in (F.relu, F.elu, torch.sigmoid):
-        network, x = Chain(function).double(), torch.randn(3, 3, 2, 2, dtype=torch.float64)
+        network, x = Chain(function).double().requires_grad_(False), torch.randn(3, 3, 2, 2, dtype=torch.float64)
         for row, found in zip(x.flatten(1), epsilon_lrp(network, x, "", 1e-2).flatten(1), strict=True):
-            with torch.no_grad():
-                expected = classical([network.first, network.second], function, row, 1e-2)
+            expected = classical([network.first, network.second], function, row, 1e-2)
             torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-12)
     layers = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 3, stride=2), nn.ReLU(), nn.Conv2d(4, 1, 3)]
     network, x = nn.Sequential(*layers).double().eval(), images()
@@ -169,34 +155,14 @@ def a_statement(z: Tensor) -> Tensor:
     return z
 
 
-RELUS: dict[str, Callable[[Tensor], Tensor]] = {
-    "torch.relu": torch.relu,
-    "method": lambda z: z.relu(),
-    "in place": lambda z: F.relu(z, True),
-    "F.relu_": lambda z: F.relu_(z),
-    "method in place": lambda z: z.relu_(),
-    "keyword": lambda z: F.relu(input=z),
-    "module": nn.ReLU(),
-    "module in place": nn.ReLU(inplace=True),
-    "a statement": a_statement,
-}
-
-
-class Odd(nn.Module):
-    """A convolution and a norm, a ReLU unless told otherwise, then something."""
-
-    def __init__(self, then: Callable[[Tensor], Tensor], relu: Callable[[Tensor], Tensor] = F.relu) -> None:
-        super().__init__()
-        self.first, self.norm, self.then, self.relu = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), then, relu
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.then(self.relu(self.norm(self.first(x))))
+RELUS = [torch.relu, Tensor.relu, lambda z: F.relu(z, True), F.relu_, Tensor.relu_, lambda z: F.relu(input=z)]
+RELUS += [nn.ReLU(), nn.ReLU(inplace=True), a_statement]
 
 
 def test_a_relu_is_met_however_it_is_written() -> None:
     x = images()
     kept = x.clone()
-    for kind, relu in RELUS.items():
+    for kind, relu in enumerate(RELUS):
         plain, written = Odd(nn.Conv2d(4, 2, 3)).double(), Odd(nn.Conv2d(4, 2, 3), relu).double()
         written.load_state_dict(plain.state_dict())
         assert torch.equal(epsilon_lrp(plain, x, "", 1e-2), epsilon_lrp(written, x, "", 1e-2)), kind
@@ -237,9 +203,7 @@ NOT_LINEAR = [
     lambda z: z * z.mean((2, 3), keepdim=True).sigmoid(),
     lambda z: F.layer_norm(z, z.shape[1:]) * torch.arange(4.0).view(4, 1, 1),
     lambda z: z.flatten(2) @ z.flatten(2).mT,
-    lambda z: z**2,
-    lambda z: z / (1 + z),
-    Hidden.apply,
+    *(lambda z: z**2, lambda z: z / (1 + z), Hidden.apply, torch.ops.aten.relu.default, lambda z: z.clamp(min=0)),
 ]
 LINEAR = [
     *(nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(2), nn.AdaptiveAvgPool2d(1), nn.PixelShuffle(2)),
@@ -270,7 +234,7 @@ def test_torchvisions_convolutional_networks_have_rules_and_transformers_have_no
             epsilon_lrp(network, torch.randn(1, 3, 64, 64))
 
 
-# --- networks untouched, and what goes wrong
+# --- networks untouched
 
 
 def test_a_network_may_work_in_place_on_its_input() -> None:
@@ -312,19 +276,6 @@ def test_no_warning_and_works_where_gradients_are_off() -> None:
     expected = maps(network, x)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
-        for method in METHODS:
-            maps(network, x, method)
-        assert torch.equal(maps(network, x), expected) and torch.equal(maps(network, x, gradient_times_input), expected)
-
-
-def test_wrong_input_is_named() -> None:
-    network, x = relu_net(torch.float32), images(dtype=torch.float32)
-    with pytest.raises(ReuseError, match="No gradient reaches the images"):
-        maps(network, x, where=lambda n, x: n(x).detach())
-    for epsilon in (0, -1e-4):
-        with pytest.raises(ReuseError, match="above 0"):
-            epsilon_lrp(network, x, "", epsilon)
-    network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2, track_running_stats=False), nn.ReLU())
-    with pytest.raises(ReuseError, match="mix the images of a batch.*batch=1"):
-        maps(network, x)
-    assert maps(network, x, batch=1).shape == (5, 8, 8)
+        for method in (*METHODS, gradient_times_input):
+            found = maps(network, x, method)
+            assert method in ("saliency", "epsilon_lrp") or torch.equal(found, expected)

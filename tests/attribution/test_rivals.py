@@ -10,18 +10,9 @@ import torch
 from scipy.spatial.distance import pdist
 from torch import Tensor
 
-from reuselib.attribution.rivals import (
-    cka,
-    dissimilarity,
-    ordinal_ranks,
-    rsa,
-    spearman,
-    spearman_of_ranks,
-    svcca,
-    upper,
-)
+from reuselib.attribution import cka, ordinal_ranks, rsa, spearman, spearman_of_ranks, svcca, upper
+from reuselib.attribution.rivals import dissimilarity
 from reuselib.depara import edge_values
-from reuselib.errors import NonFinite, ShapeMismatch
 
 
 def features(units: int = 12, images: int = 30) -> Tensor:
@@ -54,10 +45,7 @@ def test_spearman_is_scipys() -> None:
 def test_spearman_at_its_ends() -> None:
     values = torch.randn(100)
     assert spearman(values, values) == 1 and spearman(values, -values) == -1
-    assert spearman(torch.ones(1), torch.zeros(1)) == 1
     assert numpy.isnan(spearman(values, torch.zeros(100), "average"))
-    with pytest.raises(ShapeMismatch, match="100 and 99"):
-        spearman(values, values[1:])
 
 
 def test_ranks_of_a_thousand_probes_do_not_overflow() -> None:
@@ -136,8 +124,6 @@ def test_svcca_sees_through_rotation_scale_and_shift() -> None:
     x = features()
     assert svcca(x, 3 * x @ rotation(12) + torch.randn(12)) == pytest.approx(1, abs=1e-6)
     assert svcca(x, torch.ones(30, 4)) == 0
-    with pytest.raises(ShapeMismatch, match="share of variance"):
-        svcca(x, x, 0)
 
 
 # --- CKA
@@ -158,23 +144,6 @@ def test_cka_in_closed_form() -> None:
     one, two = (torch.zeros(4, 1) + torch.tensor(row).view(4, 1) for row in ([1.0, -1, 0, 0], [1.0, 0, -1, 0]))
     assert cka(one, two) == pytest.approx(0.25)  # of two directions, the squared correlation
     assert cka(x, torch.ones(30, 4)) == 0
-
-
-# --- wrong input
-
-
-def test_wrong_features_are_named() -> None:
-    for measure in (rsa, svcca, cka):
-        wrong(measure)
-
-
-def wrong(measure) -> None:
-    with pytest.raises(ShapeMismatch, match="same n images"):
-        measure(torch.randn(5, 3), torch.randn(6, 3))
-    with pytest.raises(ShapeMismatch, match="Flatten maps first"):
-        measure(torch.randn(5, 3, 2, 2), torch.randn(5, 3, 2, 2))
-    with pytest.raises(NonFinite, match="NaN"):
-        measure(torch.full((5, 3), torch.nan), torch.randn(5, 3))
 
 
 def test_upper_goes_row_by_row() -> None:
