@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from reuselib import netgraft, nets, one_stage_gan, qfsl, run, selective
+from reuselib import attribution, netgraft, nets, one_stage_gan, qfsl, run, selective
 from reuselib.adaptive import ComponentLearning, Ensemble, Lesson, TargetLearning
+from reuselib.attribution.learning import TaskLearning, compact
 from reuselib.cmi import FAMILY, Inversion, Studio
 from reuselib.data import ImageSet, MultiLabelSet, SegmentationSet
 from reuselib.data.augment import crop_and_flip
@@ -42,6 +43,7 @@ from reuselib.nets.supervised import (
 )
 from reuselib.one_stage_gan import OneStageDFAD, OneStageGAN, TwoStageGAN
 from reuselib.qfsl.rivals.trained import CodewordNetwork, SCoReTraining
+from reuselib.worlds import rooms
 
 IMAGE = (1, 8, 8)
 CLASSES = 4
@@ -286,6 +288,17 @@ def _two_stages(cast: Cast, teachers: Teachers, **more: Any) -> LayerwiseAmalgam
     return _three_stages(cast, teachers, encoding=None, layers=Stage(4, 1e-2), joint=Stage(4, 1e-2), **more)
 
 
+def _room_task(task: str, cast: Cast, seed: int = 0, readout: bool = False, **more: Any) -> TaskLearning:
+    """A network learns a task of the rooms, or a readout does from a frozen encoder's representations."""
+    asked, found, where = rooms.task(task), rooms.rooms("zoo", 12), cast.images.device
+    with run.seeded(95):
+        rows = torch.rand(12, 8, 8, 8) if readout else found.images.images
+    with run.seeded(seed):
+        student = (nets.readout if readout else nets.task_network)(asked.shape[0], asked.dense)
+    lesson = attribution.learning.Lesson(task, rows.to(where), compact(task, found.labels(task)).to(where))
+    return TaskLearning(run.on_device(student, where), lesson, seed=seed, **{"updates": 8} | more)
+
+
 AMALGAMATING: dict[str, Callable[..., run.Method]] = {
     "amalgamation-features": _from_teachers(_features),
     "amalgamation-layers": _from_teachers(_layers),
@@ -369,7 +382,12 @@ ZERO_SHOT: dict[str, Callable[..., run.Method]] = {
         partial(selective.AugmentedTraining, task="decorrelated", backbone_lr=0.1), selective.AugmentedNetwork
     ),
 }
-MAKERS = TAUGHT | GANS | LABELLED | ZERO_SHOT
+ROOMS: dict[str, Callable[..., run.Method]] = {
+    "rooms-task": partial(_room_task, "denoise"),
+    "rooms-classes": partial(_room_task, "semseg"),
+    "rooms-readout": partial(_room_task, "depth", readout=True),
+}
+MAKERS = TAUGHT | GANS | LABELLED | ZERO_SHOT | ROOMS
 METHODS = list(MAKERS)
 """Every method of the library, but those of several stages, whose stages are methods of their own."""
 
@@ -414,7 +432,7 @@ def evaluation(method: run.Method) -> Callable[[], dict[str, float]]:
 
     if isinstance(network, nets.Generator):
         return lambda: {"mean": mean()}
-    if isinstance(method, FeatureLearning | LayerLearning):
+    if isinstance(method, FeatureLearning | LayerLearning | TaskLearning):
         return lambda: {"mean": torch.cat([p.detach().flatten() for p in network.parameters()]).mean().item()}
     if isinstance(network, nets.Segmenter):
         return lambda: segmentation_scores(network, masked(cast()))
