@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.cmi import losses
 from reuselib.cmi.statistics import watch
 
@@ -23,6 +23,7 @@ class InstanceHead(nn.Module):
 
     def __init__(self, features: int, outputs: int = 256) -> None:
         super().__init__()
+        checks.whole(features=features, outputs=outputs)
         self.layers = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, outputs))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -54,6 +55,7 @@ def instance_accuracy(left: Tensor, right: Tensor, *, steps: int = 200, batch: i
     Returns:
         Share of the N images whose held-out left view is nearest to its own held-out right view.
     """
+    checks.whole(steps=steps, batch=batch)
     views, count, width = left.shape
     random = run.generator(left.device, seed)
     with run.seeded(seed):

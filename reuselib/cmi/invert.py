@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.cmi.rivals import Studio
 from reuselib.data import ImageSet
 from reuselib.data.image_set import IMAGENET_STATISTICS
 from reuselib.errors import ReuseError
+from reuselib.nets.layers import check_sizes
 
 
 def invert(
@@ -26,6 +28,7 @@ def invert(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     student: nn.Module | None = None,
+    layers: Sequence[str] | None = None,
     batch: int | None = None,
     image_steps: int = 200,
     sizes: Mapping[str, Any] | None = None,
@@ -42,10 +45,11 @@ def invert(
         count: how many images; of the last batch only what is still wanted is kept.
         method: a name in ``FAMILY``. Without a student, its adversarial term is left out.
         labels: classes to ask for, one per image of a batch; drawn at random if left out.
-        mean: per channel, in [0, 1] units, of the network's normalisation. If left out: the card's, or else ImageNet's
-            for three channels and 0.5 for others.
+        mean: per channel, in [0, 1] units, of the network's normalisation. If left out: the card's, or else, with a
+            warning, ImageNet's for three channels and 0.5 for others.
         std: likewise.
         student: an adversary for the methods that have one; it is not trained here.
+        layers: modules of the network whose inputs the contrast reads; batch norms, not too many, if left out.
         batch: images made at a time; the number of labels, or at most 256.
         image_steps: updates for each batch.
         sizes: other fields of :class:`Studio`: ``{"width": 32, "lr": 0.005, "flip": False}`` for instance.
@@ -67,13 +71,13 @@ def invert(
     if image is None and "image" not in card:
         raise ReuseError("No card says what images the network takes. Give image=(channels, height, width).")
     image = tuple(image or card["image"])
-    usual = (card["mean"], card["std"]) if card else IMAGENET_STATISTICS if image[0] == 3 else ((0.5,) * image[0],) * 2
-    mean, std = tuple(mean or usual[0]), tuple(std or usual[1])
-    batch = batch or (len(labels) if labels is not None else min(count, 256))
-    if batch < 1 or count < 1:
-        raise ReuseError("No image was asked for. Give a count of at least 1, and labels, if any, for every image.")
+    check_sizes(image=image)
+    mean, std = _normalisation(card, image[0], mean, std)
+    checks.whole(count=count)
+    batch = (min(count, 256) if labels is None else len(labels)) if batch is None else batch
+    checks.whole(batch=batch)
     batches = -(-count // batch)
-    where = next(network.parameters()).device
+    where = run.device_of(network)
     none = torch.zeros(0, *image, dtype=torch.uint8, device=where)
     space = ImageSet("none", none, none[:, 0, 0, 0].long(), tuple(card.get("classes", ())), mean, std)
     studio = Studio(space, **(sizes or {}))
@@ -88,10 +92,24 @@ def invert(
         image_steps=image_steps,
         labels=None if labels is None else torch.tensor(labels, device=where),
         student=student,
+        layers=None if layers is None else tuple(layers),
         bank=batches * batch,
         seed=seed,
     )
-    made_by = (method, sorted(changes.items()), studio, mean, std, count, batch, image_steps, labels, seed)
-    options: dict[str, Any] = {"checkpoint": checkpoint, "progress": progress, "settings": str(made_by)}
+    options: dict[str, Any] = {"checkpoint": checkpoint, "progress": progress, "settings": {"count": count}}
     run.run(inversion, updates=batches, report_every=1, title=method, **options)
     return inversion.pool.images().subset(slice(count))
+
+
+def _normalisation(card: Mapping[str, Any], channels: int, *given: tuple[float, ...] | None) -> list[tuple[float, ...]]:
+    """The mean and std that were given; the card's where it has them; or else a guess, which is said."""
+    usual = IMAGENET_STATISTICS if channels == 3 else ((0.5,) * channels,) * 2
+    found = [own or card.get(name) for name, own in zip(("mean", "std"), given, strict=True)]
+    if None in found:
+        whose = "ImageNet's" if channels == 3 else "0.5"
+        warnings.warn(
+            f"No card says how the network's images are normalised; mean and std are taken to be {whose}. "
+            f"Give mean={usual[0]}, std={usual[1]}, or its own.",
+            stacklevel=3,
+        )
+    return [tuple(own or guess) for own, guess in zip(found, usual, strict=True)]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reuselib import checks
 from reuselib.data import ImageSet
 from reuselib.data.image_set import Augment
 from reuselib.errors import ReuseError, ShapeMismatch
@@ -26,12 +27,13 @@ class Pool:
     """
 
     def __init__(self, space: ImageSet, capacity: int, augment: Augment | None = None) -> None:
+        checks.whole(capacity=capacity)
         pixels = torch.zeros(capacity, *space.shape, dtype=torch.uint8, device=space.device)
         labels = torch.zeros(capacity, dtype=torch.int64, device=space.device)
         self._set = replace(space, name="synthesised", images=pixels, labels=labels)
         self._order = torch.arange(capacity, device=space.device)
         self._filled = self._position = self._shuffled = 0
-        self.image, self.augment = space.shape, augment
+        self.image, self.mean, self.std, self.augment = space.shape, space.mean, space.std, augment
         mean, std = (torch.tensor(v, device=space.device).view(1, -1, 1, 1) for v in (space.mean, space.std))
         self._scale, self._shift = 1 / std, mean / std
 
@@ -101,6 +103,7 @@ class MemoryBank:
     """
 
     def __init__(self, capacity: int, width: int, where: torch.device) -> None:
+        checks.whole(capacity=capacity, width=width)
         self._rows = torch.zeros(capacity, width, device=where)
         self._filled = self._next = 0
 

@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.cmi import losses
 from reuselib.cmi.canvas import Canvas
 from reuselib.cmi.instance import InstanceHead
 from reuselib.cmi.memory import MemoryBank, Pool
-from reuselib.cmi.statistics import Watch, batch_norms, watch
+from reuselib.cmi.statistics import Watch, batch_norms, spread, watch
 from reuselib.data.image_set import Augment
 from reuselib.dfad import Discrepancy, Distillation, sources
 from reuselib.dfad.losses import activation_loss
 from reuselib.errors import ReuseError, ShapeMismatch
 from reuselib.nets import penultimate
+from reuselib.nets.imitation import warn_of_probabilities
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ class Terms:
     contrastive: float = 0.0
     temperature: float = 0.1
     variation: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse weights below 0, and a temperature of 0."""
+        given = {name: value for name, value in vars(self).items() if name not in ("own_decision", "disagreement")}
+        checks.number(**given)
+        checks.number(above=True, temperature=self.temperature)
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,8 @@ class Inversion(run.Method):
         embedding: length of the instance head's output.
         bank: images that the contrast remembers, a multiple of ``batch``.
         negatives: of those, how many take part in a step.
-        layers: modules of the teacher whose inputs are its features; every batch norm if left out.
+        layers: modules of the teacher whose inputs are its features; :func:`~reuselib.cmi.statistics.spread` chooses
+            batch norms if left out.
         seed: of everything drawn.
         precision: chosen if left out.
 
@@ -137,11 +145,15 @@ class Inversion(run.Method):
         seed: int = 0,
         precision: str | None = None,
     ) -> None:
-        self.device = next(teacher.parameters()).device
+        steps = {} if early_steps is None else {"early_steps": early_steps}
+        checks.whole(batch=batch, image_steps=image_steps, embedding=embedding, bank=bank, **steps)
+        checks.whole(0, early=early, negatives=negatives)
+        self.device = run.device_of(teacher)
         self.teacher, self.canvas, self.terms, self.pool = teacher, canvas, terms, pool
         self.batch, self.image_steps, self.negatives = batch, image_steps, negatives
         self.early, self.early_steps = early, early_steps or image_steps
-        self.views, self.labels, self.layers = views, labels, layers
+        self.views, self.labels = views, labels
+        self.layers = spread(teacher) if terms.contrastive and layers is None else layers
         self.precision = run.precision(self.device, precision)
         self.random = run.generator(self.device, seed)
         # Draws of its own, so that a run without contrast sees the same noise, classes and crops as one with it.
@@ -278,14 +290,10 @@ class Inversion(run.Method):
     @torch.no_grad()
     def _probe(self) -> tuple[int, int]:
         """How many classes the teacher has, and how many features the contrast would see; labels must fit."""
-        with run.frozen(self.teacher), watch(self.teacher, self._watched()) as seen:
-            try:
-                classes = self.teacher(self._blank(2)).shape[1]
-            except RuntimeError as error:
-                raise ShapeMismatch(
-                    f"The teacher does not take float32 images of shape {self.pool.image} ({error}). Give its own "
-                    "image shape, and a teacher in single precision (teacher.float())."
-                ) from error
+        with watch(self.teacher, self._watched()) as seen:
+            (logits,) = run.probe(self._blank(2), teacher=self.teacher)
+        classes = logits.shape[1]
+        warn_of_probabilities(logits)
         if self.labels is not None and self.labels.shape != (self.batch,):
             raise ShapeMismatch(f"{len(self.labels)} labels for a batch of {self.batch} images. Give one per image.")
         if self.labels is not None and not ((self.labels >= 0) & (self.labels < classes)).all():

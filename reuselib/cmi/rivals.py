@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.cmi import losses
 from reuselib.cmi.canvas import Canvas, FreshGenerator, LastingGenerator, Pixels
 from reuselib.cmi.memory import Pool
@@ -75,6 +75,12 @@ class Studio:
     padding: int | None = None
     flip: bool = True
 
+    def __post_init__(self) -> None:
+        """Refuse sizes and rates that cannot be meant."""
+        checks.whole(latent=self.latent, width=self.width)
+        checks.whole(0, shift=self.shift)
+        checks.number(above=True, lr=1.0 if self.lr is None else self.lr)
+
     @property
     def shift(self) -> int:
         """Pixels by which views move."""
@@ -115,10 +121,13 @@ class Studio:
             options: of :class:`Inversion`.
 
         Raises:
-            UnknownName: there is no such method.
+            UnknownName: there is no such method, or no such weight.
         """
         if method not in FAMILY:
             raise unknown("inversion method", method, FAMILY)
+        for name in weights:
+            if name not in vars(Terms()):
+                raise unknown("weight", name, vars(Terms()))
         member = FAMILY[method]
         if options.get("learning"):
             options["learning"] = {"discrepancy": member.discrepancy, **options["learning"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from reuselib.cmi import losses
 from reuselib.errors import ReuseError
 from reuselib.nets.taps import check_open, listening, unwrapped
+
+WIDEST = 8192
+"""Features from which a head is trained, at most, unless layers are named."""
 
 
 class _Moments(torch.autograd.Function):
@@ -120,6 +124,26 @@ def batch_norms(network: nn.Module, needed: bool = True) -> dict[str, _BatchNorm
             "CMI match. Invert it with a method that does without: 'dafl', 'zskt' or 'dfad', or Terms(batch_norm=0)."
         )
     return found
+
+
+def spread(network: nn.Module) -> tuple[str, ...] | None:
+    """Which batch norms to read features from: every one (``None``), or so few that a head on them is affordable.
+
+    A head is quadratic in the channels. Where all would give it more than ``WIDEST``, every second batch norm is
+    chosen, or every third, and so on, counted from the last; a warning says what that spares.
+    """
+    names = list(batch_norms(network, needed=False).items())
+    channels = [layer.num_features for _, layer in names]
+    if sum(channels) <= WIDEST:
+        return None
+    step = next((k for k in range(2, len(names)) if sum(channels[::-k]) <= WIDEST), len(names))
+    warnings.warn(
+        f"The contrast reads {len(names[::-step])} of {len(names)} batch norms, {sum(channels[::-step]):,} of "
+        f"{sum(channels):,} channels: with all, its head would have {sum(channels) ** 2 / 1e6:,.0f} million weights to "
+        "train. Give layers=(...) to choose.",
+        stacklevel=4,
+    )
+    return tuple(name for name, _ in names[::-step][::-1])
 
 
 @contextmanager

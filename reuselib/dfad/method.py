@@ -9,20 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.dfad import losses
 from reuselib.dfad.sources import Source, from_generator
-from reuselib.errors import DeviceError, ShapeMismatch
 from reuselib.nets import Generator
+from reuselib.nets.imitation import warn_of_probabilities
 
 Discrepancy = Callable[[Tensor, Tensor], Tensor]
-
-
-def _device_of(**networks: nn.Module) -> torch.device:
-    devices = {name: next(network.parameters()).device for name, network in networks.items()}
-    if len(set(devices.values())) > 1:
-        raise DeviceError(f"The networks are on different devices: {devices}. Move them with run.on_device.")
-    return next(iter(devices.values()))
 
 
 class Distillation(run.Method):
@@ -64,7 +57,8 @@ class Distillation(run.Method):
         seed: int = 0,
         precision: str | None = None,
     ) -> None:
-        self.device = _device_of(teacher=teacher, student=student)
+        checks.whole(batch=batch, student_steps=student_steps)
+        self.device = run.device_of(teacher=teacher, student=student)
         self.teacher, self.student = teacher, run.on_device(student, self.device)
         self.source, self.discrepancy = source, discrepancy
         self.batch, self.student_steps = batch, student_steps
@@ -115,19 +109,13 @@ class Distillation(run.Method):
         for scheduler in self.schedulers:
             scheduler.step()
 
-    @torch.no_grad()
     def _check_fit(self) -> None:
-        networks = [value for value in vars(self).values() if isinstance(value, nn.Module)]
-        with run.frozen(*networks):
-            probe_random = run.generator(self.device, 0)
-            images = self.source(2, probe_random)
-            try:
-                losses.check_same_shape(self.teacher(images), self.student(images))
-            except RuntimeError as error:
-                raise ShapeMismatch(
-                    f"Images of shape {tuple(images.shape)} do not fit the teacher or the student ({error}). "
-                    "Give the source or the generator the image shape that both networks take."
-                ) from error
+        """Raise unless both networks take the source's images and know as many classes; warn of probabilities."""
+        with torch.no_grad(), run.frozen(*self.networks().values()):
+            images = self.source(2, run.generator(self.device, 0))
+        t, s = run.probe(images, teacher=self.teacher, student=self.student)
+        losses.check_same_shape(t, s)
+        warn_of_probabilities(t)
 
 
 class Adversarial(Distillation):
@@ -151,7 +139,7 @@ class Adversarial(Distillation):
         schedule: run.Schedule = run.constant,
         **options: Any,
     ) -> None:
-        where = _device_of(teacher=teacher, student=student, generator=generator)
+        where = run.device_of(teacher=teacher, student=student, generator=generator)
         self.generator = run.on_device(generator, where)
         super().__init__(teacher, student, from_generator(generator), schedule=schedule, **options)
         self.generator_optimizer = run.adam(generator.parameters(), self.device, lr=generator_lr)

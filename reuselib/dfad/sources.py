@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.data import ImageSet
 from reuselib.data.image_set import Augment
-from reuselib.nets import Generator, latent_of
+from reuselib.nets import latent_of
+from reuselib.nets.layers import check_sizes
 
 Source = Callable[[int, torch.Generator | None], Tensor]
 
@@ -25,15 +26,17 @@ def from_images(images: ImageSet, augment: Augment | None = None) -> Source:
         images: normalised as the teacher takes them.
         augment: of the uint8 images, for example windows cut out of them.
     """
+    checks.some(ImageSet, images=images)
     return lambda count, random: images.sample(count, random, augment)[0]
 
 
 def gaussian_noise(image: tuple[int, int, int], where: torch.device) -> Source:
     """Independent N(0, 1) pixels in normalised space (RANDOM)."""
+    check_sizes(image=image)
     return lambda count, random: torch.randn(count, *image, device=where, generator=random)
 
 
-def from_generator(generator: Generator) -> Source:
+def from_generator(generator: nn.Module) -> Source:
     """What a generator makes of N(0, 1) noise, in the mode it is in; gradients flow unless switched off."""
     where, latent = run.device_of(generator), latent_of(generator)
     return lambda count, random: generator(torch.randn(count, latent, device=where, generator=random))

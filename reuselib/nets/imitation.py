@@ -4,6 +4,8 @@ Symbols: ``t = T(x)`` and ``s = S(x)`` are what teacher and student make of the 
 (B, C). Every function returns a scalar unless it says otherwise.
 """
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -43,4 +45,17 @@ def check_same_shape(t: Tensor, s: Tensor) -> None:
         raise ShapeMismatch(
             f"Teacher and student disagree on the shape of their outputs: {tuple(t.shape)} and {tuple(s.shape)}. "
             "They need the same number of classes (and, for segmentation, the same output size)."
+        )
+
+
+def warn_of_probabilities(t: Tensor) -> None:
+    """Warn where a teacher's outputs (B, C, ...) are probabilities: every loss here applies the softmax itself."""
+    if (
+        not t.is_meta
+        and bool((t >= 0).all())
+        and torch.allclose(t.sum(1).float(), torch.ones(()).to(t.device), atol=1e-3)
+    ):
+        warnings.warn(
+            "The teacher gives probabilities, not logits: they are positive and sum to 1. Leave its last softmax out.",
+            stacklevel=5,
         )

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reuselib import checks
 from reuselib.errors import ReuseError, unknown
 
 PerSample = Callable[[Tensor], Tensor]
@@ -102,10 +103,9 @@ def leaky_hinge(slope: float = 0.1) -> AdversarialLoss:
         slope: of the fake term below -1; the smaller, the nearer to the hinge loss, and the larger the ratio.
 
     Raises:
-        ReuseError: the slope is not between 0 and 1.
+        BadValue: the slope is not above 0 and at most 1.
     """
-    if not 0 < slope <= 1:
-        raise ReuseError(f"A leaky hinge needs a slope above 0 and at most 1, not {slope}. Try 0.1.")
+    checks.number(0, 1, above=True, slope=slope)
     return AdversarialLoss(
         "leaky_hinge",
         real=lambda y: F.relu(1 - y),

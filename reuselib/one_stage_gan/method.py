@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim.lr_scheduler import LambdaLR
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.data import ImageSet
-from reuselib.errors import DeviceError, ReuseError, ShapeMismatch, unknown
-from reuselib.nets import Discriminator, Generator
+from reuselib.errors import ReuseError, ShapeMismatch, unknown
+from reuselib.nets import latent_of
 from reuselib.one_stage_gan.losses import NON_SATURATING, AdversarialLoss, gradient_ratio
 
 VARIANTS = ("plain", "frozen", "reuse", "wasteful")
@@ -102,13 +103,23 @@ def one_stage_losses(
     """
     scale = GradientScale()
     fakes = scale_gradient(generator(noise), scale)
-    y_real, y_fake = _full(discriminator(real)), _full(discriminator(fakes))
+    y_real, y_fake = one_each(discriminator(real), real), one_each(discriminator(fakes), fakes)
     scale.factor = gradient_ratio(loss, y_fake, ratio)
     return loss.discriminator(y_real, y_fake), loss.generator(y_fake.detach()).mean()
 
 
-def _full(logits: Tensor) -> Tensor:
-    """Logits in float32 at least: half precision has no room for the ratio."""
+def one_each(logits: Tensor, images: Tensor) -> Tensor:
+    """A discriminator's logits, one for each image, (n,), in float32 at least: half precision has no room for ratios.
+
+    Raises:
+        ShapeMismatch: there are more, as from a discriminator of patches.
+    """
+    logits = run.one_tensor(logits, "The discriminator").flatten()
+    if len(logits) != len(images):
+        raise ShapeMismatch(
+            f"The discriminator gives {len(logits)} logits for {len(images)} images. Patches have no ratio of their "
+            "own: end it with their mean, nn.Sequential(discriminator, nn.Flatten(), nn.AdaptiveAvgPool1d(1))."
+        )
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -138,8 +149,8 @@ class GAN(run.Method):
 
     def __init__(
         self,
-        generator: Generator,
-        discriminator: Discriminator,
+        generator: nn.Module,
+        discriminator: nn.Module,
         images: ImageSet,
         *,
         loss: AdversarialLoss = NON_SATURATING,
@@ -151,11 +162,16 @@ class GAN(run.Method):
         seed: int = 0,
         precision: str | None = None,
     ) -> None:
-        _check_fit(generator, discriminator, images)
-        self.device = images.device
+        checks.some(ImageSet, images=images)
+        checks.whole(batch=batch)
+        if clip is not None:
+            checks.number(above=True, clip=clip)
+        self.device = run.device_of(generator=generator, discriminator=discriminator, images=images)
         self.generator = run.on_device(generator, self.device)
         self.discriminator = run.on_device(discriminator, self.device)
         self.images, self.loss, self.batch, self.clip = images, loss, batch, clip
+        self.latent = latent_of(generator)
+        self._check_fit()
         self.precision = run.precision(self.device, precision)
         self.random = run.generator(self.device, seed)
         self.generator_optimizer = run.adam(generator.parameters(), self.device, lr=generator_lr, betas=BETAS)
@@ -187,7 +203,7 @@ class GAN(run.Method):
 
     def draw_noise(self) -> Tensor:
         """N(0, 1) noise, (batch, latent)."""
-        shape = (self.batch, self.generator.latent)
+        shape = (self.batch, self.latent)
         return torch.randn(shape, device=self.device, dtype=self._dtype, generator=self.random)
 
     @torch.no_grad()
@@ -196,6 +212,23 @@ class GAN(run.Method):
         if self.clip is not None:
             for parameter in self.discriminator.parameters():
                 parameter.clamp_(-self.clip, self.clip)
+
+    def _check_fit(self) -> None:
+        """Raise unless networks and images have one image shape and one range."""
+        if {*self.images.mean, *self.images.std} != {0.5}:
+            raise ReuseError(
+                f"The images of {self.images.name} are normalised by mean {self.images.mean} and std "
+                f"{self.images.std}, but a generator's lie in [-1, 1]. Give in_tanh_range(images)."
+            )
+        noise = torch.zeros(2, self.latent, device=self.device, dtype=self._dtype)
+        (fakes,) = run.probe(noise, generator=self.generator)
+        if fakes.shape[1:] != self.images.shape:
+            raise ShapeMismatch(
+                f"The generator makes images of shape {tuple(fakes.shape[1:])}, but {self.images.name} has "
+                f"{self.images.shape}. Build both networks with image=images.shape, or resize the images."
+            )
+        (logits,) = run.probe(fakes, discriminator=self.discriminator)
+        one_each(logits, fakes)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -220,6 +253,8 @@ class OneStageGAN(GAN):
 
     def __init__(self, *parties: Any, ratio: str | float = "closed", **options: Any) -> None:
         super().__init__(*parties, **options)
+        if not isinstance(ratio, str):  # above 0, the generator would help the discriminator
+            checks.number(-math.inf, 0.0, ratio=ratio)
         gradient_ratio(self.loss, torch.zeros(1), ratio)  # a game without one is refused here
         self.ratio = ratio
 
@@ -267,8 +302,8 @@ class TwoStageGAN(GAN):
     def discriminator_stage(self, real: Tensor, fakes: Tensor) -> Tensor:
         """Update the discriminator on real images and fakes, both (batch, C, H, W); return its loss."""
         with self.precision.autocast():
-            y_real, y_fake = _full(self.discriminator(real)), _full(self.discriminator(fakes))
-            loss = self.loss.discriminator(y_real, y_fake)
+            logits = [one_each(self.discriminator(images), images) for images in (real, fakes)]
+            loss = self.loss.discriminator(*logits)
         self.precision.minimise(loss, self.discriminator_optimizer)
         self.clip_weights()
         return loss
@@ -278,29 +313,10 @@ class TwoStageGAN(GAN):
         plain = self.variant in ("plain", "wasteful")
         with nullcontext() if plain else run.frozen(self.discriminator, evaluate=False):
             with self.precision.autocast():
-                loss = self.loss.generator(_full(self.discriminator(fakes))).mean()
+                loss = self.loss.generator(one_each(self.discriminator(fakes), fakes)).mean()
             self.precision.minimise(loss, self.generator_optimizer)
         return loss
 
     def _fakes(self, graph: bool = True) -> Tensor:
         with torch.set_grad_enabled(graph), self.precision.autocast():
             return self.generator(self.draw_noise())
-
-
-def _check_fit(generator: Generator, discriminator: Discriminator, images: ImageSet) -> None:
-    """Raise unless networks and images are on one device, have one image shape and one range."""
-    players: dict[str, Any] = {"generator": generator, "discriminator": discriminator}
-    devices = {name: next(player.parameters()).device for name, player in players.items()} | {"images": images.device}
-    if len(set(devices.values())) > 1:
-        raise DeviceError(f"Networks and images are on different devices: {devices}. Move them with .to(device).")
-    shapes = {name: tuple(player.image) for name, player in players.items()} | {"images": images.shape}
-    if len(set(shapes.values())) > 1:
-        raise ShapeMismatch(
-            f"Generator, discriminator and images disagree on the shape of an image: {shapes}. "
-            "Build both networks with image=images.shape, or load the images in their size and channels."
-        )
-    if {*images.mean, *images.std} != {0.5}:
-        raise ReuseError(
-            f"The images of {images.name} are normalised by mean {images.mean} and std {images.std}, but a generator's "
-            "lie in [-1, 1]. Give in_tanh_range(images)."
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from torch import nn
 
 from reuselib import run
 from reuselib.cmi import FAMILY, Inversion, invert
+from reuselib.cmi.statistics import spread
 from reuselib.data import ImageSet
 from reuselib.data.image_set import IMAGENET_STATISTICS
-from reuselib.errors import ReuseError, ShapeMismatch, UnknownName
+from reuselib.errors import BadValue, ReuseError, ShapeMismatch, UnknownName
 from reuselib.nets import zoo
 
 
@@ -26,9 +28,9 @@ def resnet() -> nn.Module:
 
 
 def call(network: nn.Module | None = None, image: Any = players.IMAGE, **options: Any) -> ImageSet:
-    return invert(
-        network or players.cast().teacher, image, **{"count": 4, "image_steps": 2, "progress": False} | options
-    )
+    half = dict.fromkeys(("mean", "std"), (0.5,) * image[0]) if image else {}
+    short = half | {"count": 4, "image_steps": 2, "progress": False}
+    return invert(network or players.cast().teacher, image, **short | options)
 
 
 def test_a_network_of_torchvision_comes_back_as_it_was() -> None:
@@ -38,7 +40,8 @@ def test_a_network_of_torchvision_comes_back_as_it_was() -> None:
     before = players.state(network), [module.training for module in network.modules()]
     learning = [parameter.requires_grad for parameter in network.parameters()]
     handle = network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    images = call(network, (3, 32, 32), count=3, labels=[4, 0])
+    with pytest.warns(UserWarning, match=r"No card says .*taken to be ImageNet's. Give mean=\(0.485"):
+        images = call(network, (3, 32, 32), count=3, labels=[4, 0], mean=None, std=None)
     handle.remove()
     assert images.images.shape == (3, 3, 32, 32) and images.images.dtype == torch.uint8  # of two batches of two
     assert images.labels.tolist() == [4, 0, 4] and images.images.float().std() > 1
@@ -81,9 +84,9 @@ def test_an_interrupted_call_goes_on_where_it_was(tmp_path: Path, monkeypatch: p
             call(checkpoint=path, **options)
     resumed = call(checkpoint=path, **options)
     assert torch.equal(resumed.images, whole.images) and torch.equal(resumed.labels, whole.labels)
-    for other in ({"image_steps": 4}, {"mean": (0.1,)}):
+    for name, value in (("image_steps", 4), ("mean", (0.1,)), ("seed", 1), ("sizes", {"width": 8}), ("count", 17)):
         with pytest.raises(ReuseError, match="made with other settings"):
-            call(checkpoint=path, **options | other)
+            call(checkpoint=path, **options | {name: value})
 
 
 def test_weights_and_statistics_can_be_changed_in_a_call() -> None:
@@ -96,6 +99,22 @@ def test_weights_and_statistics_can_be_changed_in_a_call() -> None:
     assert len(call(nn.Sequential(*layers, nn.Flatten()), (3, 8, 8))) == 4  # without linear layers
 
 
+def test_a_head_on_very_many_channels_is_not_built_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = players.cast().teacher  # batch norms of 4, 8 and 16 channels
+    monkeypatch.setattr("reuselib.cmi.statistics.WIDEST", 20)
+    with pytest.warns(UserWarning, match="reads 2 of 3 batch norms, 20 of 28 channels"):
+        assert spread(network) == ("blocks.0.1", "blocks.2.1")
+    with pytest.warns(UserWarning, match="Give layers"):
+        call(network)
+    with warnings.catch_warnings(action="error"):
+        call(network, layers=["blocks.2.1"])
+        call(network, contrastive=0.0)
+
+
+NONSENSE = [("count", 0), ("count", 2.5), ("batch", -1), ("image_steps", 0), ("batch_norm", -5)]
+NONSENSE += [("temperature", 0), ("contrastive", float("nan")), ("seed", -1)]
+
+
 def test_errors_of_the_call_name_the_way_out() -> None:
     network, pictures = resnet(), (3, 32, 32)
     flat, convolution = (
@@ -105,12 +124,14 @@ def test_errors_of_the_call_name_the_way_out() -> None:
     for error, words, of, image, options in (
         (UnknownName, "inversion method 'cmy'. Did you mean 'cmi'", network, pictures, {"method": "cmy"}),
         (ReuseError, r"No card says.*Give image=\(channels, height, width\)", network, None, {}),
-        (ReuseError, "No image was asked for", network, pictures, {"count": 0}),
+        (BadValue, r"image must be \(channels, height, width\)", network, (16, 16), {"mean": None}),
+        *((BadValue, f"{name} must be", network, pictures, {name: value}) for name, value in NONSENSE),
+        (UnknownName, "weight 'batchnorm'. Did you mean 'batch_norm'", network, pictures, {"batchnorm": 1}),
         (ReuseError, "no batch norm", flat, pictures, {}),
         (ReuseError, "no linear layer", convolution, pictures, {"method": "dafl"}),
         (ReuseError, "needs a student", network, pictures, {"method": "zskt"}),
         (ReuseError, "needs a student", network, pictures, {"adversarial": 1.0}),
-        (ShapeMismatch, r"does not take float32 images of shape \(1, 32, 32\)", network, (1, 32, 32), {}),
+        (ShapeMismatch, r"Images of shape \(2, 1, 32, 32\) do not fit the teacher", network, (1, 32, 32), {}),
         (ShapeMismatch, "multiples of 4", network, (3, 30, 30), {}),
         (ShapeMismatch, "2 labels for a batch of 3 images", network, pictures, {"labels": [0, 1], "batch": 3}),
         (ShapeMismatch, "The teacher has 7 classes. Give labels from 0 to 6", network, pictures, {"labels": [0, 7]}),

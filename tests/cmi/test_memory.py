@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import players
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from reuselib.cmi import MemoryBank, Pool
 from reuselib.data.image_set import Augment
-from reuselib.errors import ReuseError, ShapeMismatch
+from reuselib.errors import BadValue, ReuseError, ShapeMismatch
 
 MEAN, STD = (0.4, 0.5), (0.2, 0.25)
 
@@ -22,7 +23,8 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def pool(capacity: int = 10, augment: Augment | None = None) -> Pool:
-    return Pool(players.space((2, 3, 3), MEAN, STD), capacity, augment)
+    space = replace(players.space((2, 3, 3), MEAN, STD), classes=tuple("abcdefgh"))
+    return Pool(space, capacity, augment)
 
 
 def numbered(first: int, count: int) -> Tensor:
@@ -119,6 +121,10 @@ def test_a_pool_that_overflows_or_is_empty_is_named() -> None:
     kept.add(numbered(4, 2), torch.arange(2))
     with pytest.raises(ReuseError, match="The pool is empty. Synthesise"):
         pool()(2, generator())
+    for make in (pool, bank):
+        for capacity in (-5, 0, 2.5):
+            with pytest.raises(BadValue, match="capacity must be a whole number of at least 1"):
+                make(capacity)
 
 
 def test_a_saved_pool_is_a_copy_of_what_it_holds_and_goes_on_within_its_epoch() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from reuselib import nets, run
 from reuselib.data.augment import window_and_flip
 from reuselib.dfad import DAFL, DFAD, ZSKT, Distillation, losses, sources
 from reuselib.dfad.method import Adversarial
-from reuselib.errors import DeviceError, ShapeMismatch
+from reuselib.errors import BadValue, DeviceError, ShapeMismatch, UnknownName
 
 FORMS = [losses.negative, losses.negative_log]
 
@@ -208,14 +209,6 @@ def test_zskt_compares_all_blocks_of_like_networks_and_none_of_unlike_ones() -> 
     assert method.step()["imitation"].isfinite()
 
 
-def test_dafl_weighs_its_three_terms() -> None:
-    t, features = torch.randn(6, 4), torch.randn(6, 5)
-    terms = losses.one_hot_loss(t), losses.information_entropy_loss(t), losses.activation_loss(features)
-    method = adversarial("dafl")
-    expected = terms[0] + 5 * terms[1] + 0.1 * terms[2]
-    torch.testing.assert_close(method.generation_loss(t, features), expected)
-
-
 @pytest.mark.parametrize("name", [name for name in players.METHODS if name != "fskd"])  # which draws nothing
 def test_a_seed_decides_everything(name: str) -> None:
     results = []
@@ -228,15 +221,37 @@ def test_a_seed_decides_everything(name: str) -> None:
     assert list(players.differences(results[0][1], results[2][1]))
 
 
-def test_networks_that_do_not_fit_or_are_elsewhere_are_refused() -> None:
+def refused() -> list[tuple[type[Exception], str, dict[str, Any]]]:
     cast, flat = players.cast(), nn.Sequential(nn.Flatten(), nn.Linear(64, players.CLASSES))
-    with pytest.raises(ShapeMismatch, match="same number of classes"):
-        DFAD(cast.teacher, nets.conv3(2, classes=players.CLASSES + 1), cast.generator)
-    for image in ((3, 8, 8), (1, 16, 16)):
-        with pytest.raises(ShapeMismatch, match="image shape"):
-            DFAD(flat, copy.deepcopy(flat), nets.upsampling_generator(image=image, latent=5, width=4))
-    for stranger in ("teacher", "student", "generator"):
+    large = nets.upsampling_generator(image=(1, 16, 16), latent=5, width=4)
+    wrong = [("batch", -4), ("batch", 8.5), ("student_steps", 0), ("student_steps", -3), ("lr", -1), ("seed", 0.5)]
+    return [
+        *((BadValue, f"{name} must be", {name: value}) for name, value in wrong),
+        (UnknownName, "'student_step'. Did you mean 'student_steps'", {"student_step": 2}),
+        (ShapeMismatch, "same number of classes", {"student": nets.conv3(2, classes=players.CLASSES + 1)}),
+        (ShapeMismatch, "do not fit the teacher", {"teacher": flat, "generator": large}),
+        (BadValue, "Sequential does not say how long its noise is", {"generator": cast.generator.layers}),
+        (BadValue, "Nothing can learn", {"student": copy.deepcopy(cast.student).requires_grad_(False)}),
+        (BadValue, "What learns is part of the teacher", dict.fromkeys(("teacher", "student"), cast.teacher)),
+        *((DeviceError, f"{n} on meta", {n: copy.deepcopy(getattr(cast, n)).to("meta")}) for n in PARTS),
+    ]
+
+
+PARTS = ("teacher", "student", "generator")
+
+
+def test_what_cannot_be_meant_and_networks_that_do_not_fit_are_refused() -> None:
+    for error, message, changes in refused():
         cast = players.cast()
-        getattr(cast, stranger).to("meta")
-        with pytest.raises(DeviceError, match=f"'{stranger}'.*meta"):
-            DFAD(cast.teacher, cast.student, cast.generator)
+        parts = [changes.pop(name, getattr(cast, name)) for name in PARTS]
+        for method in (DFAD, DAFL):
+            with pytest.raises(error, match=message):
+                method(*parts, **changes)
+
+
+def test_a_teacher_that_gives_probabilities_is_warned_of() -> None:
+    cast = players.cast()
+    with pytest.warns(UserWarning, match="probabilities, not logits.*last softmax"):
+        Distillation(nn.Sequential(cast.teacher, nn.Softmax(1)), cast.student, sources.from_images(cast.images))
+    with warnings.catch_warnings(action="error"):
+        Distillation(cast.teacher, cast.student, sources.from_images(cast.images))

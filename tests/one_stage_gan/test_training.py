@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from reuselib import nets, one_stage_gan, run
 from reuselib.data import ImageSet
-from reuselib.errors import DeviceError, ReuseError, ShapeMismatch, UnknownName
+from reuselib.errors import BadValue, DeviceError, ReuseError, ShapeMismatch, UnknownName
 from reuselib.one_stage_gan import OneStageGAN, TwoStageGAN
 from reuselib.one_stage_gan.method import GAN
 
@@ -110,16 +112,6 @@ def test_weights_are_clipped_after_the_update(scheme: str) -> None:
         method.step()
     assert largest_weight(method.discriminator) == pytest.approx(0.01)
     assert largest_weight(method.generator) > 0.01
-
-
-def test_learning_rates_of_both_players_follow_the_schedule_from_those_of_dcgan() -> None:
-    for scheme in ("one", "frozen"):
-        method = make(scheme, schedule=lambda iteration: 0.5**iteration)
-        groups = [o.param_groups[0] for o in (method.generator_optimizer, method.discriminator_optimizer)]
-        assert [group["betas"] for group in groups] == [(0.5, 0.999)] * 2
-        for factor in (1, 0.5, 0.25):
-            assert [group["lr"] for group in groups] == pytest.approx([2e-4 * factor, 1e-4 * factor])
-            method.step()
 
 
 # --- trajectories ----------------------------------------------------------------------------------------------------
@@ -223,13 +215,6 @@ def test_the_wasted_work_changes_nothing_bit_for_bit(norm: str) -> None:
     assert list(players.differences(states["frozen"], states["reuse"]))
 
 
-def test_in_one_stage_the_discriminator_learns_as_in_the_first_of_two_and_the_generator_otherwise() -> None:
-    one, two = make("one"), make("reuse")
-    one.step(), two.step()
-    torch.testing.assert_close(one.discriminator.state_dict(), two.discriminator.state_dict(), rtol=1e-9, atol=1e-12)
-    assert list(players.differences(players.state(one.generator), players.state(two.generator)))
-
-
 @pytest.mark.parametrize("scheme", ["one", "frozen"])
 def test_a_generator_learns_the_mean_of_its_images(scheme: str) -> None:
     generator, discriminator, images = trio()
@@ -246,42 +231,86 @@ def test_a_generator_learns_the_mean_of_its_images(scheme: str) -> None:
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-def test_the_hinge_is_refused_in_one_stage_and_taken_in_two() -> None:
-    with pytest.raises(ReuseError, match="'hinge' has no gradient ratio.*leaky_hinge"):
-        make("one", loss=one_stage_gan.HINGE)
-    for variant in one_stage_gan.VARIANTS:
-        assert all(value.isfinite() for value in make(variant, loss=one_stage_gan.HINGE).step().values())
-    assert all(value.isfinite() for value in make("one", loss=one_stage_gan.leaky_hinge(0.1)).step().values())
+def plain_module(channels: int = 1, size: int = 16) -> nn.Module:
+    """A discriminator that knows nothing of this library."""
+    return nn.Sequential(nn.Conv2d(channels, 1, size), nn.Flatten()).double()
 
 
-def test_unknown_variants_and_ratios_get_the_nearest() -> None:
-    with pytest.raises(UnknownName, match="variant 'frosen'. Did you mean 'frozen'"):
-        TwoStageGAN(*trio(), variant="frosen")
-    with pytest.raises(UnknownName, match="ratio 'closd'. Did you mean 'closed'"):
-        OneStageGAN(*trio(), ratio="closd")
+def patches() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 1, 4, 4), nn.Flatten(0)).double()
+
+
+def test_any_module_with_one_logit_an_image_is_a_discriminator_and_patches_are_refused() -> None:
+    generator, _, images = trio()
+    averaged = nn.Sequential(nn.Conv2d(1, 1, 4, 4), nn.Flatten(), nn.AdaptiveAvgPool1d(1)).double()
+    for judge in (plain_module(), averaged):  # the second as the message says
+        for scheme in (OneStageGAN, TwoStageGAN):
+            scheme(generator, judge, images, batch=BATCH, precision="fp32").step()
+    for batch in (1, 4):  # at batch 1 one ratio would spread over all patches
+        with pytest.raises(ShapeMismatch, match="The discriminator gives .* logits for .* images.*their mean"):
+            OneStageGAN(generator, patches(), images, batch=batch)
+        real, noise = images.sample(batch, None)[0].double(), torch.randn(batch, LATENT, dtype=torch.float64)
+        with pytest.raises(ShapeMismatch, match="logits for"):
+            one_stage_gan.one_stage_losses(generator, patches(), real, noise, one_stage_gan.NON_SATURATING)
+
+
+NONSENSE: dict[str, list[Any]] = {
+    "batch": [0, -4, 8.5, True],
+    "clip": [0.0, -0.01, math.inf],
+    "generator_lr": [-1, math.nan],
+    "discriminator_lr": [-1e-3],
+    "seed": [-1, 0.5, 2**64],
+    "ratio": [1.0, math.nan],
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_numbers_that_cannot_be_meant_are_refused(name: str) -> None:
+    for value in NONSENSE[name]:
+        with pytest.raises(BadValue, match="must be"):
+            make("one", **{name: value})
+
+
+def refusals() -> list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]]:
+    generator, judge, images = trio()
+    other = nets.deconvolution_generator((1, 8, 8), LATENT, width=4)
+    frozen = trio()[0].requires_grad_(False)
+    return [
+        (DeviceError, "generator on meta.*Move them", (copy.deepcopy(generator).to("meta"), judge, images), {}),
+        (DeviceError, "images on meta.*Move them", (generator, judge, images.to("meta")), {}),
+        (ShapeMismatch, r"makes images of shape \(1, 8, 8\).*image=images.shape", (other, judge, images), {}),
+        (ShapeMismatch, "do not fit the discriminator", (generator, plain_module(3), images), {}),
+        (
+            ReuseError,
+            r"mean \(0.5,\) and std \(0.25,\).*in_tanh_range",
+            (generator, judge, replace(images, std=(0.25,))),
+            {},
+        ),
+        (BadValue, "Sequential does not say how long its noise is. Wrap it", (generator.layers, judge, images), {}),
+        (BadValue, "images must be ImageSet", (generator, judge, images.images), {}),
+        (BadValue, "Nothing can learn", (frozen, judge, images), {}),
+        (UnknownName, "option of OneStageGAN 'bach'. Did you mean 'batch'", (generator, judge, images), {"bach": 1}),
+        (UnknownName, "ratio 'closd'. Did you mean 'closed'", (generator, judge, images), {"ratio": "closd"}),
+        (
+            ReuseError,
+            "'hinge' has no gradient ratio.*leaky_hinge",
+            (generator, judge, images),
+            {"loss": one_stage_gan.HINGE},
+        ),
+    ]
 
 
 def test_players_and_images_that_do_not_fit_are_refused() -> None:
-    generator, discriminator, images = trio()
-    wrong_size = one_stage_gan.in_tanh_range(images.resized(8))
-    for scheme in ("one", "frozen"):
-        for parts, error, message in (
-            ((generator.to("meta"), discriminator, images), DeviceError, "'generator'.*meta.*Move them"),
-            ((trio()[0], discriminator, images.to("meta")), DeviceError, "'images'.*meta.*Move them"),
-            ((trio()[0], discriminator, wrong_size), ShapeMismatch, "'images'.*image=images.shape"),
-            (
-                (nets.deconvolution_generator((1, 8, 8), LATENT, width=4), discriminator, images),
-                ShapeMismatch,
-                "'generator'.*image=images.shape",
-            ),
-            (
-                (trio()[0], discriminator, replace(images, std=(0.25,))),
-                ReuseError,
-                r"tiny are normalised by mean \(0.5,\) and std \(0.25,\).*in_tanh_range",
-            ),
-        ):
-            with pytest.raises(error, match=message):
-                SCHEMES[scheme](*parts)
+    for error, message, parts, options in refusals():
+        with pytest.raises(error, match=message):
+            OneStageGAN(*parts, **options)
+    with pytest.raises(UnknownName, match="variant 'frosen'. Did you mean 'frozen'"):
+        TwoStageGAN(*trio(), variant="frosen")
+
+
+def test_the_hinge_is_taken_in_two_stages_and_a_leaky_one_in_one() -> None:
+    for scheme, loss in (("one", one_stage_gan.leaky_hinge(0.1)), ("frozen", one_stage_gan.HINGE)):
+        assert all(value.isfinite() for value in make(scheme, loss=loss).step().values())
 
 
 def test_images_in_tanh_range_reach_from_minus_one_to_one() -> None:
