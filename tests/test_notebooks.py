@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,6 +69,8 @@ def test_parameters(notebook: Notebook) -> None:
     assert {"scale", "seed", "recompute"} <= set(values)
     assert (values["scale"], values["seed"]) == ("laptop", 0)
     assert not notebook.tagged("injected-parameters"), "committed with other parameters than its own"
+    # A mistyped scale must not run the long form.
+    assert any(re.search(r"(study\(\S+, |known_scale\()scale\)", cell.source) for cell in notebook.code)
 
 
 def test_nbval_compares_a_third(notebook: Notebook) -> None:
@@ -120,6 +124,17 @@ def test_opens_with_one_title_and_the_setup_cell(notebook: Notebook) -> None:
     titles = [line for cell in notebook.text for line in cell.source.splitlines() if line.startswith("# ")]
     assert notebook.cells[0].source.startswith("# ") and len(titles) == 1
     assert notebook.code[0].source.strip() == SETUP_CELL.strip()
+
+
+def test_nbval_fails_where_a_result_changed_and_not_where_another_python_warns(tmp_path: Path) -> None:
+    stored = [nbformat.v4.new_output("stream", name="stdout", text="1\n2\n")]
+    for name, line in (("warned", "import warnings; warnings.warn('new')"), ("changed", "print('more')")):
+        cell = nbformat.v4.new_code_cell(f"print(1)\n{line}\nprint(2)", outputs=stored, execution_count=1)
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / f"{name}.ipynb")
+    shutil.copy(ROOT / "notebooks" / "conftest.py", tmp_path)
+    command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env", "-p", "no:cacheprovider", "."]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert "1 failed, 1 passed" in done.stdout and "FAILED changed.ipynb::Cell 0" in done.stdout, done.stdout
 
 
 @pytest.fixture

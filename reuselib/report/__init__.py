@@ -8,7 +8,18 @@ typed by hand. Nothing here imports torch.
 from reuselib.report.claims import badge, claims, summary, verdicts
 from reuselib.report.page import report
 from reuselib.report.papers import SCALES, names, published, titles
-from reuselib.report.records import Record, config_hash, curve, find, frame, parse_seeds, records, scratch, values
+from reuselib.report.records import (
+    Record,
+    config_hash,
+    curve,
+    find,
+    frame,
+    known_scale,
+    parse_seeds,
+    records,
+    scratch,
+    values,
+)
 from reuselib.report.tables import Table, table
 
 __all__ = [
@@ -21,6 +32,7 @@ __all__ = [
     "curve",
     "find",
     "frame",
+    "known_scale",
     "names",
     "parse_seeds",
     "published",
