@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
+import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 import zipfile
 from pathlib import Path
@@ -17,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import reuselib
-from reuselib import home
+from reuselib import home, report
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -50,26 +54,34 @@ def committed() -> list[Path]:
     return [path for path in paths if path.is_file() and not built & set(path.relative_to(ROOT).parts)]
 
 
-def test_pyproject_has_ranges_only() -> None:
+def test_pyproject_has_ranges_and_the_lock_file_exact_versions_that_meet_them() -> None:
     for requirement in requirements("book", "test", "cluster"):
         assert requirement.specifier, f"{requirement.name} has no lower bound"
         assert not re.search(r"==|~=|===", str(requirement.specifier)), "belongs in requirements.lock"
-
-
-def test_lock_meets_every_range() -> None:
     for requirement in requirements("book", "test"):
         version = lock().get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is missing from requirements.lock"
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement} but locked {version}"
 
 
-def test_lock_is_exact_portable_and_sorted() -> None:
+def test_the_lock_file_is_exact_portable_and_sorted() -> None:
     lines = (ROOT / "requirements.lock").read_text("utf-8").splitlines()
     pins = [line for line in lines if not line.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+", pin) for pin in pins)
     assert pins == sorted(pins, key=str.lower)
     # torch pins its own GPU libraries; naming them would break every machine without them.
     assert not [pin for pin in pins if re.match(r"(?i)nvidia-|cuda-|triton=|reuselib=", pin)]
+
+
+def test_the_workflow_tries_every_python_with_the_oldest_and_the_newest_torch() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+    matrix = workflow["jobs"]["versions"]["strategy"]["matrix"]
+    oldest = {r.name: str(r.specifier).removeprefix(">=") for r in requirements() if r.name.startswith("torch")}
+    assert f">={matrix['python'][0]}" == PROJECT["requires-python"] and len(matrix["python"]) == 3
+    assert matrix["torch"] == [
+        "".join(f"{name}=={version}.* " for name, version in oldest.items()).strip(),
+        "torch torchvision",
+    ]
 
 
 def test_conda_makes_the_same_environment() -> None:
@@ -114,20 +126,78 @@ def test_make_knows_its_targets_and_asks_which_chapter(tmp_path: Path) -> None:
     assert done.returncode != 0 and "Which chapter?" in done.stdout
 
 
-def test_wheel_holds_the_library_and_nothing_else(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built and unpacked as pip would."""
     pytest.importorskip("hatchling")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+    (wheel,) = folder.glob("*.whl")
+    assert wheel.stat().st_size < 5e6
     with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-        points = archive.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def test_the_wheel_holds_the_library_with_its_small_data_and_nothing_else(site: Path) -> None:
+    names = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()}
     source = {path.relative_to(ROOT).as_posix() for path in committed() if ROOT / "reuselib" in path.parents}
     assert source <= names, f"not in the wheel: {sorted(source - names)}"
-    assert {"reuselib/registry.txt", "reuselib/schemas/record.json"} <= names
+    shipped = {name.removeprefix("reuselib/shipped/") for name in names if name.startswith("reuselib/shipped/")}
+    small = {name for name in home.registry() if name.startswith("papers/") or name.endswith("/card.json")}
+    assert shipped == small | {f"results/{name}.jsonl" for name in report.names()}
     assert all(name.startswith(("reuselib/", "reuselib-")) for name in names)
-    assert "reuselib = reuselib.cli:main" in points
+    (points,) = site.glob("*.dist-info/entry_points.txt")
+    assert "reuselib = reuselib.cli:main" in points.read_text()
+
+
+def test_an_installed_wheel_answers_from_what_it_brought_and_fetches_the_rest(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "web" / "raw" / f"v{reuselib.__version__}").mkdir(parents=True)
+    (tmp_path / "web" / "raw" / f"v{reuselib.__version__}" / "data").symlink_to(ROOT / "data")
+    there = {name: value for name, value in os.environ.items() if not name.startswith("REUSELIB_")}
+    there |= {"PYTHONPATH": str(site), "XDG_CACHE_HOME": str(tmp_path), "NO_PROXY": "*", "OMP_NUM_THREADS": "1"}
+
+    def call(*lines: str, address: str = "http://127.0.0.1:9") -> list[str]:
+        """Run commands, one after another in a fresh process; return what each printed, and its exit code."""
+        start = f"""
+from reuselib import cli, home
+home.REPOSITORY = {address!r}
+for line in {lines!r}:
+    try:
+        cli.main(line.split())
+    except SystemExit as exit:
+        print("exit", exit.code, chr(12))
+"""
+        command = [sys.executable, "-c", start]
+        done = subprocess.run(command, cwd=tmp_path, env=there, stdout=-1, stderr=-2, text=True, timeout=300)
+        assert done.stdout.count("\f") == len(lines), done.stdout
+        return done.stdout.split("\f")
+
+    count = len(report.records("dfad"))
+    listed, verdicts, whole, healthy, cards, none, offline, _ = call(
+        "list", "verdicts dfad", "report", "doctor", "zoo list", "zoo verify", "zoo verify rooms-0/transfers"
+    )
+    assert f"{count} records" in listed and str(report.verdicts("dfad")) in verdicts
+    assert all(report.badge(name) in whole for name in report.names())
+    assert healthy.endswith("exit 0 ") and "fashion16-conv3, fetched on first use" in healthy
+    assert re.search(r"digits8-conv3 +9\d\.\d\d%", cards) and none == "\nexit 0 "
+    assert "connect to the network and try again" in offline and offline.endswith("exit 1 ")
+
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        row, table, verified, listed, _ = call(
+            "run dfad --scale smoke --rows digits-untrained --seeds 0",
+            "zoo verify rooms-0/transfers",
+            "zoo verify",
+            "list",
+            address=f"http://127.0.0.1:{server.server_port}",
+        )
+        server.shutdown()
+    assert "row 1 of 1  digits-untrained" in row and "losses.safetensors is as its card says" in table
+    assert verified.count("as its card says") == 2 and f"{count + 1} records" in listed  # brought, and its own
 
 
 def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
