@@ -1,6 +1,6 @@
 """What nbval compares: a failure means that a result changed, nothing else.
 
-What is trained and only looked at is not trained again to be thrown away; `REUSELIB_RECOMPUTE=1` trains it all the same.
+What is trained and only looked at is not trained again to be thrown away, unless `REUSELIB_RECOMPUTE=1`.
 What goes to the error stream, such as a warning of another Python or torch, is not compared.
 """
 
