@@ -12,7 +12,7 @@ import torch
 
 from reuselib import nets, run
 from reuselib.adaptive import ComponentLearning, InTurn, TargetLearning, choose, customise, losses, menu, selection
-from reuselib.errors import ReuseError, ShapeMismatch, UnknownName
+from reuselib.errors import BadValue, ReuseError, ShapeMismatch, UnknownName
 
 component = functools.partial(nets.multi_head_conv, widths=(3, 5))
 target = functools.partial(nets.multi_head_conv, widths=(5, 7))
@@ -84,16 +84,14 @@ def test_an_interrupted_order_goes_on_bit_for_bit_with_the_same_pool_only(
 ) -> None:
     pool, images = cast_pool()
     monkeypatch.setattr(run, "run", functools.partial(run.run, save_every=0))
-    whole = order(pool, ["a", "b"], images)
-    for at in (2, 6, 12):
-        file = tmp_path / f"{at}.pt"
-        with monkeypatch.context() as interrupted, pytest.raises(players.Explosion):
-            interrupted.setattr(InTurn, "step", players.rigged(InTurn.step, at=at))
-            order(pool, ["a", "b"], images, checkpoint=file)
-        again = order(pool, ["a", "b"], images, checkpoint=file)
-        for first, second in ((whole.student, again.student), (whole.components, again.components)):
-            assert not list(players.differences(players.state(first), players.state(second)))
-        assert whole.history.rounds == again.history.rounds
+    whole, file = order(pool, ["a", "b"], images), tmp_path / "run.pt"
+    with monkeypatch.context() as interrupted, pytest.raises(players.Explosion):
+        interrupted.setattr(InTurn, "step", players.rigged(InTurn.step, at=6))
+        order(pool, ["a", "b"], images, checkpoint=file)
+    again = order(pool, ["a", "b"], images, checkpoint=file)
+    for first, second in ((whole.student, again.student), (whole.components, again.components)):
+        assert not list(players.differences(players.state(first), players.state(second)))
+    assert whole.history.rounds == again.history.rounds
     with torch.no_grad():
         pool["s1"].heads["a"].bias.add_(1)
     with pytest.raises(ReuseError, match="made with another given"):
@@ -104,6 +102,10 @@ def test_what_is_not_on_the_menu() -> None:
     pool, images = cast_pool()
     with pytest.raises(UnknownName, match="task of the pool 'd'.*Known: a, b, c"):
         order(pool, ["d"], images)
+    with pytest.raises(ReuseError, match="'s9' does not say its tasks: use a nets.MultiHead"):
+        order(pool | {"s9": torch.nn.Linear(2, 2)}, ["a"], images)
+    with pytest.raises(BadValue, match="updates of a must be a whole number of at least 1, not 0"):
+        order(pool, ["a"], images, updates=(0, 5))
     for tasks in ([], ["a", "a"], ["target"]):
         with pytest.raises(ReuseError, match="Choose each task once, at least one of a, c, b"):
             order(pool, tasks, images)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import players
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from reuselib import nets, run
 from reuselib.adaptive import CommonSpace, ComponentLearning, Ensemble, Lesson, TargetLearning, selection
-from reuselib.errors import DeviceError, ReuseError, ShapeMismatch, UnknownName
+from reuselib.errors import BadValue, DeviceError, NonFinite, ReuseError, ShapeMismatch, UnknownName
 
 WIDTHS = players.WIDTHS
 
@@ -191,8 +190,6 @@ def test_an_update_moves_student_encoders_and_scales_each_at_its_own_rate() -> N
     still = component(scale_lr=0.0)
     still.step()
     assert all(space.scale.item() == 1 for space in still.spaces)
-    with pytest.raises(ShapeMismatch, match="2 blocks need one encoder_lr or 2 of them, not 3"):
-        component(encoder_lr=(0.1, 0.2, 0.3))
 
 
 def test_without_features_no_map_is_looked_at_and_there_is_no_space() -> None:
@@ -231,37 +228,6 @@ def test_stage_two_shows_every_image_to_every_component_and_to_the_target_once()
     assert len(images) == 8 and all(len(images[part]) == 8 for part in parts) and len(parts) == 2
     method.student.register_forward_hook(lambda *_: calls.append(1))
     assert method.step()["regulariser"] == 0 and len(calls) == 1
-    with pytest.raises(ReuseError, match="nothing to learn"):
-        TargetLearning(conv({"a": 3}), {}, players.cast().images)
-
-
-class Modes:
-    """A hook that notes whether any part of a network is in training mode."""
-
-    def __init__(self) -> None:
-        self.seen: list[bool] = []
-
-    def __call__(self, network: nn.Module, inputs: Any) -> None:
-        self.seen.append(any(module.training for module in network.modules()))
-
-
-@pytest.mark.parametrize("name", players.ADAPTIVE)
-def test_sources_are_read_in_evaluation_mode_and_left_alone_and_labels_are_never_read(name: str) -> None:
-    reports = []
-    for training in (True, False):
-        method = players.make(name)
-        labels = (method.images.labels + training) % players.CLASSES
-        method.images = replace(method.images, labels=labels)
-        method.sources.train(training).requires_grad_(training)
-        method.sources.register_forward_pre_hook(modes := Modes())
-        before = players.state(method.sources)
-        reports += [players.state(method.step()) for _ in range(2)]
-        assert modes.seen == [False] * 2 and all(module.training for module in method.student.modules())
-        assert not list(players.differences(before, players.state(method.sources)))
-        assert all(module.training == training for module in method.sources.modules())
-        assert all(p.requires_grad == training and p.grad is None for p in method.sources.parameters())
-        assert players.hooks(method.student) == 0
-    assert not list(players.differences(reports[:2], reports[2:]))
 
 
 # --- wrong input -----------------------------------------------------------------------------------------------------
@@ -279,16 +245,31 @@ class Strided(nets.MultiHead):
         super().__init__([nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)], (3, 4), {"a": 3})
 
 
+class Bare(nn.Module):
+    """A source whose answer is no dict."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :3]
+
+
+def broken(value: float) -> nets.MultiHead:
+    network = conv({"a": 3})
+    nn.init.constant_(network.heads["a"].bias, value)
+    return network
+
+
 @pytest.mark.parametrize(
     ("source", "error", "message"),
     [
         (conv({"a": 3}, (4, 4, 4)), ShapeMismatch, r"maps of \['8x8', '4x4'\], source 0 of .*'2x2'\].*features=0"),
         (Strided(), ShapeMismatch, r"maps of \['8x8', '4x4'\], source 0 of \['8x8', '8x8'\].*features=0"),
         (Ensemble([conv({"a": 3})], "a"), ReuseError, r"source 0 \(Ensemble\) cannot be watched.*features=0"),
-        (conv({"b": 3}), UnknownName, "task of source 0 'a'"),
+        (conv({"aa": 3}), UnknownName, "task of source 0 'a'. Did you mean 'aa'"),
         (conv({"a": 2}), ShapeMismatch, "'a' has 3 classes in the student and 2 in source 0"),
         (nets.multi_head_conv({"a": 3}, widths=(4, 6), channels=3), ShapeMismatch, "images of shape"),
         (conv({"a": 3}).to("meta"), DeviceError, "different devices"),
+        (broken(float("nan")), NonFinite, "source 0 gives NaN or infinity for 'a'. Leave it out"),
+        (broken(float("inf")), NonFinite, "source 0 gives NaN or infinity for 'a'. Leave it out"),
     ],
 )
 def test_sources_that_do_not_fit(source: nn.Module, error: type[Exception], message: str) -> None:
@@ -298,11 +279,33 @@ def test_sources_that_do_not_fit(source: nn.Module, error: type[Exception], mess
         learn(source, conv({"a": 3}), features=0.0, widths=None).step()
 
 
-def test_a_common_space_needs_a_width_for_each_block_and_a_student_its_head() -> None:
-    with pytest.raises(ReuseError, match="give widths, one for each block, or features=0"):
-        component(widths=None)
-    for widths in ((4,), (4, 4, 4)):
-        with pytest.raises(ShapeMismatch, match=f"the common space {len(widths)} blocks"):
-            component(widths=widths)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"widths": None}, "give widths, one for each block, or features=0"),
+        ({"widths": (4,)}, "the common space 1 blocks"),
+        ({"widths": (4, 4, 4)}, "the common space 3 blocks"),
+        ({"widths": (4, 0)}, "widths must be a whole number of at least 1, not 0"),
+        ({"encoder_lr": (0.1, 0.2, 0.3)}, "2 blocks need one encoder_lr or 2 of them, not 3"),
+        ({"encoder_lr": (0.1, -1)}, "encoder_lr must be a finite number"),
+        *(({name: -1}, f"{name} must be") for name in ("batch", "lr", "noise", "features", "regulariser", "scale_lr")),
+    ],
+)
+def test_options_that_cannot_be_meant(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ReuseError, match=message):
+        component(**options)
+
+
+def test_students_lessons_and_sources_that_are_none() -> None:
+    images = players.cast().images
     with pytest.raises(UnknownName, match="task of student 'a'"):
         learn(conv({"a": 3}), conv({"b": 3}))
+    with pytest.raises(ReuseError, match=r"student \(Conv2d\) gives Tensor, not a dict of logits by task. Wrap it"):
+        learn(conv({"a": 3}), nn.Conv2d(1, 3, 1), features=0.0)
+    with pytest.raises(ReuseError, match=r"\(Bare\) gives Tensor, not a dict of logits by task. Wrap it .*'a'"):
+        selection.predictions([Bare()], "a", images)
+    with pytest.raises(ReuseError, match="nothing to learn"):
+        TargetLearning(conv({"a": 3}), {}, images)
+    for few in (images.subset([]), images.images):
+        with pytest.raises(BadValue, match="images must be ImageSet with something in it"):
+            TargetLearning(conv({"a": 3}), {"a": conv({"a": 3})}, few)
