@@ -64,7 +64,7 @@ def fingerprint(network: nn.Module) -> str:
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(content_of(value))
-    return digest.hexdigest()
+    return digest.hexdigest()[:12]
 
 
 def changing(method: Method) -> list[tuple[str, Any]]:
@@ -82,9 +82,8 @@ def state_of(value: Any) -> Any:
         return value.get_state()
     if hasattr(value, "state_dict"):
         return value.state_dict()
-    if isinstance(value, (list, tuple)) and any(state_of(item) is not None for item in value):
-        return [state_of(item) for item in value]
-    return None
+    states = [state_of(item) for item in value] if isinstance(value, list | tuple) else []
+    return states if any(state is not None for state in states) else None
 
 
 def restore(value: Any, state: Any) -> None:
@@ -135,9 +134,9 @@ class Checkpoint:
                 file.write(bytes(1))
         except OSError as error:
             raise ReuseError(f"No checkpoint can be written to {path} ({error}). Give another folder.") from error
-        more = {"updates a report": method.steps_per_round, "settings": settings}
+        weights = {f"the {name}'s weights": fingerprint(each) for name, each in method.fixed_networks().items()}
+        more = {"updates a report": method.steps_per_round, "settings": settings, **weights}
         self.described = {**method.described, **dict(describe(more))}
-        self.fixed = {name: fingerprint(network) for name, network in method.fixed_networks().items()}
 
     def due(self) -> bool:
         """Whether it is time to write."""
@@ -155,7 +154,6 @@ class Checkpoint:
         content = {
             "format": FORMAT,
             "described": self.described,
-            "fixed": self.fixed,
             "history": {"rounds": rounds, "cost": vars(cost)},
             "random": random,
             "state": state_of(method),
@@ -195,9 +193,6 @@ class Checkpoint:
             raise ReuseError(
                 f"The checkpoint {self.path} was made with other settings: {'; '.join(words)}{more}. {self.advice}"
             )
-        for name, digest in content["fixed"].items():
-            if self.fixed.get(name) != digest:
-                raise ReuseError(f"The checkpoint {self.path} was made with another {name}. {self.advice}")
         if content["iteration"] > updates:
             done = f"has {content['iteration']} updates, more than {updates}"
             raise ReuseError(f"The checkpoint {self.path} {done}. Ask for as many, or give another checkpoint file.")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache, cached_property, partial
 from itertools import chain
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -21,6 +22,7 @@ from reuselib.errors import unknown
 WHOLE = 2**24
 """Bytes up to which a tensor counts whole; of a larger one, evenly spaced rows do."""
 PLAIN = (str, bytes, bool, Real, torch.dtype, type(None))
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 Pairs = Iterator[tuple[str, str]]
 
 
@@ -31,31 +33,26 @@ def resolved(kind: type, arguments: tuple[Any, ...], options: Mapping[str, Any])
         UnknownName: there is no such option; the message gives the nearest.
         TypeError: an argument is missing, or given twice.
     """
-    own, known, passes_on = _signature(kind)
+    signatures, ends = _constructors(kind)
+    parameters = {name: each for signature in reversed(signatures) for name, each in signature.parameters.items()}
+    known = {name: each for name, each in parameters.items() if each.kind in NAMED and name != "self"}
     for name in options:
-        if name not in known and not passes_on:
+        if ends and name not in known:
             raise unknown(f"option of {kind.__name__}", name, known)
-    given = own.bind(None, *arguments, **options).arguments
+    given = signatures[0].bind(None, *arguments, **options).arguments
     defaults = {name: each.default for name, each in known.items() if each.default is not each.empty}
-    values = defaults | given | {name: options[name] for name in options}
-    return {name: value for name, value in values.items() if name in known or name in options}
+    return {**defaults, **{name: value for name, value in given.items() if name in known}, **options}
 
 
 @cache
-def _signature(kind: type) -> tuple[inspect.Signature, dict[str, inspect.Parameter], bool]:
-    """A constructor's signature, the parameters that reach it or those behind it, and whether it takes any others."""
-    constructors = [vars(each)["__init__"] for each in kind.__mro__ if "__init__" in vars(each)]
-    signatures: list[inspect.Signature] = []
-    passes_on = True
-    while passes_on:
-        signatures.append(inspect.signature(constructors[len(signatures)]))
-        passes_on = any(each.kind is each.VAR_KEYWORD for each in signatures[-1].parameters.values())
-        if len(signatures) == len(constructors) - 1:  # the last is object's own
-            break
-    known = {n: p for signature in reversed(signatures) for n, p in signature.parameters.items()}
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    known = {name: each for name, each in known.items() if each.kind in named and name != "self"}
-    return signatures[0], known, passes_on
+def _constructors(kind: type) -> tuple[list[inspect.Signature], bool]:
+    """The signatures of a constructor and of those that its options go on to, and whether they end there."""
+    signatures = []
+    for constructor in (vars(each)["__init__"] for each in kind.__mro__[:-1] if "__init__" in vars(each)):
+        signatures.append(inspect.signature(constructor))
+        if all(each.kind is not each.VAR_KEYWORD for each in signatures[-1].parameters.values()):
+            return signatures, True
+    return signatures, False
 
 
 def describe(value: Any, place: str = "", within: tuple[int, ...] = ()) -> Pairs:
@@ -76,8 +73,6 @@ def describe(value: Any, place: str = "", within: tuple[int, ...] = ()) -> Pairs
         yield place, f"[{', '.join(map(_plain, value))}]"
     elif isinstance(value, Tensor | torch.Generator):
         yield place, _tensor(value if isinstance(value, Tensor) else value.get_state())
-    elif hasattr(value, "tobytes"):
-        yield place, hashlib.sha256(value.tobytes()).hexdigest()[:12]
     elif isinstance(value, nn.Module):
         yield from _network(value, place)
     elif hasattr(value, "described"):
@@ -117,30 +112,31 @@ def _network(network: nn.Module, place: str) -> Pairs:
         yield name, f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
 
 
-def _parts(value: Any) -> tuple[str, Iterator[tuple[Any, Any]]]:
+def _parts(value: Any) -> tuple[str, Iterable[tuple[Any, Any]]]:
     """What kind of thing a value is, where that matters, and what it is made of."""
     if isinstance(value, Mapping):
-        return "", iter(value.items())
+        return "", value.items()
     if isinstance(value, list | tuple):
         return "", enumerate(value)
+    kind = type(value)
     if isinstance(value, Optimizer):
-        groups = [{k: v for k, v in group.items() if k != "params"} for group in value.param_groups]
-        return type(value).__name__, enumerate(g | {"lr": g.pop("initial_lr", g["lr"])} for g in groups)
+        return kind.__name__, enumerate(value.state_dict()["param_groups"])
+    if isinstance(value, np.ndarray):
+        return "", [("array", hashlib.sha256(value.tobytes()).hexdigest()[:12])]
     if isinstance(value, partial):
-        return "", iter({"": value.func, "arguments": value.args, **value.keywords}.items())
+        return "", {"": value.func, "arguments": value.args, **value.keywords}.items()
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}", _function(value)
     names = [f.name for f in fields(value)] if is_dataclass(value) else list(getattr(value, "__dict__", {}))
-    kind = type(value)
     lasting = [n for n in names if not isinstance(getattr(kind, n, None), cached_property) and not n.startswith("_")]
-    return kind.__qualname__, ((name, getattr(value, name)) for name in lasting)
+    return kind.__qualname__, [(name, getattr(value, name)) for name in lasting]
 
 
-def _function(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+def _function(function: Callable[..., Any]) -> list[tuple[str, Any]]:
     """What a function was made with: the object it belongs to, its defaults, numbers and enclosed values."""
     code = getattr(function, "__code__", None)
-    numbers = [each for each in code.co_consts if isinstance(each, Real)] if code else []
     cells = zip(code.co_freevars, getattr(function, "__closure__", None) or (), strict=True) if code else ()
     made = {"of": getattr(function, "__self__", None), "defaults": getattr(function, "__defaults__", None)}
-    made |= {"numbers": numbers or None} | {name: cell.cell_contents for name, cell in cells}
-    yield from ((name, value) for name, value in made.items() if value is not None)
+    made["numbers"] = [each for each in code.co_consts if isinstance(each, Real)] or None if code else None
+    made |= {name: cell.cell_contents for name, cell in cells}
+    return [(name, value) for name, value in made.items() if value is not None]

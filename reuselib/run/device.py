@@ -185,8 +185,8 @@ def threads(count: int | None = None) -> Iterator[int]:
     before = torch.get_num_threads()
     if count is None:
         asked = os.environ.get("REUSELIB_THREADS") or "1"
-        checks.whole(REUSELIB_THREADS=int(asked) if asked.strip().isdecimal() else asked)
-        count = int(asked)
+        count = int(asked) if asked.isdecimal() else 0
+        checks.whole(REUSELIB_THREADS=count or asked)
     checks.whole(count=count)
     torch.set_num_threads(count)
     try:

@@ -169,7 +169,9 @@ class _Going:
 
     def __init__(self, method: Method, history: History, bar: Progress, file: Checkpoint | None, rounds: int) -> None:
         self.method, self.history, self.bar, self.file, self.rounds = method, history, bar, file, rounds
-        self.looked, self.untouched = -math.inf, Untouched(method.fixed_networks())
+        self.fixed, self.looked = method.fixed_networks(), -math.inf
+        self.stamps = _stamps(self.fixed)
+        self.buffers = [(b, b.clone()) for network in self.fixed.values() for b in network.buffers()]
         self.measured: dict[str, float] = {}
 
     def on(self, evaluate: Callable[[], dict[str, float]] | None, evaluations: int | None) -> None:
@@ -210,13 +212,21 @@ class _Going:
         self.bar.set_postfix(shown, refresh=refresh)
 
     def check(self, numbers: Mapping[str, float]) -> None:
-        """Refuse numbers and weights that are not finite, and a teacher that changed."""
+        """Refuse numbers and weights that are not finite, and a teacher that changed: its buffers are put back."""
         self.finite(numbers)
         self.finite(_largest_weights(self.method))
-        self.untouched.check()
+        if written := [place for place, stamp in _stamps(self.fixed).items() if self.stamps.get(place) != stamp]:
+            for buffer, before in self.buffers:
+                buffer.copy_(before)
+            raise ReuseError(
+                f"{', '.join(written[:3])} must not change, but a step writes it; buffers were put back. Take what "
+                "writes it out of the network's forward pass, at least in evaluation mode."
+            )
 
     def finite(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """The numbers, if each is finite."""
+        if not isinstance(numbers, Mapping):
+            raise BadValue(f"evaluate must return named numbers, not {numbers!r}: give it a name, {{'accuracy': …}}.")
         for name, value in numbers.items():
             if not math.isfinite(value):
                 kept = self.file.kept if self.file else "Nothing was saved."
@@ -227,42 +237,13 @@ class _Going:
         return dict(numbers)
 
 
-class Untouched:
-    """Networks that must not change: looked at now and then, which costs no waiting for the device.
-
-    Args:
-        networks: by name.
-    """
-
-    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
-        self.networks, self.stamps = networks, _stamps(networks)
-        self.buffers = {name: [b.clone() for b in network.buffers()] for name, network in networks.items()}
-
-    @torch.no_grad()
-    def check(self) -> None:
-        """Raise if something was written, after the buffers were put back.
-
-        Raises:
-            ReuseError: as a network's forward pass writes a buffer, also in evaluation mode.
-        """
-        now = _stamps(self.networks)
-        written = [place for place, stamp in self.stamps.items() if now.get(place) != stamp]
-        if written:
-            for name, network in self.networks.items():
-                for buffer, kept in zip(network.buffers(), self.buffers[name], strict=True):
-                    buffer.copy_(kept)
-            raise ReuseError(
-                f"{', '.join(written[:3])} must not change, but a step writes it; buffers were put back. Take what "
-                "writes it out of the network's forward pass, at least in evaluation mode."
-            )
-
-
 def _stamps(networks: Mapping[str, nn.Module]) -> dict[str, tuple[int, int]]:
-    """How often each parameter and buffer was written, by its place."""
-    values = (
-        (name, *each) for name, net in networks.items() for each in chain(net.named_parameters(), net.named_buffers())
-    )
-    return {f"{name}.{path}": (id(v), 0 if v.is_inference() else v._version) for name, path, v in values}
+    """How often each parameter and buffer was written, by its place: known without waiting for the device."""
+    found = {}
+    for name, network in networks.items():
+        for path, value in chain(network.named_parameters(), network.named_buffers()):
+            found[f"{name}.{path}"] = (id(value), 0 if value.is_inference() else value._version)
+    return found
 
 
 def _to_floats(metrics: Mapping[str, Tensor]) -> dict[str, float]:
@@ -274,11 +255,6 @@ def _to_floats(metrics: Mapping[str, Tensor]) -> dict[str, float]:
 
 def _largest_weights(method: Method) -> dict[str, float]:
     """The largest magnitude in each network that learns: not finite as soon as one weight is not."""
-    learning = {name: list(net.parameters()) for name, net in method.networks().items() if name not in method.fixed}
-    return _to_floats(
-        {
-            f"a weight of the {name}": torch.stack([p.detach().abs().amax().float() for p in parameters]).amax()
-            for name, parameters in learning.items()
-            if parameters
-        }
-    )
+    learning = {name: net for name, net in method.networks().items() if name not in method.fixed}
+    largest = {name: [p.detach().abs().amax().float() for p in net.parameters()] for name, net in learning.items()}
+    return _to_floats({f"a weight of the {name}": torch.stack(each).amax() for name, each in largest.items() if each})

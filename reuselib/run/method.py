@@ -22,6 +22,7 @@ from reuselib.run.device import Precision
 
 Network = TypeVar("Network", bound=nn.Module)
 Kind = TypeVar("Kind")
+Some = TypeVar("Some", bound=Optimizer)
 
 
 class Method:
@@ -104,9 +105,10 @@ def _at_the_door(build: Callable[..., None]) -> Callable[..., None]:
     def checked(self: Method, *arguments: Any, **options: Any) -> None:
         if type(self).__init__ is not checked:  # that of a subclass stands at the door
             return build(self, *arguments, **options)
-        asked = dict(describe(resolved(type(self), arguments, options)))
+        asked = resolved(type(self), arguments, options)
+        checks.whole(**{name: value for name, value in asked.items() if name == "batch"})
+        self.described = dict(describe(asked))
         build(self, *arguments, **options)
-        self.described = asked
         settle(self)
 
     return checked
@@ -180,7 +182,7 @@ def sgd(parameters: Iterable[Any], where: torch.device, **options: Any) -> torch
     Raises:
         BadValue: an option cannot be meant, or no parameter learns.
     """
-    optimizer = torch.optim.SGD(_learning(parameters, options), **_options(where, {"momentum": 0.9, **options}))
+    optimizer = _optimizer(torch.optim.SGD, parameters, where, {"momentum": 0.9, **options})
     for group in optimizer.param_groups:
         # Torch makes the memory in the first step and, where the gradient scaler skips that step, never writes to it.
         # With dampening the first update from zeros would be another one.
@@ -192,28 +194,19 @@ def sgd(parameters: Iterable[Any], where: torch.device, **options: Any) -> torch
 
 def adam(parameters: Iterable[Any], where: torch.device, **options: Any) -> torch.optim.Adam:
     """``torch.optim.Adam``, fused where the device can; raises as :func:`sgd` does."""
-    return torch.optim.Adam(_learning(parameters, options), **_options(where, options))
+    return _optimizer(torch.optim.Adam, parameters, where, options)
 
 
-def _options(where: torch.device, options: Mapping[str, Any]) -> dict[str, Any]:
-    return {"fused": where.type in ("cpu", "cuda"), **options}
-
-
-def _learning(parameters: Iterable[Any], options: Mapping[str, Any]) -> list[Any]:
-    """Parameters, or groups of them, as a list; refused where nothing can learn, or not at such rates."""
-    given = [dict(each, params=list(each["params"])) if isinstance(each, dict) else each for each in parameters]
-    groups = [
-        {"params": [each for each in given if isinstance(each, Tensor)]},
-        *(g for g in given if isinstance(g, dict)),
-    ]
-    for group in groups:
-        rates = {
-            name: value for name, value in {**options, **group}.items() if name in ("lr", "momentum", "weight_decay")
-        }
-        checks.number(**rates)
-    if not any(parameter.requires_grad for group in groups for parameter in group["params"]):
-        raise BadValue("Nothing can learn: every parameter is frozen, or there is none. Use .requires_grad_(True).")
-    return given
+def _optimizer(kind: type[Some], parameters: Iterable[Any], where: torch.device, options: dict[str, Any]) -> Some:
+    try:
+        optimizer = kind(parameters, **{"fused": where.type in ("cpu", "cuda"), **options})
+    except ValueError as error:
+        raise BadValue(f"{error}. Look at what the optimizer is given.") from error
+    for group in optimizer.param_groups:
+        checks.number(lr=group["lr"], weight_decay=group["weight_decay"])
+    if not any(parameter.requires_grad for group in optimizer.param_groups for parameter in group["params"]):
+        raise BadValue("Nothing can learn: every parameter is frozen. Use network.requires_grad_(True).")
+    return optimizer
 
 
 Schedule = Callable[[int], float]

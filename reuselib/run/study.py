@@ -7,7 +7,7 @@ networks and images that its methods share; what comes out is a :class:`Result` 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -151,37 +151,19 @@ class Job:
         """Train and measure."""
         raise TypeError(f"{type(self).__name__} has no result()")
 
-    def train(
-        self,
-        method: Method,
-        updates: int,
-        *,
-        evaluate: Callable[[], dict[str, float]] | None = None,
-        evaluations: int = 1,
-        report_every: int | None = None,
-        resumable: bool = True,
-    ) -> History:
+    def train(self, method: Method, updates: int, *, resumable: bool = True, **options: Any) -> History:
         """Drive a method; a checkpoint belongs to these settings and this seed alone.
 
         Args:
             method: what learns.
             updates: calls of its ``step()``.
-            evaluate: returns named numbers.
-            evaluations: how often it is called, at most once a report.
-            report_every: updates between two reports, at most; ``REPORT_EVERY`` if left out.
             resumable: whether the job's checkpoint is this method's.
+            options: of :func:`~reuselib.run.run`; ``evaluations`` is 1 if left out.
         """
-        return run(
-            method,
-            updates=updates,
-            report_every=report_every or REPORT_EVERY,
-            checkpoint=self.checkpoint if resumable else None,
-            evaluate=evaluate,
-            evaluations=evaluations,
-            settings=self.described,
-            progress=self.progress,
-            title=self.title,
-        )
+        options = {"report_every": REPORT_EVERY, "evaluations": 1} | options
+        checkpoint = self.checkpoint if resumable else None
+        shown: Any = {"progress": self.progress, "title": self.title}
+        return run(method, updates, checkpoint=checkpoint, settings=self.described, **shown, **options)
 
 
 class Study:
