@@ -247,19 +247,19 @@ def dots_with_seeds(
     figure, drawn = _rows(panels, across, sharey=True)
     named = kinds if isinstance(kinds, Mapping) else {}
     names = list(dict.fromkeys(named.values() or kinds or [""]))
-    stroke: Any = {"fmt": "|", "color": INK, "markersize": 12, "markeredgewidth": 2, "elinewidth": 1, "zorder": 4}
+    stroke: Any = {"fmt": "|", "markersize": 12, "markeredgewidth": 2, "elinewidth": 1, "zorder": 4}
     for axes, title, lines in drawn:
         if list(lines) != list(drawn[0][2]):
             raise ShapeMismatch(f"panel {title!r} has the rows {list(lines)}, the first one {list(drawn[0][2])}.")
         for place, (label, each) in enumerate(lines.items()):
             parts, first = (each, 0) if isinstance(each, tuple) else ((each,), names.index(named.get(label, names[0])))
             seeds = [_seeds(axes, place, label, part, first + k) for k, part in enumerate(parts)]
-            means = [values.mean() for values in seeds if values.size]
-            axes.plot(means, [place] * len(means), color=FAINT, linewidth=1.2, zorder=1)
-            for mean in means:
-                axes.errorbar(mean, place, xerr=errors[title][label] if errors else None, **stroke)
-            told = " ".join(f"{mean:.3f}" for mean in means)
-            _write_right(axes, told or "not run", place)
+            means = {k: values.mean() for k, values in enumerate(seeds) if values.size}
+            axes.plot([*means.values()], [place] * len(means), color=FAINT, linewidth=1.2, zorder=1)
+            for k, mean in means.items():
+                look = stroke | {"color": PALETTE[first + k] if len(parts) > 1 else INK}
+                axes.errorbar(mean, place, xerr=errors[title][label] if errors else None, **look)
+            _write_right(axes, " ".join(f"{mean:.3f}" for mean in means.values()) or "not run", place)
         for label, x in (references or {}).get(title, {}).items():
             axes.axvline(x, color=FAINT, linestyle="--", linewidth=1)
             above = axes.get_xaxis_transform()
