@@ -19,7 +19,7 @@ import numpy
 from PIL import Image
 
 from reuselib import checks
-from reuselib.errors import NonFinite, ShapeMismatch
+from reuselib.errors import BadValue, NonFinite, ShapeMismatch
 from reuselib.report.theme import PALETTE, array
 
 SHARES = tuple(part / 10 for part in range(11))  # of all images, that are answered in each state; half at first
@@ -135,7 +135,7 @@ def answer_sheet(
     Raises:
         ShapeMismatch: there is not one text, confidence and mark for each image, or images are of another form.
         NonFinite: a confidence is NaN.
-        BadValue: no image is to be shown.
+        BadValue: no image is to be shown, or a mark is neither true nor false.
     """
     values, trust, errors = array(images), array(confidence), array(wrong).astype(bool)
     if values.ndim != 4 or values.shape[1] not in (1, 3):
@@ -144,6 +144,9 @@ def answer_sheet(
         found = f"{len(values)} images, {len(texts)} texts, confidences {trust.shape}, marks {errors.shape}"
         raise ShapeMismatch(f"{found}: give one of each for every image.")
     checks.whole(count=count)
+    checks.whole(0, checks.SEEDS, seed=seed)
+    if not numpy.isin(array(wrong), (0, 1)).all():
+        raise BadValue("A mark is neither true nor false. Give whether each answer is wrong.")
     if numpy.isnan(trust).any():
         raise NonFinite("A confidence is NaN. Take log-probabilities from log_softmax, not the log of a softmax.")
     drawn = numpy.random.default_rng(seed).permutation(len(trust))[:count]

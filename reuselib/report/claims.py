@@ -10,7 +10,7 @@ from html import escape
 
 from reuselib.errors import BadValue, NonFinite
 from reuselib.report.papers import Claim, Condition, names, plain, published
-from reuselib.report.records import Record, records
+from reuselib.report.records import Record, known_scale, records
 
 SYMBOLS = {"holds": "✓", "partly": "◐", "does not hold": "✗", "not run": "○"}
 RESULTS = {True: "met", False: "not met", None: "too few paired seeds"}
@@ -166,7 +166,7 @@ def verdicts(paper: str | None = None, scale: str = "laptop") -> Verdicts:
     """Judge a paper's claims, or every paper's, on the records of a scale."""
     result = Verdicts()
     for name in names() if paper is None else [paper]:
-        found = records(name, scale)
+        found = records(name, known_scale(scale))
         for claim in published(name).claims:
             conditions = (condition for condition in claim.conditions if condition.scale == scale)
             findings = tuple(judge(condition, found, claim.seeds) for condition in conditions)

@@ -252,7 +252,9 @@ def dots_with_seeds(
         if list(lines) != list(drawn[0][2]):
             raise ShapeMismatch(f"panel {title!r} has the rows {list(lines)}, the first one {list(drawn[0][2])}.")
         for place, (label, each) in enumerate(lines.items()):
-            parts, first = (each, 0) if isinstance(each, tuple) else ((each,), names.index(named.get(label, names[0])))
+            parts, first = (
+                (each, 0) if isinstance(each, tuple) else ((each,), names.index(named[label]) if named else 0)
+            )
             seeds = [_seeds(axes, place, label, part, first + k) for k, part in enumerate(parts)]
             means = {k: values.mean() for k, values in enumerate(seeds) if values.size}
             axes.plot([*means.values()], [place] * len(means), color=FAINT, linewidth=1.2, zorder=1)
@@ -315,6 +317,7 @@ def differences(values: Any, margins: Mapping[str, float] | float, xlabel: str =
     for axes, _, lines in drawn:
         for place, (label, each) in enumerate(lines.items()):
             margin = margins[label] if isinstance(margins, Mapping) else margins
+            checks.number(-numpy.inf, margin=margin)
             axes.plot([margin] * 2, [place - 0.38, place + 0.38], color=INK, linewidth=1.4, zorder=1)
             seeds = _seeds(axes, place, label, each)
             if not seeds.size:

@@ -164,7 +164,8 @@ def effective_number(labels: Tensor, classes: int) -> float:
         ShapeMismatch: there are no labels, or one is out of range.
     """
     checks.whole(classes=classes)
-    if labels.ndim != 1 or not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+    whole = not labels.is_floating_point() and labels.ndim == 1
+    if not whole or not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ShapeMismatch(f"Labels must be (N,) with N of at least 1 and values below classes={classes}.")
     share = torch.bincount(labels, minlength=classes).double() / len(labels)
     return float(torch.special.entr(share).sum().exp())
@@ -189,11 +190,9 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, classes: int, ignore: 
             stops the program, at the next wait for it.
     """
     checks.whole(classes=classes)
-    if predictions.shape != labels.shape:
-        raise ShapeMismatch(
-            f"Every pixel needs one prediction and one label: {tuple(predictions.shape)} and {tuple(labels.shape)} "
-            "differ. Resize the predictions to the masks."
-        )
+    if predictions.shape != labels.shape or predictions.is_floating_point() or labels.is_floating_point():
+        found = " and ".join(f"{tuple(each.shape)} {each.dtype}" for each in (predictions, labels))
+        raise ShapeMismatch(f"Every pixel needs one predicted and one true class, in int64: {found} do not fit.")
     counted = labels != ignore
     outside = (labels < 0) | (labels >= classes) | (predictions < 0) | (predictions >= classes)
     if labels.device.type == "cpu" and (counted & outside).any():
@@ -230,7 +229,10 @@ def mean_iou(confusion: Tensor) -> float:
 
     Raises:
         ReuseError: no pixel was counted.
+        ShapeMismatch: these are no counts.
     """
+    if confusion.ndim != 2 or len(set(confusion.shape)) > 1 or not (confusion >= 0).all():
+        raise ShapeMismatch(f"Counts must be (C, C) and at least 0: take those of confusion_matrix, not {confusion}.")
     if not confusion.any():
         raise ReuseError("No pixel was counted: all labels are ignored, or there is no image.")
     return float(intersection_over_union(confusion).nanmean())
@@ -267,7 +269,7 @@ def features_of(network: nn.Module, images: Tensor, batch: int = 1000) -> Tensor
 
 def _features(*sets: Tensor) -> list[Tensor]:
     """The feature matrices as float64 on the CPU, once they are known to fit."""
-    shapes = [tuple(features.shape) for features in sets]
+    shapes = [tuple(getattr(features, "shape", ())) for features in sets]
     if any(len(shape) != 2 or shape[0] < 2 for shape in shapes) or len({shape[-1] for shape in shapes}) > 1:
         raise ShapeMismatch(f"Features must be matrices (N, D) of one D with N of at least 2, not {shapes}.")
     _check_finite(*sets)

@@ -18,7 +18,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from reuselib import checks
-from reuselib.errors import ShapeMismatch
+from reuselib.errors import ShapeMismatch, unknown
 from reuselib.report.theme import FAINT, INK, PALETTE, VALUES, WIDTH, array, bounds, finite, limits, styled
 
 
@@ -165,6 +165,7 @@ def image_sheet(
 
     Raises:
         ShapeMismatch: images are of several sizes, or a row has another number of texts, lines or arrows.
+        UnknownName: no row has the label of some texts, lines or arrows.
     """
     sheets: list[list[_Row]] = []
     strokes = {"-": lines or {}, "-|>": arrows or {}}
@@ -177,7 +178,10 @@ def image_sheet(
                 if {len(row.texts) or len(row.images), *map(len, marks.values())} != {len(row.images)}:
                     raise ShapeMismatch(f"row {label!r} has other numbers of texts, lines or arrows than of images.")
                 sheets[-1].append(row)
-    _stacks([row.images for rows in sheets for row in rows], [row.label for rows in sheets for row in rows])
+    labels = [row.label for rows in sheets for row in rows]
+    for name in {*(texts or {}), *(lines or {}), *(arrows or {})}.difference(labels):
+        raise unknown("row of the sheet", name, labels)
+    _stacks([row.images for rows in sheets for row in rows], labels)
     return _sheet(sheets, size)
 
 

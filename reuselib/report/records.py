@@ -250,7 +250,7 @@ def _fresh(paper: str, scale: str, row: str) -> list[Record]:
         rows = {record.row for record in every} | published(paper).rows()
         # A task and a method that are known, but were not run together, are no mistake.
         parts = [{part[place] for part in (name.partition("-") for name in rows)} for place in (0, 2)]
-        if any(part not in known for part, known in zip(row.partition("-")[::2], parts, strict=True)):
+        if any(part not in known for part, known in zip(str(row).partition("-")[::2], parts, strict=True)):
             raise unknown(f"row of {paper}", row, rows)
     return [record for record in found if not record.stale]
 
@@ -279,7 +279,7 @@ def parse_seeds(text: str) -> list[int]:
         ReuseError: If the text is neither, or names more than 10,000 in a row or one beyond what generators take.
     """
     seeds: dict[int, None] = {}
-    for part in text.split(","):
+    for part in str(text).split(","):
         first, dash, last = part.partition("-")
         ends = (first, last) if dash else (first, first)
         low, high = (int(end) if re.fullmatch("[0-9]{1,19}", end) else -1 for end in ends)

@@ -20,7 +20,8 @@ from cycler import cycler
 from matplotlib.figure import Figure
 from PIL import Image
 
-from reuselib.errors import NonFinite, ReuseError, unknown
+from reuselib import checks
+from reuselib.errors import BadValue, NonFinite, ReuseError, unknown
 
 # Okabe and Ito's palette, the colours with most contrast on white first.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -60,12 +61,18 @@ def style() -> Iterator[None]:
 
 
 def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Make a function draw in the book's look."""
+    """Make a function draw in the book's look; values of no form that it knows are refused by its name."""
 
     @functools.wraps(function)
     def drawn(*arguments: Any, **named: Any) -> Figure:
         with style():
-            return function(*arguments, **named)
+            try:
+                return function(*arguments, **named)
+            except ReuseError:
+                raise
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                what, name = f"{type(error).__name__}: {error}", function.__name__
+                raise BadValue(f"{name} cannot draw these values ({what}). Fix: see help(figures.{name})") from error
 
     return drawn
 
@@ -100,12 +107,17 @@ def limits(scale: str | tuple[float, float], arrays: Iterable[numpy.ndarray]) ->
 
     Raises:
         UnknownName: the scale has no such name.
+        BadValue: an end is no finite number.
     """
     if isinstance(scale, str) and scale not in ("each", "shared"):
         raise unknown("scale", scale, ["each", "shared"])
     if scale == "shared":
         return bounds(numpy.concatenate([each.ravel() for each in arrays]))
-    return None if isinstance(scale, str) else scale
+    if isinstance(scale, str):
+        return None
+    low, high = scale
+    checks.number(-numpy.inf, black=low, white=high)
+    return low, high
 
 
 def png(figure: Figure, dpi: int = 192) -> bytes:
@@ -140,10 +152,14 @@ def show(figure: Any, alt: str, caption: str | None = None, dpi: int = 192) -> N
 
     Raises:
         ReuseError: the alt text is empty.
+        BadValue: there is no figure.
     """
-    if not alt or not alt.strip():
+    checks.whole(dpi=dpi)
+    if not isinstance(alt, str) or not alt.strip():
         raise ReuseError("a figure needs alt text. Say in a sentence or two what it shows: show(figure, alt=...).")
     figure = getattr(figure, "figure", figure)
+    if not isinstance(figure, Figure):
+        raise BadValue(f"show displays a figure of matplotlib, not {figure!r}.")
     data = png(figure, dpi)
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close(figure)

@@ -59,6 +59,7 @@ def test_refuses_what_does_not_fit() -> None:
         ({"confidence": torch.zeros(3, 1)}, ShapeMismatch),
         ({"confidence": torch.tensor([0.0, torch.nan, 1.0])}, NonFinite),
         ({"count": 0}, BadValue),
+        ({"wrong": [0, 1, torch.nan]}, BadValue),
         ({"images": torch.zeros(0, 1, 8, 8), "texts": [], "confidence": [], "wrong": []}, ShapeMismatch),
     ):
         with pytest.raises(error):

@@ -158,6 +158,14 @@ REFUSED: dict[str, tuple[Callable[[], Figure], type[ReuseError]]] = {
     "the first one": (lambda: figures.dots_with_seeds({"a": {"one": []}, "b": {"two": []}}, "x"), ShapeMismatch),
     "'one' holds NaN": (lambda: figures.dots_with_seeds({"one": [0.5, NAN]}, "x"), NonFinite),
     "'two' holds NaN": (lambda: figures.differences({"two": [float("inf")]}, 0.0), NonFinite),
+    "IndexError": (lambda: figures.class_bars({"a": [1, 2]}, "xy", [0, 5], ["a"]), BadValue),
+    "KeyError: 'a'": (lambda: figures.dots_with_seeds({"a": [1]}, "x", kinds={"b": "kind"}), BadValue),
+    "margin must be": (lambda: figures.differences({"a": [1, 2]}, NAN), BadValue),
+    "black must be": (lambda: figures.image_grid(FOUR, ["a"], scale=(NAN, 1)), BadValue),
+    "unknown row of the sheet 'd'": (lambda: figures.image_sheet(SHEET, {"d": ["x"]}), UnknownName),
+    "matrices cannot draw these values .*Fix: see help": (lambda: figures.matrices({}, "xy"), BadValue),
+    "not None": (lambda: figures.show(None, alt="Nothing."), BadValue),
+    "dpi must be": (lambda: figures.show(Figure(), alt="Nothing.", dpi=0), BadValue),
     "4 classes": (lambda: figures.class_bars({"a": [1, 2]}, list("pqrs")), ShapeMismatch),
     "'code' has points": (lambda: figures.planes({"a": {"code": torch.rand(3, 3)}}), ShapeMismatch),
 }
@@ -305,7 +313,7 @@ def test_a_tree_joins_neighbours_and_is_cut() -> None:
     assert texts(axes.get_yticklabels()) == ["d", "b", "a", "c"]
     assert sorted(path[1][0] for path in axes.collections[0].get_segments()) == [0.1, 0.4, 1.0]
     assert 0.4 < axes.lines[-1].get_xdata()[0] < 1.0 and texts(figure.legends[0].get_texts()) == ["2D"]
-    with pytest.raises(ValueError, match="[Dd]imensions|labels"):
+    with pytest.raises(BadValue, match="[Dd]imensions|labels"):
         figures.dendrogram({"a": SimpleNamespace(names=("x", "y"), links=TREE.links)})
 
 

@@ -134,9 +134,9 @@ def test_effective_number() -> None:
     assert metrics.effective_number(torch.full((9,), 4), 10) == pytest.approx(1)
     entropy = -sum(share * math.log(share) for share in (0.75, 0.25))
     assert metrics.effective_number(torch.tensor([0, 0, 0, 1]), 2) == pytest.approx(math.exp(entropy))
-    for labels in ([], [0, 5], [-1, 0]):
+    for labels in (torch.tensor([]).long(), torch.tensor([0, 5]), torch.tensor([-1, 0]), torch.tensor([0.5, math.nan])):
         with pytest.raises(ShapeMismatch, match="classes=5"):
-            metrics.effective_number(torch.tensor(labels, dtype=torch.int64), 5)
+            metrics.effective_number(labels, 5)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -186,8 +186,12 @@ def test_classes_that_are_nowhere_do_not_count_and_what_is_no_class_is_refused()
     assert metrics.mean_iou(wrong) == pytest.approx((1 / 2 + 1 + 0) / 3)
     meta = torch.zeros(2, 4, 4, dtype=torch.int64, device="meta")  # nothing is read off the device
     assert metrics.confusion_matrix(meta, meta, 3).is_meta
-    with pytest.raises(ShapeMismatch, match=r"\(2, 4\) and \(2, 5\)"):
-        metrics.confusion_matrix(torch.zeros(2, 4).long(), torch.zeros(2, 5).long(), 3)
+    for said, true in ((torch.zeros(2, 4).long(), torch.zeros(2, 5).long()), (torch.full((2,), math.nan), labels[:2])):
+        with pytest.raises(ShapeMismatch, match="one predicted and one true class"):
+            metrics.confusion_matrix(said, true, 3)
+    for counts in (torch.rand(2, 3), torch.full((2, 2), math.nan), -torch.eye(2)):
+        with pytest.raises(ShapeMismatch, match="Counts must be"):
+            metrics.mean_iou(counts)
     for said, true in (([0, 3], [0, 1]), ([0, -1], [0, 1]), ([0, 1], [0, 3]), ([0, 1], [0, -1])):
         with pytest.raises(ShapeMismatch, match="none of the 3 classes, nor 255"):
             metrics.confusion_matrix(torch.tensor(said), torch.tensor(true), 3)
