@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -28,8 +27,7 @@ from reuselib.worlds.attributes import (
     sample,
     words,
 )
-from reuselib.worlds.attributes.classes import REDRAW, draw_classes, frequencies, stream
-from reuselib.worlds.attributes.drawing import Scenes
+from reuselib.worlds.attributes.classes import REDRAW, draw_classes, frequencies
 from reuselib.worlds.attributes.factors import ATTRIBUTES, NAMES, SIZES, columns
 from reuselib.worlds.attributes.world import SPLITS
 from reuselib.worlds.rooms.draws import Draws, keys
@@ -69,23 +67,11 @@ def one(**values: str) -> Tensor:
 
 
 def test_factors_are_those_of_the_description() -> None:
-    assert dict(zip(NAMES, SIZES, strict=True)) == {
-        "shape": 6,
-        "colour": 6,
-        "texture": 3,
-        "background": 4,
-        "size": 2,
-        "count": 2,
-        "outline": 3,
-        "frame": 3,
-        "tilt": 2,
-    }
-    assert ANNOTATED == ("shape", "colour", "texture", "background", "size", "count")
-    assert HIDDEN == ("outline", "frame", "tilt")
-    assert len(ATTRIBUTES) == len(set(ATTRIBUTES)) == 23 and not any(name.startswith(HIDDEN) for name in ATTRIBUTES)
-    assert {name: len(columns(name)) for name in REGIMES} == {"full": 23, "no-colour": 17, "four": 15}
-    assert {ATTRIBUTES[column].split()[0] for column in columns("four")} == {"shape", "texture", "background", "size"}
-    assert not any(ATTRIBUTES[column].startswith("colour") for column in columns("no-colour"))
+    assert dict(zip(NAMES, SIZES, strict=True)) == {name: len(values) for name, values in FACTORS.items()}
+    assert SIZES == (6, 6, 3, 4, 2, 2, 3, 3, 2) and NAMES == ANNOTATED + HIDDEN and len(HIDDEN) == 3
+    for name, count in {"full": 23, "no-colour": 17, "four": 15}.items():
+        described = [ATTRIBUTES[column].split()[0] for column in columns(name)]
+        assert len(described) == count and set(described) == set(REGIMES[name]) <= set(ANNOTATED)
 
 
 def test_plans_are_those_of_the_description() -> None:
@@ -146,17 +132,8 @@ def test_every_world_keeps_the_rules(name: str, seed: int) -> None:
     for place, size in enumerate(SIZES):
         assert found.tuples[found.seen, place].bincount(minlength=size).min() >= 2, NAMES[place]
     assert found.families[found.seen].bincount(minlength=6).min() >= 2
-
-
-@pytest.mark.parametrize("name", PLANS)
-def test_auxiliary_classes_are_no_other_class(name: str) -> None:
-    for seed in range(4):
-        found = draw_classes(PLANS[name], seed)
-        tuples = [tuple(row) for row in torch.cat([found.tuples[:, :6], found.auxiliary]).tolist()]
-        assert len(set(tuples)) == len(tuples)
-    drawn = torch.cat([draw_classes(PLANS[name], seed).auxiliary for seed in range(8)])
-    for place, size in enumerate(SIZES[:6]):
-        assert close(drawn[:, place].bincount(minlength=size) / len(drawn), 1 / size, len(drawn)), NAMES[place]
+    tuples = [tuple(row) for row in torch.cat([annotated, found.auxiliary]).tolist()]
+    assert len(set(tuples)) == len(tuples), "an auxiliary class is no other class"
 
 
 def test_auxiliary_images_have_any_hidden_factors() -> None:
@@ -181,59 +158,25 @@ def test_the_family_decides_the_hidden_factors_of_the_second_plan() -> None:
 
 
 def test_classes_follow_their_families_as_often_as_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before any rejection: the first candidates of 256 worlds."""
+    """Before any rejection, in 256 worlds. Two classes of a family have its value, or are alike by chance."""
     monkeypatch.setattr(classes, "APART", 0)
     families = torch.arange(30) % 6
-    tuples, seen, apart = classes._draw_worlds(QFSL_PLAN, families, Draws(keys(5, torch.arange(256))))
-    assert apart.all()
+    tuples, seen, _ = classes._draw_worlds(QFSL_PLAN, families, Draws(keys(5, torch.arange(256))))
     for place, size in enumerate(SIZES[:6]):
-        # Of two classes of a family, both have its value, or they are alike by chance.
         own = 0.55 + 0.45 / size
-        alike = own**2 + (size - 1) * (0.45 / size) ** 2
         same = (tuples[:, :6, place] == tuples[:, 6:12, place]).double()
-        assert close(same.mean(), alike, same.numel()), NAMES[place]
-        apart_families = (tuples[:, 0, place] == tuples[:, 1, place]).double()
-        assert close(apart_families.mean(), 1 / size, 256), NAMES[place]
+        assert close(same.mean(), own**2 + (size - 1) * (0.45 / size) ** 2, same.numel()), NAMES[place]
     for place, size in enumerate(SIZES[6:]):
         same = (tuples[:, :, 6 + place] == classes.hidden_triple(families, place)).double()
         assert close(same.mean(), 0.85 + 0.15 / size, same.numel())
     assert close(seen.flatten().bincount(minlength=30) / 256, 20 / 30, 256)
-    assert all(len(row.unique()) == 20 for row in seen)
-
-
-def test_a_class_that_is_too_near_is_drawn_again() -> None:
-    a, b = [0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]
-    c, d = [0, 0, 0, 0, 1, 1], [0, 0, 0, 2, 1, 1]
-    offered = torch.tensor([[[a, b, c], [b, a, c], [c, b, d]], [[a, b, c], [b, a, c], [a, b, c]]])
-    chosen, there = classes._first_apart(offered)
-    assert chosen[0, :2].tolist() == [a, c], "b differs from a in one factor, c in two"
-    assert there.tolist() == [False, False], "d differs from c in one, and so none is left"
-    chosen, there = classes._first_apart(torch.tensor([[[a, b], [b, c], [b, [1, 1, 0, 0, 0, 0]]]]))
-    assert there.all() and chosen[0].tolist() == [a, c, [1, 1, 0, 0, 0, 0]]
-
-
-def test_the_first_world_that_does_is_taken() -> None:
-    """With the rule counted in another way, over the worlds of one block."""
-    families = torch.arange(30) % 6
-    for seed in range(3):
-        tuples, seen, apart = classes._draw_worlds(
-            QFSL_PLAN, families, Draws(keys(stream("classes", seed), torch.arange(classes.WORLDS)))
-        )
-        for world in range(classes.WORLDS):
-            rows = tuples[world, seen[world]].tolist()
-            counts = Counter((place, value) for row in rows for place, value in enumerate(row))
-            kinds = Counter(families[seen[world]].tolist())
-            enough = all(counts[place, value] >= 2 for place, size in enumerate(SIZES) for value in range(size))
-            if apart[world] and enough and all(kinds[family] >= 2 for family in range(6)):
-                break
-        assert torch.equal(draw_classes(QFSL_PLAN, seed).tuples, tuples[world]) and world > 0, "some were drawn again"
 
 
 def test_a_plan_that_no_world_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classes, "BLOCKS", 2)
     with pytest.raises(ReuseError, match="none of 128 worlds had every .* in 2 of 11 seen classes.*Fix: more seen"):
         draw_classes(WorldPlan(classes=12, seen=11), 0)
-    with pytest.raises(ReuseError, match="1698 of 1700 auxiliary classes differ|of 1700 auxiliary classes differ"):
+    with pytest.raises(ReuseError, match="of 1700 auxiliary classes differ"):
         draw_classes(replace(QFSL_PLAN, auxiliary_classes=1700), 0)
 
 
@@ -241,7 +184,6 @@ def test_a_plan_that_no_world_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_frequencies_are_exact() -> None:
-    """Written as a loop, and by a sum over all draws of a factor."""
     tuples = draw_classes(QFSL_PLAN, 0).tuples
     found = frequencies(tuples)
     for row, numbers in zip(tuples.tolist(), found.tolist(), strict=True):
@@ -250,9 +192,6 @@ def test_frequencies_are_exact() -> None:
             size = len(FACTORS[name])
             expected += [0.08 / size + (0.92 if value == row[place] else 0) for value in range(size)]
         assert numbers == pytest.approx(expected, abs=1e-12)
-    for factor in ANNOTATED:
-        inside = [place for place, name in enumerate(ATTRIBUTES) if name.startswith(factor)]
-        assert torch.allclose(found[:, inside].sum(1), torch.ones(30, dtype=torch.float64))
 
 
 def test_attributes_are_the_frequencies_with_the_noise_of_annotators() -> None:
@@ -296,24 +235,16 @@ def test_each_factor_is_drawn_anew_as_often_as_it_should_be() -> None:
         expected = torch.full((size,), REDRAW / size, dtype=torch.float64)
         expected[own[0, place]] += 1 - REDRAW
         assert close(found[:, place].bincount(minlength=size) / count, expected, count), NAMES[place]
-    rates = REDRAW * (1 - 1 / torch.tensor(SIZES).double())
-    for first in range(9):
-        for second in range(first):
-            both = (changed[:, first] & changed[:, second]).double().mean()
-            assert close(both, rates[first] * rates[second], count), "factors are drawn independently"
+    assert (torch.corrcoef(changed.double().T) - torch.eye(9)).abs().max() < 0.03, "factors are drawn independently"
 
 
 def test_position_radius_and_colour_vary_as_they_should() -> None:
     scenes = sample(many(30_000), keys(8, torch.arange(30_000)))
-    assert -3 <= scenes.shift.min() < -2.99 and 2.99 < scenes.shift.max() < 3
-    assert 0.9 <= scenes.scale.min() < 0.901 and 1.099 < scenes.scale.max() <= 1.1
     for values, low, high in ((scenes.shift[:, 0], -3, 3), (scenes.shift[:, 1], -3, 3), (scenes.scale, 0.9, 1.1)):
         shares = torch.histc(values, 10, low, high) / len(values)
         assert close(shares, 0.1, len(values)), "uniform"
     assert abs(scenes.tint.std() - 0.07) < 0.001 and abs(scenes.tint.mean()) < 0.001
     assert (scenes.tint.abs() < 0.07).float().mean().sub(0.6827).abs() < 0.01, "normal"
-    together = torch.cat([scenes.shift, scenes.scale.unsqueeze(1), scenes.tint], 1)
-    assert (torch.corrcoef(together.T) - torch.eye(6)).abs().max() < 0.03
 
 
 def test_pixels_have_noise_of_six_hundredths() -> None:
@@ -322,8 +253,6 @@ def test_pixels_have_noise_of_six_hundredths() -> None:
     noise = render(scenes).float()[:, :, :8] / 255 - 0.55
     assert abs(noise.std() - 0.06) < 0.0005 and abs(noise.mean()) < 0.0005
     assert torch.corrcoef(noise.flatten(1)).sub(torch.eye(64)).abs().max() < 0.2, "images differ"
-    assert torch.corrcoef(noise.transpose(0, 1).flatten(1)).sub(torch.eye(3)).abs().max() < 0.02, "and channels"
-    assert abs((noise[:, :, :, 1:] * noise[:, :, :, :-1]).mean() / 0.06**2) < 0.02, "and neighbours"
 
 
 # ---- images: what they show
@@ -342,95 +271,53 @@ def test_the_tuple_decides_the_image() -> None:
     assert len(first.flatten(1).unique(dim=0)) == len(visible.unique(dim=0)), "other tuples never look alike"
 
 
-def by_hand(scenes: Scenes, index: int) -> tuple[list, list]:
-    """Return the colours of one image pixel by pixel, and where a pixel is too near an edge to say, in plain Python."""
-    shape, colour, texture, ground, size, count, outline, frame, tilt = scenes.tuples[index].tolist()
-    radius = (5.0, 8.5)[size] * scenes.scale[index].item() * (0.75 if count else 1)
-    shift = scenes.shift[index].tolist()
-    middles = [(9, 16), (23, 16)] if count else [(16 + shift[0], 16 + shift[1])]
-    paint = [min(max(c + t, 0), 1) for c, t in zip(drawing.COLOURS[colour], scenes.tint[index].tolist(), strict=True)]
-    image, doubtful = [], []
-    for row in range(32):
-        for column in range(32):
-            x, y = column + 0.5, row + 0.5
-            distances, places = [], []
-            for across, down in middles:
-                u, v = x - across, y - down
-                if tilt:
-                    u, v = (u + v) / math.sqrt(2), (v - u) / math.sqrt(2)
-                distances.append(distance_by_hand(shape, u, v, radius))
-                places.append((u, v))
-            distance = min(distances)
-            u, v = places[distances.index(distance)]
-            grey = (0.08, 0.55, 0.1 + 0.8 * y / 32)[ground]
-            dark = texture and ((v // 2) % 2 == 1) != (texture == 2 and (u // 2) % 2 == 1)
-            value = [grey] * 3
-            if distance <= 0:
-                value = [c * (0.35 if dark else 1) for c in paint]
-            elif outline and distance <= 1.8:
-                value = [(0, 1, 0)[outline]] * 3
-            if frame and not (2 < x < 30 and 2 < y < 30):
-                value = list(drawing.FRAMES[frame])
-            image.append(value)
-            edges = [distance, distance - 1.8 if outline else 1]
-            if texture and distance <= 0:
-                edges += [v / 2 - round(v / 2), u / 2 - round(u / 2), distances[0] - distances[-1] if count else 1]
-            doubtful.append(min(map(abs, edges)) < 1e-4)
-    return image, doubtful
+# Of a radius of 1; a square, a diamond and a cross are bounded by their sides, a ring by two circles.
+AREAS = {"disc": math.pi, "square": 1.8**2, "triangle": 3 * math.sqrt(3) * 0.66**2, "diamond": 2 * 0.6 * 1.3}
+AREAS |= {"cross": 2 * 2.3 * 0.56 - 0.56**2, "ring": 2 * math.pi * 0.82 * 0.4}
 
 
-def distance_by_hand(shape: int, u: float, v: float, radius: float) -> float:
-    """Return the distance of a point from the lines that bound a shape, by its corners and circles."""
-    if shape in (0, 5):
-        from_middle = math.sqrt(u * u + v * v)
-        return from_middle - radius if shape == 0 else max(from_middle - 1.02 * radius, 0.62 * radius - from_middle)
-    half, long, narrow = 0.9 * radius, 1.15 * radius, 0.28 * radius
-    if shape == 4:
-        return min(convex(box(long, narrow), u, v), convex(box(narrow, long), u, v))
-    height = 2 * 0.66 * radius  # from the middle to a corner: twice the way to a side
-    corners = {
-        1: box(half, half),
-        2: [(height * math.sin(a), -height * math.cos(a)) for a in (0, 2 * math.pi / 3, 4 * math.pi / 3)],
-        3: [(0, -1.3 * radius), (0.6 * radius, 0), (0, 1.3 * radius), (-0.6 * radius, 0)],
-    }[shape]
-    return convex(corners, u, v)
+@pytest.mark.parametrize("tilt", FACTORS["tilt"])
+@pytest.mark.parametrize("shape", AREAS)
+def test_an_object_has_the_area_and_the_place_of_its_shape(shape: str, tilt: str) -> None:
+    shift = 6 * torch.rand(400, 2) - 3
+    for size, radius in {"small": 5.0, "large": 8.5}.items():
+        images = {}
+        for texture in FACTORS["texture"]:
+            tuples = one(shape=shape, colour="yellow", size=size, tilt=tilt, texture=texture).expand(400, -1)
+            images[texture] = render(replace(plain(tuples), shift=shift), noise=0)[:, 0].float() / 255
+        there = images["solid"] > 0.5
+        assert there.float().sum() / 400 == pytest.approx(radius**2 * AREAS[shape], rel=0.02)
+        for texture in ("stripes", "checker"):
+            dark = there & (images[texture] < 0.5)
+            assert 0.35 < dark.sum() / there.sum() < 0.65
+            assert torch.equal(images[texture][~there], images["solid"][~there])
+        middle = (there.float().sum(1) * (torch.arange(32) + 0.5)).sum(1) / there.sum((1, 2))
+        assert (middle - 16 - shift[:, 0]).abs().max() < 0.6
+    two = render(plain(one(shape=shape, colour="yellow", size="large", count="two", tilt=tilt)), noise=0)[0, 0] > 127
+    assert two.sum() == pytest.approx(2 * (0.75 * 8.5) ** 2 * AREAS[shape], rel=0.2)
+    assert two[:, :16].any() and two[:, 16:].any()
 
 
-def box(wide: float, high: float) -> list[tuple[float, float]]:
-    return [(-wide, -high), (wide, -high), (wide, high), (-wide, high)]
+def test_grounds_outlines_and_frames() -> None:
+    values = {"dark": [0.08] * 32, "grey": [0.55] * 32, "gradient": [0.1 + 0.8 * (n + 0.5) / 32 for n in range(32)]}
+    for ground, expected in values.items():
+        column = render(plain(one(background=ground)), noise=0)[0, :, :, 0].double() / 255
+        torch.testing.assert_close(column, torch.tensor([expected] * 3).double(), atol=0.5 / 255 + 1e-6, rtol=0)
+    for outline, level in {"white": 255, "black": 0}.items():
+        ring = render(plain(one(background="grey", outline=outline, size="large")), noise=0)[0, 0] == level
+        assert ring.sum() == pytest.approx(math.pi * (10.3**2 - 8.5**2), rel=0.1)
+    for frame, colour in {"orange": (255, 140, 26), "green": (0, 89, 26)}.items():
+        edge = render(plain(one(frame=frame)), noise=0)[0] != render(plain(one()), noise=0)[0]
+        assert edge.any(0).sum() == 32**2 - 28**2 and not edge[:, 2:-2, 2:-2].any()
+        corner = render(plain(one(frame=frame)), noise=0)[0, :, 0, 0].tolist()
+        assert corner == pytest.approx(colour, abs=1)
 
 
-def convex(corners: list[tuple[float, float]], u: float, v: float) -> float:
-    """Return the largest distance beyond the lines through the sides of a polygon whose corners go clockwise."""
-    beyond = []
-    for (a, b), (c, d) in zip(corners, corners[1:] + corners[:1], strict=True):
-        beyond.append(((u - a) * (d - b) - (v - b) * (c - a)) / math.hypot(c - a, d - b))
-    return max(beyond)
-
-
-@pytest.mark.parametrize("shape", range(6))
-def test_every_pixel_by_hand(shape: int) -> None:
-    tuples = many(8, seed=shape + 50)
-    tuples[:, 0] = shape
-    tuples[:, 2] = torch.arange(8) % 3
-    tuples[:, 8] = torch.arange(8) // 2 % 2
-    tuples[:, 3] %= 3
-    scenes = replace(sample(tuples, keys(1, torch.arange(8) + 10 * shape)), tuples=tuples)
-    images = render(scenes, noise=0).double() / 255
-    for index in range(8):
-        expected, doubtful = map(torch.tensor, by_hand(scenes, index))
-        difference = (images[index].permute(1, 2, 0).reshape(-1, 3) - expected.double()).abs().amax(1)
-        assert doubtful.float().mean() < 0.05 and difference[~doubtful].max() < 0.5 / 255 + 1e-5, tuples[index]
-
-
-def test_the_noisy_background_is_uniform_and_of_each_image() -> None:
-    scenes = plain(one(background="noise", size="small").expand(40, -1))
-    images = render(scenes, noise=0)[:, :, :8].float() / 255
-    assert torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2]), "it is grey"
-    assert 0.05 - 0.002 <= images.min() < 0.06 and 0.54 < images.max() <= 0.55 + 0.002
+def test_the_noisy_background_is_uniform_grey_and_of_each_image() -> None:
+    images = render(plain(one(background="noise", size="small").expand(40, -1)), noise=0)[:, :, :8].float() / 255
+    assert torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])
     assert close(torch.histc(images[:, 0], 5, 0.05, 0.55) / images[:, 0].numel(), 0.2, 1000)
     assert len(images.flatten(1).unique(dim=0)) == 40
-    assert torch.corrcoef(images[:, 0].flatten(1)).sub(torch.eye(40)).abs().max() < 0.35
 
 
 # ---- the world as a whole
