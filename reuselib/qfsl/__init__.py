@@ -8,17 +8,7 @@ from reuselib.qfsl.method import QFSL, SeenTraining, ZeroShotNetwork, bridge, ch
 from reuselib.qfsl.samples import FeatureSet, Samples, as_tensor, check_finite, like, solved
 from reuselib.qfsl.selection import Fold, class_wise, select
 
-__all__ = [
-    "as_tensor",
-    "bridge",
-    "check_dropout",
-    "check_finite",
-    "class_codes",
-    "class_indices",
-    "class_wise",
-    "Classes",
-    "FeatureSet",
-    "Fold",
-]
+__all__ = ["as_tensor", "bridge", "check_dropout", "check_finite", "class_codes", "class_indices", "class_wise"]
+__all__ += ["Classes", "FeatureSet", "Fold"]
 __all__ += ["like", "losses", "metrics", "Problem", "QFSL", "QFSLClassifier", "rivals", "Samples", "SeenClassifier"]
 __all__ += ["SeenTraining", "select", "solved", "tasks", "TrainedClassifier", "ZeroShotClassifier", "ZeroShotNetwork"]

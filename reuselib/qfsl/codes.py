@@ -35,9 +35,8 @@ def class_indices(classes: Classes, count: int, name: str = "seen") -> Tensor:
     """
     found = as_tensor(classes).cpu()
     if found.ndim != 1 or not len(found) or found.is_floating_point() or found.dtype == torch.bool:
-        raise ReuseError(
-            f"{name} must list at least one class by its row in the attributes, not {found.dtype} {tuple(found.shape)}."
-        )
+        shown = f"{found.dtype} {tuple(found.shape)}"
+        raise ReuseError(f"{name} must list at least one class by its row in the attributes, not {shown}.")
     if len(set(found.tolist()) & set(range(count))) < len(found):
         raise ReuseError(f"{name} must be classes from 0 to {count - 1}, none twice, not {found.tolist()[:8]}.")
     return found.long()
@@ -58,10 +57,8 @@ def check_labels(labels: Tensor | None, seen: Tensor, count: int) -> None:
         raise ReuseError("All classes are seen. Give attributes or codes of at least one class that is not.")
     there = seen if labels is None else labels.unique().cpu()
     if len(odd := there[~torch.isin(there, seen)]):
-        raise ReuseError(
-            f"There are labels of classes {odd.tolist()[:8]}, which are not seen: leave those images out. A label is a "
-            "row of the attributes, a column of the scores."
-        )
+        odd = f"There are labels of classes {odd.tolist()[:8]}, which are not seen: leave those images out"
+        raise ReuseError(f"{odd}. A label is a row of the attributes, a column of the scores.")
 
 
 def others(classes: Tensor, count: int) -> Tensor:
@@ -94,9 +91,7 @@ def filled(attributes: Tensor) -> Tensor:
     negative = values < 0
     marks = values[negative].unique()
     if len(marks) > 1 or (len(marks) == 1 and (values[~negative] == 1).all()):
-        raise ReuseError(
-            "attributes have negative entries that look like values. Scale values to 0 to 1, mark the undefined as NaN."
-        )
+        raise ReuseError("attributes have negative entries that look like values. Scale values to 0 to 1, or give NaN.")
     undefined = negative | values.isnan()
     values = torch.where(undefined, torch.nan, values)
     values = values / 100 if values.nan_to_num(0).max() > 1 else values
@@ -118,10 +113,8 @@ def unit_rows(rows: Tensor) -> Tensor:
     """
     norms = rows.norm(dim=1, keepdim=True)
     if (norms == 0).any():
-        raise ReuseError(
-            f"The code of class {int(norms.argmin())} is zero, so no image can be like it. Its attributes are all zero "
-            "or all equal to the mean: describe it by more attributes, or give codes='raw'."
-        )
+        what = f"The code of class {int(norms.argmin())} is zero, so no image can be like it"
+        raise ReuseError(f"{what}: describe the class by more attributes, or give codes='raw'.")
     return rows / norms
 
 

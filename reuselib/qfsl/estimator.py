@@ -96,9 +96,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator, ABC):
         super().__init_subclass__(**given)
         dataclass(eq=False, repr=False, kw_only=True)(cls)
 
-    def fit(
-        self, features: Any, labels: Any, attributes: Any, seen: Classes | None = None, unlabelled: Any = None
-    ) -> Self:
+    def fit(self, features: Any, labels: Any, attributes: Any, seen: Classes = None, unlabelled: Any = None) -> Self:
         """Learn from labelled features of the seen classes.
 
         Args:
@@ -141,7 +139,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator, ABC):
         """
         return like(self._mapped(features, self._scores), features)
 
-    def predict(self, features: Any, candidates: str | Classes = "unseen") -> Any:
+    def predict(self, features: Any, candidates: Classes = "unseen") -> Any:
         """The most likely class of each image, (n,).
 
         Args:
@@ -155,12 +153,12 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator, ABC):
         scores = as_tensor(self.decision_function(features))
         return like(metrics.predict_among(scores, self._candidates(candidates)), features)
 
-    def score(self, features: Any, labels: Any, candidates: str | Classes = "unseen") -> float:
+    def score(self, features: Any, labels: Any, candidates: Classes = "unseen") -> float:
         """The mean class accuracy of :meth:`predict` on labelled images: every class counts alike."""
         predicted = as_tensor(self.predict(features, candidates))
         return metrics.mean_class_accuracy(predicted, as_labels(labels, len(predicted)))
 
-    def _candidates(self, candidates: str | Classes) -> Tensor:
+    def _candidates(self, candidates: Classes) -> Tensor:
         named = {"unseen": self.unseen_, "seen": self.seen_, "all": self.classes_}
         if not isinstance(candidates, str):
             return class_indices(candidates, len(self.classes_), "candidates")
@@ -199,10 +197,8 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator, ABC):
     def _matrix(self, values: Any, name: str) -> Tensor:
         x = as_matrix(values, name)
         if x.shape[1] != self.n_features_in_:
-            raise ShapeMismatch(
-                f"{name} have {x.shape[1]} columns, those of the fit had {self.n_features_in_}. Take them from the "
-                "same layer of the same network."
-            )
+            columns = f"{x.shape[1]} columns, those of the fit had {self.n_features_in_}"
+            raise ShapeMismatch(f"{name} have {columns}. Take them from the same layer of the same network.")
         return x
 
     def _unlabelled(self, unlabelled: Any, x: Tensor) -> Tensor:

@@ -31,22 +31,33 @@ from reuselib.qfsl.tasks import WorldTask, backbone, features_of, opened, resnet
 
 
 @dataclass(kw_only=True)
-class QFSLResult(run.Result):
-    """A fitted classifier and its answers on the first split.
+class Answers:
+    """Scores of the test images, and what is kept of the fit.
 
     Attributes:
-        data: images or features, and attributes.
-        classifier: fitted, or a network, or nothing.
         scores_seen: of the test images of seen classes, (n, C).
         scores_unseen: of images of unseen classes, (k, C).
-        labels_unseen: of those images, (k,).
+        labels_unseen: of the latter, (k,).
+        classifier: fitted, or a network, or nothing.
+        extra: further metrics.
     """
 
-    data: ZeroShotSet
-    classifier: Any
     scores_seen: Tensor
     scores_unseen: Tensor
     labels_unseen: Tensor
+    classifier: Any = None
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class QFSLResult(run.Result, Answers):
+    """The answers on the first split.
+
+    Attributes:
+        data: images or features, and attributes.
+    """
+
+    data: ZeroShotSet
 
 
 class QFSLJob(run.Job):
@@ -54,29 +65,17 @@ class QFSLJob(run.Job):
 
     def result(self) -> QFSLResult:
         """Fit and test on every split; metrics are means over them."""
-        history, found, first = run.History(), [], None
+        history, found, kept = run.History(), [], []
         with run.threads():
             for data, world in self.tasks():
                 split = Split(self.settings, self.seed, data, world)
                 with run.measured(history.cost):
                     answers = split.answers()
                 found.append(split.report(answers) | answers.extra)
-                first = first or (data, answers)
-        assert first is not None
-        data, answers = first
-        averages = {name: sum(each[name] for each in found) / len(found) for name in found[0]}
-        cost = history.cost
-        spent = cost.cpu_seconds if self.device.type == "cpu" else cost.wall_seconds
-        return QFSLResult(
-            metrics=averages | {"seconds": spent},
-            history=history,
-            device=self.device,
-            data=data,
-            classifier=answers.classifier,
-            scores_seen=answers.seen,
-            scores_unseen=answers.unseen,
-            labels_unseen=answers.labels,
-        )
+                kept.append({"data": data, **vars(answers)})
+        metrics = {name: sum(each[name] for each in found) / len(found) for name in found[0]}
+        metrics["seconds"] = history.cost.cpu_seconds if self.device.type == "cpu" else history.cost.wall_seconds
+        return QFSLResult(metrics=metrics, history=history, device=self.device, **kept[0])
 
     def tasks(self) -> list[tuple[ZeroShotSet, WorldTask | None]]:
         """The splits, each with its world where there is one."""
@@ -103,25 +102,6 @@ class QFSLJob(run.Job):
             yield tuning(self.settings, self.seed, network, (images, images), seen), self.settings.updates
 
 
-@dataclass
-class Answers:
-    """Scores of the test images, and what is kept of the fit.
-
-    Attributes:
-        seen: of the test images of seen classes, (n, C).
-        unseen: of images of unseen classes, (k, C).
-        labels: of the latter, (k,).
-        classifier: fitted, or a network, or nothing.
-        extra: further metrics.
-    """
-
-    seen: Tensor
-    unseen: Tensor
-    labels: Tensor
-    classifier: Any = None
-    extra: dict[str, float] = field(default_factory=dict)
-
-
 class Split:
     """One split of a seed, and every row on it.
 
@@ -146,8 +126,8 @@ class Split:
     def report(self, answers: Answers, part: Tensor | slice = slice(None)) -> dict[str, float]:
         """Both protocols, on all or a part of the images of unseen classes."""
         where, kinds = self.data.device, (self.data.seen, self.data.unseen)
-        unseen = answers.unseen[part].to(where), answers.labels[part]
-        return metrics.report(answers.seen.to(where), self.seen[1], *unseen, *kinds)
+        unseen = answers.scores_unseen[part].to(where), answers.labels_unseen[part]
+        return metrics.report(answers.scores_seen.to(where), self.seen[1], *unseen, *kinds)
 
     # --- classifiers
 
@@ -168,7 +148,11 @@ class Split:
     def scored(self, classifier: Any, **extra: float) -> Answers:
         """The scores of a fitted classifier."""
         seen, unseen = (classifier.decision_function(part[0]) for part in (self.seen, self.unseen))
-        return Answers(seen, unseen, self.unseen[1], classifier, extra)
+        return self.answered(seen, unseen, classifier=classifier, extra=extra)
+
+    def answered(self, seen: Tensor, unseen: Tensor, **kept: Any) -> Answers:
+        """These scores of the test images."""
+        return Answers(scores_seen=seen, scores_unseen=unseen, labels_unseen=self.unseen[1], **kept)
 
     # --- rows of their own
 
@@ -176,7 +160,7 @@ class Split:
         """Scores that know nothing."""
         draw, classes = torch.Generator().manual_seed(self.seed), len(self.data.classes)
         seen, unseen = (torch.rand(len(part[0]), classes, generator=draw) for part in (self.seen, self.unseen))
-        return Answers(seen, unseen, self.unseen[1])
+        return self.answered(seen, unseen)
 
     def stacking(self) -> Answers:
         """Calibrated stacking, its constant by class-wise cross-validation."""
@@ -187,10 +171,10 @@ class Split:
         """QFSL without the bias loss, a constant off its seen scores: the best for the test labels, if left out."""
         found, data = self.scored(self.fit(self.minus())), self.data
         if shift is None:
-            sides = found.seen, self.seen[1], found.unseen, found.labels
+            sides = found.scores_seen, self.seen[1], found.scores_unseen, found.labels_unseen
             shift = curve(*sides, data.seen, data.unseen).best[0]
-        seen, unseen = (calibrated(each, data.seen, shift) for each in (found.seen, found.unseen))
-        return replace(found, seen=seen, unseen=unseen, extra={"shift": shift})
+        scores = (calibrated(each, data.seen, shift) for each in (found.scores_seen, found.scores_unseen))
+        return self.answered(*scores, classifier=found.classifier, extra={"shift": shift})
 
     def supervised(self) -> Answers:
         """The ceiling: a linear classifier with labels of all classes; each half of the unseen images learns once."""
@@ -205,7 +189,7 @@ class Split:
             fitted.fit(((inputs - mean) / scale).cpu().numpy(), labels.cpu().numpy())
             seen += self._linear(fitted, (self.seen[0] - mean) / scale) / 2
             scores[test] = self._linear(fitted, (self.unseen[0][test] - mean) / scale)
-        return Answers(seen, scores, self.unseen[1])
+        return self.answered(seen, scores)
 
     def _linear(self, fitted: LogisticRegression, x: Tensor) -> Tensor:
         scores = np.full((len(x), len(self.data.classes)), -1e9, dtype=np.float32)
@@ -246,7 +230,8 @@ class Split:
         found = self.scored(self.fit(self.qfsl(), self.unseen[0][used]))
         first, second = (self.report(found, part)["harmonic"] for part in (unused, used))
         extra = {"unused_less_used": first - second}
-        return replace(found, unseen=found.unseen[unused], labels=found.labels[unused], extra=extra)
+        rest = {"scores_unseen": found.scores_unseen[unused], "labels_unseen": found.labels_unseen[unused]}
+        return replace(found, **rest, extra=extra)
 
     def contaminated(self) -> Answers:
         """QFSL with images of seen classes among the unlabelled ones, drawn from those of the training."""
@@ -263,7 +248,7 @@ class Split:
         run.run(method, updates=self.settings.updates, progress=False)
         network.eval()
         seen, unseen = (features_of(network, each) for each in images[1:])
-        return Answers(seen, unseen, self.unseen[1], network)
+        return self.answered(seen, unseen, classifier=network)
 
     def network(self) -> ZeroShotNetwork:
         """The network of :meth:`end_to_end` before its training."""

@@ -95,10 +95,6 @@ def unseen_pseudo_labels(s: Tensor, unseen: Tensor) -> Tensor:
     return -s.float().log_softmax(1)[:, unseen].amax(1)
 
 
-TERMS: dict[str, Term] = {
-    "bias": bias_loss,
-    "entropy": entropy,
-    "pseudo_labels": pseudo_labels,
-    "unseen_pseudo_labels": unseen_pseudo_labels,
-}
+TERMS: dict[str, Term] = {"bias": bias_loss, "entropy": entropy, "pseudo_labels": pseudo_labels}
+TERMS["unseen_pseudo_labels"] = unseen_pseudo_labels
 """What unlabelled images can be asked, by name."""

@@ -34,10 +34,8 @@ class FeatureSet(Batches):
     def __post_init__(self) -> None:
         """Check the shapes."""
         if self.features.ndim != 2 or not self.features.numel() or self.labels.shape != self.features.shape[:1]:
-            raise ShapeMismatch(
-                f"features must be (N, d) with one label (N,) each, not {tuple(self.features.shape)} and "
-                f"{tuple(self.labels.shape)}."
-            )
+            shapes = f"{tuple(self.features.shape)} and {tuple(self.labels.shape)}"
+            raise ShapeMismatch(f"features must be (N, d) with one label (N,) each, not {shapes}.")
         check_finite(features=self.features)
 
     def _batch(self, index: Tensor | slice, change: Change | None = None) -> tuple[Tensor, Tensor]:
@@ -108,10 +106,8 @@ def as_labels(labels: Any, count: int) -> Tensor:
     """
     found = as_tensor(labels).cpu()
     if found.shape != (count,) or found.is_floating_point() or found.dtype == torch.bool:
-        raise ShapeMismatch(
-            f"labels must be {count} integers, one for each row of the features, not {found.dtype} "
-            f"{tuple(found.shape)}. A label is a row of the attributes."
-        )
+        shown = f"{found.dtype} {tuple(found.shape)}"
+        raise ShapeMismatch(f"labels must be {count} integers, rows of the attributes, one an image, not {shown}.")
     return found.long()
 
 

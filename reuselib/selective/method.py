@@ -174,7 +174,7 @@ class AugmentedClassifier(TrainedClassifier):
     weight: float = 1.0
     residual_temperature: float = 1.0
 
-    def confidence(self, features: Any, candidates: str | qfsl.Classes = "unseen") -> Any:
+    def confidence(self, features: Any, candidates: qfsl.Classes = "unseen") -> Any:
         """How far each answer of :meth:`predict` is to be trusted, (n,); only the order matters.
 
         Args:
@@ -183,14 +183,14 @@ class AugmentedClassifier(TrainedClassifier):
         """
         return qfsl.like(self.evidence(features, candidates).confidence(self.kind, self.weight), features)
 
-    def answer(self, features: Any, threshold: float, candidates: str | qfsl.Classes = "unseen") -> Any:
+    def answer(self, features: Any, threshold: float, candidates: qfsl.Classes = "unseen") -> Any:
         """The answers of :meth:`predict` whose confidence reaches a threshold, (n,), and -1 for the others."""
         check_threshold(threshold)
         chosen, trust = (qfsl.as_tensor(each(features, candidates)) for each in (self.predict, self.confidence))
         return qfsl.like(torch.where(trust >= threshold, chosen, -1), features)
 
     def evidence(
-        self, features: Any, candidates: str | qfsl.Classes = "unseen", prototypes: Tensor | None = None
+        self, features: Any, candidates: qfsl.Classes = "unseen", prototypes: Tensor | None = None
     ) -> Evidence:
         """What defined and residual attributes say of images (n, d), on the CPU.
 
@@ -211,7 +211,7 @@ class AugmentedClassifier(TrainedClassifier):
         return self._mapped(features, lambda x: self.network_.residual(x)).cpu()
 
     def prototypes(
-        self, candidates: str | qfsl.Classes = "unseen", kappa: float | None = None, synthesis: str | None = None
+        self, candidates: qfsl.Classes = "unseen", kappa: float | None = None, synthesis: str | None = None
     ) -> Tensor:
         """Residual prototypes, (T, q) on the CPU: learned for seen classes, synthesised for unseen ones.
 

@@ -11,7 +11,6 @@ choice.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,10 +144,8 @@ def risk_coverage(confidence: Any, wrong: Any) -> RiskCoverage:
     """
     confidence, errors = (qfsl.as_tensor(each).cpu().double() for each in (confidence, wrong))
     if confidence.ndim != 1 or not len(confidence) or confidence.shape != errors.shape:
-        raise ShapeMismatch(
-            f"confidence and wrong must be (n,), one entry for each answer, not {tuple(confidence.shape)} and "
-            f"{tuple(errors.shape)}."
-        )
+        shapes = f"{tuple(confidence.shape)} and {tuple(errors.shape)}"
+        raise ShapeMismatch(f"confidence and wrong must be (n,), one entry for each answer, not {shapes}.")
     if not ((errors == 0) | (errors == 1)).all():
         raise ReuseError("wrong must say of each answer 1 (wrong) or 0 (right): give `predictions != labels`.")
     if not confidence.isfinite().all():
@@ -219,16 +216,10 @@ def one_scale(scores: Tensor) -> Tensor:
 def _matrix(scores: Tensor, candidates: int = 1) -> Tensor:
     scores = qfsl.as_tensor(scores).double()
     if scores.ndim != 2 or scores.shape[1] < candidates:
-        raise ShapeMismatch(
-            f"scores must be (n, T), of n images and at least {candidates} candidates, not {tuple(scores.shape)}."
-        )
+        raise ShapeMismatch(f"scores must be (n, T), of at least {candidates} candidates, not {tuple(scores.shape)}.")
     qfsl.check_finite(scores=scores)
     return scores
 
 
-SCORE_CONFIDENCES: dict[str, Callable[[Tensor], Tensor]] = {
-    "largest": largest_score,
-    "margin": score_margin,
-    "softmax": softmax_confidence,
-}
+SCORE_CONFIDENCES = {"largest": largest_score, "margin": score_margin, "softmax": softmax_confidence}
 """Name → the confidence that it takes from scores (n, T). Give every method the best of the three."""

@@ -17,22 +17,14 @@ from reuselib.selective.job import SelectiveJob
 from reuselib.worlds.attributes import REGIMES, SELECTIVE_PLAN
 
 STANDARDISED = {"confidence": "standardised"}
+BY_PROTOTYPES = {"two-heads": "second", "chosen": "chosen", "similarity": "similarity", "permuted": "permuted"}
+BY_PROTOTYPES["random-prototypes"] = "random"
 CONFIDENCE_ROWS: dict[str, dict[str, Any]] = {
-    "random": {"confidence": "random"},
-    "defined": {"confidence": "defined"},
-    "margin": {"confidence": "margin"},
-    "two-heads": {"prototypes": "second"},
-    "augmented": {},
-    "chosen": {"prototypes": "chosen"},
-    "similarity": {"prototypes": "similarity"},
-    "joint": {"confidence": "joint"},
-    "standardised": STANDARDISED,
-    "residual": {"confidence": "residual"},
-    "permuted": {"prototypes": "permuted"},
-    "random-prototypes": {"prototypes": "random"},
+    **{name: {"confidence": name} for name in ("random", "defined", "margin", "joint", "residual", "perfect")},
+    **{"augmented": {}, "standardised": STANDARDISED},
+    **{row: {"prototypes": source} for row, source in BY_PROTOTYPES.items()},
     "bootstrap": STANDARDISED | {"prototypes": "unlabelled"},
     "oracle-prototypes": STANDARDISED | {"prototypes": "oracle"},
-    "perfect": {"confidence": "perfect"},
 }
 """Row → what it changes in the settings; so are those that follow. "heads" are options of the network."""
 TASK_ROWS = {
@@ -85,10 +77,8 @@ def rows(
         changes = dict(ROWS[name])
         heads = Settings(**base.heads | changes.pop("heads", {}))
         rival = changes.get("rival")
-        options = Settings(**rivals.chosen(source.name, rival, steps) if rival else {})
-        found[f"{task}-{name}"] = Settings(
-            method=name, source=source, **base.but(heads=heads, options=options, **changes)
-        )
+        changes |= {"heads": heads, "options": Settings(**rivals.chosen(source.name, rival, steps) if rival else {})}
+        found[f"{task}-{name}"] = Settings(method=name, source=source, **base.but(**changes))
     return found
 
 

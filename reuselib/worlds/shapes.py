@@ -20,12 +20,8 @@ Draw = Callable[[Tensor, int, torch.Generator], Tensor]
 """Classes (B,), size and generator → uint8 (B, 1, size, size)."""
 
 SHAPES = ("square", "disc", "cross", "triangle")
-ATTRIBUTES = {
-    "shape": SHAPES,
-    "polarity": ("light", "dark"),
-    "filling": ("solid", "striped"),
-    "size": ("small", "large"),
-}
+ATTRIBUTES = {"shape": SHAPES, "polarity": ("light", "dark"), "filling": ("solid", "striped")}
+ATTRIBUTES |= {"size": ("small", "large")}
 CELLS = tuple(" ".join(cell) for cell in product(*ATTRIBUTES.values()))
 MODES = len(CELLS) // len(SHAPES)
 

@@ -136,7 +136,7 @@ def test_no_label_of_an_unseen_class_is_read(method: str) -> None:
     labels = data.labels.clone()
     labels[data.test_unseen] = labels[data.test_unseen].flip(0)
     first, second = (split(method, each).answers() for each in (data, replace(data, labels=labels)))
-    assert torch.equal(first.unseen, second.unseen) and torch.equal(first.seen, second.seen)
+    assert torch.equal(first.scores_unseen, second.scores_unseen) and torch.equal(first.scores_seen, second.scores_seen)
     assert first.extra == second.extra
 
 
@@ -146,7 +146,7 @@ def test_inductive_methods_read_no_unseen_image(method: str) -> None:
     noise = data.features.clone()
     noise[data.test_unseen] = torch.randn(len(data.test_unseen), noise.shape[1])
     first, second = (split(method, each).answers() for each in (data, data.with_features(noise)))
-    assert torch.equal(first.seen, second.seen)
+    assert torch.equal(first.scores_seen, second.scores_seen)
 
 
 def test_the_choices_are_made_on_seen_classes_alone() -> None:

@@ -23,9 +23,7 @@ RIVALS: dict[str, type[ZeroShotClassifier]] = {each.__name__.lower(): each for e
 RIVALS["gfzsl-transductive"] = TransductiveGFZSL
 """Every method that learns from features, but QFSL and its ablations."""
 
-OPTIONS: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(
-    Path(__file__).with_name("options.yaml").read_text("utf-8")
-)
+OPTIONS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("options.yaml").read_text("utf-8"))
 """Kind of features → method → the options chosen; ``"tried"`` → method → option → values."""
 
 

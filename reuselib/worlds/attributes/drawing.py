@@ -157,11 +157,8 @@ def _objects(scenes: Scenes) -> tuple[Tensor, Tensor, Tensor]:
     (right, down, distance), (second_right, second_down, second) = found
     second = torch.where(two, second, FAR)
     nearer = second < distance
-    return (
-        torch.where(nearer, second_right, right),
-        torch.where(nearer, second_down, down),
-        torch.minimum(distance, second),
-    )
+    right, down = torch.where(nearer, second_right, right), torch.where(nearer, second_down, down)
+    return right, down, torch.minimum(distance, second)
 
 
 def _distance(shape: Tensor, right: Tensor, down: Tensor, radius: Tensor) -> Tensor:

@@ -80,10 +80,9 @@ def alike(ids: Tensor) -> Tensor:
         ids: (N, H, W).
     """
     rows, columns = (torch.arange(length, device=ids.device) for length in ids.shape[1:])
-    others = [
-        ids[:, (rows + down).clamp(max=len(rows) - 1)][:, :, (columns + right).clamp(0, len(columns) - 1)]
-        for down, right in OFFSETS
-    ]
+    below = [(rows + down).clamp(max=len(rows) - 1) for down, _ in OFFSETS]
+    beside = [(columns + right).clamp(0, len(columns) - 1) for _, right in OFFSETS]
+    others = [ids[:, row][:, :, column] for row, column in zip(below, beside, strict=True)]
     return (torch.stack(others, 1) == ids.unsqueeze(1)).float()
 
 

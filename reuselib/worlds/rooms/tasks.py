@@ -13,12 +13,8 @@ from reuselib.worlds.rooms.render import KINDS
 from reuselib.worlds.rooms.scene import MATERIALS, ROOMS, SHAPES
 
 GROUPS = ("2D", "3D", "geometric", "semantic")
-LOSSES: dict[str, Callable[..., Tensor]] = {
-    "l1": functional.l1_loss,
-    "l2": functional.mse_loss,
-    "bce": functional.binary_cross_entropy_with_logits,
-    "ce": functional.cross_entropy,
-}
+LOSSES: dict[str, Callable[..., Tensor]] = {"l1": functional.l1_loss, "l2": functional.mse_loss}
+LOSSES |= {"bce": functional.binary_cross_entropy_with_logits, "ce": functional.cross_entropy}
 
 
 @dataclass(frozen=True)
