@@ -3,8 +3,6 @@
 There is no truth for them, so what is measured is whether families stand together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial

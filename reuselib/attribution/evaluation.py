@@ -6,8 +6,6 @@ that is a source too never counts as its own source.
 Source: Song et al. 2019 (NeurIPS), section 3.6 of their code; the controls are ours.
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from reuselib import checks, home
 from reuselib.attribution import ordinal
+from reuselib.attribution.losses import finite
 from reuselib.attribution.rivals import spearman, upper
 from reuselib.errors import NonFinite, ShapeMismatch, unknown
 
@@ -173,14 +172,13 @@ class Truth:
         """Check shapes and names."""
         shape = len(self.targets), len(self.sources)
         if tuple(self.affinity.shape) != shape or not 0 < self.top <= self.candidates:
-            raise ShapeMismatch(
-                f"{shape[0]} targets and {shape[1]} sources need affinities of that shape, not "
-                f"{tuple(self.affinity.shape)}, and 1 to {self.candidates} relevant sources, not {self.top}."
+            asked = (
+                f"(targets and sources), not {tuple(self.affinity.shape)}, and 1 to {self.candidates} relevant sources"
             )
+            raise ShapeMismatch(f"Affinities must be {shape} {asked}, not {self.top}.")
         if odd := [name for name in self.targets if name not in self.sources]:
             raise unknown("target", odd[0], self.sources)
-        if not self._without_own(self.affinity).isfinite().all():
-            raise NonFinite("An affinity is NaN or infinite: leave that source out, or train its transfer again.")
+        finite(affinities=self._without_own(self.affinity))
 
     @property
     def candidates(self) -> int:

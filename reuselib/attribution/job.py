@@ -4,8 +4,6 @@ Whatever is chosen here (ε, the share of variance of SVCCA, pooling, the number
 of the final zoos was seen.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

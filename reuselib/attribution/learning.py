@@ -1,7 +1,5 @@
 """Learning the tasks of the rooms: a network from images, a readout from the representations of a frozen encoder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache

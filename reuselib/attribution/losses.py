@@ -3,9 +3,6 @@
 Source: Song et al. 2019 (NeurIPS); those marked so are extensions of ours.
 """
 
-from __future__ import annotations
-
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +12,19 @@ from torch import Tensor
 
 from reuselib import checks
 from reuselib.errors import NonFinite, ShapeMismatch
+
+
+def finite(**values: Tensor) -> None:
+    """Raise NonFinite, by its name, for what cannot be ranked: it holds NaN or infinity."""
+    for name, value in values.items():
+        if not value.is_meta and not value.isfinite().all():
+            raise NonFinite(f"The {name} hold NaN or infinity: leave that network out, or look at the images.")
+
+
+def square(matrix: Tensor) -> None:
+    """Raise ShapeMismatch for what is no square matrix."""
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ShapeMismatch(f"The matrix must be square, a row and a column for each, not {tuple(matrix.shape)}.")
 
 
 def slope(a: Tensor, z: Tensor, epsilon: float) -> Tensor:
@@ -74,14 +84,11 @@ def affinity(a: Tensor, b: Tensor) -> float:
         NonFinite: a map holds NaN.
     """
     if a.shape != b.shape or not len(a):
-        raise ShapeMismatch(
-            f"Maps {tuple(a.shape)} and {tuple(b.shape)} cannot be compared. Take the same probes, keep height and "
-            "width as they are (prepare=...), or bring all maps to one size (reduce=...)."
-        )
-    found = float(cosines(a, b).mean())
-    if math.isnan(found):
-        raise NonFinite("A map holds NaN, and is like no other: leave that network out, or train it again.")
-    return found
+        shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
+        raise ShapeMismatch(f"Maps {shapes} cannot be compared: bring all maps of all probes to one size (reduce=...).")
+    found = cosines(a, b).mean()
+    finite(maps=found)
+    return float(found)
 
 
 def distance(affinity: Tensor) -> Tensor:

@@ -3,8 +3,6 @@
 Source: Song et al. 2019 (NeurIPS).
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,10 +16,10 @@ from torch import Tensor, nn
 from reuselib import checks
 from reuselib.attribution.attributions import METHODS, Attribution
 from reuselib.attribution.evaluation import order
-from reuselib.attribution.losses import affinity, channel_mean, cosines, normalised, pairwise, without_shared
-from reuselib.attribution.representation import Images, Represent, batches_of, finite, represent, rows_of, telling
+from reuselib.attribution.losses import affinity, channel_mean, cosines, finite, normalised, pairwise, without_shared
+from reuselib.attribution.representation import Images, Represent, batches_of, represent, rows_of, telling
 from reuselib.attribution.tree import Tree
-from reuselib.errors import BadValue, NonFinite, ReuseError, unknown
+from reuselib.errors import BadValue, ReuseError, unknown
 from reuselib.run.progress import Progress
 
 Reduce = Callable[[Tensor], Tensor]
@@ -98,7 +96,9 @@ def explain(
         with telling(network, rows):
             maps.append(reduce(attribute(network, rows, noted)))
         features.append(seen["last"])
-    return Explanation(finite(torch.cat(maps), network), finite(torch.cat(features), network))
+    found = Explanation(torch.cat(maps), torch.cat(features))
+    finite(**found._asdict())
+    return found
 
 
 def maps(network: nn.Module, images: Images, method: str | Attribution = "input_x_gradient", **options: Any) -> Tensor:
@@ -226,13 +226,11 @@ class ModelSpace:
                     error.add_note(f"This was the network {name!r}.")
                     raise
                 bar.update()
-        observed, known = self.observed | found, len(self._ready)
-        if self.way.centred:  # each one's own map changes with the mean of all
-            known = 0
+        observed = self.observed | found
+        known = 0 if self.way.centred else len(self._ready)  # what is centred changes with the mean of all
         ready = [*self._ready[:known], *map(self._stored, self._prepared([*observed.values()][known:], observed))]
         similarity = pairwise(ready, self.way.compare, self.way.own, self.similarity[:known, :known])
-        if not similarity.isfinite().all():
-            raise NonFinite("A similarity is NaN or infinite, and has no place in a ranking: look at what compares.")
+        finite(similarities=similarity)
         self.observed, self._ready, self.similarity = observed, ready, similarity
 
     def observe(self, network: Network, where: Represent = None, prepare: Prepare | None = None) -> Any:

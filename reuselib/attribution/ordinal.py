@@ -3,13 +3,12 @@
 Source: Zamir et al. 2018, after the analytic hierarchy process.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
 from reuselib import checks
-from reuselib.errors import NonFinite, ReuseError, ShapeMismatch
+from reuselib.attribution.losses import finite, square
+from reuselib.errors import ReuseError, ShapeMismatch
 
 CLIP = 0.001
 
@@ -30,8 +29,7 @@ def wins(losses: Tensor) -> Tensor:
     """
     if losses.ndim != 2 or not losses.numel():
         raise ShapeMismatch(f"losses must be (sources, images), not {tuple(losses.shape)}.")
-    if not losses.isfinite().all():
-        raise NonFinite("A loss is NaN or infinite: train that transfer again, with a lower learning rate.")
+    finite(losses=losses)
     a, b = losses.unsqueeze(1), losses.unsqueeze(0)
     return (a < b).double().mean(2) + (a == b).double().mean(2) / 2
 
@@ -48,8 +46,7 @@ def odds(wins: Tensor, clip: float = CLIP) -> Tensor:
         ShapeMismatch: W is not square.
     """
     checks.number(0, 0.5, above=True, clip=clip)
-    if wins.ndim != 2 or wins.shape[0] != wins.shape[1]:
-        raise ShapeMismatch(f"wins must be (sources, sources), not {tuple(wins.shape)}.")
+    square(wins)
     clipped = wins.double().clamp(clip, 1 - clip)
     return clipped / clipped.T
 
@@ -66,14 +63,13 @@ def principal(matrix: Tensor, tolerance: float = 1e-13, iterations: int = 100_00
         float64 (n,).
 
     Raises:
-        ShapeMismatch: the matrix is not square, or an entry is not finite and above 0.
-        ReuseError: the iteration does not settle.
+        ShapeMismatch: the matrix is not square.
+        ReuseError: an entry is not finite and above 0, or the iteration does not settle.
     """
+    square(matrix)
     matrix = matrix.double()
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not ((matrix > 0) & matrix.isfinite()).all():
-        raise ShapeMismatch(
-            "Only a square matrix of positive entries has a positive principal eigenvector: clip the wins first."
-        )
+    if not ((matrix > 0) & matrix.isfinite()).all():
+        raise ReuseError("Only a matrix of positive entries has a positive principal eigenvector: clip the wins first.")
     vector = torch.full((len(matrix),), 1 / len(matrix), dtype=torch.float64, device=matrix.device)
     for _ in range(iterations):
         before, vector = vector, matrix @ vector

@@ -1,7 +1,5 @@
 """What a network makes of images before it answers: the representation that is explained and compared."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from reuselib import checks, run
+from reuselib.attribution.losses import finite
 from reuselib.data import ImageSet
-from reuselib.errors import DeviceError, NonFinite, ReuseError, ShapeMismatch
+from reuselib.errors import DeviceError, ReuseError, ShapeMismatch
 from reuselib.nets import tap
 from reuselib.nets.taps import check_open, listening, unwrapped
 
@@ -57,10 +56,8 @@ def represent(network: nn.Module, images: Tensor, where: Represent = None) -> Te
             f"{form}. Name the module to read (where='encoder'), or give a function of network and images."
         )
     if images.requires_grad and torch.is_grad_enabled() and not found.requires_grad:
-        raise ReuseError(
-            f"No gradient reaches the images through {type(network).__name__}. Does its forward pass detach, or run "
-            "under no_grad? Name a module before that (where='...')."
-        )
+        name = type(network).__name__
+        raise ReuseError(f"No gradient reaches the images through {name}. Name a module before it stops (where='...').")
     return found
 
 
@@ -75,9 +72,8 @@ def telling(network: nn.Module, images: Tensor) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise DeviceError(
-            f"The device ran out of memory on {len(images)} images. Try batch={max(1, len(images) // 2)}."
-        ) from error
+        less = max(1, len(images) // 2)
+        raise DeviceError(f"The device ran out of memory on {len(images)} images. Try batch={less}.") from error
     except (RuntimeError, AssertionError) as error:
         if isinstance(error, ReuseError):
             raise
@@ -129,10 +125,8 @@ def check_apart(network: nn.Module, images: Tensor) -> None:
     """Raise ReuseError where a batch norm without running statistics would mix the images of a batch."""
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     if len(images) > 1 and any(norm.running_mean is None for norm in norms):
-        raise ReuseError(
-            f"{type(network).__name__} has batch norms without running statistics, which mix the images of a batch: "
-            "their maps would depend on each other. Give one image at a time (batch=1)."
-        )
+        what = f"{type(network).__name__} has batch norms without running statistics, which mix the images of a batch"
+        raise ReuseError(f"{what}. Give one image at a time (batch=1).")
 
 
 def rows_of(images: Images, part: slice, network: nn.Module | None = None) -> Tensor:
@@ -147,9 +141,7 @@ def rows_of(images: Images, part: slice, network: nn.Module | None = None) -> Te
         rows = images[part]
     else:
         form = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise ShapeMismatch(
-            f"Probe images must be float (n, C, H, W), normalised as the networks take them, or an ImageSet, not {form}"
-        )
+        raise ShapeMismatch(f"Probe images must be float (n, C, H, W), normalised, or an ImageSet, not {form}.")
     first = next((p for p in network.parameters() if p.is_floating_point()), None) if network is not None else None
     return rows if first is None else rows.to(first.device, first.dtype)
 
@@ -165,20 +157,6 @@ def batches_of(images: Images, batch: int, network: nn.Module) -> Iterator[Tenso
     checks.whole(batch=batch, probe_images=len(images))
     for start in range(0, len(images), batch):
         yield rows_of(images, slice(start, start + batch), network)
-
-
-def finite(found: Tensor, network: nn.Module) -> Tensor:
-    """What a network made of images, if it can be compared.
-
-    Raises:
-        NonFinite: it holds NaN or infinity.
-    """
-    if not found.is_meta and not found.isfinite().all():
-        raise NonFinite(
-            f"What {type(network).__name__} makes of the images holds NaN or infinity, and cannot be ranked. Leave it "
-            "out, train it again, or look at the images."
-        )
-    return found
 
 
 def features(
@@ -206,8 +184,7 @@ def features(
             check_apart(network, rows)
             found = represent(network, rows, where)
             if pooled and found.ndim not in (1, 2, 4):
-                raise ShapeMismatch(
-                    f"Only maps (n, C, h, w) have places to pool, not {tuple(found.shape)}. Name a layer."
-                )
+                raise ShapeMismatch(f"Only maps (n, C, h, w) have places to pool, not {tuple(found.shape)}.")
             parts.append(found.flatten(2).mean(2) if pooled and found.ndim == 4 else found.reshape(len(rows), -1))
-    return finite(torch.cat(parts), network)
+    finite(features=torch.cat(parts))
+    return torch.cat(parts)

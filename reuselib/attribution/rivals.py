@@ -4,14 +4,12 @@ All take two matrices (n, U) of features, one row per image, the same images in 
 computed in float64 on the CPU and give a float.
 """
 
-from __future__ import annotations
-
 import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
 from reuselib import checks
-from reuselib.attribution.losses import unit_rows
+from reuselib.attribution.losses import finite, square, unit_rows
 from reuselib.errors import NonFinite, ShapeMismatch, unknown
 
 
@@ -24,20 +22,15 @@ def matrices(*features: Tensor) -> list[Tensor]:
     """
     shapes = [tuple(each.shape) for each in features]
     if any(len(shape) != 2 or shape[0] < 2 for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
-        raise ShapeMismatch(
-            f"Features must be matrices (n, U) of the same n images, at least 2, not {shapes}. Flatten maps first "
-            "(representation.features does)."
-        )
-    found = [each.detach().cpu().double() for each in features]
-    if not all(each.isfinite().all() for each in found):
-        raise NonFinite("Features hold NaN or infinity: look at the images, or at the network that read them.")
-    return found
+        raise ShapeMismatch(f"Features must be (n, U) of the same n images, 2 or more, not {shapes}. Flatten maps.")
+    for each in features:
+        finite(features=each)
+    return [each.detach().cpu().double() for each in features]
 
 
 def upper(matrix: Tensor) -> Tensor:
     """The entries above the diagonal of a matrix (n, n), row by row: (n (n - 1) / 2,)."""
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ShapeMismatch(f"The matrix must be square, a row and a column for each, not {tuple(matrix.shape)}.")
+    square(matrix)
     rows, columns = torch.triu_indices(len(matrix), len(matrix), offset=1)
     return matrix[rows, columns]
 
@@ -65,10 +58,8 @@ def spearman_of_ranks(a: Tensor, b: Tensor) -> float:
     """
     count = len(a)
     if count != len(b) or count < 2:
-        raise ShapeMismatch(
-            f"two lists of {count} and {len(b)} values have no rank correlation: give equal lengths of at least 2, "
-            "which are those of three images or more."
-        )
+        lists = f"two lists of {count} and {len(b)} values"
+        raise ShapeMismatch(f"{lists} have no rank correlation: give equal ones, those of three images or more.")
     squares = (a - b).double().square().sum()  # K³ / 3 for opposite orders: too large for 32 bits already at K = 2000
     return max(-1.0, 1 - 6 * float(squares) / (count * (count**2 - 1)))
 

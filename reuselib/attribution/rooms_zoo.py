@@ -9,12 +9,9 @@ encoder. Its transfers train a small readout on every frozen encoder for every t
 A run that was cut off goes on where it was, and ends with the same bits on the same processor.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from functools import cache, cached_property
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +53,7 @@ PLAN = Settings(
 """Everything that decides a zoo and its transfers, beside its seed, from which the images are drawn too."""
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A network of a zoo.
 
     Attributes:
@@ -189,7 +185,7 @@ class Zoo(learning.Shelf):
     def recipe(self, name: str) -> dict[str, Any]:
         """Everything that decides a member."""
         used = ("images", "updates", "batch", "lr", "weight_decay", "gate", "test_images")
-        return asdict(self.member(name)) | {"zoo": self.seed} | {field: self.plan[field] for field in used}
+        return self.member(name)._asdict() | {"zoo": self.seed} | {field: self.plan[field] for field in used}
 
     def seed_of(self, name: str) -> int:
         """The seed of a member."""

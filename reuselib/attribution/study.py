@@ -7,8 +7,6 @@ draws the probe images (and the halves of ``split-half``). The larger scales hav
 Taskonomy's own affinities.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -18,8 +18,9 @@ from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
 
 from reuselib import checks
+from reuselib.attribution.losses import finite
 from reuselib.attribution.rivals import upper
-from reuselib.errors import NonFinite, ShapeMismatch, unknown
+from reuselib.errors import ShapeMismatch, unknown
 
 LINKAGES = ("single", "complete", "average", "weighted", "centroid", "median", "ward")
 
@@ -55,8 +56,7 @@ class Tree:
             raise unknown("linkage", method, LINKAGES)
         if rows.ndim != 2 or len(rows) != len(names) or len(names) < 2:
             raise ShapeMismatch(f"{len(names)} names do not fit rows {tuple(rows.shape)}. Give two rows at least.")
-        if not rows.isfinite().all():
-            raise NonFinite("An affinity is NaN or infinite: leave that network out of the tree.")
+        finite(affinities=rows)
         gaps = pdist(rows.detach().cpu().double().numpy())
         return cls(tuple(names), hierarchy.optimal_leaf_ordering(hierarchy.linkage(gaps, method), gaps))
 
@@ -64,11 +64,6 @@ class Tree:
     def leaves(self) -> tuple[str, ...]:
         """The names in the order in which the tree is drawn."""
         return tuple(self.names[i] for i in hierarchy.leaves_list(self.links))
-
-    @property
-    def heights(self) -> tuple[float, ...]:
-        """The heights of the merges, ascending."""
-        return tuple(self.links[:, 2].tolist())
 
     def cophenetic(self, names: Sequence[str] | None = None) -> Tensor:
         """The height at which two tasks first stand in one cluster, for every pair, float64 (N, N).

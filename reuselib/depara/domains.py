@@ -1,7 +1,5 @@
 """The domains between which layers are transferred: close-ups of solids, drawn objects and photographs, digits."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 

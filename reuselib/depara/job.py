@@ -1,7 +1,5 @@
 """One row of chapter 08 with one seed: the networks of a zoo are scored by graphs, or the layers of a network are."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

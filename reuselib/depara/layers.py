@@ -207,10 +207,8 @@ class Studio(learning.Shelf):
         shapes = [[part[key].shape if (key := f"{name}.weight") in part else None for part in parts] for name in names]
         shared = [len(set(each)) == 1 for each in shapes] + [False]
         if not shared.index(False):
-            raise ShapeMismatch(
-                f"The sources of {self.plan.name} and its target have no layer in common. Give the plan a rich source "
-                "of the same architecture."
-            )
+            what = f"The sources of {self.plan.name} and its target have no layer in common"
+            raise ShapeMismatch(f"{what}. Give the plan a rich source of the same architecture.")
         return tuple(names[: shared.index(False)])
 
     def transfer(self, source: str, layer: str, amount: int, seed: int) -> Learning:

@@ -3,8 +3,6 @@
 Source: Song et al. 2020 (CVPR).
 """
 
-from __future__ import annotations
-
 from typing import Any, TypeVar
 
 from torch import Tensor

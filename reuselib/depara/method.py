@@ -30,7 +30,7 @@ from reuselib.attribution import (
     pairwise,
 )
 from reuselib.depara.losses import edge_similarity, edge_values, graph_similarity, node_similarity
-from reuselib.errors import NonFinite, ReuseError, ShapeMismatch, unknown
+from reuselib.errors import ReuseError, ShapeMismatch, unknown
 from reuselib.nets.taps import check_open, listening, unwrapped
 
 
@@ -50,12 +50,9 @@ class Graph:
         """Check that nodes and edges belong together."""
         count = len(self.nodes)
         if self.nodes.ndim != 2 or self.edges.shape != (count * (count - 1) // 2,):
-            raise ShapeMismatch(
-                f"{count} nodes have {count * (count - 1) // 2} edges, not {tuple(self.edges.shape)}. Take maps and "
-                "features of the same probes."
-            )
-        if not (self.nodes.isfinite().all() and self.edges.isfinite().all()):
-            raise NonFinite("A map or an edge is NaN or infinite: leave that network out, or train it again.")
+            wanted = f"{count} nodes have {count * (count - 1) // 2} edges"
+            raise ShapeMismatch(f"{wanted}, not {tuple(self.edges.shape)}. Take maps and features of the same probes.")
+        attribution.losses.finite(maps=self.nodes, edges=self.edges)
 
     @classmethod
     def of(cls, maps: Tensor, features: Tensor, centred: bool = True) -> Graph:
@@ -277,10 +274,8 @@ def _copy(source: nn.Module, modules: Mapping[str, nn.Module], kept: Sequence[st
     for name in kept:
         own, other = _state(modules[name]), _state(theirs[name]) if name in theirs else {}
         if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in other.items()}:
-            raise ShapeMismatch(
-                f"The source has no module {name!r} with weights of these shapes. Build the same architecture up to "
-                "the cut."
-            )
+            what = f"The source has no module {name!r} with weights of these shapes"
+            raise ShapeMismatch(f"{what}. Build the same architecture up to the cut.")
         for key, value in own.items():
             value.copy_(other[key])
 

@@ -6,8 +6,6 @@ A row about layers is ``layers-<source>-<percent of the labels>-<score>``; ``lay
 choose layers of VGG-19.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
