@@ -19,7 +19,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from reuselib import checks, run
 from reuselib.data import ImageSet
-from reuselib.errors import NonFinite, ReuseError, ShapeMismatch
+from reuselib.errors import ReuseError, ShapeMismatch
 from reuselib.layerwise import losses
 from reuselib.layerwise.autoencoder import Amalgam, Encoders, Entering, affine, direct, solve
 from reuselib.layerwise.learning import Learning, Stage
@@ -89,14 +89,14 @@ def paired(
         ReuseError: ``entering`` does not name each teacher once.
         ShapeMismatch: maps differ in size, a network does not take such images, or the student does not have one
             output for each class.
-        NonFinite: a teacher gives NaN or infinity, which would be learned silently.
+        ReuseError: a network gives more than one tensor.
+        NonFinite: a network gives NaN or infinity, which would be learned silently.
         BadValue: there are no images.
     """
     checks.some(ImageSet, images=images)
     probe, classes = images.normalised(images.images[:2]), len(teachers.classes.union)
-    features, scores = teachers(probe, layers)
-    if not scores.is_meta and not scores.isfinite().all():
-        raise NonFinite("A teacher gives NaN or infinite scores. Leave it out, or train it again.")
+    run.probe(probe, student=student, **teachers.named)
+    features, _ = teachers(probe, layers)
     with run.frozen(student):
         own, logits = read_layers(student, names, probe)
     if logits.ndim != 2 or logits.shape[1] != classes:

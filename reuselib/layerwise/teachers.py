@@ -108,7 +108,8 @@ class Teachers(nn.Module):
         super().__init__()
         if len(classes) != len(networks):
             raise ShapeMismatch(f"{len(networks)} teachers need as many class sets, not {len(classes)}.")
-        where = run.device_of(**{f"teacher {number}": network for number, network in enumerate(networks, 1)})
+        self.named = {f"teacher {number}": network for number, network in enumerate(networks, 1)}
+        where = run.device_of(**self.named)
         self.networks, self.classes, self.log_softmax = nn.ModuleList(networks), classes, log_softmax
         columns = torch.tensor(list(chain.from_iterable(classes.columns)))
         self.register_buffer("columns", columns.to(where), persistent=False)
@@ -125,7 +126,7 @@ class Teachers(nn.Module):
             The outputs of the modules, for each layer a list over the teachers, and the amalgamated scores (N, K).
 
         Raises:
-            ShapeMismatch: a teacher does not give as many logits as it has classes, or does not take such images.
+            ShapeMismatch: a teacher does not give as many logits as it has classes.
         """
         names = [[of_layer[number] for of_layer in layers] for number in range(len(self.networks))]
         with run.frozen(self), torch.no_grad():
@@ -145,18 +146,9 @@ def read_layers(network: nn.Module, names: Sequence[str], images: Tensor) -> tup
 
     Raises:
         UnknownName: the network has no such module.
-        ShapeMismatch: it does not take such images.
     """
     with tap(network, *names) as seen:
-        try:
-            output = network(images)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise ShapeMismatch(
-                f"Images of shape {tuple(images.shape)} do not fit {type(network).__name__} ({error}). "
-                "Load them in the size and the channels that the network takes."
-            ) from error
+        output = network(images)
     return [seen[name] for name in names], output
 
 

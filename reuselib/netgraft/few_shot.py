@@ -38,8 +38,8 @@ class FewShot(run.Method):
     Raises:
         DeviceError: networks and images are not on one device.
         ShapeMismatch: the networks differ in classes or in the shared blocks, or do not take such images.
-        ReuseError: there are no images.
-        BadValue: batch, shared or seed is no such number.
+        ReuseError: teacher or student gives more than one tensor.
+        BadValue: there are no images, or an option is no such number.
     """
 
     parts: Sequence[int] = ()
@@ -59,10 +59,10 @@ class FewShot(run.Method):
     ) -> None:
         checks.whole(batch=batch)
         checks.whole(0, shared=shared)
-        checks.whole(0, checks.SEEDS, seed=seed)
+        checks.some(ImageSet, images=images)
         self.device = run.device_of(teacher=teacher, student=student, images=images)
         self.images, self.batch, self.augment, self.shared, self.seed = images, batch, augment, shared, seed
-        self._check_fit(teacher, student)
+        check_same_shape(*run.probe(self.probe(), teacher=teacher, student=student))
         self.teacher, self.student = teacher, run.on_device(student, self.device)
         self.precision = run.precision(self.device, precision)
         self.random = run.generator(self.device, seed)
@@ -111,19 +111,6 @@ class FewShot(run.Method):
     def probe(self) -> Tensor:
         """Two of the images, normalised, to read shapes from."""
         return self.images.normalised(self.images.images[:2])
-
-    @torch.no_grad()
-    def _check_fit(self, teacher: nn.Module, student: nn.Module) -> None:
-        if not len(self.images):
-            raise ReuseError(f"There are no images in {self.images.name}. Take at least one of each class.")
-        with run.frozen(teacher, student):
-            try:
-                check_same_shape(teacher(self.probe()), student(self.probe()))
-            except RuntimeError as error:
-                raise ShapeMismatch(
-                    f"Images of shape {self.images.shape} do not fit the teacher or the student ({error}). Give images "
-                    "of the shape that both networks take."
-                ) from error
 
 
 def spread(total: int, parts: int) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reuselib.errors import ReuseError, ShapeMismatch
+from reuselib.errors import NonFinite, ReuseError, ShapeMismatch
 from reuselib.run.method import frozen
 
 
@@ -46,6 +46,7 @@ def probe(images: Tensor, **networks: nn.Module) -> list[Tensor]:
     Raises:
         ShapeMismatch: a network does not take such images.
         ReuseError: a network gives more than one tensor.
+        NonFinite: a network gives NaN or infinity, which would be learned or ranked silently.
     """
     outputs = []
     for name, network in networks.items():
@@ -60,4 +61,8 @@ def probe(images: Tensor, **networks: nn.Module) -> list[Tensor]:
                     "that it takes, or build it for these."
                 ) from error
         outputs.append(one_tensor(output, f"The {name} ({type(network).__name__})"))
+        if not outputs[-1].is_meta and not outputs[-1].isfinite().all():
+            raise NonFinite(
+                f"The {name} ({type(network).__name__}) gives NaN or infinity. Train it again, or leave it out."
+            )
     return outputs

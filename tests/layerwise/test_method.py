@@ -321,8 +321,8 @@ def shifted(value: float) -> nn.Module:
         ([plain(3, 4), plain(3, 4, size=16)], plain(3, 4, classes=4), "size=16"),
         ([plain(3, 4)], players.cast().student, "'blocks.0.1' is a BatchNorm2d"),
         ([players.cast().teacher], plain(3, 4), "'blocks.0.1' is a BatchNorm2d"),
-        ([plain(3, 4), shifted(math.nan)], plain(3, 4, classes=4), "teacher gives NaN or infinite scores. Leave it"),
-        ([plain(3, 4), shifted(math.inf)], plain(3, 4, classes=4), "teacher gives NaN or infinite scores. Leave it"),
+        ([plain(3, 4), shifted(math.nan)], plain(3, 4, classes=4), r"teacher 2 \(Classifier\) gives NaN or infinity"),
+        ([plain(3, 4), shifted(math.inf)], plain(3, 4, classes=4), r"teacher 2 \(Classifier\) gives NaN or infinity"),
     ],
 )
 def test_networks_that_do_not_fit_are_refused(teachers: list[nn.Module], student: nn.Module, message: str) -> None:

@@ -80,14 +80,15 @@ def test_augmentation_sees_uint8_and_the_methods_generator() -> None:
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"images": little.images().subset([])}, ReuseError, "no images in few. Take at least one of each class"),
+        ({"images": little.images().subset([])}, BadValue, "images must be ImageSet with something in it"),
+        ({"images": torch.zeros(3, 1, 8, 8)}, BadValue, "images must be ImageSet .*not Tensor"),
         ({"student": little.student().to("meta")}, DeviceError, "different devices: .*meta.*with .to"),
         ({"student": little.student(classes=5)}, ShapeMismatch, r"\(2, 4\) and \(2, 5\).*same number of classes"),
         ({"images": little.images(shape=(3, 8, 8))}, ShapeMismatch, r"takes images of shape \(batch, 1"),
         (
             {"student": nn.Sequential(nn.Flatten(), nn.Linear(9, 4))},
             ShapeMismatch,
-            r"Images of shape \(1, 8, 8\) do not fit the teacher or the student .*Give images of the shape",
+            r"Images of shape \(2, 1, 8, 8\) do not fit the student .*Give images of the shape",
         ),
         ({"shared": 1}, ShapeMismatch, "(?s)first 1 blocks are not built like the teacher's.*or lower shared"),
         ({"shared": 3}, ShapeMismatch, "Of 3 blocks, 3 cannot be shared. Share 0 to 2"),
