@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sized
+from collections.abc import Iterator, Mapping, Sized
 from numbers import Integral, Real
 from typing import Any
 
@@ -65,3 +65,30 @@ def number(low: float = 0.0, high: float = math.inf, *, above: bool = False, **v
         real = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
         if not real or value < low or value > high or (above and value == low):
             raise BadValue(f"{name} must be a finite number{bounds}, not {value!r}.")
+
+
+def sizes(**values: Any) -> None:
+    """Refuse sizes, or anything made of sizes, that are no whole numbers from 1 on; ``sizes(widths=(8, 16), count=4)``.
+
+    Args:
+        values: by the names that callers know them by; an ``image`` is (channels, height, width).
+
+    Raises:
+        BadValue: one is no whole number, or below 1, or there is none.
+    """
+    for name, value in values.items():
+        leaves = list(_leaves(value))
+        if name == "image" and len(leaves) != 3:
+            raise BadValue(f"image must be (channels, height, width), not {value!r}.")
+        if not leaves and isinstance(value, list | tuple):
+            raise BadValue(f"{name} must hold at least one number, not {value!r}.")
+        for leaf in leaves:
+            whole(**{name: leaf})
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(each)
+    else:
+        yield value

@@ -89,7 +89,7 @@ class CMIJob(run.Job):
             image_steps=settings.image_steps,
             early=early,
             early_steps=settings.early_steps,
-            layers=FEATURED.get(zoo.architecture(settings.teacher)),
+            layers=FEATURED.get(zoo.RECIPES[settings.teacher].architecture),
             seed=self.seed,
             **settings.memory,
         )

@@ -12,23 +12,8 @@ from reuselib.data.rendered import rendered
 from reuselib.data.segmentation import SegmentationSet
 from reuselib.errors import unknown
 
-__all__ = [
-    "SETS",
-    "ImageSet",
-    "MultiLabelSet",
-    "SegmentationSet",
-    "ZeroShotSet",
-    "attributes",
-    "augment",
-    "digits",
-    "load",
-    "load_few",
-    "multi_label",
-    "photographs",
-    "procedural",
-    "segmentation",
-    "vision",
-]
+__all__ = ["SETS", "ImageSet", "MultiLabelSet", "SegmentationSet", "ZeroShotSet", "load", "load_few"]
+__all__ += ["attributes", "augment", "digits", "multi_label", "photographs", "procedural", "segmentation", "vision"]
 
 Loader = Callable[[str, int | None, int | None, bool], ImageSet]
 
@@ -37,30 +22,26 @@ def _from_files(loader: Callable[[str, bool], ImageSet]) -> Loader:
     return lambda split, size, channels, download: loader(split, download)
 
 
-def _printed(split: str, size: int | None, channels: int | None, download: bool) -> ImageSet:
-    count, seed = files.count_and_seed(split, 10_000, 2_000)
-    return digits.printed_digits(count, size or 8, seed)
-
-
-def _procedural(draw: Callable[[int, tuple[int, int, int], int], ImageSet]) -> Loader:
+def _drawn(draw: Callable[[int, tuple[int, int, int], int], ImageSet], usual: int = 16) -> Loader:
     def load(split: str, size: int | None, channels: int | None, download: bool) -> ImageSet:
         count, seed = files.count_and_seed(split, 10_000, 2_000)
-        return draw(count, (channels or 1, size or 16, size or 16), seed)
+        side = usual if size is None else size
+        return draw(count, (channels or 1, side, side), seed)
 
     return load
 
 
 def _rendered(name: str, *options: str) -> Loader:
-    return lambda split, size, channels, download: rendered(name)(split, size or 16, *options)
+    return lambda split, size, channels, download: rendered(name)(split, 16 if size is None else size, *options)
 
 
 SETS: dict[str, Loader] = {
     **{loader.__name__: _from_files(loader) for loader in vision.LOADERS + photographs.LOADERS},
     "cifar10-jpeg": _from_files(vision.cifar10_jpeg),
     "digits": lambda split, *_: digits.digits(split),
-    "printed_digits": _printed,
-    "textures": _procedural(procedural.textures),
-    "noise": _procedural(procedural.noise),
+    "printed_digits": _drawn(lambda count, image, seed: digits.printed_digits(count, image[1], seed), 8),
+    "textures": _drawn(procedural.textures),
+    "noise": _drawn(procedural.noise),
     "shapes": _rendered("shapes:load"),
     "shape_cells": _rendered("shapes:load", "cell"),
     "symbols": _rendered("symbols:load"),

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from reuselib import checks
 from reuselib.data.files import check_split
-from reuselib.data.image_set import STATISTICS, ImageSet, statistics
+from reuselib.data.image_set import STATISTICS, ImageSet, drawing, statistics
 
 CLASSES = tuple("0123456789")
 TEST_IMAGES = 500
@@ -56,8 +56,7 @@ def printed_digits(count: int, size: int = 8, seed: int = 0) -> ImageSet:
         seed: Of all randomness; the same seed gives the same images.
     """
     checks.whole(count=count, size=size)
-    checks.whole(0, checks.SEEDS, seed=seed)
-    generator = torch.Generator().manual_seed(seed)
+    generator = drawing(seed)
     glyphs = _glyphs()
     labels = (torch.arange(count) % 10)[torch.randperm(count, generator=generator)]
     style = torch.randint(glyphs.shape[1], (count,), generator=generator)

@@ -79,7 +79,7 @@ def draw_per_class(labels: Tensor, classes: Sequence[str], count: int, seed: int
     if count > there[rarest]:
         most = f"{there[rarest]}, as many as there are of {classes[rarest]!r}"
         raise ReuseError(f"cannot draw {count} images of each class: ask for 1 to {most}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = drawing(seed)
     by_class = labels.argsort(stable=True).split(there.tolist())
     drawn = [index[torch.randperm(len(index), generator=generator)[:count]] for index in by_class]
     return torch.stack(drawn, 1).flatten()
@@ -124,7 +124,7 @@ class Rows(OnDevice):
     def take(self, count: int, seed: int) -> Self:
         """Return `count` rows drawn without replacement: the same for one seed on every device."""
         checks.whole(1, len(self), count=count)
-        return self.subset(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count])
+        return self.subset(torch.randperm(len(self), generator=drawing(seed))[:count])
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +147,7 @@ class Batches(Rows):
         Returns:
             Normalised images, float32 (count, C, H, W), and their labels, int64 with `count` rows.
         """
+        checks.whole(count=count)
         if not len(self):
             raise BadValue(f"nothing can be drawn from {self!r}: it is empty")
         index = torch.randint(len(self), (count,), generator=generator, device=self.device)
@@ -185,10 +186,13 @@ class ImageSet(Batches):
 
     def __post_init__(self) -> None:
         """Check types and shapes."""
-        images, labels, channels = self.images, self.labels, self.images.shape[1]
-        if images.dtype != torch.uint8 or images.ndim != 4:
+        images, labels = self.images, self.labels
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
             raise ShapeMismatch(f"images must be uint8 (N, C, H, W), not {form(images)}")
+        channels = images.shape[1]
         check_form("labels", labels, (len(images),), images.device)
+        if not all(isinstance(each, tuple) for each in (self.classes, self.mean, self.std)):
+            raise BadValue(f"classes, mean and std must be tuples, not {self.classes!r}, {self.mean!r}, {self.std!r}.")
         if len(self.mean) != channels or len(self.std) != channels:
             raise ShapeMismatch(f"{channels} channels need as many means and stds: {self.mean}, {self.std}")
         for mean, std in zip(self.mean, self.std, strict=True):
@@ -336,7 +340,7 @@ class OfImages(Rows):
 
 def check_form(name: str, labels: Tensor, shape: tuple[int, ...], where: torch.device) -> None:
     """Raise ShapeMismatch for labels that are not int64 of a shape, or not where the images are."""
-    if labels.dtype != torch.int64 or labels.shape != shape:
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != shape:
         raise ShapeMismatch(f"{name} must be int64 {shape}, not {form(labels)}")
     if labels.device != where:
         raise ShapeMismatch(f"{name} are on {labels.device}, images on {where}: use .to(device)")
@@ -352,9 +356,15 @@ def check_range(what: str, labels: Tensor, low: int, classes: int, ignore: int |
         raise ShapeMismatch(f"{what} must be {allowed}, not {wrong[0].item()}")
 
 
-def form(tensor: Tensor) -> str:
+def form(tensor: Any) -> str:
     """Return type and shape in words, for messages."""
-    return f"{tensor.dtype} {tuple(tensor.shape)}"
+    return f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
+
+
+def drawing(seed: int) -> torch.Generator:
+    """Return a generator of this seed, on the CPU; BadValue for a seed that no generator takes."""
+    checks.whole(0, checks.SEEDS, seed=seed)
+    return torch.Generator().manual_seed(seed)
 
 
 def _resize(images: Tensor, size: int) -> Tensor:

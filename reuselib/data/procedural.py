@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from reuselib import checks
-from reuselib.data.image_set import ImageSet, statistics
-from reuselib.errors import BadValue
+from reuselib.data.image_set import ImageSet, drawing, statistics
 
 TEXTURES = ("grating", "blobs", "checkerboard", "cloud")
 
@@ -24,27 +23,17 @@ def textures(count: int, image: tuple[int, int, int] = (1, 16, 16), seed: int = 
         image: Channels, height and width.
         seed: Of all randomness; the same seed gives the same images.
     """
-    check_drawn(count, image, seed)
-    generator = torch.Generator().manual_seed(seed)
+    checks.sizes(count=count, image=image)
+    generator = drawing(seed)
     labels = (torch.arange(count) % 4)[torch.randperm(count, generator=generator)]
     images = torch.cat([_textures(part, image, generator) for part in labels.split(1000)])
     return ImageSet("textures", images, labels, TEXTURES, *statistics(images))
 
 
-def check_drawn(count: int, image: tuple[int, int, int], seed: int) -> None:
-    """Refuse a number of images, a shape or a seed that cannot be meant."""
-    if len(image) != 3:
-        raise BadValue(f"image must be (channels, height, width), not {image!r}.")
-    checks.whole(count=count)
-    checks.whole(0, checks.SEEDS, seed=seed)
-    for name, size in zip(("channels", "height", "width"), image, strict=True):
-        checks.whole(**{name: size})
-
-
 def noise(count: int, image: tuple[int, int, int] = (1, 16, 16), seed: int = 0) -> ImageSet:
     """Draw images whose pixels are independent and uniform on 0..255; the only class is "noise"."""
-    check_drawn(count, image, seed)
-    generator = torch.Generator().manual_seed(seed)
+    checks.sizes(count=count, image=image)
+    generator = drawing(seed)
     images = torch.randint(256, (count, *image), generator=generator, dtype=torch.uint8)
     labels = torch.zeros(count, dtype=torch.int64)
     return ImageSet("noise", images, labels, ("noise",), *statistics(images))

@@ -5,9 +5,10 @@ The order of construction is the order of the random draws.
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import ParamSpec, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from reuselib import checks
@@ -40,30 +41,14 @@ def architecture(build: Callable[P, Network]) -> Callable[P, Network]:
         for name, value in signature.bind(*arguments, **options).arguments.items():
             if (kind := parameters[name].annotation) is float:
                 checks.number(0, 1, **{name: value})
+            elif kind not in (bool, int, str, str | None) and not isinstance(value, list | tuple | Mapping):
+                raise BadValue(f"{name} must be a sequence of whole numbers, not {value!r}.")
             elif kind not in (bool, str, str | None):
-                check_sizes(**{name: value})
+                checks.sizes(**{name: value})
         return build(*arguments, **options)
 
     MODELS[build.__name__] = checked
     return checked
-
-
-def check_sizes(**values: Any) -> None:
-    """Refuse sizes, or anything made of sizes, that are no whole numbers from 1 on, and an ``image`` not (C, H, W)."""
-    for name, value in values.items():
-        if isinstance(value, Sequence) and not len(value) or name == "image" and len([*_leaves(value)]) != 3:
-            wanted = "be (channels, height, width)" if name == "image" else "hold at least one number"
-            raise BadValue(f"{name} must {wanted}, not {value!r}.")
-        for leaf in _leaves(value):
-            checks.whole(**{name: leaf})
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping | list | tuple):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _leaves(each)
-    else:
-        yield value
 
 
 class ImageNetwork(nn.Module):
@@ -81,7 +66,13 @@ class ImageNetwork(nn.Module):
         return next(module.in_channels for module in self.modules() if isinstance(module, nn.Conv2d))
 
     def check(self, images: Tensor) -> None:
-        """Raise ShapeMismatch for images that the network cannot take; reads shapes only."""
+        """Raise ShapeMismatch or BadValue for images that the network cannot take; reads shapes and types only."""
+        weight = next(module.weight for module in self.modules() if isinstance(module, nn.Conv2d))
+        if not images.is_floating_point() or (
+            images.dtype != weight.dtype and not torch.is_autocast_enabled(images.device.type)
+        ):
+            wanted = f"this network takes {weight.dtype} images, not {images.dtype}"
+            raise BadValue(f"{wanted}. Give normalised images, and networks in single precision (network.float()).")
         channels, side, found = self.channels, self.size or "any", tuple(images.shape)
         if images.ndim != 4 or images.shape[1] != channels:
             wanted = f"this network takes images of shape (batch, {channels}, {side}, {side}), not {found}"

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from reuselib import checks
 from reuselib.errors import ReuseError, unknown
 from reuselib.nets.layers import ImageNetwork, architecture, averaged, convolution, initialise_convolutions, repeated
 from reuselib.nets.pretrained import take
@@ -82,7 +83,7 @@ def _heads(features: int, tasks: Mapping[str, int]) -> nn.ModuleDict:
     for task, classes in tasks.items():
         try:
             heads[task] = nn.Linear(features, classes)
-        except KeyError as error:
+        except (KeyError, TypeError) as error:
             raise ReuseError(f"{task!r} cannot be the name of a task ({error.args[0]}). Choose another.") from error
     return heads
 
@@ -107,7 +108,8 @@ def first_classes(network: MultiHead, task: str, count: int, name: str) -> Multi
     if task not in network.tasks:
         raise unknown("task", task, network.tasks)
     head: nn.Linear = network.heads[task]  # type: ignore[assignment]
-    if not 0 < count <= head.out_features:
+    checks.whole(count=count)
+    if count > head.out_features:
         raise ReuseError(f"{task!r} has {head.out_features} classes: keep 1 to {head.out_features}, not {count}.")
     cut = MultiHead(network.stages, network.widths, {name: count}, list(network.activations))
     kept = {key: value[:count].clone() for key, value in head.state_dict().items()}

@@ -12,7 +12,7 @@ from reuselib import checks, run
 from reuselib.data import MultiLabelSet, SegmentationSet
 from reuselib.data.augment import crop_and_flip, window_and_flip
 from reuselib.data.image_set import Augment, Batches
-from reuselib.errors import ReuseError, ShapeMismatch
+from reuselib.errors import BadValue, ReuseError, ShapeMismatch
 from reuselib.report import metrics
 
 
@@ -30,6 +30,7 @@ def focal_loss(logits: Tensor, masks: Tensor, gamma: float = 2.0, ignore: int = 
 
     Source: Lin et al. 2017; DFAD, official code, the teachers of CamVid and NYUv2, with gamma = 2.
     """
+    checks.number(gamma=gamma)
     loss = F.cross_entropy(logits.float(), masks, reduction="none", ignore_index=ignore)
     # At 0 a power below 1 has no finite slope.
     return (1 - torch.exp(-loss)).clamp(min=1e-12) ** gamma * loss
@@ -63,6 +64,7 @@ class Supervised(run.Method):
 
     fixed = ()
     nesterov = True
+    learns: type[Batches] = Batches
 
     def __init__(
         self,
@@ -82,7 +84,7 @@ class Supervised(run.Method):
         seed: int = 0,
         precision: str | None = None,
     ) -> None:
-        checks.some(Batches, images=images)
+        checks.some(self.learns, images=images)
         checks.whole(batch=batch)
         checks.whole(0, crop=crop)
         checks.number(lr=lr, weight_decay=weight_decay, noise=noise)
@@ -144,6 +146,8 @@ class MultiTaskSupervised(Supervised):
         UnknownName: the network has a task that the images have not.
     """
 
+    learns = MultiLabelSet
+
     def losses(self, outputs: dict[str, Tensor], labels: Tensor) -> Tensor:
         """The loss of each image, (B,), summed over its tasks."""
         columns = {task: labels[:, self.images.column(task)] for task in outputs}
@@ -180,6 +184,7 @@ class SegmentationTraining(Supervised):
     """
 
     nesterov = False
+    learns = SegmentationSet
 
     def __init__(
         self,
@@ -191,8 +196,11 @@ class SegmentationTraining(Supervised):
         focal: float = 0.0,
         **options: Any,
     ) -> None:
+        checks.some(self.learns, images=images)
         if window is not None:
-            checks.whole(window=window)
+            checks.whole(1, min(images.shape[1:]), window=window)
+        if options.get("crop"):
+            raise BadValue("crop would pad the masks with the first class. Give a window instead.")
         checks.number(focal=focal)
         self.focal = focal
         augment = partial(window_and_flip, size=window, flip=flip) if window or flip else None

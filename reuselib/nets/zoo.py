@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from reuselib import data, home, nets, run
 from reuselib.data import ImageSet, SegmentationSet, segmentation
-from reuselib.errors import DamagedFile, MissingFile, NonFinite, ReuseError, unknown
+from reuselib.errors import BadValue, DamagedFile, MissingFile, NonFinite, ReuseError, ShapeMismatch, unknown
 from reuselib.nets import blank, pretrained
 from reuselib.nets.recipes import RECIPES, Made, Published, Recipe
 from reuselib.nets.segmentation import Segmenter, take_torchvision_encoder
@@ -60,6 +60,8 @@ class Piece:
 
     def __post_init__(self) -> None:
         """Fill in the command."""
+        if not self.name or Path(self.name).is_absolute() or ".." in Path(self.name).parts:
+            raise BadValue(f"{self.name!r} cannot be the name of a piece: it leads out of the zoo.")
         object.__setattr__(self, "fix", self.fix or f"reuselib zoo train {self.name}")
 
     @property
@@ -157,7 +159,10 @@ class Piece:
 
     def load(self, network: nn.Module, recipe: Mapping[str, Any] | None = None) -> nn.Module:
         """Put its tensors into a network of its architecture, and return that: frozen, evaluating, with ``.card``."""
-        network.load_state_dict(self.tensors(recipe))
+        try:
+            network.load_state_dict(self.tensors(recipe))
+        except RuntimeError as error:
+            raise ShapeMismatch(f"{self.name} is of another architecture than this network ({error}).") from error
         network.card = self.card()  # type: ignore[assignment]
         return network.eval().requires_grad_(False)
 
@@ -249,6 +254,12 @@ def _piece(name: str) -> Piece:
     return Piece(name)
 
 
+def _recipe(name: str) -> Any:
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return RECIPES[name]
+
+
 def card(name: str) -> dict[str, Any]:
     """The card of a piece (see :meth:`Piece.card`); UnknownName, with the nearest, if there is no such name."""
     return _piece(name).card()
@@ -275,7 +286,7 @@ def load(name: str, device: str | torch.device | None = None) -> nn.Module:
     """
     where = run.device(device)
     if where.type == "meta":
-        return _blank(RECIPES[name])
+        return _blank(_recipe(name))
     piece = _piece(name)
     facts = piece.card()
     if "architecture" not in facts:
@@ -293,16 +304,11 @@ def images(name: str, split: str, device: str | torch.device | None = None) -> A
     """
     where = run.device(device)
     if where.type == "meta":
-        recipe = RECIPES[name]
+        recipe = _recipe(name)
         masked = recipe.dataset in segmentation.SETS
         return (blank.masked_images if masked else blank.images)(recipe.dataset, recipe.size)
     facts = card(name)
     return _images(facts["dataset"], split, facts["size"]).to(where)
-
-
-def architecture(name: str) -> str:
-    """The architecture of a network, whether it has been trained or not."""
-    return RECIPES[name].architecture
 
 
 def _blank(recipe: Made) -> nn.Module:
@@ -338,9 +344,7 @@ def train(name: str, *, progress: bool = True, **options: Any) -> dict[str, Any]
         DamagedFile: the published weights that are there are others.
         ReuseError: the network comes with the book and the data room is not the clone's, or cannot be fetched.
     """
-    if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
-    recipe, where, piece = RECIPES[name], run.device(), Piece(name)
+    recipe, where, piece = _recipe(name), run.device(), Piece(name)
     if piece.shipped and home.root() != home.CLONE / "data":
         raise ReuseError(
             f"{name} comes with the book, with its hash; a second one in {home.root()} would be refused. "

@@ -79,6 +79,11 @@ def test_samples_batches_and_subsets_pair_images_and_labels(name: str) -> None:
     for batch in (0, 2.5):
         with pytest.raises(BadValue, match="batch must be a whole number"):
             next(images.batches(batch))
+    for wrong in (-1, 0.5, 2**64):
+        with pytest.raises(BadValue, match="seed must be a whole number"):
+            images.take(1, wrong)
+    with pytest.raises(BadValue, match="count must be a whole number of at least 1"):
+        images.sample(-1, seed())
     with pytest.raises(BadValue, match="nothing can be drawn from .*'numbered', 0 x .*it is empty"):
         images.subset([]).sample(2, seed())
     kinds = {"labels": "ImageSet", "targets": "MultiLabelSet", "masks": "SegmentationSet"}
@@ -117,8 +122,11 @@ def test_nothing_touches_the_global_generator() -> None:
 def test_parts_that_do_not_fit_are_refused() -> None:
     pixels, labels = torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
     for message, changes in {
-        "uint8": {"images": pixels.float()},
-        "labels must be int64": {"labels": labels[:1]},
+        "images must be uint8 .N, C, H, W., not torch.float32": {"images": pixels.float()},
+        "images must be uint8 .N, C, H, W., not list": {"images": [pixels]},
+        "labels must be int64 .2,., not list": {"labels": [0, 0]},
+        "classes, mean and std must be tuples": {"mean": 0.5},
+        "labels must be int64 .2,., not torch.int64 .1,.": {"labels": labels[:1]},
         "as many means": {"mean": (0.0,) * 3, "std": (1.0,) * 3},
         "std must be a finite number above 0, not 0.0": {"std": (0.0,)},
         "std must be a finite number above 0, not nan": {"std": (math.nan,)},

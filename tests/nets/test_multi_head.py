@@ -84,8 +84,12 @@ def test_the_first_classes_of_a_head_keep_their_logits() -> None:
     assert not torch.equal(cut.heads["part 1"].weight, net.heads["a"].weight[:2])
     with pytest.raises(UnknownName, match="task 'c'"):
         nets.first_classes(net, "c", 1, "d")
-    for count in (0, 4):
-        with pytest.raises(ReuseError, match=f"'a' has 3 classes: keep 1 to 3, not {count}"):
+    for count, words in (
+        (0, "count must be a whole number"),
+        (1.5, "count must"),
+        (4, "'a' has 3 classes: keep 1 to 3"),
+    ):
+        with pytest.raises(ReuseError, match=words):
             nets.first_classes(net, "a", count, "d")
 
 
@@ -93,7 +97,7 @@ def test_what_does_not_fit() -> None:
     for shape in ((2, 3, 16, 16), (1, 16, 16)):
         with pytest.raises(ShapeMismatch, match=r"images of shape \(batch, 1, any, any\).*channels=1"):
             network()(torch.randn(shape))
-    for name in ("a.b", "", "forward", "half"):
+    for name in ("a.b", "", "forward", "half", 3):
         with pytest.raises(ReuseError, match="cannot be the name of a task"):
             nets.multi_head_conv({name: 2})
     with pytest.raises(ReuseError, match="at least one task"):

@@ -128,6 +128,14 @@ def test_all_work_on_meta_and_say_which_images_fit() -> None:
             model(torch.randn(shape))
     with pytest.raises(UnknownName, match="lenet5"):
         nets.build("lenet_5")
+    for model, kind in ((nets.conv3(), torch.uint8), (nets.conv3(), torch.float64), (nets.conv3().double(), None)):
+        images = torch.zeros(2, 1, 16, 16, dtype=kind)
+        with pytest.raises(
+            BadValue, match=f"images, not {images.dtype}. Give normalised images, and networks in single"
+        ):
+            model(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert nets.conv3().bfloat16()(torch.zeros(2, 1, 16, 16)).shape == (2, 10)
 
 
 def test_batch_norms_and_their_channels() -> None:
@@ -243,6 +251,9 @@ def test_what_cannot_be_meant_is_refused_by_its_name_before_anything_is_built(na
     wrong |= dict.fromkeys(("hidden", "outputs", "side"), (0,))
     cases = [(key, value) for key, values in wrong.items() if key in parameters for value in values]
     assert cases
+    cases += [
+        (key, 3) for key in ("widths", "hidden") if "Sequence" in str(getattr(parameters.get(key), "annotation", ""))
+    ]
     for key, value in cases:
         with pytest.raises(BadValue, match=f"{key} must "):
             nets.build(name, **given | {key: value})

@@ -16,7 +16,13 @@ from torch import Tensor
 from reuselib import nets, run
 from reuselib.data import ImageSet, SegmentationSet, segmentation
 from reuselib.errors import BadValue, DeviceError, ReuseError, ShapeMismatch
-from reuselib.nets.supervised import SegmentationTraining, Supervised, focal_loss, segmentation_scores
+from reuselib.nets.supervised import (
+    MultiTaskSupervised,
+    SegmentationTraining,
+    Supervised,
+    focal_loss,
+    segmentation_scores,
+)
 from reuselib.report import metrics
 
 CLASSES = players.CLASSES
@@ -109,13 +115,6 @@ def test_noise_has_a_spread_of_its_own_in_each_image() -> None:
     assert spreads.max() - spreads.min() > 0.2
 
 
-def test_crops_and_flips_change_images_and_keep_their_shape() -> None:
-    clean, _ = separable().sample(16, torch.Generator().manual_seed(1))
-    for options in ({"crop": 2}, {"flip": True}, {"crop": 1, "flip": True}):
-        _, seen, *_ = first_step(seed=1, **options)
-        assert seen.shape == clean.shape and not all(map(torch.equal, seen, clean))
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_they_learn_and_the_rate_follows_its_schedule(precision: str) -> None:
     options = {"lr": 0.1, "batch": 32, "precision": precision, "schedule": run.cosine(60)}
@@ -180,6 +179,15 @@ def test_networks_and_images_that_do_not_fit_are_refused() -> None:
     for wrong in (images.images, images.subset([]), [images]):
         with pytest.raises(BadValue, match="images must be Batches with something in it, not"):
             Supervised(network, wrong)
+    for kind, wrong, options, words in (
+        (SegmentationTraining, separable(), {}, "images must be SegmentationSet"),
+        (MultiTaskSupervised, separable(), {}, "images must be MultiLabelSet"),
+        (SegmentationTraining, halves(), {"window": 9}, "window must be a whole number from 1 to 8"),
+        (SegmentationTraining, halves(), {"crop": 1}, "crop would pad the masks"),
+        (SegmentationTraining, halves(), {"focal": -1}, "focal must be"),
+    ):
+        with pytest.raises(BadValue, match=words):
+            kind(segmenter(), wrong, **options)
     numbers = {"batch": (0, -4, 8.5), "lr": (-1, math.nan), "weight_decay": (-0.1,), "crop": (-1,), "noise": (-1, "a")}
     for name, value in [(name, value) for name, values in numbers.items() for value in values]:
         with pytest.raises(BadValue, match=f"{name} must be a (whole|finite) number"):

@@ -20,7 +20,7 @@ from torchvision import models as torchvision
 
 from reuselib import data, home, nets, run
 from reuselib.data.image_set import IMAGENET_STATISTICS
-from reuselib.errors import DamagedFile, MissingFile, NonFinite, ReuseError, UnknownName
+from reuselib.errors import BadValue, DamagedFile, MissingFile, NonFinite, ReuseError, ShapeMismatch, UnknownName
 from reuselib.nets import zoo
 from reuselib.nets.supervised import Supervised, segmentation_scores
 from reuselib.nets.zoo import RECIPES, Piece, Published, Recipe
@@ -59,12 +59,14 @@ def log_of(name: str) -> list[dict[str, str]]:
 
 def test_cards_logs_recipes_networks_and_images_agree() -> None:
     assert len(SHIPPED) >= 11 and {*SHIPPED, *RECIPES} <= {*zoo.names()}
+    before = torch.get_rng_state()
     for name in SHIPPED:
         card, recipe = zoo.card(name), RECIPES[name]
         assert set(card) >= CARD and card["name"] == name
         assert json.dumps(asdict(Recipe(**card["recipe"]))) == json.dumps(asdict(recipe))
         assert home.sha256(Piece(name).folder / "weights.safetensors") == card["sha256"]
         network, images = zoo.load(name, "cpu"), zoo.images(name, "test", "cpu")
+        assert not network.training and not any(p.requires_grad for p in network.parameters())
         assert network.card == card and nets.parameter_count(network) == card["parameters"]
         assert list(images.shape) == card["image"] and list(images.classes) == card["classes"]
         assert (list(images.mean), list(images.std)) == (card["mean"], card["std"])
@@ -77,18 +79,7 @@ def test_cards_logs_recipes_networks_and_images_agree() -> None:
         assert list(lines[0]) == ["iteration", "loss", "test_accuracy", *["test_mean_iou"][: segments(name)]]
         assert int(lines[-1]["iteration"]) == recipe.iterations
         assert float(lines[-1]["test_accuracy"]) == pytest.approx(card["test_accuracy"], abs=1e-4)
-
-
-def test_teachers_and_judges_are_what_the_chapters_need() -> None:
-    assert zoo.card("fashion28-resnet")["test_accuracy"] >= 0.93
-    teacher, judge = zoo.card("shapes16-conv4"), zoo.card("shapes16-judge")
-    assert min(teacher["test_accuracy"], judge["test_accuracy"]) >= 0.98
-    assert [len(card["classes"]) for card in (teacher, judge)] == [4, 32]
-    assert teacher["recipe"]["seed"] != judge["recipe"]["seed"] and teacher["std"] == judge["std"]
-    for name, least in {"symbols16-vgg": 0.96, "fashion16-vgg": 0.9}.items():
-        kinds = [type(module) for module in zoo.load(name, "cpu").modules()]
-        assert least <= zoo.card(name)["test_accuracy"] <= least + 0.02 and kinds.count(torch.nn.Conv2d) == 8
-        assert kinds.count(torch.nn.BatchNorm1d) == 1 and not {torch.nn.BatchNorm2d, torch.nn.Dropout} & {*kinds}
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_every_recipe_builds_its_network() -> None:
@@ -101,30 +92,22 @@ def test_every_recipe_builds_its_network() -> None:
             assert zoo.images(name, "train", "meta").shape[0] == network.channels
 
 
-def test_the_papers_teachers_have_the_papers_recipes() -> None:
-    for name in ("cifar10-wrn40-2", "cifar100-vgg11", "tiny-imagenet-resnet34"):
-        recipe, images = RECIPES[name], 100_000 if "tiny" in name else 50_000
-        assert recipe.iterations * recipe.options["batch"] / images == pytest.approx(200, rel=0.01)
-        assert [round(200 * update / recipe.iterations) for update in recipe.decays] == [120, 150, 180]
-        assert recipe.options["weight_decay"] == 5e-4 and recipe.schedule()(recipe.iterations) == pytest.approx(1e-3)
-    for name, epochs in {"cifar10-vgg16": 200, "cifar100-vgg16": 200, "cifar10-vgg16-short": 30}.items():
-        recipe = RECIPES[name]  # without batch norm they start gently
-        assert (recipe.architecture, recipe.options["lr"], recipe.warmup) == ("vgg16_plain", 0.02, 390)
-        assert recipe.iterations * recipe.options["batch"] / 50_000 == pytest.approx(epochs, rel=0.01)
-        assert recipe.schedule()(recipe.iterations) == pytest.approx(0, abs=1e-3)
-    for name, lr, images in (("camvid", 0.1, 367), ("nyuv2", 0.05, 795)):
-        recipe, updates = RECIPES[f"{name}-deeplabv3"], math.ceil(images / 16)
-        assert (recipe.iterations, recipe.decays, recipe.encoder) == (200 * updates, (100 * updates,), "resnet50")
-        expected = {"batch": 16, "lr": lr, "weight_decay": 5e-4, "window": 128, "flip": True, "focal": 2.0}
-        assert recipe.architecture == "deeplabv3_resnet50" and recipe.options == expected
-
-
-def test_a_loaded_network_is_frozen_and_the_random_state_untouched() -> None:
-    before, network = torch.get_rng_state(), zoo.load("digits8-conv3", "cpu")
-    assert torch.equal(torch.get_rng_state(), before)
-    assert not any(each.training for each in network.modules()) and not any(
-        p.requires_grad for p in network.parameters()
-    )
+@pytest.mark.parametrize(
+    ("name", "images", "epochs", "decays"),
+    [
+        ("cifar10-wrn40-2", 50_000, 200, (120, 150, 180)),
+        ("tiny-imagenet-resnet34", 100_000, 200, (120, 150, 180)),
+        ("cifar10-vgg16", 50_000, 200, None),
+        ("cifar10-vgg16-short", 50_000, 30, None),
+        ("camvid-deeplabv3", 367, 200, (100,)),
+        ("nyuv2-deeplabv3", 795, 200, (100,)),
+    ],
+)
+def test_the_papers_teachers_learn_as_long_as_in_the_papers(name: str, images: int, epochs: int, decays: tuple) -> None:
+    recipe = RECIPES[name]
+    updates = math.ceil(images / recipe.options["batch"]) if "deeplab" in name else images // recipe.options["batch"]
+    assert recipe.iterations == epochs * updates and recipe.options["weight_decay"] == 5e-4
+    assert recipe.decays == (decays and tuple(epoch * updates for epoch in decays))
 
 
 # --- what is not as it should be --------------------------------------------------------------------------------------
@@ -134,6 +117,14 @@ def test_unknown_and_missing_networks_say_what_to_do(room: Path) -> None:
     for function in (zoo.load, zoo.card, zoo.verify, zoo.train):
         with pytest.raises(UnknownName, match="'fashion16-conv'. Did you mean 'fashion16-conv3'"):
             function("fashion16-conv")
+    for function in (partial(zoo.load, device="meta"), partial(zoo.images, split="test", device="meta")):
+        with pytest.raises(UnknownName, match="Did you mean 'fashion16-conv3'"):
+            function("fashion16-conv")
+    for name in ("", "../../evil", "/tmp/evil"):
+        with pytest.raises(BadValue, match="cannot be the name of a piece"):
+            Piece(name)
+    with pytest.raises(ShapeMismatch, match="digits8-conv3 is of another architecture"):
+        Piece("digits8-conv3").load(nets.conv3(3))
     for function in (zoo.load, zoo.card, zoo.verify):
         with pytest.raises(MissingFile, match=r"tiny.card\.json is missing. Fix: reuselib zoo train tiny"):
             function("tiny")

@@ -8,14 +8,5 @@ from reuselib.data.attributes.gbu import BENCHMARKS, gbu, gbu_images
 from reuselib.data.attributes.human import SEGMENTS, digits, fashion, random_features
 from reuselib.data.attributes.zero_shot import PARTS, ZeroShotSet
 
-__all__ = [
-    "BENCHMARKS",
-    "PARTS",
-    "SEGMENTS",
-    "ZeroShotSet",
-    "digits",
-    "fashion",
-    "gbu",
-    "gbu_images",
-    "random_features",
-]
+__all__ = ["BENCHMARKS", "PARTS", "SEGMENTS", "ZeroShotSet"]
+__all__ += ["digits", "fashion", "gbu", "gbu_images", "random_features"]

@@ -9,11 +9,12 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from reuselib import checks
 from reuselib.data import digits as handwritten
 from reuselib.data import vision
 from reuselib.data.attributes.zero_shot import ZeroShotSet, standardised
 from reuselib.data.files import SPLITS
-from reuselib.data.image_set import ImageSet
+from reuselib.data.image_set import ImageSet, drawing
 from reuselib.errors import ReuseError, unknown
 
 DIGIT_NAMES = (
@@ -77,6 +78,7 @@ def digits(seed: int = 0) -> ZeroShotSet:
     Args:
         seed: Of the unseen digits: the first 120 seeds give the 120 choices of three, in random order.
     """
+    checks.whole(0, seed=seed)
     train, test = handwritten.digits("train"), handwritten.digits("test")
     choices = list(combinations(range(10), UNSEEN_DIGITS))
     order = torch.randperm(len(choices), generator=torch.Generator().manual_seed(0))
@@ -127,7 +129,7 @@ def random_features(images: Tensor, train: Tensor, count: int = RANDOM_FEATURES,
     """
     pixels = images.flatten(1).float() / 255
     pixels = standardised(pixels, pixels[train])
-    generator = torch.Generator().manual_seed(seed)
+    generator = drawing(seed)
     weight = torch.randn(pixels.shape[1], count, generator=generator) / pixels.shape[1] ** 0.5
     return torch.cat([pixels, (pixels @ weight.to(images.device)).relu()], 1)
 
