@@ -15,7 +15,6 @@ from reuselib.cmi.rivals import Studio
 from reuselib.data import ImageSet
 from reuselib.data.image_set import IMAGENET_STATISTICS
 from reuselib.errors import ReuseError
-from reuselib.nets.layers import check_sizes
 
 
 def invert(
@@ -71,7 +70,7 @@ def invert(
     if image is None and "image" not in card:
         raise ReuseError("No card says what images the network takes. Give image=(channels, height, width).")
     image = tuple(image or card["image"])
-    check_sizes(image=image)
+    checks.sizes(image=image)
     mean, std = _normalisation(card, image[0], mean, std)
     checks.whole(count=count)
     batch = (min(count, 256) if labels is None else len(labels)) if batch is None else batch

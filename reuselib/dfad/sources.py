@@ -14,7 +14,6 @@ from reuselib import checks, run
 from reuselib.data import ImageSet
 from reuselib.data.image_set import Augment
 from reuselib.nets import latent_of
-from reuselib.nets.layers import check_sizes
 
 Source = Callable[[int, torch.Generator | None], Tensor]
 
@@ -32,7 +31,7 @@ def from_images(images: ImageSet, augment: Augment | None = None) -> Source:
 
 def gaussian_noise(image: tuple[int, int, int], where: torch.device) -> Source:
     """Independent N(0, 1) pixels in normalised space (RANDOM)."""
-    check_sizes(image=image)
+    checks.sizes(image=image)
     return lambda count, random: torch.randn(count, *image, device=where, generator=random)
 
 
