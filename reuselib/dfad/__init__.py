@@ -6,16 +6,5 @@ from reuselib.dfad.method import DFAD, Discrepancy, Distillation
 from reuselib.dfad.rivals import DAFL, ZSKT
 from reuselib.dfad.study import DFADStudy
 
-__all__ = [
-    "DAFL",
-    "DFAD",
-    "DFADJob",
-    "DFADResult",
-    "DFADStudy",
-    "Discrepancy",
-    "Distillation",
-    "ZSKT",
-    "losses",
-    "players",
-    "sources",
-]
+__all__ = ["DAFL", "DFAD", "DFADJob", "DFADResult", "DFADStudy", "Discrepancy", "Distillation", "ZSKT"]
+__all__ += ["losses", "players", "sources"]

@@ -38,11 +38,30 @@ class DFADResult(run.Result):
     samples: list[Tensor]
 
 
+METHODS: dict[str, Callable[[Any], run.Method]] = {
+    "kd-real": lambda job: job.imitate(),
+    "kd-related": lambda job: job.imitate(job.settings.related),
+    "kd-unrelated": lambda job: job.imitate(job.settings.unrelated),
+    "random": lambda job: job.distil(sources.gaussian_noise(job.settings.image, job.device)),
+    "random-generator": lambda job: job.distil(sources.from_generator(job.generator)),
+    "dafl": lambda job: job.play(DAFL),
+    "zskt": lambda job: job.play(ZSKT),
+    "dfad": lambda job: job.play(DFAD),
+    "dfad-long": lambda job: job.play(DFAD),
+    "dfad-kl": lambda job: job.play(DFAD, discrepancy=losses.kl_divergence),
+    "dfad-log": lambda job: job.play(DFAD, generation=losses.negative_log),
+    "supervised": lambda job: job.learn_labels(),
+}
+"""How each row is trained; the teacher and the untrained student are only tested."""
+
+
 class DFADJob(run.Job):
     """What the methods of one task share with one seed: networks, images, evaluation."""
 
     score, average = "accuracy", "mean_accuracy"
     """What a student is judged by, and the name of its mean over the run."""
+    methods: Mapping[str, Callable[[Any], run.Method]] = METHODS
+    """Row → how it is trained; all others are only tested."""
     shown = 40
     """Samples that are kept of the generator at every evaluation."""
 
@@ -94,6 +113,10 @@ class DFADJob(run.Job):
         """Distillation on images that are not learned."""
         return Distillation(self.teacher, self.student, source, **self.options())
 
+    def imitate(self, name: str | None = None) -> Distillation:
+        """Distillation on the teacher's own training images, or on those of another set."""
+        return self.distil(sources.from_images(self.training(name)))
+
     def play(self, method: Callable[..., Distillation], **own: Any) -> Distillation:
         """A method with a generator."""
         self.plays = True
@@ -104,14 +127,10 @@ class DFADJob(run.Job):
         options = {"schedule": self.schedule(), "seed": self.seed, **self.settings.options}
         return Supervised(self.student, self.training(), **options)
 
-    def methods(self) -> Mapping[str, Callable[[Any], run.Method]]:
-        """Row → how it is trained; all others are only tested."""
-        return METHODS
-
     def plan(self) -> Iterator[tuple[run.Method, int]]:
-        """The row's method; none for the teacher and the untrained student."""
-        if self.settings.method in self.methods():
-            yield self.methods()[self.settings.method](self), self.iterations
+        """The row's method; none for those that are only tested."""
+        if self.settings.method in self.methods:
+            yield self.methods[self.settings.method](self), self.iterations
 
     def result(self) -> DFADResult:
         """Train one student and test it."""
@@ -197,20 +216,3 @@ def classes_covered(teacher: nn.Module, images: Tensor) -> float:
     logits = teacher(images)
     share = torch.bincount(logits.argmax(1), minlength=logits.shape[1]).float() / len(images)
     return float(torch.special.entr(share).sum().exp())
-
-
-METHODS: dict[str, Callable[[Any], run.Method]] = {
-    "kd-real": lambda job: job.distil(sources.from_images(job.training())),
-    "kd-related": lambda job: job.distil(sources.from_images(job.training(job.settings.related))),
-    "kd-unrelated": lambda job: job.distil(sources.from_images(job.training(job.settings.unrelated))),
-    "random": lambda job: job.distil(sources.gaussian_noise(job.settings.image, job.device)),
-    "random-generator": lambda job: job.distil(sources.from_generator(job.generator)),
-    "dafl": lambda job: job.play(DAFL),
-    "zskt": lambda job: job.play(ZSKT),
-    "dfad": lambda job: job.play(DFAD),
-    "dfad-long": lambda job: job.play(DFAD),
-    "dfad-kl": lambda job: job.play(DFAD, discrepancy=losses.kl_divergence),
-    "dfad-log": lambda job: job.play(DFAD, generation=losses.negative_log),
-    "supervised": lambda job: job.learn_labels(),
-}
-"""How each row is trained; the teacher and the untrained student are only tested."""

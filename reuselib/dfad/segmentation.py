@@ -28,6 +28,12 @@ class SegmentationJob(job.DFADJob):
 
     score, average = "mean_iou", "average_mean_iou"
     shown = 10
+    methods: Mapping[str, Callable[[Any], run.Method]] = {
+        **job.METHODS,
+        "dafl": lambda job: job.play(DAFL, layer="decoder"),
+        "dfad": lambda job: job.play(DFAD, generation=losses.negative_log),
+        "dfad-plain": lambda job: job.play(DFAD),
+    }
 
     def imitate(self, name: str | None = None) -> Distillation:
         """Distillation on the teacher's own training images, or on those of another set."""
@@ -41,10 +47,6 @@ class SegmentationJob(job.DFADJob):
         options = {"schedule": self.schedule(), "seed": self.seed, "focal": settings.focal, **settings.options}
         window = settings.image[1] if settings.windows else None
         return SegmentationTraining(self.student, images, window=window, flip=settings.windows, **options)
-
-    def methods(self) -> Mapping[str, Callable[[Any], run.Method]]:
-        """Row → how it is trained; all others are only tested."""
-        return METHODS
 
     def result(self) -> job.DFADResult:
         """Train one student and test it."""
@@ -87,17 +89,3 @@ class Blind(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Give the counts of the classes as logits (B, classes, H, W)."""
         return self.counts.expand(len(images), -1, -1, -1)
-
-
-METHODS: dict[str, Callable[[SegmentationJob], run.Method]] = {
-    "kd-real": lambda job: job.imitate(),
-    "kd-related": lambda job: job.imitate(job.settings.related),
-    "kd-unrelated": lambda job: job.imitate(job.settings.unrelated),
-    "random": lambda job: job.distil(sources.gaussian_noise(job.settings.image, job.device)),
-    "random-generator": lambda job: job.distil(sources.from_generator(job.generator)),
-    "dafl": lambda job: job.play(DAFL, layer="decoder"),
-    "dfad": lambda job: job.play(DFAD, generation=losses.negative_log),
-    "dfad-plain": lambda job: job.play(DFAD),
-    "supervised": lambda job: job.learn_labels(),
-}
-"""How each row is trained; the teacher and the two floors are only tested."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reuselib import data, nets, run
 from reuselib.data import ImageSet
-from reuselib.dfad import DFAD, DFADJob, DFADResult, Distillation, sources
+from reuselib.dfad import DFADJob, DFADResult
 from reuselib.nets import blank
 from reuselib.one_stage_gan.distillation import OneStageDFAD
 from reuselib.one_stage_gan.judge import Judge
@@ -178,9 +178,12 @@ class GANJob(TimedJob):
 class DistilJob(TimedJob, DFADJob):
     """Data-free distillation of chapter 01's students, in two stages and in one."""
 
-    def methods(self) -> Mapping[str, Callable[[Any], run.Method]]:
-        """Row → how it is trained; the untrained student is only tested."""
-        return DISTILLERS
+    methods: Mapping[str, Callable[[Any], run.Method]] = {
+        **dict.fromkeys(("two-1", "two-5"), DFADJob.methods["dfad"]),
+        **dict.fromkeys(("one-1", "one-5"), lambda job: job.play(OneStageDFAD)),
+        **{name: DFADJob.methods[name] for name in ("random", "random-generator")},
+        "real": DFADJob.methods["kd-real"],
+    }
 
     def result(self) -> DFADResult:
         """Train one student and test it."""
@@ -188,13 +191,3 @@ class DistilJob(TimedJob, DFADJob):
         result.metrics |= time_metrics(result.history)
         result.curves = ("accuracy", "imitation", "generation", "seconds", "cpu_seconds")
         return result
-
-
-DISTILLERS: dict[str, Callable[[DistilJob], Distillation]] = {
-    **dict.fromkeys(("two-1", "two-5"), lambda job: job.play(DFAD)),
-    **dict.fromkeys(("one-1", "one-5"), lambda job: job.play(OneStageDFAD)),
-    "random": lambda job: job.distil(sources.gaussian_noise(job.settings.image, job.device)),
-    "random-generator": lambda job: job.distil(sources.from_generator(job.generator)),
-    "real": lambda job: job.distil(sources.from_images(job.training())),
-}
-"""How each row of the distillation is trained; the untrained student is only tested."""

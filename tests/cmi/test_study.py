@@ -15,7 +15,6 @@ from torch import nn
 from reuselib import chapters, run
 from reuselib.cmi import Inversion, job
 from reuselib.cmi import study as cmi
-from reuselib.errors import ReuseError
 from reuselib.nets import zoo
 from reuselib.report import metrics
 
@@ -90,15 +89,8 @@ def test_all_methods_of_a_seed_start_from_one_student_and_ask_for_the_same_class
 
 
 @pytest.mark.parametrize("method", ["cmi", "dfq", "untrained-generator", "kd-real", "noise", "supervised", "teacher"])
-def test_a_row_runs_and_a_seed_decides_it(method: str) -> None:
-    results = []
-    for seed in (3, 3, 4):
-        torch.manual_seed(len(results))  # the global state must not matter
-        result = SMOKE.run(method, seed, progress=False, **SHORT)
-        images = [] if result.images is None else [result.images.images]
-        results.append([players.state(result.student), *images, result.record.metrics, result.record.curves])
-    assert not list(players.differences(results[0], results[1]))
-    assert method == "teacher" or list(players.differences(results[0][:-2], results[2][:-2]))
+def test_a_row_runs_and_records_what_it_is_to_record(method: str) -> None:
+    result = SMOKE.run(method, 3, progress=False, **SHORT)
     online = {"online_accuracy"} if SMOKE.settings[f"shapes-{method}"].student_steps else set()
     quality = set() if result.images is None else QUALITY
     assert result.record.metrics.keys() == {"accuracy", "protocol_accuracy"} | online | quality
@@ -142,24 +134,6 @@ def test_the_ceilings_and_floors() -> None:
     assert real.record.metrics["accuracy"] > noise.record.metrics["accuracy"] + 0.3
     assert real.record.metrics["judge_agreement"] > 0.9
     assert real.record.metrics["frechet"] < noise.record.metrics["frechet"]
-
-
-@pytest.mark.parametrize(("method", "place"), [("cmi", "inversion"), ("adi", "teaching")])
-def test_an_interrupted_row_goes_on_and_gives_the_same_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, place: str
-) -> None:
-    monkeypatch.setattr("reuselib.run.study.run", functools.partial(run.run, save_every=0))
-    go = functools.partial(SMOKE.run, method, 0, progress=False)
-    whole, kept = go(**SHORT).record, {"checkpoint": tmp_path / "run.pt", **SHORT}
-    owner, name, at = (Inversion, "step", 3) if place == "inversion" else (job.CMIJob, "teach", 0)
-    with monkeypatch.context() as interrupted:
-        interrupted.setattr(owner, name, players.rigged(getattr(owner, name), at=at))
-        with pytest.raises(players.Explosion):
-            go(**kept)
-    resumed = go(**kept).record
-    assert (resumed.metrics, resumed.curves, resumed.passes) == (whole.metrics, whole.curves, whole.passes)
-    with pytest.raises(ReuseError, match=r"run\.pt was made with other settings"):
-        go(**kept | {"updates": 11})
 
 
 def test_the_weights_of_a_row_reach_the_terms() -> None:

@@ -16,7 +16,6 @@ from reuselib import chapters, nets, run
 from reuselib.data import ImageSet
 from reuselib.dfad import job, segmentation
 from reuselib.dfad import study as dfad
-from reuselib.errors import MissingFile, ReuseError
 from reuselib.nets import zoo
 from reuselib.report import metrics
 
@@ -88,11 +87,6 @@ def test_the_papers_cost_is_predicted_to_a_factor_of_two() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_teacher_that_is_not_trained_yet_names_the_command() -> None:
-    with pytest.raises(MissingFile, match="Fix: reuselib zoo train nyuv2-deeplabv3"):
-        chapters.study("dfad", "paper").run("nyuv2-dfad", progress=False)
-
-
 # ---- rows
 
 
@@ -111,16 +105,10 @@ ROWS = ("digits-dfad", "digits-zskt", "digits-kd-related", "digits-supervised", 
 
 
 @pytest.mark.parametrize("row", [*ROWS, "rooms-kd-related", "rooms-supervised"])
-def test_a_row_runs_and_a_seed_decides_it(row: str) -> None:
-    results, short = [], TINY if row.startswith("rooms") else SHORT
-    for seed in (1, 1, 2):
-        torch.manual_seed(len(results))  # the global state must not matter, nor change
-        before = torch.get_rng_state()
-        result = SMOKE.run(row, seed, progress=False, **short)
-        assert torch.equal(torch.get_rng_state(), before)
-        results.append((players.state(result.student), result.record.metrics, result.record.curves))
-    assert not list(players.differences(list(results[0]), list(results[1])))
-    assert list(players.differences(results[0][0], results[2][0]))
+def test_a_row_runs_and_leaves_the_global_state_alone(row: str) -> None:
+    before = torch.get_rng_state()
+    result = SMOKE.run(row, 1, progress=False, **TINY if row.startswith("rooms") else SHORT)
+    assert torch.equal(torch.get_rng_state(), before)
     plays = row.partition("-")[2] in ("dfad", "zskt")
     assert ("classes_covered" in result.metrics) == (result.generator is not None) == plays == bool(result.samples)
     assert all(math.isfinite(value) for value in result.record.metrics.values())
@@ -178,25 +166,6 @@ def test_the_generators_loss_is_the_log_form_unless_the_row_says_otherwise() -> 
     d = torch.tensor(1.5)
     for row, expected in (("rooms-dfad", -math.log(2.5)), ("rooms-dfad-plain", -1.5), ("digits-dfad", -1.5)):
         assert next(start(row).plan())[0].generation(d) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("row", ["digits-dfad", "rooms-supervised"])
-def test_an_interrupted_row_goes_on_and_gives_the_same_record(
-    row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("reuselib.run.study.run", functools.partial(run.run, save_every=0))
-    monkeypatch.setattr("reuselib.run.study.REPORT_EVERY", 3)
-    go = functools.partial(SMOKE.run, row, 0, progress=False)
-    short = TINY | {"evaluations": 2}
-    whole, kept = go(**short).record, short | {"checkpoint": tmp_path / "run.pt"}
-    with monkeypatch.context() as interrupted:
-        interrupted.setattr(job.DFADJob, "evaluate", players.rigged(job.DFADJob.evaluate, at=1))
-        with pytest.raises(players.Explosion):
-            go(**kept)
-    resumed = go(**kept).record
-    assert (resumed.metrics, resumed.curves, resumed.passes) == (whole.metrics, whole.curves, whole.passes)
-    with pytest.raises(ReuseError, match=r"run\.pt was made with other settings"):
-        go(**kept | {"decays": (0.1,)})
 
 
 def test_real_images_reach_the_methods_as_windows_where_they_are_larger() -> None:

@@ -68,17 +68,6 @@ def test_one_stage_gives_the_gradients_of_two_on_the_same_noise(
     assert all(parameter.grad is None for parameter in fused.teacher.parameters())
 
 
-def test_the_log_form_has_one_factor_for_the_batch() -> None:
-    negative, logarithmic = cast(), cast()
-    one_stage(negative, discrepancy=DISCREPANCIES["l1"]).fused_stage()
-    method = one_stage(logarithmic, discrepancy=DISCREPANCIES["l1"], generation=losses.negative_log)
-    report, generation = method.fused_stage()
-    d = report["imitation"]
-    assert error(gradients(logarithmic.generator), gradients(negative.generator) / (1 + d)) < 1e-10
-    assert torch.equal(gradients(logarithmic.student), gradients(negative.student))
-    assert generation.item() == pytest.approx(-torch.log1p(d).item())
-
-
 @by_form
 def test_the_joint_update_is_the_two_updates_of_a_plain_simultaneous_step(
     generation: Callable[[Tensor], Tensor],

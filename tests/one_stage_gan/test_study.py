@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from pathlib import Path
 from typing import Any
 
 import equations
@@ -197,27 +196,6 @@ def test_the_metrics_are_what_they_are_called() -> None:
     assert values["train_seconds"] == pytest.approx(sum(result.history.curve("seconds")[1]) * 2)
     real, floor = (SMOKE.run(f"fashion-{row}", progress=False).metrics for row in ("real", "noise"))
     assert real["frechet"] < floor["frechet"] / 2 and real["coverage"] > floor["coverage"]
-
-
-@pytest.mark.parametrize("row", ["fashion-ns-one", "digits-sat-two", "distil-one-5"])
-def test_a_seed_decides_a_row_and_an_interrupted_one_goes_on(
-    row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("reuselib.run.study.run", functools.partial(run.run, save_every=0))
-    options = {"updates": 20, "evaluations": 4, "progress": False}
-    results = [SMOKE.run(row, seed, **options) for seed in (0, 0, 1)]
-    records = [(repeatable(each.record.metrics), repeatable(each.record.curves)) for each in results]
-    assert records[0] == records[1] != records[2]
-    kind = type(SMOKE.job(SMOKE.settings[row]))
-    with monkeypatch.context() as interrupted:
-        interrupted.setattr(kind, "evaluate", players.rigged(kind.evaluate, at=2))
-        with pytest.raises(players.Explosion):
-            SMOKE.run(row, 0, checkpoint=tmp_path / "run.pt", **options)
-    resumed = SMOKE.run(row, 0, checkpoint=tmp_path / "run.pt", **options).record
-    assert (repeatable(resumed.metrics), repeatable(resumed.curves)) == records[0]
-    assert resumed.passes == results[0].record.passes
-    with pytest.raises(ReuseError, match="other settings"):
-        SMOKE.run(row, 1, checkpoint=tmp_path / "run.pt", **options)
 
 
 def test_a_row_takes_exactly_its_updates() -> None:
