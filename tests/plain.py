@@ -6,6 +6,7 @@ from a generator with the given seed, in the order of the papers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import accumulate
 
 import torch
@@ -116,3 +117,15 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer, clip: float | None =
     if clip:
         torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], clip)
     optimizer.step()
+
+
+Term = Callable[[Tensor], Tensor]
+GAMES: dict[str, tuple[Term, Term, Term]] = {
+    "saturating": (lambda y: -y.sigmoid().log(), lambda y: -(1 - y.sigmoid()).log(), lambda y: (1 - y.sigmoid()).log()),
+    "non_saturating": (lambda y: -y.sigmoid().log(), lambda y: -(1 - y.sigmoid()).log(), lambda y: -y.sigmoid().log()),
+    "least_squares": (lambda y: (y - 1) ** 2, lambda y: y**2, lambda y: (y - 1) ** 2),
+    "wasserstein": (lambda y: -y, lambda y: y, lambda y: -y),
+    "hinge": (lambda y: (1 - y).clamp(min=0), lambda y: (1 + y).clamp(min=0), lambda y: -y),
+    "leaky_hinge": (lambda y: (1 - y).clamp(min=0), lambda y: torch.maximum(0.1 * (1 + y), 1 + y), lambda y: -y),
+}
+"""A GAN's losses of real images, of fakes, and of the generator, as the papers write them, with D = sigmoid(y)."""

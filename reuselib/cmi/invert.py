@@ -89,7 +89,7 @@ def invert(
         changes,
         batch=batch,
         image_steps=image_steps,
-        labels=None if labels is None else torch.tensor(labels, device=where),
+        labels=labels,
         student=student,
         layers=None if layers is None else tuple(layers),
         bank=batches * batch,

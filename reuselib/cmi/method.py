@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -137,7 +138,7 @@ class Inversion(run.Method):
         image_steps: int = 200,
         early: int = 0,
         early_steps: int | None = None,
-        labels: Tensor | None = None,
+        labels: Sequence[int] | Tensor | None = None,
         embedding: int = 256,
         bank: int = 40_960,
         negatives: int = 4096,
@@ -152,7 +153,7 @@ class Inversion(run.Method):
         self.teacher, self.canvas, self.terms, self.pool = teacher, canvas, terms, pool
         self.batch, self.image_steps, self.negatives = batch, image_steps, negatives
         self.early, self.early_steps = early, early_steps or image_steps
-        self.views, self.labels = views, labels
+        self.views, self.labels = views, None if labels is None else torch.as_tensor(labels, device=self.device)
         self.layers = spread(teacher) if terms.contrastive and layers is None else layers
         self.precision = run.precision(self.device, precision)
         self.random = run.generator(self.device, seed)

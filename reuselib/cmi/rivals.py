@@ -64,7 +64,6 @@ class Studio:
         latent: length of a generator's noise.
         width: channels before a generator's last convolution.
         lr: of what is changed; 0.1 for pixels and 0.001 for generators if left out.
-        padding: of random crops, and the greatest roll of DeepInversion; an eighth of the height if left out.
         flip: whether images may be mirrored.
     """
 
@@ -72,19 +71,17 @@ class Studio:
     latent: int = 256
     width: int = 64
     lr: float | None = None
-    padding: int | None = None
     flip: bool = True
 
     def __post_init__(self) -> None:
         """Refuse sizes and rates that cannot be meant."""
         checks.whole(latent=self.latent, width=self.width)
-        checks.whole(0, shift=self.shift)
         checks.number(above=True, lr=1.0 if self.lr is None else self.lr)
 
     @property
     def shift(self) -> int:
-        """Pixels by which views move."""
-        return self.space.shape[1] // 8 if self.padding is None else self.padding
+        """Pixels by which views move, an eighth of the height: random crops, and the rolls of DeepInversion."""
+        return self.space.shape[1] // 8
 
     def canvas(self, kind: str, seed: int = 0) -> Canvas:
         """A canvas of one of the three kinds; a lasting generator is twice as wide at its start."""

@@ -84,7 +84,8 @@ def gradient_ratio(loss: AdversarialLoss, logits: Tensor, ratio: str | float = "
             f"The loss {loss.name!r} has no gradient ratio: where the discriminator's gradient is zero, no factor "
             "turns it into the generator's. Use leaky_hinge(slope), another loss, or TwoStageGAN."
         )
-    if isinstance(ratio, int | float):
+    if not isinstance(ratio, str):
+        checks.number(-math.inf, ratio=ratio)
         return float(ratio)
     if ratio == "closed":
         return loss.ratio(logits.detach())

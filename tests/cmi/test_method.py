@@ -367,7 +367,7 @@ def test_the_views_of_the_three_kinds_of_canvas() -> None:
     studio = Studio(players.space((3, 32, 32), (0.5,) * 3, (0.25,) * 3))
     assert studio.shift == 4 and Studio(players.space((1, 16, 16))).shift == 2
     assert studio.views("fresh").broad.keywords == {"padding": 4, "flip": True}
-    assert replace(studio, padding=2, flip=False).views("fresh").broad.keywords == {"padding": 2, "flip": False}
+    assert replace(studio, flip=False).views("fresh").broad.keywords == {"padding": 4, "flip": False}
     images = torch.rand(4, 3, 32, 32)
     assert studio.views("lasting").broad(images, None) is images
     rolled = studio.views("pixels").broad(images, torch.Generator().manual_seed(0))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
+import plain
 import pytest
 import torch
 from torch import Tensor
@@ -17,30 +17,6 @@ from reuselib.one_stage_gan.losses import LARGEST_RATIO, LOWEST_LOGIT
 
 LOSSES = [*one_stage_gan.LOSSES.values(), leaky_hinge(0.1)]
 WITH_RATIO = [loss for loss in LOSSES if loss.ratio is not None]
-
-Terms = tuple[Callable[[float], float], Callable[[float], float], Callable[[float], float]]
-
-
-def sigmoid(y: float) -> float:
-    return 1 / (1 + math.exp(-y))
-
-
-BY_HAND: dict[str, Terms] = {  # real, fake, generator: as the papers write them, with D = sigmoid(y)
-    "saturating": (
-        lambda y: -math.log(sigmoid(y)),
-        lambda y: -math.log(1 - sigmoid(y)),
-        lambda y: math.log(1 - sigmoid(y)),
-    ),
-    "non_saturating": (
-        lambda y: -math.log(sigmoid(y)),
-        lambda y: -math.log(1 - sigmoid(y)),
-        lambda y: -math.log(sigmoid(y)),
-    ),
-    "least_squares": (lambda y: (y - 1) ** 2, lambda y: y**2, lambda y: (y - 1) ** 2),
-    "wasserstein": (lambda y: -y, lambda y: y, lambda y: -y),
-    "hinge": (lambda y: max(0, 1 - y), lambda y: max(0, 1 + y), lambda y: -y),
-    "leaky_hinge": (lambda y: max(0, 1 - y), lambda y: max(0.1 * (1 + y), 1 + y), lambda y: -y),
-}
 
 
 def by_name(losses: list[AdversarialLoss]) -> pytest.MarkDecorator:
@@ -54,12 +30,11 @@ def logits() -> Tensor:
 
 @by_name(LOSSES)
 def test_the_terms_are_those_of_the_papers_and_per_sample(loss: AdversarialLoss) -> None:
-    y = logits()
-    for term, slow in zip((loss.real, loss.fake, loss.generator), BY_HAND[loss.name], strict=True):
-        torch.testing.assert_close(term(y), torch.tensor([slow(value) for value in y.tolist()], dtype=torch.float64))
-    real, fake, _ = BY_HAND[loss.name]
-    slow = sum(real(a) + fake(b) for a, b in zip(y.tolist(), y.flip(0).tolist(), strict=True)) / len(y)
-    assert loss.discriminator(y, y.flip(0)).item() == pytest.approx(slow)
+    y, (real, fake, generator) = logits(), plain.GAMES[loss.name]
+    for term, expected in ((loss.real, real), (loss.fake, fake), (loss.generator, generator)):
+        torch.testing.assert_close(term(y), expected(y))
+    slow = sum(real(a) + fake(b) for a, b in zip(y, y.flip(0), strict=True)) / len(y)
+    torch.testing.assert_close(loss.discriminator(y, y.flip(0)), slow)
     assert loss.name == "leaky_hinge" or one_stage_gan.LOSSES[loss.name] is loss
 
 

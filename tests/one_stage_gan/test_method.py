@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
+import plain
 import pytest
 import torch
 import torch.nn.functional as F
@@ -31,15 +31,6 @@ GAINS = {None: 20.0, "group": 4.0, "batch": 2.0}
 """What the initial weights of a discriminator are multiplied by: otherwise its logits are near 0, all ratios alike."""
 
 Gradients = tuple[Tensor, Tensor]
-Term = Callable[[Tensor], Tensor]
-PLAIN: dict[str, tuple[Term, Term, Term]] = {
-    "saturating": (lambda y: -y.sigmoid().log(), lambda y: -(1 - y.sigmoid()).log(), lambda y: (1 - y.sigmoid()).log()),
-    "non_saturating": (lambda y: -y.sigmoid().log(), lambda y: -(1 - y.sigmoid()).log(), lambda y: -y.sigmoid().log()),
-    "least_squares": (lambda y: (y - 1) ** 2, lambda y: y**2, lambda y: (y - 1) ** 2),
-    "wasserstein": (lambda y: -y, lambda y: y, lambda y: -y),
-    "leaky_hinge": (lambda y: (1 - y).clamp(min=0), lambda y: torch.maximum(0.1 * (1 + y), 1 + y), lambda y: -y),
-}
-
 by_loss = pytest.mark.parametrize("loss", LOSSES, ids=[loss.name for loss in LOSSES])
 
 
@@ -78,7 +69,7 @@ class Game:
 
     def in_two(self, loss: AdversarialLoss) -> Gradients:
         """Two losses, two backward passes: the generator's gradient of one, the discriminator's of the other."""
-        real_term, fake_term, generator_term = PLAIN[loss.name]
+        real_term, fake_term, generator_term = plain.GAMES[loss.name]
         of_generator = generator_term(self.discriminator(self.generator(self.noise))).mean()
         fakes = self.generator(self.noise).detach()
         of_discriminator = real_term(self.discriminator(self.real)).mean() + fake_term(self.discriminator(fakes)).mean()
@@ -113,7 +104,7 @@ def test_the_ratio_is_the_same_at_every_layer(loss: AdversarialLoss) -> None:
             activations.append(layer(activations[-1]))
         y = activations[-1].flatten()
         of_fake, of_generator = (
-            torch.autograd.grad(term(y).sum(), activations, retain_graph=True) for term in PLAIN[loss.name][1:]
+            torch.autograd.grad(term(y).sum(), activations, retain_graph=True) for term in plain.GAMES[loss.name][1:]
         )
         ratio = gradient_ratio(loss, y)
         assert len(activations) >= 6
@@ -160,7 +151,7 @@ def test_the_reported_losses_are_the_plain_ones_and_the_generators_is_not_to_be_
 ) -> None:
     game = Game()
     together, of_generator = game.losses(loss)
-    real_term, fake_term, generator_term = PLAIN[loss.name]
+    real_term, fake_term, generator_term = plain.GAMES[loss.name]
     y_real, y_fake = game.discriminator(game.real), game.discriminator(game.generator(game.noise))
     torch.testing.assert_close(together, real_term(y_real).mean() + fake_term(y_fake).mean())
     torch.testing.assert_close(of_generator, generator_term(y_fake).mean().detach())

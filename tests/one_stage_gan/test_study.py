@@ -46,10 +46,6 @@ def images_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 loaded_once = functools.cache(data.load)
 
 
-def repeatable(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in TIMED and "seconds" not in name}
-
-
 def kinds(kind: str, scale: Any = SMOKE) -> list[str]:
     return [row for row, settings in scale.settings.items() if settings.kind == kind]
 

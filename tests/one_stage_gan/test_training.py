@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import plain
 import players
 import pytest
 import torch
@@ -116,14 +117,6 @@ def test_weights_are_clipped_after_the_update(scheme: str) -> None:
 
 # --- trajectories ----------------------------------------------------------------------------------------------------
 
-PLAIN = {  # real, fake, generator
-    "saturating": (lambda y: F.softplus(-y), F.softplus, lambda y: -F.softplus(y)),
-    "non_saturating": (lambda y: F.softplus(-y), F.softplus, lambda y: F.softplus(-y)),
-    "least_squares": (lambda y: (y - 1) ** 2, lambda y: y**2, lambda y: (y - 1) ** 2),
-    "wasserstein": (lambda y: -y, lambda y: y, lambda y: -y),
-    "hinge": (lambda y: (1 - y).clamp(min=0), lambda y: (1 + y).clamp(min=0), lambda y: -y),
-}
-
 
 def normal(random: torch.Generator) -> Tensor:
     return torch.randn(BATCH, LATENT, dtype=torch.float64, generator=random)
@@ -140,7 +133,7 @@ def by_hand(
 ) -> tuple[nets.Generator, nets.Discriminator]:
     """A GAN as one would first write it; in one stage, the two gradients are computed by two backward passes."""
     generator, discriminator, images = trio(norm)
-    real_term, fake_term, generator_term = PLAIN[loss]
+    real_term, fake_term, generator_term = plain.GAMES[loss]
     random = torch.Generator().manual_seed(3)
     to_generate = torch.optim.Adam(generator.parameters(), 2e-4, (0.5, 0.999))
     to_discriminate = torch.optim.Adam(discriminator.parameters(), 1e-4, (0.5, 0.999))
@@ -182,14 +175,14 @@ def assert_same_players(method: GAN, expected: tuple[nets.Generator, nets.Discri
     torch.testing.assert_close(method.generator(noise), expected[0](noise), rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("loss", PLAIN)
+@pytest.mark.parametrize("loss", one_stage_gan.LOSSES)
 def test_two_stages_give_what_a_plain_loop_gives(loss: str) -> None:
     for variant in ("frozen", "reuse"):
         method = make(variant, loss=one_stage_gan.LOSSES[loss])
         assert_same_players(method, by_hand(loss, 5, one_stage=False, reuse=variant == "reuse"), 5)
 
 
-@pytest.mark.parametrize("loss", [loss for loss in PLAIN if loss != "hinge"])
+@pytest.mark.parametrize("loss", [loss for loss in one_stage_gan.LOSSES if loss != "hinge"])
 @pytest.mark.parametrize("ratio", ["closed", "autograd"])
 def test_one_stage_gives_what_a_simultaneous_loop_with_two_backward_passes_gives(loss: str, ratio: str) -> None:
     method = make("one", loss=one_stage_gan.LOSSES[loss], ratio=ratio)
