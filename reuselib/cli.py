@@ -42,7 +42,7 @@ class Group(click.Group):
 
 
 def _chapter(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
-    return name and chapters.known(name)
+    return None if name is None else chapters.known(name)
 
 
 def _seeds(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
@@ -152,7 +152,8 @@ def _run(study: Any, jobs: Sequence[Job], again: bool = False, dry_run: bool = F
         for row, seed in left:
             click.echo(f"{row} seed {seed}, about {_span(seconds[row])}")
         return
-    home.check_writable("results", ".scratch")
+    if left:
+        home.check_writable("results", ".scratch")
     began, done, width = time.monotonic(), 0.0, max((len(row) for row, _ in left), default=0)
     for number, (row, seed) in enumerate(left, 1):
         checkpoint, place = checkpoint_path(study, row, seed), f"row {number:{len(str(len(left)))}} of {len(left)}"
@@ -318,6 +319,7 @@ def zoo_train(name: str) -> None:
     """Train a network by its recipe; goes on where it was cut off."""
     from reuselib.nets import zoo as networks
 
+    home.check_writable("zoo")
     facts = networks.train(name)
     click.echo(f"{name}: test accuracy {facts['test_accuracy']:.2%} after {facts['seconds']:.0f} s")
 

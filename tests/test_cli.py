@@ -183,6 +183,7 @@ def test_a_checkpoint_is_cleared_away_where_it_outlived_its_record_and_named_whe
             for text in ",|a,,b".split("|")
         ),
         ("run dfad --rows digits-untrained,digits-dfat", 1, "Did you mean 'digits-dfad'?"),
+        ("resume ", 1, "unknown chapter ''"),
         ("run dfad --seed 0", 2, "No such option"),
         ("run dfad --device gpu", 1, "'gpu' is not a device"),
         ("run dfad --precision bf61", 2, "'bf61' is not one of"),
@@ -201,7 +202,7 @@ def test_bad_arguments_get_the_nearest_or_the_list_before_anything_runs(
 ) -> None:
     for name in ("REUSELIB_DEVICE", "REUSELIB_PRECISION"):
         monkeypatch.setenv(name, "")  # put back as it was
-    assert words in call(*line.split(), code=code)
+    assert words in call(*line.split(" "), code=code)
     assert not (room / "results").exists()
 
 
