@@ -11,7 +11,7 @@ import torch
 
 from reuselib import report
 from reuselib.attribution import Truth, bootstrap_error, split_half, taskonomy
-from reuselib.attribution.evaluation import GROUPS, expected_hits, hits, order, precision_recall
+from reuselib.attribution.evaluation import GROUPS, expected_hits, hits, order
 
 ROOM_GROUPS = {name: group for group, names in GROUPS.items() for name in names}
 
@@ -74,12 +74,6 @@ def test_closed_forms_of_random_and_oracle() -> None:
     anything = t.evaluate(torch.rand(t.affinity.shape))
     assert float(anything.precision[-1]) == pytest.approx(top / candidates) and float(anything.recall[-1]) == 1
     assert (anything.hits.diff(dim=1) >= 0).all()
-
-
-def test_precision_and_recall_of_hits() -> None:
-    found = torch.tensor([[1, 1, 2], [0, 1, 1]])
-    p, r = precision_recall(found, 2)
-    assert p.tolist() == pytest.approx([0.5, 0.5, 0.5]) and r.tolist() == pytest.approx([0.25, 0.5, 0.75])
 
 
 def test_rank_correlations_leave_the_target_out() -> None:

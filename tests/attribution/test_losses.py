@@ -8,21 +8,14 @@ import numpy
 import pytest
 import torch
 
-from reuselib.attribution import affinity_matrix, distance, normalised, pairwise, pooled, without_shared
-from reuselib.attribution.losses import absolute_channel_mean, channel_mean, cosines, slope
+from reuselib.attribution import affinity_matrix, distance, normalised, pairwise, without_shared
+from reuselib.attribution.losses import cosines, slope
 
 
 def test_the_slope_of_epsilon_lrp() -> None:
     z = torch.tensor([2.0, -2.0, 0.0])
     assert slope(z.tanh(), z, 0.5).tolist() == pytest.approx([0.96403 / 2.5, 0.96403 / 2.5, 0], rel=1e-4)
     assert float(slope(torch.ones(1), torch.zeros(1), 0.25)) == 4  # the sign of zero is plus
-
-
-def test_ways_from_attributions_to_maps() -> None:
-    a = torch.randn(2, 3, 6, 6)
-    assert torch.equal(channel_mean(a), a.mean(1)) and torch.equal(absolute_channel_mean(a), a.abs().mean(1))
-    small = pooled(2)(a)
-    assert small.shape == (2, 3, 3) and float(small[1, 0, 2]) == pytest.approx(float(a[1, :, :2, 4:].mean()))
 
 
 def test_affinity_against_a_loop_symmetric_with_ones_and_within_bounds() -> None:

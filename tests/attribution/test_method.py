@@ -12,20 +12,8 @@ from maps_toys import TimmLike, network, networks, probes
 from torch import Tensor, nn
 
 from reuselib import nets
-from reuselib.attribution import (
-    METHODS,
-    ModelSpace,
-    affinity_matrix,
-    by_features,
-    by_maps,
-    explain,
-    input_x_gradient,
-    losses,
-    maps,
-    pooled,
-    rank,
-    rsa,
-)
+from reuselib.attribution import METHODS, ModelSpace, affinity_matrix, by_features, explain, losses, maps, rank, rsa
+from reuselib.attribution.method import by_maps
 from reuselib.data import ImageSet
 
 
@@ -62,9 +50,9 @@ def test_image_sets_are_normalised_and_types_follow_the_network() -> None:
 
 def test_a_method_may_be_a_function_and_maps_be_pooled() -> None:
     net, x = network(0), probes()
-    ten = maps(net, x, lambda n, x, where: 10 * input_x_gradient(n, x, where))
+    ten = maps(net, x, lambda n, x, where: 10 * METHODS["input_x_gradient"](n, x, where))
     torch.testing.assert_close(ten, 10 * maps(net, x))
-    assert maps(net, x, reduce=pooled(4)).shape == (9, 2, 2)
+    assert maps(net, x, reduce=losses.pooled(4)).shape == (9, 2, 2)
 
 
 # --- a space of models

@@ -12,22 +12,9 @@ from torch import Tensor, nn
 
 from reuselib import nets, run
 from reuselib.attribution import ModelSpace, absolute_channel_mean, channel_mean, features, maps, rsa
-from reuselib.depara import (
-    Cut,
-    Graph,
-    by_edges,
-    by_graphs,
-    cut,
-    edge_similarity,
-    edge_values,
-    graph_similarity,
-    layer_graphs,
-    layer_names,
-    node_similarity,
-    similarities,
-    similarity,
-)
-from reuselib.depara.method import finished
+from reuselib.depara import Cut, by_edges, by_graphs, cut, layer_graphs, layer_names, similarities
+from reuselib.depara.losses import edge_similarity, edge_values, graph_similarity, node_similarity
+from reuselib.depara.method import Graph, finished, similarity
 
 
 def graph(seed: int = 0, count: int = 20, units: int = 15) -> Graph:
@@ -50,12 +37,6 @@ def test_similarity_of_a_graph_with_itself_and_its_bounds() -> None:
     v, e = node_similarity(a.nodes, b.nodes), edges_of(a, b)
     assert abs(v) <= 1 and abs(e) <= 1 and similarity(a, b, 2.5) == graph_similarity(v, e, 2.5) == v + 2.5 * e
     assert similarity(a, b, 10) - similarity(a, b, 1) == pytest.approx(9 * e)
-
-
-def test_nodes_are_compared_image_by_image() -> None:
-    a, b, f = torch.randn(6, 3, 3), torch.randn(6, 3, 3), torch.randn(6, 2)
-    expected = torch.cosine_similarity(a.flatten(1), b.flatten(1)).mean()
-    assert node_similarity(Graph.of(a, f).nodes, Graph.of(b, f).nodes) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_edges_are_the_cosines_of_all_pairs() -> None:
