@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reuselib import netgraft, qfsl, run
+from reuselib import netgraft, nets, qfsl, run
+from reuselib.adaptive import ComponentLearning, Lesson, TargetLearning
+from reuselib.errors import BadValue
+from reuselib.layerwise import ClassSets, JointLearning, LayerwiseAmalgamation, Stage, Teachers
 from reuselib.netgraft.rivals import Layerwise
 
 SYNCING = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal", "_unique2")
@@ -77,6 +80,22 @@ def test_teachers_are_read_in_evaluation_mode_and_labels_never(name: str) -> Non
         states.append([players.state(method.step()) for _ in range(2)] + [players.state(players.learner(method))])
         assert modes and not any(modes)
     assert not list(players.differences(*states))
+
+
+def test_a_student_that_is_part_of_one_of_its_teachers_is_refused() -> None:
+    cast = players.cast()
+    teacher, images, source = cast.teachers[0], cast.images, players.pool(cast)["s1"]
+    teachers, sharing = Teachers([teacher], ClassSets(((0, 1, 2),))), nets.MultiHead(source.stages, (4, 6), {"a": 3})
+    for build in (
+        lambda: netgraft.NetGraft(teacher, teacher, images, players.grafts(1)),
+        lambda: netgraft.KnowledgeDistillation(teacher, teacher, images),
+        lambda: JointLearning(teachers, teacher, images, Stage(1)),
+        lambda: LayerwiseAmalgamation(teachers, teacher, images, Stage(1), Stage(1)),
+        lambda: TargetLearning(sharing, {"a": source}, images),
+        lambda: ComponentLearning(sharing, [Lesson(source, "a")], images, widths=players.WIDTHS),
+    ):
+        with pytest.raises(BadValue, match="must not change: they share"):
+            build()
 
 
 ROUNDED = players.DISTILLING | players.INVERTING | players.GRAFTING | players.AMALGAMATING | players.STAGED

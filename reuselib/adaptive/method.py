@@ -169,7 +169,6 @@ class AdaptiveLearning(run.Method):
         precision: str | None = None,
     ) -> None:
         checks.some(ImageSet, images=images)
-        checks.whole(batch=batch)
         checks.number(features=features, regulariser=regulariser, lr=lr, scale_lr=scale_lr, noise=noise)
         for rate in encoder_lr if isinstance(encoder_lr, Sequence) else () if encoder_lr is None else (encoder_lr,):
             checks.number(encoder_lr=rate)

@@ -96,7 +96,6 @@ class Learning(run.Method):
         precision: str | None = None,
         **learning: nn.Module,
     ) -> None:
-        checks.whole(batch=batch)
         checks.number(noise=noise)
         checks.some(ImageSet, images=images)
         self.device = run.device_of(teachers=teachers, images=images, **learning)

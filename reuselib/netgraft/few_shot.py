@@ -57,7 +57,6 @@ class FewShot(run.Method):
         seed: int = 0,
         precision: str | None = None,
     ) -> None:
-        checks.whole(batch=batch)
         checks.whole(0, shared=shared)
         checks.some(ImageSet, images=images)
         self.device = run.device_of(teacher=teacher, student=student, images=images)

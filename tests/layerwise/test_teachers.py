@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from reuselib.errors import BadValue, DeviceError, NonFinite, ShapeMismatch, UnknownName
-from reuselib.layerwise import ClassSets, Teachers, accuracies
+from reuselib import nets
+from reuselib.errors import BadValue, DeviceError, NonFinite, ReuseError, ShapeMismatch, UnknownName
+from reuselib.layerwise import ClassSets, JointLearning, Stage, Teachers, accuracies
 from reuselib.layerwise.teachers import relabelled
 
 DISJOINT = ClassSets(((2, 0), (3,), (4, 1)))
@@ -99,11 +100,13 @@ def test_features_are_those_before_a_relu_that_works_in_place() -> None:
 
 
 def test_wrong_teachers_are_refused() -> None:
-    linear, two = nn.Linear(7, 2), ClassSets(((0, 1),))
+    linear, two, several = nn.Linear(7, 2), ClassSets(((0, 1),)), nets.multi_head_conv(players.TASKS)
     with pytest.raises(ShapeMismatch, match="2 teachers need as many class sets, not 1"):
         Teachers([linear, linear], two)
     with pytest.raises(ShapeMismatch, match=r"Teacher 1 gives outputs of shape \(2, 2\) for 3 classes"):
         Teachers([linear], ClassSets(((2, 3, 4),)))(torch.randn(2, 7))
+    with pytest.raises(ReuseError, match=r"teacher 1 \(MultiHead\) gives dict of a, b, not one tensor. Wrap it"):
+        JointLearning(Teachers([several], two), players.cast().plain, players.cast().images, Stage(1))
     with pytest.raises(UnknownName, match="weights"):
         Teachers([nn.Sequential(linear)], two)(torch.randn(2, 7), [("weights",)])
     assert players.hooks(linear) == 0

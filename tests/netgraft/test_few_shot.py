@@ -77,6 +77,17 @@ def test_augmentation_sees_uint8_and_the_methods_generator() -> None:
 # --- what is refused
 
 
+class Pair(nn.Module):
+    """A network that gives two tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 4)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(images.flatten(1)), images
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
@@ -97,6 +108,7 @@ def test_augmentation_sees_uint8_and_the_methods_generator() -> None:
         ({"seed": 0.5}, BadValue, "seed must be"),
         ({"lr": -1}, BadValue, "lr must be"),
         ({"precision": "bf15"}, UnknownName, "precision 'bf15'"),
+        ({"student": Pair()}, ReuseError, r"student \(Pair\) gives tuple, not one tensor. Wrap it"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_the_teacher_comes_back(changed: dict, error: type, message: str) -> None:
