@@ -22,7 +22,7 @@ from reuselib.data.image_set import Augment
 from reuselib.errors import BadValue, ReuseError, ShapeMismatch, unknown
 from reuselib.qfsl.codes import Classes, check_labels, class_indices, others
 from reuselib.qfsl.losses import Loss, Term, bias_loss, cross_entropy, mean, quasi_fully_supervised
-from reuselib.qfsl.samples import Samples
+from reuselib.qfsl.samples import Samples, check_finite
 
 SOFTMAXES = ("seen", "all")
 BATCH, LR, WEIGHT_DECAY = 32, 1e-2, 5e-4
@@ -72,12 +72,19 @@ class ZeroShotNetwork(nn.Module):
         codes: ψ*, (C, m), see :func:`~reuselib.qfsl.codes.class_codes`; kept as a buffer, so that no optimizer sees it.
         bridge: θ, (B, d) to (B, m), see :func:`bridge`.
         backbone: φ, images to features (B, d); ``None`` where features are given.
+
+    Raises:
+        ShapeMismatch: the codes are no matrix.
+        NonFinite: they hold NaN or infinity.
     """
 
     codes: Tensor
 
     def __init__(self, codes: Tensor, bridge: nn.Module, backbone: nn.Module | None = None) -> None:
         super().__init__()
+        if codes.ndim != 2 or not codes.numel():
+            raise ShapeMismatch(f"codes must be (classes, attributes), not {tuple(codes.shape)}. See class_codes.")
+        check_finite(codes=codes)
         self.backbone, self.bridge = backbone, bridge
         self.register_buffer("codes", codes.detach().clone())
 
@@ -149,14 +156,12 @@ class SeenTraining(run.Method):
     ) -> None:
         if softmax not in SOFTMAXES:
             raise unknown("softmax", softmax, SOFTMAXES)
-        checks.whole(batch=batch)
-        checks.whole(0, checks.SEEDS, seed=seed)
         checks.number(above=True, lr=lr)
-        checks.number(momentum=momentum, backbone_lr=backbone_lr, weight_decay=weight_decay)
+        checks.number(momentum=momentum, backbone_lr=backbone_lr)
         self.device = run.device_of(student, images=images)
         self.student, self.images = run.on_device(student, self.device), images
         self.loss, self.batch, self.augment = loss, batch, augment
-        classes = self._check_fit(images, "images")
+        classes = self._check_fit(images)
         known = class_indices(getattr(student, "seen", None) if seen is None else seen, classes)
         check_labels(None if self.device.type == "meta" else images.labels, known, classes)
         chosen = known if softmax == "seen" else torch.arange(classes)
@@ -185,15 +190,9 @@ class SeenTraining(run.Method):
         """The losses (B,) of labelled images, from scores (B, C) and classes (B,)."""
         return self.loss(scores[:, self._columns], self._column_of[labels])
 
-    @torch.no_grad()
-    def _check_fit(self, images: Samples, name: str) -> int:
+    def _check_fit(self, images: Samples) -> int:
         """The number of classes that the network scores."""
-        x, _ = next(iter(images.batches(2)))
-        with run.frozen(self.student):
-            try:
-                scores = self.student(x)
-            except RuntimeError as error:
-                raise ShapeMismatch(f"{name} {tuple(x.shape[1:])} do not fit the network ({error}).") from error
+        (scores,) = run.probe(next(iter(images.batches(2)))[0], network=self.student)
         if scores.ndim != 2:
             raise ShapeMismatch(f"The network gives {tuple(scores.shape)}, not scores (images, all classes).")
         return scores.shape[1]
@@ -204,10 +203,9 @@ def parameter_groups(student: nn.Module, lr: float, backbone_lr: float) -> list[
 
     A backbone of rate 0 is left out, so that weight decay does not touch it either.
     """
-    inner = getattr(student, "backbone", None)
-    slow = [p for p in inner.parameters() if p.requires_grad] if isinstance(inner, nn.Module) else []
-    own = {id(parameter) for parameter in slow}
-    quick = [p for p in student.parameters() if p.requires_grad and id(p) not in own]
+    learning = {name: parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
+    slow = [parameter for name, parameter in learning.items() if name.startswith("backbone.")]
+    quick = [parameter for name, parameter in learning.items() if not name.startswith("backbone.")]
     groups = [{"params": quick, "lr": lr}] if quick else []
     return groups + ([{"params": slow, "lr": lr * backbone_lr}] if slow and backbone_lr else [])
 
@@ -250,7 +248,7 @@ class QFSL(SeenTraining):
         super().__init__(student, images, seen, softmax="all", **options)
         checks.number(weight=weight)
         run.device_of(student, unlabelled=unlabelled)
-        self._check_fit(unlabelled, "unlabelled images")
+        self._check_fit(unlabelled)
         self.unlabelled, self.weight, self.term = unlabelled.unlabelled(), weight, term
         # A generator of its own: with weight 0 the labelled batches are those of SeenTraining.
         self.unlabelled_random = run.generator(self.device, options.get("seed", 0) + 1)

@@ -23,9 +23,13 @@ def predict_among(scores: Tensor, candidates: Tensor) -> Tensor:
         candidates: int64 (K,), columns; of equal scores the first one in this order wins.
 
     Raises:
+        ShapeMismatch: the scores are no matrix.
         NonFinite: a score of a candidate is NaN or infinite.
+        ReuseError: a candidate has no column.
     """
-    candidates = candidates.to(scores.device)
+    if scores.ndim != 2:
+        raise ShapeMismatch(f"scores must be (n, classes), not {tuple(scores.shape)}.")
+    candidates = class_indices(candidates, scores.shape[1], "candidates").to(scores.device)
     found = scores[:, candidates]
     check_finite(scores=found)
     return candidates[found.argmax(1)]

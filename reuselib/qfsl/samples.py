@@ -36,6 +36,8 @@ class FeatureSet(Batches):
         if self.features.ndim != 2 or not self.features.numel() or self.labels.shape != self.features.shape[:1]:
             shapes = f"{tuple(self.features.shape)} and {tuple(self.labels.shape)}"
             raise ShapeMismatch(f"features must be (N, d) with one label (N,) each, not {shapes}.")
+        if self.labels.dtype != torch.int64:
+            raise ShapeMismatch(f"labels must be int64, not {self.labels.dtype}: a label is a column of the scores.")
         check_finite(features=self.features)
 
     def _batch(self, index: Tensor | slice, change: Change | None = None) -> tuple[Tensor, Tensor]:

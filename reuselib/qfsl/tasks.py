@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from reuselib import data, run
+from reuselib import checks, data, run
 from reuselib.data.attributes import SEGMENTS, ZeroShotSet
 from reuselib.data.attributes.human import FASHION_TRAITS
 from reuselib.errors import unknown
@@ -59,7 +59,15 @@ def world_task(seed: int, plan: Mapping[str, Any], epochs: int, device: str | to
         plan: of the world, fields of :class:`~reuselib.worlds.attributes.WorldPlan`.
         epochs: passes of the backbone through the auxiliary images.
         device: chosen if left out.
+
+    Raises:
+        UnknownName: the plan has no such field.
+        BadValue: a number cannot be meant.
     """
+    checks.whole(epochs=epochs)
+    for name in plan:
+        if name not in WorldPlan.__dataclass_fields__:
+            raise unknown("field of a world's plan", name, WorldPlan.__dataclass_fields__)
     wanted = WorldPlan(**plan)
     task = _world_task(seed + FIRST_WORLD, replace(wanted, annotated="full"), epochs, str(run.device(device)))
     return replace(task, data=task.annotated(wanted.annotated))
@@ -122,9 +130,12 @@ def real_sets(task: str, seed: int, splits: int, where: str) -> tuple[ZeroShotSe
 
     Raises:
         UnknownName: there is no such task.
+        BadValue: the seed is below 0, or there is no split.
     """
     if task not in REAL:
         raise unknown("task with real images", task, REAL)
+    checks.whole(0, seed=seed)
+    checks.whole(splits=splits)
     return tuple(_real_set(task, number).to(where) for number in range(splits * seed, splits * (seed + 1)))
 
 

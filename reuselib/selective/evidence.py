@@ -46,6 +46,9 @@ class Evidence:
     def of(cls, defined: Tensor, residual: Tensor, prototypes: Tensor) -> Evidence:
         """Make it of defined scores (n, T), residual attributes (n, q) and prototypes (T, q)."""
         defined, residual, prototypes = defined.double(), residual.double(), prototypes.double()
+        if residual.ndim != 2 or prototypes.ndim != 2 or residual.shape[1] != prototypes.shape[1]:
+            shapes = f"{tuple(residual.shape)} and {tuple(prototypes.shape)}"
+            raise ShapeMismatch(f"Residual attributes must be (n, q), prototypes (T, q), not {shapes}.")
         return cls(defined, residual @ prototypes.T, residual.norm(dim=1))
 
     @property

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reuselib import checks
+from reuselib.errors import BadValue
 from reuselib.selective.evidence import Evidence
 
 
@@ -20,7 +21,12 @@ def class_means(residual: Tensor, labels: Tensor, classes: int) -> Tensor:
 
     Returns:
         (T, q), rows of length one.
+
+    Raises:
+        BadValue: a label is none of the classes.
     """
+    if len(odd := labels[(labels < 0) | (labels >= classes)].unique()):
+        raise BadValue(f"labels {odd.tolist()[:8]} are none of 0 to {classes - 1}: positions among the unseen classes.")
     return F.normalize(F.one_hot(labels, classes).to(residual.dtype).T @ residual, dim=1)
 
 

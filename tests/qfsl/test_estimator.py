@@ -104,7 +104,7 @@ def test_what_cannot_be_learned_from_is_refused(change: dict[str, Any], error: t
 
 
 def test_what_cannot_be_asked_is_refused() -> None:
-    classifier, broken = fitted("eszsl", TOY), fitted("minus-a", TOY)
+    classifier, broken, s = fitted("eszsl", TOY), fitted("minus-a", TOY), torch.ones(3, 3)
     broken.network_.bridge.weight.data[0] = torch.nan
     asked: list[tuple[type[ReuseError], str, Callable[[], Any]]] = [
         (ShapeMismatch, "features have 4 columns, those of the fit had 9", lambda: classifier.predict(TOY.new[:, :4])),
@@ -114,6 +114,9 @@ def test_what_cannot_be_asked_is_refused() -> None:
         (ShapeMismatch, "labels must be 24 integers", lambda: classifier.score(TOY.new, TOY.new_labels[:3])),
         (NonFinite, "scores hold NaN", lambda: broken.score(TOY.new, TOY.new_labels)),
         (UnknownName, "Did you mean 'eszsl'", lambda: build("eszl")),
+        (UnknownName, "option of eszsl 'gama'. Did you mean 'gamma'", lambda: build("eszsl", gama=1.0)),
+        (ShapeMismatch, "scores must be", lambda: metrics.predict_among(s[0], TOY.seen)),
+        (ReuseError, "candidates must be classes from 0 to 2", lambda: metrics.predict_among(s, TOY.seen)),
     ]
     for error, message, attempt in asked:
         with pytest.raises(error, match=message):

@@ -202,7 +202,7 @@ def test_what_does_not_fit_is_refused() -> None:
         (ReuseError, "which are not seen", lambda: QFSL(network(), labelled, new, TOY.seen[:4])),
         (ReuseError, "All classes are seen", lambda: QFSL(network(), labelled, new, range(9))),
         (ReuseError, "classes from 0 to 8", lambda: QFSL(network(), labelled, new, range(10))),
-        (ShapeMismatch, r"images \(4,\) do not fit", lambda: QFSL(network(), labelled, narrow, TOY.seen)),
+        (ShapeMismatch, r"shape \(2, 4\) do not fit the network", lambda: QFSL(network(), labelled, narrow, TOY.seen)),
         (ShapeMismatch, r"gives \(2, 9, 1\), not scores", lambda: SeenTraining(three, labelled, TOY.seen)),
         (ShapeMismatch, r"not \(48, 9\) and \(3,\)", lambda: FeatureSet(labelled.features, labelled.labels[:3])),
         (DeviceError, "images on meta", lambda: SeenTraining(network(), features("meta")[0], TOY.seen)),
@@ -214,6 +214,9 @@ def test_what_does_not_fit_is_refused() -> None:
         (NonFinite, "features hold NaN", lambda: FeatureSet(new.features / 0, new.labels)),
         (BadValue, "dropout", lambda: bridge(9, 6, dropout=1.0)),
         (BadValue, "width", lambda: bridge(9, 0)),
+        (ShapeMismatch, "codes must be", lambda: ZeroShotNetwork(CODES[0], bridge(9, 8))),
+        (NonFinite, "codes hold NaN", lambda: ZeroShotNetwork(CODES / 0, bridge(9, 8))),
+        (ShapeMismatch, "must be int64", lambda: FeatureSet(new.features, new.labels.float())),
     ]
     for error, message, attempt in bad:
         with pytest.raises(error, match=message):
@@ -227,5 +230,5 @@ def test_numbers_that_cannot_be_meant_are_refused(make: Callable[..., Any]) -> N
     own = {qfsl: ("weight",), codewords: ("attributes", "codewords")}
     bad |= dict.fromkeys(own.get(make, ()), (-1.0, float("inf")))
     for name, value in ((name, value) for name, values in bad.items() for value in values):
-        with pytest.raises(BadValue, match=f"{name} must be"):
+        with pytest.raises(BadValue, match=name):
             make(**{name: value})

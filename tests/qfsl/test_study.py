@@ -14,7 +14,7 @@ import torch
 
 from reuselib import chapters
 from reuselib.data import ZeroShotSet
-from reuselib.errors import MissingFile, UnknownName
+from reuselib.errors import BadValue, MissingFile, UnknownName
 from reuselib.qfsl import job, metrics, study, tasks
 from reuselib.qfsl.job import Split
 from reuselib.qfsl.rivals import RIVALS
@@ -78,6 +78,11 @@ def test_which_rows_are_transductive() -> None:
     assert all(kind.transductive == study.transductive(name) for name, kind in RIVALS.items())
     with pytest.raises(UnknownName, match="task with real images"):
         tasks.real_sets("words", 0, 1, "cpu")
+    for splits, seed in ((0, 0), (1, -1)):
+        with pytest.raises(BadValue, match="must be a whole number"):
+            tasks.real_sets("digits", seed, splits, "cpu")
+    with pytest.raises(UnknownName, match="plan 'famlies'. Did you mean 'families'"):
+        tasks.world_task(0, {"famlies": 3}, 1)
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -147,15 +152,6 @@ def test_inductive_methods_read_no_unseen_image(method: str) -> None:
     noise[data.test_unseen] = torch.randn(len(data.test_unseen), noise.shape[1])
     first, second = (split(method, each).answers() for each in (data, data.with_features(noise)))
     assert torch.equal(first.scores_seen, second.scores_seen)
-
-
-def test_the_choices_are_made_on_seen_classes_alone() -> None:
-    data = world().data
-    hidden = replace(data, attributes=data.attributes.index_fill(0, data.unseen, 0.4))
-    found = [
-        (split("qfsl-chosen", each).best_weight(), split("stacking", each).answers().extra) for each in (data, hidden)
-    ]
-    assert found[0] == found[1]
 
 
 def test_the_halves_share_no_image_and_every_class_has_both() -> None:

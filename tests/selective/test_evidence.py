@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reuselib.errors import ReuseError, ShapeMismatch, UnknownName
+from reuselib.errors import BadValue, NonFinite, ReuseError, ShapeMismatch, UnknownName
 from reuselib.selective import CONFIDENCES, Evidence, rivals
 from reuselib.selective.risk import softmax_confidence
 
@@ -66,6 +66,14 @@ def test_residual_attributes_can_judge_another_classifier() -> None:
     torch.testing.assert_close(judged.confidence("defined"), softmax_confidence(scores))
     with pytest.raises(ShapeMismatch, match=r"both be \(n, T\)"):
         found.judging(scores[:, :2])
+    with pytest.raises(ShapeMismatch, match=r"prototypes \(T, q\), not \(30, 5\) and \(4, 4\)"):
+        Evidence.of(found.defined, parts()[1], torch.ones(4, 4))
+    with pytest.raises(NonFinite, match="scores hold NaN"):
+        found.judging(scores / 0)
+    with pytest.raises(BadValue, match=r"labels \[3\] are none of 0 to 2"):
+        rivals.class_means(torch.ones(4, 2), torch.arange(4), 3)
+    with pytest.raises(BadValue, match="weight must be"):
+        found.confidence("sum", -1.0)
     with pytest.raises(UnknownName, match="Did you mean 'joint'"):
         found.confidence("jiont")
 

@@ -19,7 +19,7 @@ from reuselib import chapters
 from reuselib.errors import MissingFile
 from reuselib.qfsl import class_codes, metrics
 from reuselib.selective import AugmentedClassifier, choose, job, losses, rivals, study
-from reuselib.selective.job import Judge, SelectiveResult, Verdict, measures
+from reuselib.selective.job import Judge, SelectiveResult, measures
 from reuselib.selective.risk import SCORE_CONFIDENCES, aurcc, best_area
 from reuselib.worlds.attributes import REGIMES
 
@@ -126,16 +126,6 @@ def test_the_numbers_are_those_of_risk_and_coverage(runs: Runs) -> None:
     predicted = run.classifier.predict(images)
     assert torch.equal(predicted != labels, run.wrong)
     assert found["class_accuracy"] == pytest.approx(metrics.mean_class_accuracy(predicted, labels))
-
-
-def test_a_random_order_has_the_area_of_the_risk() -> None:
-    judge, places = Judge(SMOKE.settings["full-random"], 0, 0, "cpu"), torch.zeros(200, dtype=torch.int64)
-    assert torch.equal(judge.judged().confidence, judge.judged().confidence)
-    predicted, areas = (torch.arange(200) % 4 == 0).long(), []  # a quarter is wrong
-    for seed in range(40):
-        draw = torch.rand(200, generator=torch.Generator().manual_seed(seed))
-        areas.append(measures(Verdict(predicted, draw, draw), places)[0]["aurcc"])
-    assert sum(areas) / len(areas) == pytest.approx(0.25, abs=0.02)
 
 
 def test_prototypes_come_from_where_the_rows_say(runs: Runs) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 
 import pytest
@@ -85,7 +86,11 @@ def test_unknown_names_and_counts() -> None:
         for draw in (partial(rooms, "test"), collage, noise, partial(closeups, "real", "train")):
             with pytest.raises(BadValue, match=f"{name} must be a whole number"):
                 draw(**{"count": 2} | {name: value})
-    for options in ({"size": 0}, {"noise": -1.0}):
+    bad = {"count": 0}, {"count": 2, "seed": -1}, {"count": 2, "start": 0.5}
+    for sample, options in itertools.product((Scenes.sample, Scenes.closeups), bad):
+        with pytest.raises(BadValue, match="must be a whole number"):
+            sample(**options)
+    for options in ({"size": 0}, {"noise": -1.0}, {"chunk": -1}):
         with pytest.raises(BadValue, match="must be"):
             render(Scenes.sample(2), **options)
     with pytest.raises(UnknownName, match="unknown task 'edges'"):

@@ -45,10 +45,14 @@ def build(method: str, seed: int = 0, **options: Any) -> ZeroShotClassifier:
     """A classifier that is not fitted yet; ``seed`` is for those that draw.
 
     Raises:
-        UnknownName: there is no such method.
+        UnknownName: there is no such method, or it has no such option.
     """
     if method not in RIVALS:
         raise unknown("zero-shot method", method, RIVALS)
-    if hasattr(RIVALS[method], "seed"):
+    known = RIVALS[method]().get_params()
+    for name in options:
+        if name not in known:
+            raise unknown(f"option of {method}", name, known)
+    if "seed" in known:
         options["seed"] = seed
     return RIVALS[method](**options)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from reuselib import run
 from reuselib.worlds.rooms import labels
 from reuselib.worlds.rooms.render import ROOM, camera_axes, camera_rays, dot, in_room, meet_room
 from reuselib.worlds.rooms.room_set import RoomSet, inputs
@@ -66,12 +67,6 @@ def _colours(classes: Tensor) -> Tensor:
     return palette[classes].movedim(-1, 1)
 
 
-def _denoise(rooms: RoomSet) -> Tensor:
-    device = rooms.device
-    generator = None if device.type == "meta" else torch.Generator(device).manual_seed(NOISE_SEED)
-    return _light(inputs("denoise", rooms.x, generator))
-
-
 def _layout(rooms: RoomSet) -> Tensor:
     """Cast the rays again into the empty room that the label describes."""
     centre, size, angles = labels.box_of(rooms.labels("layout"))
@@ -100,7 +95,7 @@ def _obj(rooms: RoomSet) -> Tensor:
 
 
 _PICTURES: dict[str, Callable[[RoomSet], Tensor]] = {
-    "denoise": _denoise,
+    "denoise": lambda rooms: _light(inputs("denoise", rooms.x, run.generator(rooms.device, NOISE_SEED))),
     "inpaint": lambda rooms: _light(inputs("inpaint", rooms.x)),
     "color": lambda rooms: 0.5 + functional.pad(rooms.labels("color"), (0, 0, 0, 0, 0, 1))[:, [0, 2, 1]] / 2,
     "edge2d": lambda rooms: rooms.labels("edge2d") / 2,

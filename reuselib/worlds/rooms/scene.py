@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from reuselib import checks
 from reuselib.data.image_set import Rows
 from reuselib.worlds.rooms.draws import Draws, keys
 
@@ -119,7 +120,7 @@ class Scenes(Rows):
             device: Where they go; None for the CPU.
             start: Number of the first scene.
         """
-        draw = Draws(keys(seed, torch.arange(start, start + count)))
+        draw = Draws(keys(seed, _numbers(count, seed, start)))
         room = _room(draw, draw.integer(len(ROOMS)))
         solids = _solids(draw, room["size"], torch.tensor(MIX, dtype=torch.float64)[room["kind"]])
         solids["base"] = _placed(solids, room)
@@ -143,7 +144,7 @@ class Scenes(Rows):
             start: Number of the first scene.
             textured: Whether surfaces have colours and patterns.
         """
-        index = torch.arange(start, start + count)
+        index = _numbers(count, seed, start)
         draw = Draws(keys(seed, index))
         room = _room(draw, draw.integer(len(ROOMS)))
         solids = _solids(draw, room["size"], torch.full((count, len(SHAPES)), 1 / len(SHAPES), dtype=torch.float64))
@@ -158,6 +159,13 @@ class Scenes(Rows):
 
 
 Parts = dict[str, Tensor]
+
+
+def _numbers(count: int, seed: int, start: int) -> Tensor:
+    """Return the numbers of the scenes; BadValue if there is none, or the seed is none."""
+    checks.whole(count=count)
+    checks.whole(0, checks.SEEDS, seed=seed, start=start)
+    return torch.arange(start, start + count)
 
 
 def _float32(parts: Parts) -> dict[str, Any]:
