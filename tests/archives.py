@@ -84,6 +84,8 @@ def publish(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path, train: int
     counts = {"train": train, "test": test}
     if name in FINE_GRAINED:
         return _fine_grained(name, monkeypatch, server, counts)
+    if name in BROUGHT:
+        return _brought(name, monkeypatch, counts)
     return globals()[f"_publish_{name}"](monkeypatch, server, counts)
 
 
@@ -464,27 +466,19 @@ def _publish_lsun_church(monkeypatch: pytest.MonkeyPatch, server: Path, counts: 
     return _unlabelled(monkeypatch, "lsun_church", np.concatenate([one, two])[np.argsort(keys)])
 
 
-def _publish_ffhq(monkeypatch: pytest.MonkeyPatch, server: Path, counts: dict[str, int]) -> Contents:
-    """FFHQ cannot be fetched by a program: it is put where it must be brought."""
-    contents, squares = shots(counts["train"], (128, 128), "PNG", 0)
-    folder = files.downloads("ffhq", "thumbnails128x128", "00000")
-    write(folder, {f"{number:05d}.png": content for number, content in enumerate(contents)})
-    return _unlabelled(monkeypatch, "ffhq", squares)
+# No program can fetch these: where they must be brought to, the size and form of the pictures, how they are named.
+BROUGHT = {
+    "ffhq": ("ffhq/thumbnails128x128", (128, 128), "PNG", "00000/{:05d}.png"),
+    "cityscapes": ("cityscapes/leftImg8bit/train", (200, 100), "PNG", "zurich/zurich_{:06d}_000019_leftImg8bit.png"),
+    "sunrgbd": ("SUNRGBD/SUNRGBD-train_images", (73, 53), "JPEG", "img-{:06d}.jpg"),
+}
 
 
-def _publish_cityscapes(monkeypatch: pytest.MonkeyPatch, server: Path, counts: dict[str, int]) -> Contents:
-    contents, squares = shots(counts["train"], (200, 100), "PNG", 0)
-    cities = ["aachen" if 2 * number < len(contents) else "zurich" for number in range(len(contents))]
-    names = [f"{city}/{city}_{number:06d}_000019_leftImg8bit.png" for number, city in enumerate(cities)]
-    write(files.downloads("cityscapes", "leftImg8bit", "train"), dict(zip(names, contents, strict=True)))
-    return _unlabelled(monkeypatch, "cityscapes", squares)
-
-
-def _publish_sunrgbd(monkeypatch: pytest.MonkeyPatch, server: Path, counts: dict[str, int]) -> Contents:
-    contents, squares = shots(counts["train"], (73, 53), "JPEG", 0)
-    folder = files.downloads("SUNRGBD", "SUNRGBD-train_images")
-    write(folder, {f"img-{number + 1:06d}.jpg": content for number, content in enumerate(contents)})
-    return _unlabelled(monkeypatch, "sunrgbd", squares)
+def _brought(name: str, monkeypatch: pytest.MonkeyPatch, counts: dict[str, int]) -> Contents:
+    folder, size, form, named = BROUGHT[name]
+    contents, squares = shots(counts["train"], size, form, 0)
+    write(files.downloads(folder), {named.format(number): content for number, content in enumerate(contents)})
+    return _unlabelled(monkeypatch, name, squares)
 
 
 def _publish_voc2012(monkeypatch: pytest.MonkeyPatch, server: Path, counts: dict[str, int]) -> Contents:
