@@ -28,35 +28,25 @@ def documented(value: int) -> int:
     return inner()
 
 
-def only_documented() -> None:
-    """Say nothing else."""
-
-
 class Documented:
     """A class."""
 
-    def method(self) -> str:
-        """Answer."""
-        return "yes"
+    def method(self) -> None:
+        """Say nothing else."""
 
 
-def test_source_is_what_runs() -> None:
+def test_source_is_what_runs_and_compiles_without_its_docstrings_too() -> None:
     shown = notebook.source(documented)
     assert repr(shown).startswith(f'# {__name__}\ndef documented(value: int) -> int:\n    """Say something.')
     assert shown._repr_markdown_() == f"```python\n{shown.text}\n```"
+    inner = "    # Why not.\n    def inner() -> int:\n        return value\n\n    return inner()"
+    text = repr(notebook.source(documented, Documented, docstring=False))
+    compile(text, "shown", "exec")
+    assert text.startswith(f"# {__name__}\ndef documented(value: int) -> int:\n{inner}\n\nclass Documented:")
+    assert '"""Say nothing else."""' in text and "A class" not in text
     for thing in (len, 3, Documented()):
         with pytest.raises(ReuseError, match="no Python source.*Give a function"):
             notebook.source(thing)
-
-
-def test_source_without_docstrings_keeps_code_and_comments_and_compiles() -> None:
-    inner = "    # Why not.\n    def inner() -> int:\n        return value\n\n    return inner()"
-    expected = f"def documented(value: int) -> int:\n{inner}"
-    text = repr(notebook.source(Documented.method, documented, docstring=False))
-    assert text == f'# {__name__}\ndef method(self) -> str:\n    return "yes"\n\n{expected}'
-    text = repr(notebook.source(documented, only_documented, Documented, docstring=False))
-    compile(text, "shown", "exec")
-    assert '"""Say nothing else."""' in text and "A class" not in text
 
 
 class Colab:
@@ -118,35 +108,23 @@ def test_provenance_names_versions_device_and_hashes(tmp_path, monkeypatch: pyte
         notebook.provenance(files=["other.txt"])
 
 
-def page(tmp_path, outputs: list) -> str:
-    """Build a one-cell notebook with MyST-NB's docutils writer and give its HTML."""
-    pytest.importorskip("myst_nb")
-    nbformat = pytest.importorskip("nbformat")
+def test_book_turns_a_shown_figure_into_html_with_alt_and_caption(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(pytest.importorskip("myst_nb.core.render"), "load_mime_renders", lambda: [notebook.BookFigure])
     from docutils.core import publish_string
     from myst_nb.docutils_ import Parser
-
-    cell = nbformat.v4.new_code_cell("1", outputs=outputs, execution_count=1)
-    made = nbformat.v4.new_notebook(cells=[cell], metadata={"language_info": {"name": "python"}})
-    settings = {"nb_execution_mode": "off", "nb_output_folder": str(tmp_path), "embed_stylesheet": False}
-    text = nbformat.writes(made)
-    return publish_string(text, parser=Parser(), writer_name="html5", settings_overrides=settings).decode()
-
-
-def test_book_turns_a_shown_figure_into_html_with_alt_and_caption(tmp_path, monkeypatch) -> None:
-    render = pytest.importorskip("myst_nb.core.render")
-    monkeypatch.setattr(render, "load_mime_renders", lambda: [notebook.BookFigure])
-    from nbformat.v4 import new_output
+    from nbformat import v4, writes
 
     texts = {"alt": 'Two "bells".', "caption": "Rows: *real*, fake.", "width": 375}
     data = {"image/png": "iVBORw0KGgo=", "text/plain": texts["alt"]}
     marked = {"text/markdown": {"caption": True}}
-    html = page(
-        tmp_path,
-        [
-            new_output("display_data", data, metadata={"image/png": texts}),
-            new_output("display_data", {"text/markdown": texts["caption"]}, metadata=marked),
-        ],
-    )
+    outputs = [
+        v4.new_output("display_data", data, metadata={"image/png": texts}),
+        v4.new_output("display_data", {"text/markdown": texts["caption"]}, metadata=marked),
+    ]
+    cell = v4.new_code_cell("1", outputs=outputs, execution_count=1)
+    text = writes(v4.new_notebook(cells=[cell], metadata={"language_info": {"name": "python"}}))
+    options = {"nb_execution_mode": "off", "nb_output_folder": str(tmp_path), "embed_stylesheet": False}
+    html = publish_string(text, parser=Parser(), writer_name="html5", settings_overrides=options).decode()
     assert 'alt="Two &quot;bells&quot;."' in html and re.search(r"width[=:] ?.?375", html)
     assert html.count("<figure") == html.count("<figcaption") == html.count("<em>real</em>") == 1
 
