@@ -22,21 +22,25 @@ CLONE = "/content/reusing-trained-networks"
 
 # The first cell of every notebook, word for word; a test compares them.
 SETUP_CELL = f"""\
-# On Colab this cell fetches the book and installs what is missing. Anywhere else it does nothing.
+# On Colab this cell fetches the book and installs what is missing. Anywhere
+# else it does nothing.
 import importlib.util
 import os
 import subprocess
 import sys
 
 if "google.colab" in sys.modules:
-    clone, address = "{CLONE}", "{home.REPOSITORY}"
+    clone = "{CLONE}"
+    address = "{home.REPOSITORY}"
     if importlib.util.find_spec("reuselib") is None:
         if not os.path.isdir(clone):
-            subprocess.run(["git", "clone", "--depth", "1", address, clone], check=True)
+            fetch = ["git", "clone", "--depth", "1", address, clone]
+            subprocess.run(fetch, check=True)
         install = [sys.executable, "-m", "pip", "install", "--quiet"]
-        light = [{", ".join(f'"{name}"' for name in LIGHT)}]
-        subprocess.run([*install, *light], check=True)
-        subprocess.run([*install, "--no-deps", "--editable", clone], check=True)
+        light = "{" ".join(LIGHT)}"
+        subprocess.run([*install, *light.split()], check=True)
+        own = ["--no-deps", "--editable", clone]
+        subprocess.run([*install, *own], check=True)
         sys.path.insert(0, clone)
     os.chdir(os.path.join(clone, "notebooks"))
 """
