@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from reuselib import data, run
 from reuselib.attribution.attributions import gradient_times_input
-from reuselib.attribution.job import WAYS
+from reuselib.attribution.job import WAYS, way_of
 from reuselib.attribution.learning import seconds
 from reuselib.attribution.method import ModelSpace
 from reuselib.attribution.rivals import upper
@@ -88,7 +88,7 @@ class ClassifierJob(run.Job):
 
     def result(self) -> ClassifierResult:
         """Compare, and say whether families stand together."""
-        space = ModelSpace(self.probes, self.ways[self.settings.method](self.settings))
+        space = ModelSpace(self.probes, way_of(self.ways, self.settings))
         networks = {name: partial(pretrained.classifier, name, self.device) for name in self.settings.networks}
         history = run.History()
         with run.threads(), run.measured(history.cost):

@@ -47,6 +47,15 @@ WAYS: dict[str, Callable[[run.Settings], Comparison]] = {
     "pooled": lambda settings: by_maps(centred=True, reduce=pooled(2), batch=settings.batch),
 }
 """Score → the way of comparing networks that it stands for."""
+
+
+def way_of(ways: Mapping[str, Callable[[run.Settings], Comparison]], settings: run.Settings) -> Comparison:
+    """The way of comparing networks that the method of a row stands for; UnknownName where there is no such score."""
+    if settings.method not in ways:
+        raise unknown("score", settings.method, ways)
+    return ways[settings.method](settings)
+
+
 PREPARE: dict[str, Prepare] = {COLOR: partial(rooms.inputs, COLOR)}
 """All networks are given the whole image, but that of color, which sees it in grey."""
 UNLEARNED = ("random-encoders", "random-edges")
@@ -258,8 +267,7 @@ class ZooJob(run.Job):
 
     def scored(self) -> ZooResult:
         """The row's score of all sources, and where it ranks the twins."""
-        way = self.ways[self.settings.method](self.settings)
-        space = self.compare(way)
+        space = self.compare(way_of(self.ways, self.settings))
         metrics = {"zero_maps": sum(space.zeros.values()), **self.twin_metrics(space)}
         if self.settings.method == "svcca":
             metrics |= self.by_channels()

@@ -134,6 +134,7 @@ def rows_of(images: Images, part: slice, network: nn.Module | None = None) -> Te
 
     Raises:
         ShapeMismatch: the images are not float (n, C, H, W) and no image set either.
+        DeviceError: they have no values.
     """
     if isinstance(images, ImageSet):
         rows = images.normalised(images.images[part])
@@ -143,6 +144,8 @@ def rows_of(images: Images, part: slice, network: nn.Module | None = None) -> Te
         form = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise ShapeMismatch(f"Probe images must be float (n, C, H, W), normalised, or an ImageSet, not {form}.")
     first = next((p for p in network.parameters() if p.is_floating_point()), None) if network is not None else None
+    if rows.is_meta and first is not None and not first.is_meta:
+        raise DeviceError(f"The probe images are on meta, where nothing has a value. Make them on {first.device}.")
     return rows if first is None else rows.to(first.device, first.dtype)
 
 

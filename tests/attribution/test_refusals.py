@@ -14,7 +14,7 @@ import torch
 from maps_toys import TimmLike, classifier, network, networks, probes, zoo
 from torch import Tensor, nn
 
-from reuselib import attribution, depara, nets
+from reuselib import attribution, chapters, depara, nets
 from reuselib.attribution import ModelSpace, Tree, Truth, by_features, by_maps, job, learning, ordinal, rank, rivals
 from reuselib.attribution.evaluation import Score, precision_recall
 from reuselib.attribution.rooms_zoo import PLAN, Zoo
@@ -23,6 +23,7 @@ from reuselib.depara.job import tuned
 from reuselib.errors import BadValue, DeviceError, NonFinite, ReuseError, ShapeMismatch, UnknownName
 
 X, NAN = probes(), torch.nan
+STUDY = chapters.study("attribution", "smoke")
 TRUTH = Truth(("a",), ("a", "b", "c"), torch.tensor([[0.0, 1, 2]]), 1)
 F = torch.randn(5, 3)
 
@@ -72,6 +73,7 @@ EXPLAINED = [
     (BadValue, "probe_images must be .* not 0", lambda: attribution.maps(network(), X[:0])),
     (BadValue, "probe_images must be .* not 0", lambda: attribution.features(network(), X[:0])),
     (ReuseError, "No gradient reaches", lambda: attribution.maps(network(), X, where=lambda n, x: n(x).detach())),
+    (DeviceError, "where nothing has a value", lambda: attribution.maps(network(), X.to("meta"))),
     (BadValue, "epsilon must be .* above 0", lambda: attribution.epsilon_lrp(network(), X, "", 0)),
     (ReuseError, "mix the images of a batch.*batch=1", lambda: attribution.maps(MIXING, X)),
     (BadValue, "side must be", lambda: attribution.pooled(0)),
@@ -191,6 +193,7 @@ LAYERS = [
     (UnknownName, "Did you mean 'depth'", lambda: Zoo(PLAN.but(tasks=("dept",)), 0)),
     (UnknownName, "network of rooms-smoke-.* Did you mean 'depth'", lambda: zoo().network("deth")),
     (BadValue, "seed must be", lambda: Zoo(PLAN, 0.5)),
+    (UnknownName, "Did you mean 'rsa'", lambda: STUDY.run("zoo0-rsa-world", method="rsaa", progress=False)),
     (BadValue, "count must be", lambda: attribution.probe_images("world", 0, 0, "cpu")),
     (UnknownName, "Did you mean 'world'", lambda: attribution.probe_images("wold", 9, 0, "cpu")),
 ]
