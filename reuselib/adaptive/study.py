@@ -258,6 +258,7 @@ class AdaptiveStudy(Study):
 
     name = "adaptive"
     title = "Customizing student networks from heterogeneous teachers"
+    jobs = AdaptiveJob
     live = {"laptop": {"updates": 150, "target_updates": 150, "limit": 2000}}
 
     @classmethod
@@ -274,7 +275,3 @@ class AdaptiveStudy(Study):
                 pool = task.pool.but(others=others) if method == "heterogeneous" else task.pool
                 rows[f"{task.task}-{method}"] = Settings(**shared | {"options": options, "pool": pool}, method=method)
         return rows
-
-    def job(self, settings: Settings, seed: int = 0, **options: Any) -> AdaptiveJob:
-        """The job of a row."""
-        return AdaptiveJob(settings, seed, **options)

@@ -205,6 +205,7 @@ class LayerwiseStudy(Study):
 
     name = "layerwise"
     title = "Amalgamating knowledge layer by layer"
+    jobs = LayerwiseJob
     live = {"laptop": {"updates": 800, "evaluations": 4}}
 
     @classmethod
@@ -219,7 +220,3 @@ class LayerwiseStudy(Study):
                     lr = lr | TUNED[method]
                 rows[f"{task.task}-{method}"] = Settings(**shared | changes, method=method, learner=learner, lr=lr)
         return rows
-
-    def job(self, settings: Settings, seed: int = 0, **options: Any) -> LayerwiseJob:
-        """The job of a row."""
-        return LayerwiseJob(settings, seed, **options)

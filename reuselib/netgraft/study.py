@@ -163,6 +163,7 @@ class NetGraftStudy(Study):
 
     name = "netgraft"
     title = "Progressive network grafting"
+    jobs = NetGraftJob
 
     @classmethod
     def declare(cls, scale: str) -> Mapping[str, Settings]:
@@ -171,7 +172,3 @@ class NetGraftStudy(Study):
             row(task, m, k) for task, rows in tasks(scale) for shots, methods in rows for k in shots for m in methods
         )
         return {f"{settings.task}-{settings.method}": settings for settings in each}
-
-    def job(self, settings: Settings, seed: int = 0, **options: Any) -> NetGraftJob:
-        """The job of a row."""
-        return NetGraftJob(settings, seed, **options)

@@ -167,7 +167,7 @@ class Job:
 
 
 class Study:
-    """A paper's rows at one scale, and how to run one. Subclasses give ``name``, ``title``, ``declare`` and ``job``.
+    """A paper's rows at one scale, and how to run one. Subclasses give ``name``, ``title``, ``declare`` and ``jobs``.
 
     Args:
         scale: "smoke", "laptop", "colab" or "paper".
@@ -178,6 +178,7 @@ class Study:
 
     name: ClassVar[str]
     title: ClassVar[str]
+    jobs: ClassVar[type[Job]] = Job
     live: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """By scale: changes that make a row short enough to run while one reads; ``run(row, seed, **study.shortened)``."""
 
@@ -194,7 +195,7 @@ class Study:
 
     def job(self, settings: Settings, seed: int = 0, **options: Any) -> Job:
         """The job of some settings; ``options`` are those of :class:`Job`."""
-        raise TypeError(f"{type(self).__name__} has no jobs")
+        return self.jobs(settings, seed, **options)
 
     @property
     def rows(self) -> list[str]:

@@ -226,13 +226,9 @@ def test_with_a_prefix_every_method_keeps_the_teachers_blocks() -> None:
             assert not list(players.differences(players.state(own), players.state(model))), method
 
 
-def test_the_few_images_are_nested_in_k_new_for_each_seed_and_the_same_for_all_methods() -> None:
-    one, five, ten = (start(f"symbols.{shots}-netgraft", scale=LAPTOP).images for shots in (1, 5, 10))
-    for smaller, larger in ((one, five), (five, ten)):
-        assert torch.equal(larger.images[: len(smaller)], smaller.images)
+def test_the_few_images_are_new_for_each_seed_and_the_same_for_all_methods() -> None:
+    five = start("symbols.5-netgraft", scale=LAPTOP).images
     assert five.labels.bincount().tolist() == [5] * 10
-    whole = {image.numpy().tobytes() for image in zoo.images("symbols16-vgg", "train", torch.device("cpu")).images}
-    assert all(image.numpy().tobytes() in whole for image in ten.images)
     for row in ("symbols.5-kd", "symbols.5-cd", "symbols-prefix.5-kd"):
         assert torch.equal(start(row, scale=LAPTOP).images.images, five.images)
     assert not torch.equal(start("symbols.5-netgraft", 1, LAPTOP).images.images, five.images)
