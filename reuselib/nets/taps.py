@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reuselib.errors import ReuseError, unknown
-from reuselib.nets.chain import works_in_place
+from reuselib.run.method import _parts
 
 Note = Callable[[str, Any], object]
 
@@ -60,10 +60,10 @@ def listening(
         UnknownName: the network has no such module.
         ReuseError: a module lies inside what was traced, scripted or exported.
     """
-    modules = dict(unwrapped(network).named_modules())
-    closed = any(map(_closed, modules.values()))
-    compiled = any("_orig_mod" in each._modules or each._compiled_call_impl for each in (network, *modules.values()))
-    copied = copy or works_in_place(network)
+    parts, own = _parts(network), unwrapped(network)
+    closed = any(map(_closed, parts))
+    compiled = any("_orig_mod" in part._modules or part._compiled_call_impl for part in parts)
+    copied = copy or any(vars(part).get("inplace") for part in parts)
 
     def told(name: str, value: Any) -> None:
         note(name, value.clone() if isinstance(value, Tensor) and (copied or not value.requires_grad) else value)
@@ -77,12 +77,13 @@ def listening(
     with ExitStack() as hooks:
         if compiled:
             hooks.enter_context(torch.compiler.set_stance("force_eager"))
-        for name in modules if names is None else names:
-            if name not in modules:
-                raise unknown("module", name, [path for path in modules if path])
+        for name in dict(own.named_modules()) if names is None else names:
+            try:
+                module = nn.Module.get_submodule(own, name)  # a scripted one has none of its own
+            except AttributeError as error:
+                raise unknown("module", name, [path for path, _ in own.named_modules() if path]) from error
             if closed:
                 check_open(network, name)
-            module = modules[name]
             handle = (
                 module.register_forward_pre_hook(before(name), with_kwargs=True)
                 if inputs
@@ -168,7 +169,8 @@ def penultimate(network: nn.Module) -> Iterator[Penultimate]:
     Raises:
         ReuseError: the network has no linear layer, or was traced, scripted or exported.
     """
-    check_open(network)
+    if any(map(_closed, _parts(network))):
+        check_open(network)
     layers = [name for name, module in unwrapped(network).named_modules() if isinstance(module, nn.Linear)]
     if not layers:
         lacking = f"{type(network).__name__} has no linear layer, so it has no penultimate features"
