@@ -120,7 +120,7 @@ def test_unknown_and_missing_networks_say_what_to_do(room: Path) -> None:
     for function in (partial(zoo.load, device="meta"), partial(zoo.images, split="test", device="meta")):
         with pytest.raises(UnknownName, match="Did you mean 'fashion16-conv3'"):
             function("fashion16-conv")
-    for name in ("", "../../evil", "/tmp/evil"):
+    for name in ("", "../../evil", "/evil"):
         with pytest.raises(BadValue, match="cannot be the name of a piece"):
             Piece(name)
     with pytest.raises(ShapeMismatch, match="digits8-conv3 is of another architecture"):
