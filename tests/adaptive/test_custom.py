@@ -94,7 +94,7 @@ def test_an_interrupted_order_goes_on_bit_for_bit_with_the_same_pool_only(
     assert whole.history.rounds == again.history.rounds
     with torch.no_grad():
         pool["s1"].heads["a"].bias.add_(1)
-    with pytest.raises(ReuseError, match="made with another given"):
+    with pytest.raises(ReuseError, match="the given's weights is"):
         order(pool, ["a", "b"], images, checkpoint=file)
 
 
