@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any, Self
 
 import players
@@ -55,17 +54,6 @@ def assert_ready(method: run.Method) -> None:
             assert all(parameter.requires_grad != (parameter in copied) for parameter in network.parameters())
             still = set(network.modules()) if isinstance(method, Layerwise) else copied  # it learns in evaluation mode
             assert all(module.training != (module in still) for module in network.modules())
-
-
-@pytest.mark.parametrize("name", players.TAUGHT)
-def test_the_teacher_is_untouched(name: str) -> None:
-    method = players.make(name)
-    before = look_at(unusual(*players.kept(method)))
-    assert before
-    for _ in range(2):
-        method.step()
-    assert not list(players.differences(before, look_at(players.kept(method))))
-    assert_ready(method)
 
 
 @pytest.mark.parametrize("name", players.GRAFTING | players.AMALGAMATING | players.ADAPTIVE)
@@ -128,13 +116,17 @@ def places(method: run.Method) -> dict[str, tuple[Any, str]]:
 
 
 @pytest.mark.parametrize("name", players.METHODS)
-def test_an_exception_anywhere_in_a_step_leaves_everything_in_order(name: str) -> None:
+def test_the_teacher_is_untouched_and_no_hook_stays_also_after_an_exception_anywhere_in_a_step(name: str) -> None:
     normal = players.make(name)
-    counters = {}
+    before, counters = look_at(unusual(*players.kept(normal))), {}
+    assert bool(before) == (name in players.TAUGHT)
+    normal.step()
     for place, (owner, attribute) in places(normal).items():
         counters[place] = players.rigged(getattr(owner, attribute))
         setattr(owner, attribute, counters[place])
     normal.step()
+    assert not list(players.differences(before, look_at(players.kept(normal))))
+    assert_ready(normal)
     networks = [{place.split(".")[0] for place in counters if counters[place].calls >= least} for least in (0, 1)]
     assert networks[0] == networks[1]
     for place, counter in counters.items():
@@ -189,24 +181,18 @@ class OnlyMeta(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("name", players.METHODS)
-def test_a_step_keeps_all_tensors_on_their_device(name: str) -> None:
-    method = players.make(name, where="meta")
-    with OnlyMeta():
-        report = method.step()
-    assert all(value.device.type == "meta" and value.shape == () for value in report.values())
-    assert report.keys() == players.make(name).step().keys()
-
-
-@pytest.mark.parametrize("name", players.STAGED)
-def test_no_stage_waits_or_leaves_its_device(name: str) -> None:
-    for where, guard in (("cpu", NoSync), ("meta", OnlyMeta)):
+@pytest.mark.parametrize("name", [*players.METHODS, *players.STAGED])
+def test_a_step_of_every_stage_keeps_all_tensors_on_their_device_and_never_waits(name: str) -> None:
+    reports: dict[str, list[Any]] = {}
+    for where, guard in (("meta", OnlyMeta), ("cpu", NoSync)):
         method = players.make(name, where=where)
         with guard():
-            for iteration in range(method.total):
+            for iteration in range(method.total if name in players.STAGED else 1):
                 method.iteration = iteration
                 report = method.step()
                 assert all(value.device.type == where and value.shape == () for value in report.values())
+                reports.setdefault(where, []).append(report.keys())
+    assert reports["meta"] == reports["cpu"]
 
 
 def test_the_guards_notice() -> None:

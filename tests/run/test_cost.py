@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 
 import players
@@ -23,7 +22,9 @@ def test_passes_of_a_known_graph() -> None:
         with torch.no_grad():
             a(x)
         a(x)
-    assert counts == {"a_forward": 4, "a_backward": 1, "b_forward": 2, "b_backward": 2}
+        with run.frozen(b):
+            b(a(x)).sum().backward()  # a gradient through a frozen network is a backward pass
+    assert counts == {"a_forward": 5, "a_backward": 2, "b_forward": 3, "b_backward": 3}
 
 
 class TwoHeads(nn.Module):
@@ -42,14 +43,6 @@ def test_a_network_with_several_outputs_goes_backward_once() -> None:
         network(x)["b"].sum().backward()
         network(x)
     assert counts == {"network_forward": 3, "network_backward": 2}
-
-
-def test_a_gradient_through_a_frozen_network_is_a_backward_pass() -> None:
-    network, x = nn.Linear(2, 2), torch.randn(3, 2, requires_grad=True)
-    with run.count_passes({"network": network}) as counts, run.frozen(network):
-        network(x).sum().backward()
-        network(x.detach()).sum()
-    assert counts == {"network_forward": 2, "network_backward": 1}
 
 
 def test_counts_add_up_and_hooks_go_also_after_an_exception() -> None:
@@ -111,19 +104,6 @@ def test_interleaved_work_takes_turns_in_alternating_order() -> None:
     assert list(timings) == list("abc")
     for timing in timings.values():
         assert len(timing.wall) == len(timing.cpu) == 3 and min(timing.wall) > 0 and min(timing.cpu) >= 0
-
-
-def test_each_works_own_seconds_are_counted_on_the_clock_and_on_the_processor() -> None:
-    def compute() -> None:
-        start = time.process_time()
-        while time.process_time() < start + 0.02:
-            pass
-
-    naps = itertools.chain([0.2], itertools.repeat(0.02))  # the warm-up is not timed
-    timings = run.interleaved({"sleep": lambda: time.sleep(next(naps)), "compute": compute}, turns=3, warmup=1)
-    assert 0.02 <= min(timings["sleep"].wall) and max(timings["sleep"].wall) < 0.15
-    assert max(timings["sleep"].cpu) < 0.015
-    assert min(timings["compute"].wall) >= 0.02 and min(timings["compute"].cpu) >= 0.02
 
 
 def test_an_accelerator_is_waited_for_before_and_after_each_piece(monkeypatch: pytest.MonkeyPatch) -> None:
