@@ -126,7 +126,7 @@ class Supervised(run.Method):
 
     def check_fit(self, outputs: Any) -> None:
         """Raise ShapeMismatch unless the outputs for one image fit the labels."""
-        found, classes = outputs.shape[1], len(self.images.classes)
+        found, classes = run.one_tensor(outputs, self.student).shape[1], len(self.images.classes)
         if found < classes:
             lacking = f"The network has {found} outputs for {classes} classes of {self.images.name}"
             raise ShapeMismatch(f"{lacking}. Build it with classes={classes}.")
@@ -213,7 +213,7 @@ class SegmentationTraining(Supervised):
     def check_fit(self, outputs: Tensor) -> None:
         """Raise ShapeMismatch unless there are logits for every pixel."""
         classes, size = len(self.images.classes), self.images.shape[1:]
-        if outputs.ndim != 4 or outputs.shape[1] < classes or outputs.shape[2:] != size:
+        if run.one_tensor(outputs, self.student).ndim != 4 or outputs.shape[1] < classes or outputs.shape[2:] != size:
             raise ShapeMismatch(
                 f"The network gives {tuple(outputs.shape)} for an image of {size}. For {self.images.name} it must give "
                 f"logits of {classes} classes for every pixel: build a segmentation network with classes={classes}."
