@@ -42,6 +42,9 @@ def _closed(module: nn.Module) -> bool:
     return isinstance(module, torch.jit.ScriptModule)
 
 
+OPAQUE = (torch.fx.GraphModule, torch.jit.ScriptModule)
+
+
 @contextmanager
 def listening(
     network: nn.Module, note: Note, names: Iterable[str] | None = None, *, inputs: bool = False, copy: bool = False
@@ -60,10 +63,32 @@ def listening(
         UnknownName: the network has no such module.
         ReuseError: a module lies inside what was traced, scripted or exported.
     """
-    parts, own = _parts(network), unwrapped(network)
-    closed = any(map(_closed, parts))
-    compiled = any("_orig_mod" in part._modules or part._compiled_call_impl for part in parts)
-    copied = copy or any(vars(part).get("inplace") for part in parts)
+    own = unwrapped(network)
+    if names is None:
+        watched = list(own.named_modules())
+    else:
+        watched = [(name, _module(own, name)) for name in names]
+    with _listening(network, note, watched, inputs, copy):
+        yield
+
+
+def _module(network: nn.Module, name: str) -> nn.Module:
+    try:
+        return nn.Module.get_submodule(network, name)  # a scripted one has none of its own
+    except AttributeError as error:
+        raise unknown("module", name, [path for path, _ in network.named_modules() if path]) from error
+
+
+@contextmanager
+def _listening(
+    network: nn.Module, note: Note, watched: Iterable[tuple[str, nn.Module]], inputs: bool, copy: bool
+) -> Iterator[None]:
+    """The same for modules at hand; the network is looked through once, since steps of training listen too."""
+    closed, compiled, copied = False, False, copy
+    for part in _parts(network):
+        closed = closed or (isinstance(part, OPAQUE) and _closed(part))
+        compiled = compiled or part._compiled_call_impl is not None or "_orig_mod" in part._modules
+        copied = copied or part.__dict__.get("inplace", False)
 
     def told(name: str, value: Any) -> None:
         note(name, value.clone() if isinstance(value, Tensor) and (copied or not value.requires_grad) else value)
@@ -77,11 +102,7 @@ def listening(
     with ExitStack() as hooks:
         if compiled:
             hooks.enter_context(torch.compiler.set_stance("force_eager"))
-        for name in dict(own.named_modules()) if names is None else names:
-            try:
-                module = nn.Module.get_submodule(own, name)  # a scripted one has none of its own
-            except AttributeError as error:
-                raise unknown("module", name, [path for path, _ in own.named_modules() if path]) from error
+        for name, module in watched:
             if closed:
                 check_open(network, name)
             handle = (
@@ -169,12 +190,11 @@ def penultimate(network: nn.Module) -> Iterator[Penultimate]:
     Raises:
         ReuseError: the network has no linear layer, or was traced, scripted or exported.
     """
-    if any(map(_closed, _parts(network))):
-        check_open(network)
-    layers = [name for name, module in unwrapped(network).named_modules() if isinstance(module, nn.Linear)]
+    layers = [("", part) for part in _parts(unwrapped(network)) if isinstance(part, nn.Linear)]
     if not layers:
+        check_open(network)
         lacking = f"{type(network).__name__} has no linear layer, so it has no penultimate features"
         raise ReuseError(f"{lacking}. Name the layer to read with tap(model, name) instead.")
     features = Penultimate()
-    with listening(network, features._note, layers, inputs=True):
+    with _listening(network, features._note, layers, inputs=True, copy=False):
         yield features
