@@ -11,7 +11,7 @@ PIP   := $(BIN)/python -m pip install -qq --disable-pip-version-check
 ONE   := OMP_NUM_THREADS=1
 TORCH := $(shell grep -E '^torch(vision)?==' requirements.lock)
 
-.PHONY: help book test test-all html lab chapter smoke check lines benchmark install clean
+.PHONY: help book test test-all html lab chapter smoke check lines benchmark address install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make benchmark                     steps per second beside plain loops"
 	@echo "make lines                         lines of code, room by room"
 	@echo "make check                         style, types and the direction of imports"
+	@echo "make address URL=https://github.com/...   set the repository's address everywhere"
 	@echo "make clean                         remove what was built (not .venv, not your records)"
 	@echo "Another environment: VENV=/path/to/venv. Another Python: PYTHON=python3.12."
 
@@ -64,6 +65,9 @@ chapter: $(READY)
 
 smoke: $(READY)
 	@$(BIN)/python book/execute.py --scale smoke
+
+address:
+	@$(PYTHON) book/address.py "$(URL)"
 
 check: $(READY)
 	@$(BIN)/ruff check .

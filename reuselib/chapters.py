@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from reuselib.errors import unknown
+from reuselib.report import known_scale
 
 STUDIES = {
     "dfad": "DFADStudy",
@@ -32,6 +33,19 @@ def known(name: str) -> str:
     if name not in STUDIES:
         raise unknown("chapter", name, STUDIES)
     return name
+
+
+def scale(name: str) -> str:
+    """The name of a scale unchanged; "auto" is "colab" where a graphics card of CUDA is found, else "laptop".
+
+    Raises:
+        UnknownName: there is no such scale; the message gives the nearest.
+    """
+    if name != "auto":
+        return known_scale(name)
+    import torch  # takes a while
+
+    return "colab" if torch.cuda.is_available() else "laptop"
 
 
 def study(name: str, scale: str = "laptop") -> Any:

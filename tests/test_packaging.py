@@ -104,6 +104,27 @@ def test_one_version_and_one_address() -> None:
                 assert found == ADDRESS, f"{path.relative_to(ROOT)} has {found}; _config.yml has {ADDRESS}"
 
 
+def test_one_command_sets_the_address_everywhere(tmp_path: Path) -> None:
+    old, new = ADDRESS.removeprefix("https://github.com/"), "some-body/other.networks"
+    holders = [path for path in committed() if path.suffix in TEXTS and old in path.read_text("utf-8")]
+    for path in {*holders, ROOT / "book/address.py"}:
+        (copy := tmp_path / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+        shutil.copy(path, copy)
+
+    def call(url: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(tmp_path / "book/address.py"), url]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    for odd in ("", "github.com/a/b", "https://github.com/a", "https://github.com/a/b/c", "https://github.com/a/b c"):
+        assert "make address URL=https://github.com/" in call(odd).stderr
+    said = call(f"https://github.com/{new}.git").stdout.splitlines()
+    assert len(said) == len(holders) > 14
+    for path in holders:
+        assert (tmp_path / path.relative_to(ROOT)).read_text("utf-8") == path.read_text("utf-8").replace(old, new)
+    call(ADDRESS)
+    assert all((tmp_path / path.relative_to(ROOT)).read_bytes() == path.read_bytes() for path in holders)
+
+
 def test_no_file_names_a_machine() -> None:
     machine = re.compile(r"(?<![\w.>])/(?:work|home/\w+|Users/\w+|root|tmp/\w|content/drive)[/\w]*")
     for path in committed():

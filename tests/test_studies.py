@@ -123,3 +123,11 @@ def test_names_of_rows_and_papers() -> None:
     with pytest.raises(UnknownName, match="scale 'labtop'. Did you mean 'laptop'"):
         chapters.study("dfad", "labtop")
     assert chapters.names() == report.names()
+
+
+def test_the_scale_that_fits_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, fitting in ((True, "colab"), (False, "laptop")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert [chapters.scale(name) for name in ("auto", "smoke", "paper")] == [fitting, "smoke", "paper"]
+    with pytest.raises(UnknownName, match="'labtop'. Did you mean 'laptop'"):
+        chapters.scale("labtop")
