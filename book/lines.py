@@ -14,8 +14,8 @@ def lines_of_code(path: Path) -> int:
     text = path.read_text("utf-8")
     said: set[int] = set()
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-            said.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            said.update(range(node.lineno, (node.end_lineno or 0) + 1))  # attributes have docstrings too
     numbered = enumerate(text.splitlines(), start=1)
     return sum(bool(line.strip()) and not line.lstrip().startswith("#") and n not in said for n, line in numbered)
 

@@ -75,7 +75,8 @@ class QFSLJob(run.Job):
                 kept.append({"data": data, **vars(answers)})
         metrics = {name: sum(each[name] for each in found) / len(found) for name in found[0]}
         metrics["seconds"] = history.cost.cpu_seconds if self.device.type == "cpu" else history.cost.wall_seconds
-        return QFSLResult(metrics=metrics, history=history, device=self.device, **kept[0])
+        precision = self.precision if self.settings.method in TUNED else "fp32"  # fits of features take float32
+        return QFSLResult(metrics=metrics, history=history, device=self.device, precision=precision, **kept[0])
 
     def tasks(self) -> list[tuple[ZeroShotSet, WorldTask | None]]:
         """The splits, each with its world where there is one."""

@@ -42,6 +42,14 @@ def split(method: str, data: ZeroShotSet | None = None, seed: int = 0) -> Split:
     return Split(SMOKE.settings[f"world-{method}"], seed, data or task.data, task)
 
 
+def test_a_record_says_in_which_precision_networks_learned() -> None:
+    for method, precision in (
+        ("minus-end-to-end", SMOKE.job(SMOKE.settings["world-qfsl-1"]).precision),
+        ("sae", "fp32"),
+    ):
+        assert run(f"world-{method}").record.precision == precision
+
+
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
