@@ -1,4 +1,4 @@
-"""The command line: `reuselib list | rows | run | reproduce | resume | table | verdicts | report | zoo | doctor`.
+"""The command line, `reuselib`: list, rows, fetch, run, reproduce, resume, table, verdicts, report, zoo, doctor.
 
 Torch is imported only by the commands that compute, and after names and seeds were checked: help, tables and refusals
 come at once.
@@ -113,6 +113,15 @@ def rows(chapter: str, scale: str) -> None:
         hours = [_span(3600 * cost.hours(card)) if cost else "–" for card in SUSTAINED]
         memory = f"{cost.memory / 2**20:,.0f} MiB" if cost else "–"
         click.echo(f"{row:{width}}  {here:>13}  {memory:>9}  " + "  ".join(f"{each:>10}" for each in hours))
+
+
+@main.command()
+@chapter_argument
+@scale_option
+@rows_option
+def fetch(chapter: str, scale: str, rows: list[str]) -> None:
+    """Fetch the image sets and networks that rows of a CHAPTER read; say what, how large and where it is kept."""
+    chapters.study(chapter, scale).fetch(rows or None)
 
 
 @main.command()

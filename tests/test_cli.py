@@ -56,7 +56,7 @@ def left(room: Path) -> list[str]:
 
 
 def test_every_command_that_is_promised_has_help() -> None:
-    promised = "list rows run reproduce resume table verdicts report zoo doctor"
+    promised = "list rows fetch run reproduce resume table verdicts report zoo doctor"
     assert set(cli.main.commands) == set(promised.split())
     assert set(cli.main.commands["zoo"].commands) == {"list", "show", "verify", "train"}
     assert "reuselib, version 0." in call("--version")
@@ -175,11 +175,14 @@ def test_a_checkpoint_is_cleared_away_where_it_outlived_its_record_and_named_whe
             (f"run dfad --scale smoke --seeds={text}", 1, "is not a list of seeds")
             for text in ("", "a", "2-1", "0-1e9")
         ),
-        *((f"{name} 01_dfat", 1, "Did you mean 'dfad'?") for name in ("rows", "run", "resume", "table", "verdicts")),
+        *(
+            (f"{name} 01_dfat", 1, "Did you mean 'dfad'?")
+            for name in ("rows", "fetch", "run", "resume", "table", "verdicts")
+        ),
         *((f"{name} dfad --scale labtop", 2, "'labtop' is not one of") for name in ("run", "resume", "table")),
         *(
             (f"{name} dfad --rows {text}", 1, "leaves a name out")
-            for name in ("run", "reproduce")
+            for name in ("fetch", "run", "reproduce")
             for text in ",|a,,b".split("|")
         ),
         ("run dfad --rows digits-untrained,digits-dfat", 1, "Did you mean 'digits-dfad'?"),

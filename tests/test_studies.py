@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import archives
 import players
 import pytest
 import torch
 
-from reuselib import chapters, report, run
-from reuselib.errors import UnknownName
+from reuselib import chapters, data, report, run
+from reuselib.data import fetching
+from reuselib.dfad.study import DFADStudy
+from reuselib.errors import MissingFile, ReuseError, UnknownName
+from reuselib.nets import zoo
 from reuselib.run import Settings
 
 PAPERS = chapters.names()
@@ -49,6 +54,19 @@ def test_every_record_has_the_settings_that_its_row_has_today(paper: str) -> Non
     assert others == set()
 
 
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The names of the image sets and networks that are loaded during a test."""
+    found: set[str] = set()
+
+    def noting(load: Any) -> Any:
+        return lambda name, *given, **options: (found.add(name), load(name, *given, **options))[1]
+
+    for module in (data, data.segmentation, zoo):
+        monkeypatch.setattr(module, "load", noting(module.load))
+    return found
+
+
 FEW = {"updates": 30, "evaluations": 2}
 SHORT: dict[str, dict[str, Any]] = {
     "dfad": FEW | {"limit": 10, "options": {"lr": 0.1, "batch": 4}},
@@ -72,10 +90,13 @@ SHORT: dict[str, dict[str, Any]] = {
     ],
 )
 def test_an_interrupted_row_goes_on_and_gives_the_record_that_its_seed_decides(
-    paper: str, row: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    paper: str, row: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: set[str]
 ) -> None:
-    once = partial(chapters.study(paper, "smoke").run, row, progress=False, **SHORT[paper])
+    study = chapters.study(paper, "smoke")
+    once = partial(study.run, row, progress=False, **SHORT[paper])
     whole, other = (once(seed).record for seed in (0, 1))  # what a row trains first is then there
+    needs = study.needs([row])
+    assert read <= {*needs.images, *needs.pieces}
     monkeypatch.setattr("reuselib.run.study.run", partial(run.run, save_every=0))
     with monkeypatch.context() as interrupted, pytest.raises(players.Explosion):
         interrupted.setattr("reuselib.run.checkpoint.save_checkpoint", players.rigged(run.save_checkpoint, at=at))
@@ -89,13 +110,15 @@ def test_an_interrupted_row_goes_on_and_gives_the_record_that_its_seed_decides(
 @pytest.mark.nightly
 @pytest.mark.parametrize("paper", PAPERS)
 def test_every_row_runs_at_the_smoke_scale_and_is_recorded(
-    paper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    paper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: set[str]
 ) -> None:
     monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
     study = chapters.study(paper, "smoke")
     for row in study.rows:
+        read.clear()
         record = study.run(row, 3, progress=False).record
         assert record.metrics and all(math.isfinite(value) for value in record.metrics.values()), row
+        assert read <= {name for names in vars(study.needs([row])).values() for name in names}, row
         record.save()
         assert report.find(paper, "smoke", row, 3, study.settings[row]) is not None
 
@@ -111,6 +134,44 @@ def test_settings_are_read_as_attributes_and_never_changed() -> None:
         settings.but(le=1)
     with pytest.raises(UnknownName, match="'le'. Did you mean 'lr'"):
         _ = settings.le
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_row_of_every_scale_says_what_it_reads(paper: str) -> None:
+    pieces, drawn = set(zoo.names()), {*data.SETS, *data.segmentation.SETS, *data.multi_label.MULTI_LABEL}
+    for scale in report.SCALES:
+        study = chapters.study(paper, scale)
+        each = [study.needs([row]) for row in study.rows]
+        assert set(study.needs().images) == {name for needs in each for name in needs.images} != set()
+        assert set(study.needs().images) <= drawn | fetching.MEGABYTES.keys() and set(study.needs().pieces) <= pieces
+        assert scale in ("colab", "paper") or not study.needs().missing  # in a clone
+    assert chapters.study(paper).needs([]) == run.Needs()
+
+
+def test_an_empty_room_is_filled_and_then_a_row_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archives.publish("mnist", monkeypatch, tmp_path)
+    tiny = replace(zoo.RECIPES["mnist32-lenet5"], iterations=3, options={"batch": 8})  # type: ignore[type-var]
+    monkeypatch.setitem(zoo.RECIPES, "tiny", tiny)
+    declared = {"mnist-dfad": DFADStudy.declare("colab")["mnist-dfad"].but(teacher="tiny")}
+    monkeypatch.setattr(DFADStudy, "declare", classmethod(lambda cls, scale: declared))
+    study, images = chapters.study("dfad", "colab"), tmp_path / "server" / "train-images-idx3-ubyte.gz"
+    whole = images.read_bytes()
+    for content in (whole[:-9], b"<html>busy</html>"):
+        images.write_bytes(content)
+        with pytest.raises(ReuseError, match="mnist could not be fetched.*cut off, or is a page in its place"):
+            study.needs().fetch()
+    images.write_bytes(whole)
+    with pytest.raises(MissingFile, match="Fix: reuselib zoo train tiny"):
+        study.fetch()  # all else all the same
+    assert f"To fetch: mnist (about 12 MB), tiny. Kept in {tmp_path / 'data'};" in capsys.readouterr().out
+    zoo.train("tiny")
+    study.fetch(["dfad"])
+    study.fetch(progress=False)
+    assert capsys.readouterr().out.splitlines()[-1] == "All is there: mnist, tiny."
+    record = study.run("dfad", progress=False, updates=10, evaluations=1, options={"batch": 8, "lr": 0.01}).record
+    assert 0 <= record.metrics["accuracy"] <= 1
 
 
 def test_names_of_rows_and_papers() -> None:

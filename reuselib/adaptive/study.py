@@ -275,3 +275,8 @@ class AdaptiveStudy(Study):
                 pool = task.pool.but(others=others) if method == "heterogeneous" else task.pool
                 rows[f"{task.task}-{method}"] = Settings(**shared | {"options": options, "pool": pool}, method=method)
         return rows
+
+    def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
+        """The images; sources are trained on them."""
+        names = {settings.pool.dataset, settings.pool.auxiliary} - {None}
+        return {"fashion_mnist" if name == "fashion_attributes" else name for name in names}, set()

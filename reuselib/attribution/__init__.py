@@ -21,5 +21,5 @@ from reuselib.attribution.losses import (
 from reuselib.attribution.method import Comparison, ModelSpace, by_maps, explain, maps, rank
 from reuselib.attribution.representation import Images, batches_of, check_apart, features, represent, telling
 from reuselib.attribution.rivals import cka, matrices, ordinal_ranks, rsa, spearman, spearman_of_ranks, svcca, upper
-from reuselib.attribution.study import classifier_rows, zoo_rows
+from reuselib.attribution.study import classifier_rows, networks_needed, zoo_rows
 from reuselib.attribution.tree import Tree, cophenetic_correlation, purity

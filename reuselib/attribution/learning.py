@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from reuselib import checks, report, run
+from reuselib import checks, home, report, run
 from reuselib.errors import ReuseError
 from reuselib.nets.zoo import Piece
 from reuselib.worlds import rooms
@@ -213,6 +213,13 @@ class Shelf:
     def piece(self, name: str) -> Piece:
         """Where a network, or a table, is kept."""
         return Piece(f"{self.name}/{name}", self.plan.kept, self.command)
+
+    @property
+    def shipped(self) -> set[str]:
+        """The names of its pieces that come with the repository; all others are made when they are asked for."""
+        known = home.registry()
+        names = {f"{self.name}/{name}" for name in (*self.everyone, "transfers")}
+        return {name for name in names if self.plan.kept and f"zoo/{name}/card.json" in known}
 
     def train(self, progress: bool = False, only: Sequence[str] | None = None) -> run.Cost:
         """Train the networks that are not there yet, and go on with one that was cut off.

@@ -12,7 +12,7 @@ from typing import Any
 
 from reuselib.attribution.classifiers import FAMILIES, FOREIGN, NATURAL, ClassifierJob
 from reuselib.attribution.job import PROBES, WAYS, TaskonomyJob, ZooJob
-from reuselib.attribution.rooms_zoo import PLAN
+from reuselib.attribution.rooms_zoo import PLAN, open_zoo
 from reuselib.run import Job, Settings, Study
 
 CONTROLS = ("popularity", "group-prior", "symmetric-ceiling", "split-half", "oracle", "random")
@@ -62,6 +62,14 @@ def classifier_rows(scale: str, scores: Iterable[str]) -> dict[str, Settings]:
     return {f"classifiers-{s}-{p}": Settings(**SHELVES[scale].but(probes=p), method=s) for s, p in pairs}
 
 
+def networks_needed(settings: Settings) -> tuple[set[str], set[str]]:
+    """What a row about networks reads: probes that are no rooms, and networks of rooms that are shipped."""
+    if settings.task != "zoo":
+        return {settings.probes} if settings.task == "classifiers" else set(), set()
+    images = {"fashion_mnist"} if settings.probes == "fashion" else set()
+    return images, open_zoo(settings.zoo, settings.number, "meta").shipped
+
+
 class AttributionStudy(Study):
     """Chapter 07; a run gives a :class:`ZooResult`, or of classifiers a :class:`ClassifierResult`."""
 
@@ -82,6 +90,10 @@ class AttributionStudy(Study):
             rows |= {f"{start}{part}": Settings(**zoo, method=part) for part in ("training", "transfers")}
             rows |= {row: settings for row, settings in found.items() if row.startswith(start)}
         return rows
+
+    def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
+        """See :func:`networks_needed`."""
+        return networks_needed(settings)
 
     def job(self, settings: Settings, seed: int = 0, **options: Any) -> Job:
         """The job of a row."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from reuselib.cmi.job import CMIJob
 from reuselib.cmi.rivals import FAMILY
+from reuselib.nets import zoo
 from reuselib.run import Settings, Study
 
 PLAIN = ("teacher", "untrained", "supervised", "kd-real", "noise")
@@ -177,3 +178,7 @@ class CMIStudy(Study):
     def job(self, settings: Settings, seed: int = 0, **options: Any) -> CMIJob:
         """The job of a row."""
         return CMIJob(settings, seed, **options)
+
+    def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
+        """The teacher, its images, and the judge."""
+        return {zoo.dataset(settings.teacher)}, {settings.teacher, settings.judge}

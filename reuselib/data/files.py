@@ -47,6 +47,18 @@ def count_and_seed(split: str, train: int, test: int, seed: int = 0) -> tuple[in
     return (train, test)[SPLITS.index(split)], seed + SPLITS.index(split)
 
 
+MENDED = {
+    "'gdown' is required": "pip install gdown, and run {command}",
+    **dict.fromkeys(
+        ("quota", "many accesses", "many users"), "its server gave it too often today: run {command} tomorrow"
+    ),
+    **dict.fromkeys(
+        ("corrupted", "incomplete"), "what came was cut off, or is a page in its place: run {command} again"
+    ),
+}
+"""What a failed download says, in small letters → what to do."""
+
+
 def fetch(name: str, download: Callable[[], object]) -> None:
     """Run a download, for example one of torchvision's.
 
@@ -56,9 +68,12 @@ def fetch(name: str, download: Callable[[], object]) -> None:
     try:
         download()
     except Exception as error:  # urllib's, torchvision's and gdown's errors have no narrower base in common
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()) or type(error).__name__
+        fix = next(
+            (fix for sign, fix in MENDED.items() if sign in reason.lower()), "connect to the network and run {command}"
+        )
         raise ReuseError(
-            f"{name} could not be fetched ({reason}). Fix: connect to the network and run {command(name)}, "
+            f"{name} could not be fetched ({reason}). Fix: {fix.format(command=command(name))}, "
             f"or bring the files from elsewhere to {downloads()}"
         ) from error
 

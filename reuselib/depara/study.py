@@ -9,9 +9,10 @@ choose layers of VGG-19.
 from collections.abc import Mapping
 from typing import Any
 
-from reuselib.attribution import classifier_rows, zoo_rows
+from reuselib import data
+from reuselib.attribution import classifier_rows, networks_needed, zoo_rows
 from reuselib.depara.job import GRID, WAYS, GraphClassifierJob, GraphJob, LayerJob
-from reuselib.depara.layers import IMAGENET_SOURCE, PLAN, SCORES, SOURCES
+from reuselib.depara.layers import IMAGENET_SOURCE, PLAN, SCORES, SOURCES, open_studio
 from reuselib.run import Job, Settings, Study
 
 SMOKE_LAYERS = (
@@ -58,6 +59,13 @@ class DeparaStudy(Study):
         if scale == "colab":
             return shelf | layer_rows(PLANS[scale]) | graphs
         return shelf | graphs | layer_rows(PLANS[scale])
+
+    def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
+        """Of layers the domains that are no worlds; of networks as in chapter 07."""
+        if settings.task != "layers":
+            return networks_needed(settings)
+        domains = {settings.plan[name] for name in ("target", "synthetic", "rich")}
+        return domains & data.SETS.keys() - {IMAGENET_SOURCE}, open_studio(settings.plan, "meta").shipped
 
     def job(self, settings: Settings, seed: int = 0, **options: Any) -> Job:
         """The job of a row."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reuselib.dfad import job, segmentation
+from reuselib.nets import zoo
 from reuselib.run import Settings, Study
 
 CLASSIFYING = (
@@ -205,3 +206,8 @@ class DFADStudy(Study):
         """The job of a row: students that segment are taught and tested by their masks."""
         kind = segmentation.SegmentationJob if settings.masks else job.DFADJob
         return kind(settings, seed, **options)
+
+    def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
+        """The teacher, its images, and those of others where students learn from these."""
+        others = {"kd-related": {settings.related}, "kd-unrelated": {settings.unrelated}}
+        return {zoo.dataset(settings.teacher)} | others.get(settings.method, set()), {settings.teacher}

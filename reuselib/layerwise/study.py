@@ -220,3 +220,7 @@ class LayerwiseStudy(Study):
                     lr = lr | TUNED[method]
                 rows[f"{task.task}-{method}"] = Settings(**shared | changes, method=method, learner=learner, lr=lr)
         return rows
+
+    def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
+        """The images; teachers are trained on them."""
+        return {settings.dataset}, set()

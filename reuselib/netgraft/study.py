@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any
 
 from reuselib.netgraft.job import NetGraftJob
+from reuselib.nets import zoo
 from reuselib.run import Settings, Study
 
 SHOTS = (1, 2, 5, 10, 20, 50)
@@ -172,3 +173,7 @@ class NetGraftStudy(Study):
             row(task, m, k) for task, rows in tasks(scale) for shots, methods in rows for k in shots for m in methods
         )
         return {f"{settings.task}-{settings.method}": settings for settings in each}
+
+    def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
+        """The teacher and its images."""
+        return {zoo.dataset(settings.teacher)}, {settings.teacher}

@@ -325,6 +325,35 @@ def _images(dataset: str, split: str, size: int | None) -> ImageSet | Segmentati
     return data.load(dataset, split, size=size)
 
 
+def dataset(name: str) -> str:
+    """The image set that a network of a recipe learned; UnknownName, with the nearest, if there is no such recipe."""
+    return str(_recipe(name).dataset)
+
+
+def at_hand(name: str) -> bool:
+    """Whether a piece is finished and on this machine; UnknownName if there is no such piece."""
+    return _piece(name).at_hand
+
+
+def fetch(name: str) -> Path:
+    """Have a piece on this machine, verified: from the repository or, where torchvision publishes it, from there.
+
+    Raises:
+        UnknownName: there is no piece of this name.
+        MissingFile: it can be had from nowhere: it has to be trained.
+        DamagedFile: card, log or tensors are not those that were made.
+    """
+    if isinstance(RECIPES.get(name), Published) and not _piece(name).has():
+        train(name)
+    return verify(name)
+
+
+def size(name: str) -> str:
+    """How much is fetched of a piece, in words; nothing is known of one that is not finished."""
+    parameters = Piece(name).card().get("parameters", 0) if Piece(name).has() else 0
+    return f" (about {max(1, round(4e-6 * parameters))} MB)" if parameters else ""
+
+
 # --- making networks --------------------------------------------------------------------------------------------------
 
 

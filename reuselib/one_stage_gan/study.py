@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reuselib.dfad import DFADStudy
+from reuselib.nets import zoo
 from reuselib.one_stage_gan.checks import SHORT, IdentityJob, SpeedJob
 from reuselib.one_stage_gan.job import UNTRAINED, DistilJob, GANJob
 from reuselib.run import Job, Settings, Study
@@ -198,3 +199,9 @@ class OneStageStudy(Study):
     def job(self, settings: Settings, seed: int = 0, **options: Any) -> Job:
         """The job of a row, by the kind of its task."""
         return JOBS[settings.kind](settings, seed, **options)
+
+    def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
+        """Of a GAN images and judge, of a distillation the teacher and its images."""
+        if settings.kind == "gan":
+            return {settings.dataset}, {settings.judge} & zoo.RECIPES.keys()
+        return ({zoo.dataset(settings.teacher)}, {settings.teacher}) if settings.kind == "distil" else (set(), set())

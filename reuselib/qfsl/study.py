@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from reuselib.qfsl import tasks
 from reuselib.qfsl.job import TUNED, QFSLJob
 from reuselib.qfsl.rivals import RIVALS, chosen
 from reuselib.qfsl.tasks import SPLITS
@@ -115,3 +116,7 @@ class QFSLStudy(Study):
     def job(self, settings: Settings, seed: int = 0, **options: Any) -> QFSLJob:
         """The job of a row."""
         return QFSLJob(settings, seed, **options)
+
+    def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
+        """The benchmark, or the images whose classes get attributes."""
+        return tasks.image_sets(settings.task), set()

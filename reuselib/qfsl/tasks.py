@@ -165,6 +165,12 @@ def opened(name: str, settings: run.Settings, seed: int, where: str) -> tuple[Ze
     return real_sets(name, seed, settings.splits, where) if name in REAL else (benchmark(name, where),)
 
 
+def image_sets(task: str) -> set[str]:
+    """The image sets that a task reads: a benchmark is one itself, a world is drawn."""
+    read = {"world": set[str](), "digits": {"digits"}, "segments": {"digits"}, "fashion": {"fashion_mnist"}}
+    return read.get(task, {task})
+
+
 def resnet101(where: torch.device) -> nn.Module:
     """torchvision's ResNet-101 with its first ImageNet weights, images to 2,048 features; blank on ``meta``.
 

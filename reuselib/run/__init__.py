@@ -8,6 +8,7 @@ from reuselib.run.cost import SUSTAINED, Cost, Prediction, Timing, count_passes,
 from reuselib.run.device import Precision, device, device_of, generator, precision, seeded, threads
 from reuselib.run.loop import History, accuracy, divisor, run
 from reuselib.run.method import Method, Schedule, adam, constant, cosine, frozen, on_device, one_cycle, sgd, step_decay
+from reuselib.run.needs import Needs
 from reuselib.run.outputs import one_tensor, probe
 from reuselib.run.study import SCALES, Job, Result, Settings, Study
 
@@ -16,6 +17,7 @@ __all__ = [
     "History",
     "Job",
     "Method",
+    "Needs",
     "Precision",
     "Prediction",
     "Result",

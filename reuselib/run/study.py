@@ -7,7 +7,7 @@ networks and images that its methods share; what comes out is a :class:`Result` 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +23,7 @@ from reuselib.run.device import precision as choose_precision
 from reuselib.run.device import threads
 from reuselib.run.loop import History, run
 from reuselib.run.method import Method
+from reuselib.run.needs import Needs
 
 SCALES = report.SCALES
 REPORT_EVERY = 50
@@ -256,6 +257,29 @@ class Study:
         result = self.job(settings, seed, **options).result()
         result.record = self._record(row, seed, settings, result)
         return result
+
+    def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
+        """The image sets and the networks of the zoo that a row reads: a study that reads some says so here."""
+        return set(), set()
+
+    def needs(self, rows: Iterable[str] | None = None) -> Needs:
+        """What rows read, all of this scale if left out; worlds, which are drawn, are no image sets.
+
+        Raises:
+            UnknownName: there is no such row.
+        """
+        each = [self.needed(self.settings[self.row(row)]) for row in (self.rows if rows is None else rows)]
+        images, pieces = (tuple(sorted(set().union(*(both[kind] for both in each)))) for kind in (0, 1))
+        return Needs(images, pieces)
+
+    def fetch(self, rows: Iterable[str] | None = None, progress: bool = True) -> None:
+        """Fetch what rows read and this machine has not: see :meth:`~reuselib.run.Needs.fetch`.
+
+        Raises:
+            UnknownName: there is no such row.
+            ReuseError: something cannot be had, or is not what was published.
+        """
+        self.needs(rows).fetch(progress)
 
     def predict(self, row: str, **changes: Any) -> Prediction:
         """What a row would cost: the operations of every method's ``step()``, counted on ``meta``, times its updates.

@@ -111,3 +111,7 @@ class SelectiveStudy(Study):
     def job(self, settings: Settings, seed: int = 0, **options: Any) -> SelectiveJob:
         """The job of a row."""
         return SelectiveJob(settings, seed, **options)
+
+    def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
+        """The benchmark, or the images whose classes get attributes."""
+        return tasks.image_sets(settings.source.name), set()

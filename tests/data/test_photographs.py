@@ -159,7 +159,13 @@ def test_packages_that_only_one_set_needs(tmp_path: Path, monkeypatch: pytest.Mo
         raise Exception("too many users have viewed this file")  # gdown's own error derives from Exception alone
 
     monkeypatch.setattr(sys.modules["gdown"], "download", refuse)
-    with pytest.raises(ReuseError, match="celeba could not be fetched .too many users.*bring the files"):
+    with pytest.raises(
+        ReuseError,
+        match="celeba could not be fetched .too many users.*too often today: run python.*tomorrow, or bring the files",
+    ):
+        data.load("celeba", download=True)
+    monkeypatch.setattr(sys.modules["gdown"], "download", lambda output, **_: Path(output).write_text("<html>"))
+    with pytest.raises(ReuseError, match="or is a page in its place: run python.*again, or bring the files"):
         data.load("celeba", download=True)
     monkeypatch.setitem(sys.modules, "gdown", None)
     with pytest.raises(ReuseError, match="celeba could not be fetched.*pip install gdown"):

@@ -1,0 +1,73 @@
+"""Fetching image sets ahead: which are on this machine, how large their files are, and having them."""
+
+from __future__ import annotations
+
+from reuselib import data, home
+from reuselib.data import files, multi_label, photographs, segmentation, vision
+from reuselib.data.attributes import BENCHMARKS, gbu
+from reuselib.errors import ReuseError, unknown
+
+MEGABYTES: dict[str, int | None] = {
+    **{"fashion_mnist": 31, "mnist": 12, "svhn": 246, "stl10": 2640},
+    **{"cifar10": 170, "cifar10-jpeg": 170, "cifar100": 169},
+    **{"caltech101": 137, "tiny_imagenet": 248, "stanford_dogs": 794, "cub200": 1151, "fgvc_aircraft": 2753},
+    **{"celeba": 1443, "celeba_attributes": 1470, "lsun_church": 2300, "voc2012": 2000},
+    **dict.fromkeys(("imagenet", "stanford_cars", "ffhq", "cityscapes", "sunrgbd", "camvid", "nyuv2")),
+    **dict.fromkeys(name.lower() for name in BENCHMARKS),
+}
+"""What is read from files → about how much is fetched; None for what must be brought. All else is drawn."""
+SPLITS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("svhn", "cifar10-jpeg"), files.SPLITS),
+    **dict.fromkeys(("lsun_church", "ffhq", "cityscapes", "sunrgbd", "voc2012"), ("train",)),
+}
+"""Splits to be read, so that all files of a set are there, where it is not the test images alone."""
+
+
+def size(name: str) -> str:
+    """How much is fetched of a set, in words."""
+    megabytes = MEGABYTES.get(name)
+    return f" (about {megabytes:,} MB)" if megabytes else ""
+
+
+def at_hand(name: str) -> bool:
+    """Whether all files of a set are on this machine, and as they were published.
+
+    Raises:
+        UnknownName: there is no such set.
+    """
+    if name not in MEGABYTES:
+        drawn = {*data.SETS, *multi_label.MULTI_LABEL, *segmentation.SETS}
+        if name not in drawn:
+            raise unknown("image set", name, drawn | MEGABYTES.keys())
+        return True
+    if name == "fashion_mnist":  # reading it would fetch it
+        return all(home.at_hand(f"FashionMNIST/raw/{file}") for file in vision.FASHION_MNIST_SHA256)
+    try:
+        _read(name, download=False)
+    except ReuseError:
+        return False
+    return True
+
+
+def fetch(name: str) -> None:
+    """Have a set fetched, where a program can, and compared with its hashes.
+
+    Raises:
+        ReuseError: it cannot be fetched, or must be brought; the message says how.
+    """
+    _read(name, download=True)
+
+
+def _read(name: str, download: bool) -> None:
+    if name.startswith("celeba"):  # decoding them takes minutes
+        listed = ("list_attr_celeba.txt", "list_eval_partition.txt") if name == "celeba_attributes" else ()
+        photographs.celeba_files(name, ("img_align_celeba.zip", *listed), download)
+        return
+    if name.upper() in BENCHMARKS:
+        gbu(name.upper())
+        return
+    for split in SPLITS.get(name, ("test",)):
+        if name in segmentation.SETS:
+            segmentation.load(name, split)
+        else:
+            data.load(name, split, download=download)
