@@ -107,8 +107,8 @@ def curves(
     """Draw one line per label, with a band where there are several seeds.
 
     Args:
-        lines: label to (x, y) with y of (points,) or (seeds, points), or to a mapping of x to the values of all seeds;
-            or a frame with columns label, x and y.
+        lines: label to (x, y) with y of (points,) or (seeds, points), to (x, y, half-width of a band), or to a mapping
+            of x to the values of all seeds; or a frame with columns label, x and y.
         xlabel: what x is, with its unit.
         ylabel: what y is, with its unit.
         drops: x at which the learning rate drops, as dotted vertical lines.
@@ -183,9 +183,11 @@ def _line(line: Any, label: str) -> DataFrame:
         return line
     if isinstance(line, Mapping):
         return DataFrame([(x, y) for x, each in line.items() for y in array(each).ravel()], columns=["x", "y"])
-    x, y = map(array, line)
-    if x.shape != y.shape[-1:]:
+    x, y, *spread = map(array, line)
+    if x.shape != y.shape[-1:] or any(each.shape != y.shape for each in spread):
         raise ShapeMismatch(f"line {label!r} has {x.shape} x values for {y.shape} y values. Give as many of both.")
+    if spread:  # two values that have this mean and this sample standard deviation
+        y = y + numpy.array([[-1], [1]]) * spread[0] / 2**0.5
     return DataFrame({"x": numpy.tile(x, y.size // max(len(x), 1)), "y": y.ravel()})
 
 

@@ -26,7 +26,8 @@ TREE = SimpleNamespace(  # d joins b, then a joins c, then both pairs join
     names=("a", "b", "c", "d"), links=numpy.array([[3, 1, 0.1, 2], [0, 2, 0.4, 2], [4, 5, 1.0, 4]])
 )
 SPREAD = numpy.random.default_rng(0).normal(0.8, 0.02, (3, len(STEPS)))
-LINES = {"seeds": (STEPS, SPREAD), "by x": dict(zip(STEPS, SPREAD.T, strict=True)), "one": (STEPS, SPREAD[0])}
+LINES = {"seeds": (STEPS, SPREAD), "by x": dict(zip(STEPS, SPREAD.T, strict=True))}
+LINES |= {"half-width": (STEPS, SPREAD.mean(0), SPREAD.std(0, ddof=1)), "one": (STEPS, SPREAD[0])}
 TIDY = pandas.DataFrame({"panel": list("ppqq"), "label": ["one"] * 4, "value": [0.2, 0.4, 0.5, 0.5]})
 SHEET = [{"A": {"a": torch.rand(3, 1, 8, 8)}, "": {"b": torch.rand(2, 3, 8, 8)}}, {"C": {"c": torch.ones(1, 1, 8, 8)}}]
 ROOMS = {"room": torch.rand(4, 3, 32, 32), "mask": torch.ones(4, 32, 32)}
@@ -210,8 +211,8 @@ def test_sheets_put_texts_frames_and_strokes_where_they_belong() -> None:
 def test_lines_in_every_form_have_the_same_mean_and_band() -> None:
     figure = figures.curves(LINES, "iteration", "accuracy", drops=[50, 80], references={"teacher": 0.9})
     (axes,) = figure.axes
-    assert all(numpy.allclose(line.get_ydata(), SPREAD.mean(0)) for line in axes.lines[:2])
-    bands = [each.get_paths()[0].vertices for each in axes.collections[:2]]
+    assert all(numpy.allclose(line.get_ydata(), SPREAD.mean(0)) for line in axes.lines[:3])
+    bands = [each.get_paths()[0].vertices for each in axes.collections[:3]]
     top = SPREAD.mean(0) + SPREAD.std(0, ddof=1)
     assert all(numpy.allclose(band[:, 1].max(), top.max()) for band in bands)
     assert "over seeds" in figure.legends[0].get_title().get_text() and texts(axes.texts) == ["teacher"]
