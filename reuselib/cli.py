@@ -13,7 +13,6 @@ import statistics
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -165,7 +164,7 @@ def _run(study: Any, jobs: Sequence[Job], again: bool = False, dry_run: bool = F
         home.check_writable("results", ".scratch")
     began, done, width = time.monotonic(), 0.0, max((len(row) for row, _ in left), default=0)
     for number, (row, seed) in enumerate(left, 1):
-        checkpoint, place = checkpoint_path(study, row, seed), f"row {number:{len(str(len(left)))}} of {len(left)}"
+        checkpoint, place = study.checkpoint(row, seed), f"row {number:{len(str(len(left)))}} of {len(left)}"
         if again:
             checkpoint.unlink(missing_ok=True)
         elif _recorded(study, row, seed):  # by another process, in the meantime
@@ -185,7 +184,7 @@ def _recorded(study: Any, row: str, seed: int) -> bool:
     """Whether a run stands in the records with today's settings; a checkpoint that outlived its record is cleared."""
     found = ledger.find(study.name, study.scale, row, seed, study.settings[row]) is not None
     if found:
-        checkpoint_path(study, row, seed).unlink(missing_ok=True)
+        study.checkpoint(row, seed).unlink(missing_ok=True)
     return found
 
 
@@ -343,8 +342,3 @@ def doctor() -> None:
         healthy &= good
         click.echo(f"{click.style('ok     ', fg='green') if good else click.style('missing', fg='red')}  {text}")
     sys.exit(0 if healthy else 1)
-
-
-def checkpoint_path(study: Any, row: str, seed: int) -> Path:
-    """Where the checkpoint of a run lies until its record is written."""
-    return ledger.scratch(study.name, study.scale, row, seed).with_suffix(".pt")

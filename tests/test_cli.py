@@ -117,7 +117,7 @@ def test_a_killed_run_is_resumed_and_gives_the_same_record(room: Path, tmp_path:
     command = [sys.executable, "-c", "from reuselib.cli import main; main()", "run", *LEARNED]
     with open(tmp_path / "output", "w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        checkpoint = cli.checkpoint_path(study, "digits-random", 0)
+        checkpoint = study.checkpoint("digits-random", 0)
         while not checkpoint.exists() and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
@@ -160,10 +160,10 @@ def test_a_place_that_cannot_be_written_is_found_before_a_row_starts(
 def test_a_checkpoint_is_cleared_away_where_it_outlived_its_record_and_named_where_it_is_damaged(room: Path) -> None:
     study = chapters.study("dfad", "smoke")
     call("run", *UNTRAINED)
-    home.write_atomic(cli.checkpoint_path(study, "digits-untrained", 0), b"left behind")
+    home.write_atomic(study.checkpoint("digits-untrained", 0), b"left behind")
     assert "recorded already: 1 of 1" in call("resume", "dfad", "--scale", "smoke")
     assert records() == ["digits-untrained 0"] and left(room) == []
-    home.write_atomic(cli.checkpoint_path(study, "digits-random", 0), b"half a checkpoint")
+    home.write_atomic(study.checkpoint("digits-random", 0), b"half a checkpoint")
     output = call("run", *LEARNED, code=1)
     assert "seed0.pt is damaged" in output and "delete it" in output
 

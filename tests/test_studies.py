@@ -90,7 +90,7 @@ SHORT: dict[str, dict[str, Any]] = {
     ],
 )
 def test_an_interrupted_row_goes_on_and_gives_the_record_that_its_seed_decides(
-    paper: str, row: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: set[str]
+    paper: str, row: str, at: int, room: Path, monkeypatch: pytest.MonkeyPatch, read: set[str]
 ) -> None:
     study = chapters.study(paper, "smoke")
     once = partial(study.run, row, progress=False, **SHORT[paper])
@@ -100,9 +100,13 @@ def test_an_interrupted_row_goes_on_and_gives_the_record_that_its_seed_decides(
     monkeypatch.setattr("reuselib.run.study.run", partial(run.run, save_every=0))
     with monkeypatch.context() as interrupted, pytest.raises(players.Explosion):
         interrupted.setattr("reuselib.run.checkpoint.save_checkpoint", players.rigged(run.save_checkpoint, at=at))
-        once(0, checkpoint=tmp_path / "run.pt")
+        once(0, resume=True)
+    kept = study.checkpoint(row, 0, **SHORT[paper])
+    assert list(room.rglob("*seed*")) == [kept] and kept.parent == study.checkpoint(row, 1).parent
+    assert len({kept, study.checkpoint(row, 0), study.checkpoint(row, 1), study.checkpoint(row, 0, updates=1)}) == 4
     torch.manual_seed(1)  # the global state must not matter
-    resumed = once(0, checkpoint=tmp_path / "run.pt").record
+    resumed = once(0, resume=True).record
+    assert not kept.exists()
     assert not resumed.differences(whole) and resumed.passes == whole.passes
     assert resumed.differences(other)
 

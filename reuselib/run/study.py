@@ -225,6 +225,7 @@ class Study:
         row: str,
         seed: int = 0,
         *,
+        resume: bool = False,
         checkpoint: str | Path | None = None,
         progress: bool = True,
         device: str | torch.device | None = None,
@@ -236,6 +237,8 @@ class Study:
         Args:
             row: a row, or a method of the first task.
             seed: of initial weights and of all that is drawn.
+            resume: whether to write :meth:`checkpoint` now and then, in place of another, to go on from it where a run
+                was cut, and to remove it when the run is finished.
             checkpoint: file to resume from and to write to.
             progress: whether to show a bar.
             device: where to run.
@@ -248,6 +251,7 @@ class Study:
         """
         row = self.row(row)
         settings = self.settings[row].but(**changes)
+        checkpoint = self.checkpoint(row, seed, **changes) if resume else checkpoint
         options = {
             "device": device,
             "checkpoint": checkpoint,
@@ -256,7 +260,19 @@ class Study:
         }
         result = self.job(settings, seed, **options).result()
         result.record = self._record(row, seed, settings, result)
+        if resume:
+            self.checkpoint(row, seed, **changes).unlink(missing_ok=True)
         return result
+
+    def checkpoint(self, row: str, seed: int = 0, **changes: Any) -> Path:
+        """Where the checkpoint of a run lies in the data room until the run is finished; other changes, other files.
+
+        Raises:
+            UnknownName: there is no such row.
+        """
+        place = report.scratch(self.name, self.scale, self.row(row), seed)
+        mark = f"{report.config_hash(Settings(**changes).plain())[:16]}-" if changes else ""
+        return place.with_name(f"{mark}{place.name}.pt")
 
     def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
         """The image sets and the networks of the zoo that a row reads: a study that reads some says so here."""
