@@ -178,6 +178,26 @@ def test_an_empty_room_is_filled_and_then_a_row_runs(
     assert 0 <= record.metrics["accuracy"] <= 1
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("svhn", "SVHN/train_32x32.mat"),
+        ("stl10", "stl10_binary/test_X.bin"),
+        ("celeba_attributes", "celeba/img_align_celeba.zip"),
+    ],
+)
+def test_a_file_that_was_cut_off_is_missing_and_is_fetched_again(
+    name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archives.publish(name, monkeypatch, tmp_path)
+    needs, path = run.Needs((name,)), tmp_path / "data" / "downloads" / file
+    needs.fetch()
+    path.write_bytes(path.read_bytes()[:-7])
+    assert needs.missing == (name,)
+    needs.fetch()
+    assert needs.missing == ()
+
+
 def test_names_of_rows_and_papers() -> None:
     study = chapters.study("dfad")
     assert study.row("digits-dfad") == "digits-dfad" and study.row("kd-real") == "fashion-kd-real"
