@@ -315,3 +315,14 @@ def test_images_in_tanh_range_reach_from_minus_one_to_one() -> None:
         ends = changed.normalised(changed.images)
         torch.testing.assert_close(ends, torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand_as(ends))
         assert images.mean == half and torch.equal(changed.images, images.images)
+
+
+@pytest.mark.parametrize("name", players.GANS)
+def test_both_players_take_adam_as_in_dcgan_and_one_schedule(name: str) -> None:
+    method = players.make(name, schedule=run.step_decay([2], 0.1))
+    groups = [each.param_groups[0] for each in (method.generator_optimizer, method.discriminator_optimizer)]
+    before = [group["lr"] for group in groups]
+    for done, factor in ((1, 1.0), (2, 0.1)):
+        method.step()
+        assert [group["lr"] for group in groups] == pytest.approx([factor * lr for lr in before]), done
+    assert [group["betas"] for group in groups] == [(0.5, 0.999)] * 2
