@@ -198,6 +198,7 @@ def adam(parameters: Iterable[Any], where: torch.device, **options: Any) -> torc
 
 
 def _optimizer(kind: type[Some], parameters: Iterable[Any], where: torch.device, options: dict[str, Any]) -> Some:
+    checks.number(**{name: options[name] for name in ("lr", "weight_decay") if name in options})
     try:
         optimizer = kind(parameters, **{"fused": where.type in ("cpu", "cuda"), **options})
     except ValueError as error:
