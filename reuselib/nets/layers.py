@@ -23,9 +23,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {}
 
 
 def architecture(build: Callable[P, Network]) -> Callable[P, Network]:
-    """Make a constructor known by its name, and let it look at what it is given before anything is built.
+    """Make a constructor known by its name, and let it look, when it is called, at what it is given.
 
-    Raises (the constructor):
+    Raises:
         BadValue: a width, a depth or a number of classes is no whole number from 1 on, an image is not (C, H, W), or a
             share does not lie between 0 and 1.
         UnknownName: there is no such option; the message gives the nearest.

@@ -21,7 +21,6 @@ class TrainedClassifier(ZeroShotClassifier):
     """A classifier of given features that is a network; subclasses say which, and how it learns.
 
     Attributes:
-        trainer: the method.
         passed: options that it takes.
         steps: updates.
         lr: learning rate.
@@ -31,7 +30,7 @@ class TrainedClassifier(ZeroShotClassifier):
         network_: the network.
     """
 
-    trainer: ClassVar[type[SeenTraining]] = SeenTraining
+    _trainer: ClassVar[type[SeenTraining]] = SeenTraining
     passed: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "batch", "seed")
 
     steps: int = 1500
@@ -45,7 +44,7 @@ class TrainedClassifier(ZeroShotClassifier):
         with run.seeded(self.seed):
             self.network_: Any = self._network(problem).to(problem.features.device)
             options = {name: getattr(self, name) for name in self.passed}
-            method = self.trainer(self.network_, images, seen=problem.seen, precision="fp32", **options)
+            method = self._trainer(self.network_, images, seen=problem.seen, precision="fp32", **options)
             run.run(method, updates=self.steps, progress=False)
         self.network_.eval()
 

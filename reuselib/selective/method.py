@@ -158,7 +158,7 @@ class AugmentedClassifier(TrainedClassifier):
     Source: Song et al. 2018 (ECCV); see the module.
     """
 
-    trainer: ClassVar = AugmentedTraining
+    _trainer: ClassVar = AugmentedTraining
     passed: ClassVar = (*TrainedClassifier.passed, "task", "beta", "eta", "dropout")
     choices: ClassVar = {"task": losses.TASKS, "synthesis": SYNTHESES, "kind": CONFIDENCES}
 

@@ -279,7 +279,7 @@ class SCoRe(TrainedClassifier):
         network_: the :class:`CodewordNetwork`.
     """
 
-    trainer: ClassVar = SCoReTraining
+    _trainer: ClassVar = SCoReTraining
     passed: ClassVar = (*TrainedClassifier.passed, "codewords")
 
     codewords: float = 1.0
