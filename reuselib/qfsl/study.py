@@ -49,7 +49,7 @@ SMOKE = LAPTOP.but(
     start={"steps": 40},
     bias={"unlabelled_steps": 20},
     weights=(0.2, 1.0),
-    tuned=LAPTOP.tuned | {"updates": 6},
+    tuned=LAPTOP.tuned | {"updates": 6, "options": LAPTOP.tuned["options"] | {"lr": 1e-3}},  # else it diverges in fp32
     scratch=LAPTOP.scratch | {"updates": 6},
 )
 # Features of a ResNet-101: the spec leaves steps open; 5,000 in all. End to end, the paper's own setting as far as it
