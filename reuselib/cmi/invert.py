@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,12 +10,17 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 from reuselib import checks, run
 from reuselib.cmi.rivals import Studio
 from reuselib.data import ImageSet
 from reuselib.data.image_set import IMAGENET_STATISTICS
 from reuselib.errors import ReuseError
+
+SUSTAINED = 5e10
+"""Operations a second in which the cost is said: what one processor core sustains."""
 
 
 def invert(
@@ -53,7 +59,7 @@ def invert(
         image_steps: updates for each batch.
         sizes: other fields of :class:`Studio`: ``{"width": 32, "lr": 0.005, "flip": False}`` for instance.
         seed: of everything drawn.
-        progress: whether to show a bar.
+        progress: whether to show a bar and, before it, what the network's passes will cost.
         checkpoint: file to resume from and to write to after every batch.
         changes: weights other than the method's own, ``contrastive=0.2`` for instance.
 
@@ -95,9 +101,22 @@ def invert(
         bank=batches * batch,
         seed=seed,
     )
+    if progress:
+        tqdm.write(f"{method}: {_cost(network, image, batches, image_steps, batch)}", file=sys.stderr)
     options: dict[str, Any] = {"checkpoint": checkpoint, "progress": progress, "settings": {"count": count}}
     run.run(inversion, updates=batches, report_every=1, title=method, **options)
     return inversion.pool.images().subset(slice(count))
+
+
+def _cost(network: nn.Module, image: tuple[int, int, int], batches: int, updates: int, batch: int) -> str:
+    """What is to be done, and the operations of the network's own passes: one forward, and as much twice back."""
+    given = next(network.parameters()).new_zeros(1, *image)
+    with FlopCounterMode(display=False) as counted, run.frozen(network), torch.no_grad():
+        network(given)
+    operations = 3.0 * counted.get_total_flops() * batches * updates * batch
+    plan = f"{batches} x {updates} updates of {batch} images"
+    minutes = f"{operations / SUSTAINED / 60:.1f} min at {SUSTAINED / 1e9:g} GFLOP/s"
+    return f"{plan}; the network alone takes {operations / 1e12:.2g} TFLOP, {minutes}"
 
 
 def _normalisation(card: Mapping[str, Any], channels: int, *given: tuple[float, ...] | None) -> list[tuple[float, ...]]:

@@ -99,6 +99,17 @@ def test_weights_and_statistics_can_be_changed_in_a_call() -> None:
     assert len(call(nn.Sequential(*layers, nn.Flatten()), (3, 8, 8))) == 4  # without linear layers
 
 
+def test_the_cost_is_said_before_it_is_paid(capsys: pytest.CaptureFixture[str]) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 4)
+    )
+    given: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "sizes": {"latent": 4, "width": 2}}
+    invert(network, (3, 8, 8), 6, "inversion", batch=4, image_steps=3, **given)
+    forward = 2 * (8 * 27 * 64 + 512 * 4)
+    said = f"inversion: 2 x 3 updates of 4 images; the network alone takes {3 * forward * 24 / 1e12:.2g} TFLOP"
+    assert said in capsys.readouterr().err
+
+
 def test_a_head_on_very_many_channels_is_not_built_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     network = players.cast().teacher  # batch norms of 4, 8 and 16 channels
     monkeypatch.setattr("reuselib.cmi.statistics.WIDEST", 20)
