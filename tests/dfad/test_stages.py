@@ -207,10 +207,9 @@ def test_a_seed_decides_everything(name: str) -> None:
 def refused() -> list[tuple[type[Exception], str, dict[str, Any]]]:
     cast, flat = players.cast(), nn.Sequential(nn.Flatten(), nn.Linear(64, players.CLASSES))
     large = nets.upsampling_generator(image=(1, 16, 16), latent=5, width=4)
-    wrong = [("batch", -4), ("batch", 8.5), ("student_steps", 0), ("student_steps", -3), ("seed", 0.5)]
+    wrong = [("batch", -4), ("batch", 8.5), ("student_steps", 0), ("student_steps", -3), ("lr", -1), ("seed", 0.5)]
     return [
         *((BadValue, f"{name} must be", {name: value}) for name, value in wrong),
-        (BadValue, "learning rate: -1", {"lr": -1}),
         (UnknownName, "'student_step'. Did you mean 'student_steps'", {"student_step": 2}),
         (ShapeMismatch, "same number of classes", {"student": nets.conv3(2, classes=players.CLASSES + 1)}),
         (ShapeMismatch, "do not fit the teacher", {"teacher": flat, "generator": large}),

@@ -260,7 +260,7 @@ NONSENSE: dict[str, list[Any]] = {
 @pytest.mark.parametrize("name", NONSENSE)
 def test_numbers_that_cannot_be_meant_are_refused(name: str) -> None:
     for value in NONSENSE[name]:
-        with pytest.raises(BadValue, match="must be|Invalid learning rate"):
+        with pytest.raises(BadValue, match="must be"):
             make("one", **{name: value})
 
 
