@@ -161,7 +161,7 @@ def _run(study: Any, jobs: Sequence[Job], again: bool = False, dry_run: bool = F
             click.echo(f"{row} seed {seed}, about {_span(seconds[row])}")
         return
     if left:
-        home.check_writable("results", ".scratch")
+        home.check_writable(home.path("results", ".scratch"))
     began, done, width = time.monotonic(), 0.0, max((len(row) for row, _ in left), default=0)
     for number, (row, seed) in enumerate(left, 1):
         checkpoint, place = study.checkpoint(row, seed), f"row {number:{len(str(len(left)))}} of {len(left)}"
@@ -327,7 +327,7 @@ def zoo_train(name: str) -> None:
     """Train a network by its recipe; goes on where it was cut off."""
     from reuselib.nets import zoo as networks
 
-    home.check_writable("zoo")
+    home.check_writable(home.path("zoo"))
     facts = networks.train(name)
     click.echo(f"{name}: test accuracy {facts['test_accuracy']:.2%} after {facts['seconds']:.0f} s")
 

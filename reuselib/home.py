@@ -208,13 +208,12 @@ def writing(path: str | Path) -> Iterator[None]:
         raise CannotWrite(f"{path} cannot be written: {error.strerror or error}. Fix: {fix}") from error
 
 
-def check_writable(*parts: str | Path) -> None:
-    """Write a megabyte to a folder below `root()` and take it away: better refused now than after hours of work.
+def check_writable(folder: Path) -> None:
+    """Write a megabyte to a folder, made if absent, and take it away: better refused now than after hours of work.
 
     Raises:
         CannotWrite: If the folder cannot be made or written, or its disk is full.
     """
-    folder = path(*parts)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

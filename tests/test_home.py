@@ -140,10 +140,13 @@ def test_what_keeps_a_file_from_being_written_is_named_and_the_old_one_stays(
 
 
 def test_a_file_in_the_way_of_a_folder_is_found_before_anything_is_written(room: Path) -> None:
-    home.check_writable("results", ".scratch")
+    home.check_writable(room / "results" / ".scratch")
     assert os.listdir(room / "results" / ".scratch") == []
     (room / "zoo").touch()
-    for write in (lambda: home.check_writable("zoo", "mine"), lambda: home.write_atomic(room / "zoo" / "card", b"")):
+    for write in (
+        lambda: home.check_writable(room / "zoo" / "mine"),
+        lambda: home.write_atomic(room / "zoo" / "card", b""),
+    ):
         with pytest.raises(CannotWrite, match="zoo.* cannot be written: .*A file stands where a folder is needed"):
             write()
 

@@ -7,6 +7,7 @@ labels, `OfImages` are an `ImageSet` with other labels beside it.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -128,11 +129,12 @@ class Rows(OnDevice):
 
 
 @dataclass(frozen=True, eq=False)
-class Batches(Rows):
+class Batches(Rows, ABC):
     """Base of image sets that give batches of normalised images with labels."""
 
+    @abstractmethod
     def _batch(self, index: Tensor | slice, change: Change | None = None) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+        """Give the rows of an index, normalised, with their labels."""
 
     def sample(
         self, count: int, generator: torch.Generator | None, augment: Augment | None = None

@@ -64,7 +64,7 @@ class Supervised(run.Method):
 
     fixed = ()
     nesterov = True
-    learns: type[Batches] = Batches
+    learns: type = Batches
 
     def __init__(
         self,

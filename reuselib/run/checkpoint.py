@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from reuselib.errors import BadValue, DamagedFile, MissingFile, OldSchema, ReuseError
-from reuselib.home import write_atomic
+from reuselib.home import check_writable, write_atomic
 from reuselib.run.cost import Cost
 from reuselib.run.described import content_of, describe
 from reuselib.run.method import Method
@@ -119,7 +118,7 @@ class Checkpoint:
 
     Raises:
         BadValue: the path is a folder.
-        ReuseError: nothing can be written there.
+        CannotWrite: nothing can be written there.
     """
 
     def __init__(self, path: str | Path, method: Method, settings: Any, every: float) -> None:
@@ -128,12 +127,7 @@ class Checkpoint:
         self.advice = f"Delete {path}, or give the run another checkpoint file."
         if self.path.is_dir():
             raise BadValue(f"The checkpoint {path} is a folder. Give a file in it: {self.path / 'run.pt'}.")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.path.parent) as file:
-                file.write(bytes(1))
-        except OSError as error:
-            raise ReuseError(f"No checkpoint can be written to {path} ({error}). Give another folder.") from error
+        check_writable(self.path.parent)
         weights = {f"the {name}'s weights": fingerprint(each) for name, each in method.fixed_networks().items()}
         more = {"updates a report": method.steps_per_round, "settings": settings, **weights}
         self.described = {**method.described, **dict(describe(more))}

@@ -55,7 +55,7 @@ class Needs:
         elif progress:
             print(f"All is there: {', '.join(self.images + self.pieces) or 'nothing is read'}.")
         if missing:
-            home.check_writable("downloads")
+            home.check_writable(home.path("downloads"))
         for name, stock in missing:
             try:
                 with nullcontext() if progress else redirect_stderr(io.StringIO()):

@@ -83,11 +83,14 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_how_to_go_on(
 def test_where_nothing_can_be_written_nothing_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     method = players.make("dfad")
-    for path, words in ((tmp_path, "is a folder. Give a file in it"), (tmp_path / "file" / "run.pt", "No checkpoint")):
+    for path, words in (
+        (tmp_path, "is a folder. Give a file in it"),
+        (tmp_path / "file" / "run.pt", "cannot be written"),
+    ):
         with pytest.raises(ReuseError, match=words):
             players.drive(method, 1, checkpoint=path)
     monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: (_ for _ in ()).throw(PermissionError("read-only")))
-    with pytest.raises(ReuseError, match=r"No checkpoint can be written to .*read-only.* Give another folder"):
+    with pytest.raises(ReuseError, match="cannot be written: .*read-only.* Make it writable"):
         players.drive(method, 1, checkpoint=tmp_path / "run.pt")
     assert method.iteration == 0
 
