@@ -216,3 +216,26 @@ def test_the_scale_that_fits_the_machine(monkeypatch: pytest.MonkeyPatch) -> Non
         assert [chapters.scale(name) for name in ("auto", "smoke", "paper")] == [fitting, "smoke", "paper"]
     with pytest.raises(UnknownName, match="'labtop'. Did you mean 'laptop'"):
         chapters.scale("labtop")
+
+
+def test_a_readers_runs_are_kept_beside_the_books_and_read_back_after_a_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
+    study, rows, run_one = chapters.study("dfad", "smoke"), ("digits-untrained", "digits-random"), run.Study.run
+
+    def cut(study: run.Study, row: str, *arguments: Any, **options: Any) -> Any:
+        if row == rows[1]:
+            raise KeyboardInterrupt
+        return run_one(study, row, *arguments, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(run.Study, "run", cut)
+        study.run_all(rows, seed=3)
+    first, second = study.run_all(rows, seed=3)
+    assert (first.row, second.row, first.seed) == (*rows, 3)
+    assert "digits-untrained" in (said := capsys.readouterr().out) and said.count("read back") == 1
+    assert study.run_all(rows, seed=3, progress=False) == [first, second] and not capsys.readouterr().out
+    assert not report.records("dfad", "smoke") and not list(tmp_path.rglob("*.pt"))
+    study.settings[rows[0]] = study.settings[rows[0]].but(updates=1)
+    assert study.run_all(rows[:1], seed=3, progress=False)[0].settings["updates"] == 1

@@ -142,6 +142,10 @@ class Record:
         """Whether another behaviour version of the paper's study made it: its numbers no longer count."""
         return self.version != published(self.paper).version
 
+    def counts(self, settings: Any = None) -> bool:
+        """Return whether it is not stale and was made with the given settings, where some are given."""
+        return not self.stale and (settings is None or canonical(self.settings) == canonical(_content(settings)))
+
     def content(self) -> dict[str, Any]:
         """Return what a line of the paper's file holds: every attribute, and the digest of them."""
         return {**vars(self), "digest": _digest(vars(self))}
@@ -157,6 +161,12 @@ class Record:
         # The digest in the name: a run saved twice at once is two files, and neither is deleted unread.
         home.write_atomic(file.with_name(f"{file.name}-{content['digest']}.json"), _lines([self]))
         return merge(self.paper)
+
+    def keep(self) -> Path:
+        """Keep it as a reader's own run, beside the book's records, and return its path."""
+        file = own(self.paper, self.scale, self.row, self.seed)
+        home.write_atomic(file, _lines([self]))
+        return file
 
     def differences(self, other: Record) -> list[str]:
         """Return the names of metrics and curves that are not equal bit for bit in two runs; times are left out."""
@@ -210,11 +220,15 @@ def records(paper: str, scale: str | None = None) -> list[Record]:
 def find(paper: str, scale: str, row: str, seed: int, settings: Any = None) -> Record | None:
     """Return the record of one run; None if there is none, it is stale, or it has other settings than the given."""
     checks.whole(0, checks.SEEDS, seed=seed)
-    for record in records(paper, known_scale(scale)):
-        if (record.row, record.seed) == (row, seed):
-            same = settings is None or canonical(record.settings) == canonical(_content(settings))
-            return record if same and not record.stale else None
-    return None
+    found = (record for record in records(paper, known_scale(scale)) if (record.row, record.seed) == (row, seed))
+    return next((record for record in found if record.counts(settings)), None)
+
+
+def find_own(paper: str, scale: str, row: str, seed: int, settings: Any = None) -> Record | None:
+    """Return the same of a reader's own runs, which :meth:`Record.keep` has kept."""
+    checks.whole(0, checks.SEEDS, seed=seed)
+    found = _read(own(paper, scale, row, seed), paper)
+    return next((record for record in found if record.counts(settings)), None)
 
 
 def values(paper: str, scale: str, row: str, metric: str) -> list[float]:
@@ -298,6 +312,15 @@ def scratch(paper: str, scale: str, row: str, seed: int) -> Path:
         BadValue: If a name would lead out of the folder.
     """
     return home.path("results", ".scratch", paper, known_scale(scale), row, f"seed{seed}")
+
+
+def own(paper: str, scale: str, row: str, seed: int) -> Path:
+    """Return the path of a record that a reader's own run keeps beside the book's, which stay as they are.
+
+    Raises:
+        BadValue: If a name would lead out of the folder.
+    """
+    return home.path("runs", paper, known_scale(scale), row, f"seed{seed}.json")
 
 
 def merge(paper: str) -> Path:

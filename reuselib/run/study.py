@@ -264,6 +264,37 @@ class Study:
             self.checkpoint(row, seed, **changes).unlink(missing_ok=True)
         return result
 
+    def run_all(self, rows: Iterable[str] | None = None, seed: int = 0, progress: bool = True) -> list[report.Record]:
+        """Run rows one after the other, a line each, and keep what is finished in the data room's ``runs``.
+
+        Called again after a cut it reads back what was finished and goes on where the cut was. The book's own records,
+        in ``results``, are neither read nor changed.
+
+        Args:
+            rows: all of this scale if left out.
+            seed: of every row.
+            progress: whether to show a bar for each row, and a line with its numbers when it is finished.
+
+        Returns:
+            A record a row, in their order, to be set beside those of the book: ``report.table(..., beside=...)``.
+
+        Raises:
+            UnknownName: there is no such row.
+        """
+        wanted, finished = [self.row(row) for row in (self.rows if rows is None else rows)], []
+        for number, row in enumerate(wanted, 1):
+            record = report.find_own(self.name, self.scale, row, seed, self.settings[row])
+            again = "" if record is None else ", read back"
+            if record is None:
+                title = f"{number} of {len(wanted)}: {row} seed {seed}"
+                record = self.run(row, seed, resume=True, progress=progress, title=title).record
+                record.keep()
+            if progress:
+                numbers = ", ".join(f"{name} {value:.3g}" for name, value in list(record.metrics.items())[:4])
+                print(f"{number} of {len(wanted)}: {row}: {numbers}; {record.wall_seconds:.0f} s{again}")
+            finished.append(record)
+        return finished
+
     def checkpoint(self, row: str, seed: int = 0, **changes: Any) -> Path:
         """Where the checkpoint of a run lies in the data room until the run is finished; other changes, other files.
 
