@@ -157,9 +157,13 @@ def _html(caption: str, heads: Sequence[str], cells: Sequence[Sequence[str]]) ->
     return Table.of(caption, [("", "Claim"), *(("", head) for head in heads)], cells)._repr_html_()
 
 
-def claims(paper: str) -> Claims:
-    """Return a paper's claims and rules, to be read before any result."""
-    return Claims(published(paper).claims)
+def claims(paper: str, scale: str = "laptop") -> Claims:
+    """Return a paper's claims and rules, to be read before any result; those of other scales alone are left out."""
+    return Claims(claim for claim in published(paper).claims if _of(claim, scale))
+
+
+def _of(claim: Claim, scale: str) -> bool:
+    return not claim.conditions or any(condition.scale in ("laptop", scale) for condition in claim.conditions)
 
 
 def verdicts(paper: str | None = None, scale: str = "laptop") -> Verdicts:
@@ -167,7 +171,7 @@ def verdicts(paper: str | None = None, scale: str = "laptop") -> Verdicts:
     result = Verdicts()
     for name in names() if paper is None else [paper]:
         found = records(name, known_scale(scale))
-        for claim in published(name).claims:
+        for claim in (claim for claim in published(name).claims if _of(claim, scale)):
             conditions = (condition for condition in claim.conditions if condition.scale == scale)
             findings = tuple(judge(condition, found, claim.seeds) for condition in conditions)
             result.append(Verdict(name, claim, scale, outcome([f.met for f in findings]), findings))
