@@ -1,6 +1,6 @@
 """Run the chapters' notebooks with papermill; one is replaced only by a run of it that ended well.
 
-python book/execute.py                         every notebook, as committed (laptop scale), in place
+python book/execute.py                         every notebook, as committed (laptop scale on any machine), in place
 python book/execute.py 01_dfad                 one of them
 python book/execute.py --scale smoke           another scale: written to _build/smoke, nothing is replaced
 """
@@ -20,6 +20,8 @@ import papermill
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 PARAMETERS = ("scale", "seed", "recompute")
+AUTO, LAPTOP = 'scale = "auto"', 'scale = "laptop"'
+"""What a notebook says of its scale, and what is run in its place: what is committed must not hang on a card."""
 
 
 def chosen(names: list[str]) -> list[Path]:
@@ -43,9 +45,18 @@ def defaults(path: Path) -> dict[str, str]:
 
 
 def changes(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Return those of the wanted parameters that differ from the notebook's own."""
+    """Return those of the wanted parameters that differ from the notebook's own, whose "auto" is run as "laptop"."""
     own = defaults(path)
+    own["scale"] = own["scale"].replace("auto", "laptop")
     return {name: value for name, value in wanted.items() if own[name].strip("\"'") != str(value)}
+
+
+def with_scale(notebook: nbformat.NotebookNode, old: str, new: str) -> nbformat.NotebookNode:
+    """Put one line for another in the cell of parameters."""
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", ()):
+            cell.source = cell.source.replace(old, new)
+    return notebook
 
 
 def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -66,18 +77,17 @@ def execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:
         papermill.PapermillExecutionError: a cell failed; `target` is as it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    notebook = papermill.execute_notebook(
-        str(path),
-        None,
-        parameters,
-        cwd=str(path.parent),
-        kernel_name="python3",
-        progress_bar=True,
-        coalesce_streams=True,
-    )
-    nbformat.write(tidy(notebook), part)
-    os.replace(part, target)
+    part = target.with_name(f".part.{target.name}")
+    before = nbformat.read(path, as_version=4)
+    auto = any(AUTO in cell.source for cell in before.cells)
+    options: dict[str, Any] = {"cwd": str(path.parent), "kernel_name": "python3", "coalesce_streams": True}
+    try:
+        nbformat.write(with_scale(before, AUTO, LAPTOP), part)
+        done = papermill.execute_notebook(str(part), None, parameters, progress_bar=True, **options)
+        nbformat.write(tidy(with_scale(done, LAPTOP, AUTO) if auto else done), part)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def main() -> None:

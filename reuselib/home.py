@@ -82,10 +82,10 @@ def results(paper: str) -> Path:
 
 
 def _repository() -> str:
-    """Return the repository's web address: from the clone's `_config.yml`, else from the wheel's metadata."""
+    """Return the repository's web address: from the clone's `_config.yml`, else the wheel's metadata; "" if not set."""
     config = CLONE / "_config.yml"
     if in_clone() and config.is_file():
-        pattern = r"^repository:\s*\n(?:[ \t]+.*\n)*?[ \t]+url:\s*(\S+)"
+        pattern = r"^repository:\s*\n(?:[ \t]+.*\n)*?[ \t]+url:[ \t]*\"?([^\s\"]*)"
         found = re.search(pattern, config.read_text("utf-8"), re.MULTILINE)
         return found[1].rstrip("/") if found else ""
     try:
@@ -171,8 +171,11 @@ def _fetch(relative: str, expected: str) -> Path:
     found = sha256(target) if target.is_file() else None
     if found == expected:
         return target
+    otherwise = "set REUSELIB_DATA to the data/ folder of a clone"
+    if not REPOSITORY:
+        raise MissingFile(f"{target} is missing, and this copy has no address to fetch it from. Fix: {otherwise}")
     address = f"{REPOSITORY}/raw/v{__version__}/data/{relative}"
-    fix = "connect to the network and try again, or set REUSELIB_DATA to the data/ folder of a clone"
+    fix = f"connect to the network and try again, or {otherwise}"
     try:
         pooch.retrieve(address, f"sha256:{expected}", fname=target.name, path=target.parent)
     except Exception as error:

@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -95,20 +96,22 @@ def test_one_version_and_one_address() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert PROJECT["version"] == citation["version"] == reuselib.__version__
     assert citation["license"] == PROJECT["license"] == "BSD-3-Clause"
-    assert citation["repository-code"] == PROJECT["urls"]["Repository"] == ADDRESS == home.REPOSITORY
-    assert f"git clone {ADDRESS}" in (ROOT / "README.md").read_text("utf-8")
-    name = ADDRESS.rpartition("/")[2]
+    assert citation.get("repository-code", "") == PROJECT.get("urls", {}).get("Repository", "") == ADDRESS
+    assert home.REPOSITORY == ADDRESS
+    assert re.findall(r"git clone (http\S+)", (ROOT / "README.md").read_text("utf-8")) == [ADDRESS][: bool(ADDRESS)]
     for path in committed():
-        if path.suffix in (".md", ".py", ".toml", ".ipynb", ".cff", ".yml"):
-            for found in re.findall(rf"https://github\.com/[\w.-]+/{name}", path.read_text("utf-8")):
+        if path.suffix in TEXTS:
+            text = path.read_text("utf-8")
+            assert "github.com/" + "OWNER" not in text, f"{path.relative_to(ROOT)} points at a placeholder"
+            for found in re.findall(r"https://github\.com/[\w.-]+/reusing-trained-networks", text):
                 assert found == ADDRESS, f"{path.relative_to(ROOT)} has {found}; _config.yml has {ADDRESS}"
 
 
-def test_one_command_sets_the_address_everywhere(tmp_path: Path) -> None:
-    old, new = ADDRESS.removeprefix("https://github.com/"), "some-body/other.networks"
-    holders = [path for path in committed() if path.suffix in TEXTS and old in path.read_text("utf-8")]
-    for path in {*holders, ROOT / "book/address.py"}:
-        (copy := tmp_path / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+def test_one_command_sets_the_address_everywhere_and_takes_it_out(tmp_path: Path) -> None:
+    places = ("_config.yml", "pyproject.toml", "CITATION.cff", "README.md", *ROOT.glob("notebooks/*.ipynb"))
+    holders = {ROOT / place: tmp_path / (ROOT / place).relative_to(ROOT) for place in places}
+    for path, copy in {**holders, ROOT / "book/address.py": tmp_path / "book/address.py"}.items():
+        copy.parent.mkdir(exist_ok=True)
         shutil.copy(path, copy)
 
     def call(url: str) -> subprocess.CompletedProcess[str]:
@@ -117,16 +120,34 @@ def test_one_command_sets_the_address_everywhere(tmp_path: Path) -> None:
 
     for odd in ("", "github.com/a/b", "https://github.com/a", "https://github.com/a/b/c", "https://github.com/a/b c"):
         assert "make address URL=https://github.com/" in call(odd).stderr
-    said = call(f"https://github.com/{new}.git").stdout.splitlines()
-    assert len(said) == len(holders) > 14
-    for path in holders:
-        assert (tmp_path / path.relative_to(ROOT)).read_text("utf-8") == path.read_text("utf-8").replace(old, new)
-    call(ADDRESS)
-    assert all((tmp_path / path.relative_to(ROOT)).read_bytes() == path.read_bytes() for path in holders)
+    call("none")
+    absent = {copy: copy.read_bytes() for copy in holders.values()}
+    for file in absent:
+        assert not re.search(
+            r"colab\.research|git clone http|Repository =|-code:|button: true", file.read_text("utf-8")
+        )
+    for name in ("some-body/other.networks", "another/book"):
+        assert len(call(f"https://github.com/{name}.git").stdout.splitlines()) == len(holders) > 14
+        for copy in absent:
+            assert f"github.com/{name}" in copy.read_text("utf-8"), copy
+            if copy.suffix == ".ipynb":
+                cells = nbformat.read(copy, as_version=4).cells
+                link = f"https://colab.research.google.com/github/{name}/blob/main/notebooks/{copy.name}"
+                assert cells[0].source.count("\n[Open in Colab]") == 1 and f"({link})" in cells[0].source
+                setup = next(cell for cell in cells if cell.cell_type == "code")
+                assert f'\n    address = "https://github.com/{name}"\n' in setup.source
+        config = yaml.safe_load((tmp_path / "_config.yml").read_text("utf-8"))
+        html = config["html"]
+        assert config["repository"]["url"] == f"https://github.com/{name}" and config["launch_buttons"]["colab_url"]
+        assert html["use_issues_button"] and html["use_repository_button"] and not html["use_edit_page_button"]
+        project = tomllib.loads((tmp_path / "pyproject.toml").read_text("utf-8"))["project"]
+        assert project["urls"] == {"Repository": f"https://github.com/{name}"}
+    call("none")
+    assert {copy: copy.read_bytes() for copy in absent} == absent
 
 
 def test_no_file_names_a_machine() -> None:
-    machine = re.compile(r"(?<![\w.>])/(?:work|home/\w+|Users/\w+|root|tmp/\w|content/drive)[/\w]*")
+    machine = re.compile(r"(?<![\w.>])/(?:work|home/\w+|Users/\w+|root|tmp/\w)[/\w]*")
     for path in committed():
         if path.suffix in TEXTS or path.name in ("Makefile", "Snakefile", "run", ".gitignore"):
             found = machine.search(path.read_text("utf-8"))

@@ -23,16 +23,26 @@ CLONE = "/content/reusing-trained-networks"
 # The first cell of every notebook, word for word; a test compares them.
 SETUP_CELL = f"""\
 # On Colab this cell fetches the book and installs what is missing. Anywhere
-# else it does nothing.
+# else it does nothing. Colab takes its machines back: with drive = "reuselib"
+# what is fetched and what has run stays in that folder of your Drive.
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 
+drive = ""
 if "google.colab" in sys.modules:
     clone = "{CLONE}"
     address = "{home.REPOSITORY}"
+    address = os.environ.get("REUSELIB_REPOSITORY", address)
     if importlib.util.find_spec("reuselib") is None:
+        if not os.path.isdir(clone) and not address:
+            raise RuntimeError(
+                "This copy does not say where it is published. Run, with the"
+                " address that git clone takes, and then this cell again:"
+                " os.environ['REUSELIB_REPOSITORY'] = 'https://...'"
+            )
         if not os.path.isdir(clone):
             fetch = ["git", "clone", "--depth", "1", address, clone]
             subprocess.run(fetch, check=True)
@@ -42,6 +52,14 @@ if "google.colab" in sys.modules:
         own = ["--no-deps", "--editable", clone]
         subprocess.run([*install, *own], check=True)
         sys.path.insert(0, clone)
+    if drive:
+        from google.colab import drive as own_drive
+
+        own_drive.mount("/content/drive")
+        room = f"/content/drive/MyDrive/{{drive}}"
+        if not os.path.isdir(f"{{room}}/results"):  # the book's own records
+            shutil.copytree(f"{{clone}}/data/results", f"{{room}}/results")
+        os.environ["REUSELIB_DATA"] = room
     os.chdir(os.path.join(clone, "notebooks"))
 """
 

@@ -1,10 +1,12 @@
 """What notebooks use: source in a cell, the first cell, the footer, and figures in the book."""
 
+import os
 import re
 import subprocess
 import sys
 from importlib.util import find_spec as real_find_spec
-from types import ModuleType
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import yaml
@@ -69,15 +71,35 @@ def test_first_cell_clones_and_installs_on_colab_goes_there_again_and_does_nothi
     exec(notebook.SETUP_CELL, {})
     assert not played.commands and not played.moves
     monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    monkeypatch.delenv("REUSELIB_REPOSITORY", raising=False)
+    if not home.REPOSITORY:
+        with pytest.raises(RuntimeError, match="os.environ\\['REUSELIB_REPOSITORY'\\] = 'https://...'"):
+            exec(notebook.SETUP_CELL, {})
+    monkeypatch.setenv("REUSELIB_REPOSITORY", address := "https://github.com/some-body/book")
     exec(notebook.SETUP_CELL, {})
     clone, light, package = played.commands
-    assert clone[:2] == ["git", "clone"] and clone[-2:] == [home.REPOSITORY, notebook.CLONE]
+    assert clone[:2] == ["git", "clone"] and clone[-2:] == [address, notebook.CLONE]
     assert light[-len(notebook.LIGHT) :] == list(notebook.LIGHT)
     assert package[-3:] == ["--no-deps", "--editable", notebook.CLONE]
     assert sys.path[0] == notebook.CLONE and played.moves == [f"{notebook.CLONE}/notebooks"]
     again = Colab(monkeypatch, installed=True)
     exec(notebook.SETUP_CELL, {})
     assert not again.commands and again.moves == [f"{notebook.CLONE}/notebooks"]
+
+
+def test_first_cell_keeps_what_is_made_in_a_folder_of_drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Colab(monkeypatch, installed=True)
+    module = ModuleType("google.colab")
+    module.drive = SimpleNamespace(mount=lambda place: None)
+    monkeypatch.setitem(sys.modules, "google", ModuleType("google"))
+    monkeypatch.setitem(sys.modules, "google.colab", module)
+    cell = notebook.SETUP_CELL.replace('drive = ""', 'drive = "reuselib"').replace(notebook.CLONE, str(home.CLONE))
+    cell = cell.replace("/content/drive", str(tmp_path))
+    for _ in range(2):
+        exec(cell, {})
+    assert os.environ["REUSELIB_DATA"] == str(room := tmp_path / "MyDrive" / "reuselib")
+    assert (room / "results" / "dfad.jsonl").read_bytes() == (home.CLONE / "data/results/dfad.jsonl").read_bytes()
+    assert home.root() == room and home.shipped("papers/dfad.yaml").is_file()
 
 
 def project() -> dict:
@@ -95,7 +117,7 @@ def test_first_cell_installs_all_that_colab_may_lack_from_the_address_of_the_con
     there = {"torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib", "pandas", "jinja2", "seaborn"}
     assert names - there == set(notebook.LIGHT)
     config = yaml.safe_load((home.CLONE / "_config.yml").read_text("utf-8"))
-    assert f'"{config["repository"]["url"].rstrip("/")}"' in notebook.SETUP_CELL
+    assert f'address = "{config["repository"]["url"].rstrip("/")}"' in notebook.SETUP_CELL
 
 
 def test_provenance_names_versions_device_and_hashes(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,20 @@ from scipy import ndimage
 from torch.nn import functional
 
 from reuselib.errors import ShapeMismatch, UnknownName
-from reuselib.worlds.rooms import GROUPS, KINDS, MATERIALS, SHAPES, TASKS, RoomSet, Scenes, labels, losses, rooms, task
+from reuselib.worlds.rooms import (
+    GROUPS,
+    KINDS,
+    MATERIALS,
+    SHAPES,
+    TASKS,
+    RoomSet,
+    Scenes,
+    labels,
+    losses,
+    pictures,
+    rooms,
+    task,
+)
 from reuselib.worlds.rooms.render import ROOM, camera_axes, camera_rays, dot, render
 from reuselib.worlds.rooms.room_set import stream
 
@@ -197,3 +210,19 @@ def test_losses_refuse_other_shapes() -> None:
         losses("depth", torch.zeros(2, 3, 32, 32), torch.zeros(2, 1, 32, 32))
     with pytest.raises(ShapeMismatch, match="semseg"):
         losses("semseg", torch.zeros(2, 7, 32, 32), torch.zeros(2, 7, 32, 32))
+
+
+def test_the_frame_of_a_room_runs_along_the_borders_of_its_walls(world: RoomSet) -> None:
+    focal, lines = world.scenes.focal, pictures.box_lines(world.labels("layout"), world.scenes.focal, 32)
+    assert lines.shape == (40, 1, 12, 2, 2)
+    start, end = lines.squeeze(1).unbind(2)
+    points = torch.cat([start + share * (end - start) for share in torch.linspace(0.1, 0.9, 5)], 1)
+    found = [
+        set(surface[y - 1 : y + 2, x - 1 : x + 2].flatten().tolist())
+        for surface, places in zip(world.surface, points.floor().long().tolist(), strict=True)
+        for x, y in places
+        if 1 <= min(x, y) and max(x, y) <= 30
+    ]
+    assert len(found) > 500 and all(len(near) > 1 or max(near) >= ROOM for near in found)
+    arrows = pictures.direction_arrows(world.labels("vp"), focal, 32)
+    assert arrows.shape == (40, 3, 1, 2, 2) and torch.equal(arrows[:, 0, :, 0], arrows[:, 2, :, 0])  # of one place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -54,6 +55,38 @@ def gallery(rooms: RoomSet, index: Sequence[int]) -> dict[str, Tensor]:
     pictures = {"image": _light(shown.x)}
     pictures |= {name: _PICTURES[name](shown).clamp(0, 1) for name in TASKS if name != "autoencoder"}
     return {name: picture.expand(-1, 3, -1, -1) for name, picture in pictures.items()}
+
+
+def in_pixels(points: Tensor, focal: Tensor, side: int) -> Tensor:
+    """Where the camera, of focal lengths (N,), sees points (3, N, ...) of its frame, on images of that side."""
+    x, y, z = points
+    focal = focal.view(-1, *[1] * (x.ndim - 1))
+    return torch.stack([side / 2 * (1 + focal * x / z), side / 2 * (1 - focal * y / z)], -1)
+
+
+def box_lines(layouts: Tensor, focal: Tensor, side: int, near: float = 0.05) -> Tensor:
+    """Twelve edges of the room of labels of "layout", as pairs of pixels, (N, 1, 12, 2, 2).
+
+    What lies nearer than ``near`` metres, or behind the camera, is cut off.
+    """
+    centre, size, angles = labels.box_of(layouts)
+    corners = layouts.new_tensor(list(itertools.product((-1.0, 1.0), repeat=3)))
+    neighbours = (corners.unsqueeze(1) != corners).sum(2) == 1
+    axes = camera_axes(angles) * size.T / 2  # (part, axis of the room, N)
+    places = centre.T.unsqueeze(2) + torch.einsum("pan,ca->pnc", axes, corners)
+    start, end = (places[:, :, each] for each in neighbours.triu().nonzero().T)
+    front, back = torch.where(start[2] < end[2], end, start), torch.where(start[2] < end[2], start, end)
+    share = ((front[2] - near) / (front[2] - back[2]).clamp(min=1e-6)).clamp(0, 1)
+    ends = in_pixels(torch.stack([front, front + share * (back - front)], 3), focal, side)
+    return torch.where((front[2] <= near)[..., None, None], -9.0, ends).unsqueeze(1)
+
+
+def direction_arrows(vps: Tensor, focal: Tensor, side: int, metres: float = 1.0) -> Tensor:
+    """Right, up and ahead of labels of "vp", seen 1.8 m ahead, as pairs of pixels, (N, 3, 1, 2, 2)."""
+    directions = labels.directions_of(vps).permute(1, 2, 0)  # (part, N, axis)
+    start = directions.new_tensor([-0.2, -0.7, 1.8]).view(3, 1, 1).expand_as(directions)
+    ends = torch.stack([start, start + metres * directions], 3)
+    return in_pixels(ends, focal, side).unsqueeze(2)
 
 
 def _light(x: Tensor) -> Tensor:
