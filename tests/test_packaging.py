@@ -56,10 +56,10 @@ def committed() -> list[Path]:
 
 
 def test_pyproject_has_ranges_and_the_lock_file_exact_versions_that_meet_them() -> None:
-    for requirement in requirements("book", "test", "cluster"):
+    for requirement in requirements("book", "test", "cluster", "photographs"):
         assert requirement.specifier, f"{requirement.name} has no lower bound"
         assert not re.search(r"==|~=|===", str(requirement.specifier)), "belongs in requirements.lock"
-    for requirement in requirements("book", "test"):
+    for requirement in requirements("book", "test", "photographs"):
         version = lock().get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is missing from requirements.lock"
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement} but locked {version}"
