@@ -24,7 +24,8 @@ def kl_divergence(t: Tensor, s: Tensor, temperature: float = 1.0) -> Tensor:
     Source: Hinton et al. 2015; the discrepancy of ZSKT and the student's loss of DAFL, with τ = 1; of CMI with τ = 20.
     """
     check_same_shape(t, s)
-    return relative_entropy(*(logits.float().div(temperature) for logits in (t, s))).mean() * temperature**2
+    softened = (logits.float().div(temperature) for logits in (t, s))
+    return relative_entropy(*softened).mean() * temperature**2
 
 
 def relative_entropy(t: Tensor, s: Tensor) -> Tensor:

@@ -38,10 +38,14 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     """
     a, b = _features(real, fake)
     shift = a.mean(0) - b.mean(0)
-    # With C = RᵀR the eigenvalues of C1 C2 are the squared singular values of R1 R2ᵀ: no root of a rounding error.
-    first, second = (torch.linalg.qr(x - x.mean(0), mode="r").R / (len(x) - 1) ** 0.5 for x in (a, b))
+    # With C = RᵀR the eigenvalues of C1 C2 are the squared singular
+    # values of R1 R2ᵀ: no root of a rounding error.
+    (first, n), (second, m) = ((x - x.mean(0), len(x)) for x in (a, b))
+    first = torch.linalg.qr(first, mode="r").R / (n - 1) ** 0.5
+    second = torch.linalg.qr(second, mode="r").R / (m - 1) ** 0.5
     cross = torch.linalg.svdvals(first @ second.T).sum()
-    return float(shift.square().sum() + first.square().sum() + second.square().sum() - 2 * cross)
+    total = shift.square().sum() + first.square().sum() + second.square().sum()
+    return float(total - 2 * cross)
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> float:
