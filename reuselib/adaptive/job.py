@@ -123,15 +123,17 @@ class AdaptiveJob(run.Job):
 
     # --- methods
 
-    def options(self, updates: int, **own: Any) -> dict[str, Any]:
-        """What all students take."""
-        shared = {"schedule": pools.schedule(updates, self.settings.decays), "seed": self.seed}
+    def options(self, stage: str = "", **own: Any) -> dict[str, Any]:
+        """What all students of a stage take; the rates of the target network may fall at other shares of its run."""
+        decays = self.settings.decays
+        decays = self.settings.get("target_decays", decays) if stage == TARGET else decays
+        shared = {"schedule": pools.schedule(self.updates(stage), decays), "seed": self.seed}
         shared["augment"] = pools.as_photographs if self.settings.pool.crop else None
         return shared | dict(self.settings.options) | own
 
     def components_stages(self, **own: float) -> dict[str, run.Method]:
         """Stage 1 of every task."""
-        options = self.options(self.settings.updates, batch=self.settings.batch, **own)
+        options = self.options(batch=self.settings.batch, **own)
         options["widths"] = self.settings.widths if own.get("features", 1.0) else None
         images = self.transfer.images
         return {
@@ -144,29 +146,29 @@ class AdaptiveJob(run.Job):
         sizes = [0 if lesson.index is None else len(lesson.index) for lesson in self.lessons(task)]
         batch = sum(selection.sub_batches(sizes, self.settings.batch))
         lessons = [Lesson(Ensemble(self.teachers(task), task), task, self.asked(task))]
-        options = self.options(self.settings.updates, features=0.0, batch=batch)
+        options = self.options(features=0.0, batch=batch)
         return ComponentLearning(self.components[task], lessons, self.transfer.images, **options)
 
     def target(self, teachers: Mapping[str, nn.Module], **own: float) -> dict[str, run.Method]:
         """Stage 2, from the component networks or from what stands in their place."""
-        options = self.options(self.settings.target_updates, batch=self.settings.target_batch, **own)
+        options = self.options(TARGET, batch=self.settings.target_batch, **own)
         return {TARGET: TargetLearning(self.student, teachers, self.transfer.images, **options)}
 
     def one_step(self) -> dict[str, run.Method]:
         """The target network learns from all selected sources; each task gets as many images as in stage 2."""
         lessons = [lesson for task in self.classes for lesson in self.lessons(task)]
         batch = max(1, self.settings.target_batch // max(len(self.teachers(task)) for task in self.classes))
-        options = self.options(self.settings.target_updates, batch=batch, widths=self.settings.widths)
+        options = self.options(TARGET, batch=batch, widths=self.settings.widths)
         return {TARGET: ComponentLearning(self.student, lessons, self.transfer.images, **options)}
 
-    def labelled(self, network: MultiHead, images: MultiLabelSet, updates: int) -> MultiTaskSupervised:
+    def labelled(self, network: MultiHead, images: MultiLabelSet, stage: str = "") -> MultiTaskSupervised:
         """A ceiling: the transfer images with their labels."""
-        return MultiTaskSupervised(network, images, **self.options(updates, batch=self.settings.target_batch))
+        return MultiTaskSupervised(network, images, **self.options(stage, batch=self.settings.target_batch))
 
     def labelled_components(self) -> dict[str, run.Method]:
         """The ceiling of stage 1: every component network learns the labels of its task."""
         return {
-            task: self.labelled(network, self.asked_images(task).only(task), self.settings.updates)
+            task: self.labelled(network, self.asked_images(task).only(task))
             for task, network in self.components.items()
         }
 
@@ -289,7 +291,7 @@ class AdaptiveJob(run.Job):
 
 STAGES: dict[str, Callable[[AdaptiveJob], dict[str, run.Method]]] = {
     "supervised": AdaptiveJob.labelled_components,
-    "multi-task": lambda job: {TARGET: job.labelled(job.student, job.transfer, job.settings.target_updates)},
+    "multi-task": lambda job: {TARGET: job.labelled(job.student, job.transfer, TARGET)},
     **dict.fromkeys(("select", "random", "oracle", "heterogeneous"), AdaptiveJob.components_stages),
     "select-logits": lambda job: job.components_stages(features=0.0),
     "no-regulariser": lambda job: job.components_stages(regulariser=0.0),

@@ -57,12 +57,12 @@ def pool_images(plan: run.Settings, seed: int, where: torch.device) -> Pool:
     return attribute_images(plan, seed, where) if plan.auxiliary is None else class_images(plan, where)
 
 
-@lru_cache(maxsize=4)
-def _labelled(room: Path, dataset: str, split: str, size: int | None) -> MultiLabelSet:
+@lru_cache(maxsize=2)  # the training and the test images of one set: those of CelebA take 27.5 GB
+def _labelled(room: Path, dataset: str, split: str, size: int | None, where: torch.device) -> MultiLabelSet:
     """A set with several labels, drawn or read once in a process; ``room`` keeps two data rooms apart."""
     if dataset not in multi_label.MULTI_LABEL:
         raise unknown("set with several labels", dataset, multi_label.MULTI_LABEL)
-    return multi_label.MULTI_LABEL[dataset](split, **({} if size is None else {"size": size}))
+    return multi_label.MULTI_LABEL[dataset](split, **({} if size is None else {"size": size})).to(where)
 
 
 def attribute_images(plan: run.Settings, seed: int, where: torch.device) -> Pool:
@@ -72,7 +72,8 @@ def attribute_images(plan: run.Settings, seed: int, where: torch.device) -> Pool
         UnknownName: there is no such set.
         ReuseError: it has not as many images as are asked for.
     """
-    training, test = (_labelled(home.root(), plan.dataset, split, plan.size).to(where) for split in ("train", "test"))
+    room, splits = home.root(), ("train", "test")
+    training, test = (_labelled(room, plan.dataset, split, plan.size, where) for split in splits)
     count, own = plan.transfer_images or len(training), plan.source_images
     mine, transfer = training, training if plan.transfer_images is None else training.take(count, seed)
     if own is not None:
@@ -83,16 +84,27 @@ def attribute_images(plan: run.Settings, seed: int, where: torch.device) -> Pool
             )
         drawn = training.take(count + own, seed)
         mine, transfer = drawn.subset(slice(count, None)), drawn.subset(slice(count))
-    lessons = [
-        _skewed(mine, plan, side, 1000 * seed + number).only(*tasks)
-        for number, (tasks, side) in enumerate(plan.sources)
-    ]
+    lessons = [_lesson(mine, plan, number, seed) for number in range(len(plan.sources))]
     return Pool(lessons, transfer, test, side_of(transfer.images, plan.half) if plan.half else None)
 
 
 def side_of(images: ImageSet, half: Sequence[int]) -> Tensor:
     """The side of the world, 0 or 1, of each image: 0 if its label is one of ``half``."""
     return (~torch.isin(images.labels, torch.tensor(half, device=images.device))).long()
+
+
+def _lesson(images: MultiLabelSet, plan: run.Settings, number: int, seed: int) -> MultiLabelSet:
+    """What a source learns: images of its side of the world that ask about its tasks; of some, labels drawn anew."""
+    (tasks, side), random = plan.sources[number], torch.Generator().manual_seed(seed)
+    lesson = _skewed(images, plan, side, 1000 * seed + number).only(*tasks)
+    asked = (lesson.targets >= 0).any(1)
+    lesson = lesson if bool(asked.all()) else lesson.subset(asked)
+    if share := plan.get("wrong", {}).get(number):
+        columns = [torch.randint(k, (len(lesson),), generator=random) for k in lesson.classes.values()]
+        anew = (torch.rand(lesson.targets.shape, generator=random) < share).to(lesson.device) & (lesson.targets >= 0)
+        drawn = torch.stack(columns, 1).to(lesson.device)
+        lesson = replace(lesson, targets=torch.where(anew, drawn, lesson.targets))
+    return lesson
 
 
 def _skewed(images: MultiLabelSet, plan: run.Settings, side: int | None, seed: int) -> MultiLabelSet:
@@ -147,7 +159,7 @@ def _two_parts(main: ImageSet, first: list[int], other: ImageSet, second: list[i
 
 
 def blank_images(plan: run.Settings) -> Pool:
-    """Images on ``meta``, where only shapes and numbers of classes matter; attributes have two classes each."""
+    """Images on ``meta``, where only shapes and numbers of classes matter; an attribute has two classes."""
     images = blank.images(plan.dataset, plan.size, plan.transfer_images)
 
     def labelled(classes: dict[str, int]) -> MultiLabelSet:
@@ -155,7 +167,9 @@ def blank_images(plan: run.Settings) -> Pool:
         return MultiLabelSet(images, targets, {task: tuple(map(str, range(n))) for task, n in classes.items()})
 
     if plan.auxiliary is None:
-        everything = labelled({task: 2 for tasks, _ in plan.sources for task in tasks})
+        everything = labelled(
+            {task: len(multi_label.CIFAR_KINDS.get(task, "01")) for tasks, _ in plan.sources for task in tasks}
+        )
         return Pool([everything.only(*tasks) for tasks, _ in plan.sources], everything, everything)
     half, quarter = blank.SPACES[plan.dataset].classes // 2, blank.SPACES[plan.auxiliary].classes // 4
     everything = labelled(dict.fromkeys(PARTS, half))

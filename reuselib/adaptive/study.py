@@ -6,11 +6,13 @@ theirs. Its methods share pool, transfer images, initial weights and number of u
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from reuselib.adaptive.job import PLAIN, AdaptiveJob
 from reuselib.adaptive.pools import PARTS
+from reuselib.data.multi_label import CIFAR_KINDS
 from reuselib.nets.blank import SPACES
 from reuselib.run import Settings, Study
 from reuselib.worlds.shapes import CELLS
@@ -129,8 +131,8 @@ def rounded(updates: float) -> int:
 
 
 def faces(group: str) -> Settings:
-    """A target set of CelebA at the published settings; epochs as updates, lists of two sources being equally long."""
-    tasks, epoch = GROUPS[group], SPACES["celeba_attributes"].training / 64
+    """A target set of CelebA at the published settings; an epoch is one of the whole training set in both stages."""
+    tasks, epoch = GROUPS[group], math.ceil(SPACES["celeba_attributes"].training / 64)
     pool = SHAPES.pool.but(
         dataset="celeba_attributes",
         size=None,
@@ -154,7 +156,7 @@ def faces(group: str) -> Settings:
         component=(RESNET, {}),
         target=(RESNET, {"widths": (90, 90, 180, 360, 720)}),
         widths=(32, 32, 64, 128, 256),
-        updates=rounded(50 * epoch / 2),
+        updates=rounded(50 * epoch),
         target_updates=rounded(50 * epoch),
         batch=64,
         options={"lr": 1e-4, "encoder_lr": (1e-4, 1e-4, 1e-5, 1e-4, 1e-4)},
@@ -182,7 +184,7 @@ def classes(task: str, main: str, auxiliary: str, milestones: tuple[int, int, in
         options={"batch": 64, "lr": 1e-3},
         decays=(10 / 300, 20 / 300, 30 / 300),
     )
-    return like.but(
+    stages = like.but(
         task=task,
         chosen=PARTS,
         pool=pool,
@@ -193,35 +195,47 @@ def classes(task: str, main: str, auxiliary: str, milestones: tuple[int, int, in
         options={"lr": 5e-4, "encoder_lr": (1e-3, 1e-3, 1e-3, 1e-3, 8e-4), "scale_lr": 0.0},
         decays=tuple(k / 400 for k in milestones),
     )
+    return Settings(**stages, target_decays=tuple(k / 300 for k in milestones))
+
+
+SIDE = (0, 2, 4, 6, 8)
+"""Airplane, bird, deer, frog and ship; the other side has automobile, cat, dog, horse and truck."""
 
 
 def colab() -> Settings:
-    """Two tasks of the hair set at 64 pixels, fewer images and updates, networks of half the width from scratch."""
-    full, narrow = faces("hair"), (RESNET, {"widths": (32, 32, 64, 128, 256)})
-    chosen = ("Black_Hair", "Bangs")
-    pool = full.pool.but(
-        size=64,
-        sources=tuple(source for source in full.pool.sources if source[0][0] in chosen),
-        source_images=40_000,
+    """Vehicles and animals of CIFAR-10, each told apart by three sources of unequal skill.
+
+    Two sources of each task have seen one side of the world and hardly any image of the other; the fifth source knows
+    both tasks and both sides, from labels of which half were drawn anew.
+    """
+    network = ("multi_head_conv", {"widths": (32, 64, 96, 128)})
+    pool = SHAPES.pool.but(
+        dataset="cifar_kinds",
+        size=None,
+        sources=(*(((task,), side) for task in CIFAR_KINDS for side in (0, 1)), (tuple(CIFAR_KINDS), None)),
+        half=SIDE,
+        rare=0.05,
+        source_images=20_000,
         transfer_images=20_000,
-        network=narrow,
-        updates=1000,
-        options={"batch": 64, "lr": 0.05},
-        decays=None,
-        pretrained=False,
-        kept=False,
+        network=network,
+        updates=800,
+        options={"batch": 128, "lr": 0.1},
+        crop=True,
+        kept=True,
     )
-    return full.but(
-        chosen=chosen,
-        pool=pool,
-        component=narrow,
-        target=(RESNET, {"widths": (45, 45, 90, 180, 360)}),
-        widths=(16, 16, 32, 64, 128),
-        updates=1500,
-        target_updates=1500,
-        options={"lr": 1e-3},
-        labelled_lr=0.05,
-        decays=None,
+    return SHAPES.but(
+        task="cifar",
+        chosen=tuple(CIFAR_KINDS),
+        pool=Settings(**pool, wrong={4: 0.5}),  # the share of labels drawn anew, by source
+        component=network,
+        target=("multi_head_conv", {"widths": (40, 80, 120, 160)}),
+        widths=(16, 32, 48, 64),
+        updates=800,
+        target_updates=800,
+        batch=64,
+        target_batch=128,
+        options={"lr": 3e-3},
+        labelled_lr=0.1,
     )
 
 
@@ -249,8 +263,12 @@ def tasks(scale: str) -> list[Settings]:
 def other_network(pool: Settings) -> tuple[str, dict[str, Any]] | None:
     """The second architecture of a pool, where one is to be had: the published sources are all ResNet-18."""
     if pool.network[0] == "multi_head_conv":
-        return ("multi_head_residual", {"widths": (12, 24, 48)})
-    return None if pool.pretrained else (RESNET, {"widths": (24, 24, 48, 96, 192)})
+        return ("multi_head_residual", {"widths": (24, 48, 72, 96) if pool.network[1] else (12, 24, 48)})
+    return None
+
+
+OF_IMAGES = {"fashion_attributes": "fashion_mnist", "cifar_kinds": "cifar10-jpeg"}
+"""Set with several labels → the set whose images it has."""
 
 
 class AdaptiveStudy(Study):
@@ -279,4 +297,4 @@ class AdaptiveStudy(Study):
     def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
         """The images; sources are trained on them."""
         names = {settings.pool.dataset, settings.pool.auxiliary} - {None}
-        return {"fashion_mnist" if name == "fashion_attributes" else name for name in names}, set()
+        return {OF_IMAGES.get(name, name) for name in names}, set()

@@ -38,6 +38,10 @@ FASHION_TABLE: dict[str, str] = {
     "opens": "nynnynyyny",
     "length": "slsllsssss",
 }
+CIFAR_KINDS: dict[str, tuple[str, ...]] = {
+    "vehicles": ("airplane", "automobile", "ship", "truck"),
+    "animals": ("bird", "cat", "deer", "dog", "frog", "horse"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +155,29 @@ def from_classes(
     return MultiLabelSet(images, columns.T[images.labels], {task: tuple(names) for task, names in tasks.items()})
 
 
+def cifar_kinds(split: str = "train", size: int | None = None) -> MultiLabelSet:
+    """Load CIFAR-10 (JPEG) with two tasks, telling apart the vehicles and telling apart the animals.
+
+    Each image is asked about its own task alone; the ten classes stay as the labels of the images.
+
+    Args:
+        split: "train" or "test".
+        size: Height and width wanted; None for 32.
+
+    Raises:
+        UnknownName: If the split is neither.
+        MissingFile: If the files are not there.
+        DamagedFile: If a file has another hash than the one published.
+    """
+    images = vision.cifar10_jpeg(split)
+    images = images if size is None else images.resized(size)
+    table = {
+        task: [names.index(each) if each in names else -1 for each in images.classes]
+        for task, names in CIFAR_KINDS.items()
+    }
+    return from_classes(images, CIFAR_KINDS, table)
+
+
 def celeba_attributes(split: str = "train", size: int = photographs.SQUARE, download: bool = False) -> MultiLabelSet:
     """Load CelebA with its 40 yes-or-no attributes: 162,770 / 19,867 / 19,962 aligned faces.
 
@@ -192,5 +219,6 @@ MULTI_LABEL: dict[str, Callable[..., MultiLabelSet]] = {
     "fashion_attributes": fashion_attributes,
     "shape_attributes": rendered("shapes:shape_attributes"),
     "celeba_attributes": celeba_attributes,
+    "cifar_kinds": cifar_kinds,
 }
 """Name -> its loader, which takes split and size."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -60,12 +61,18 @@ class LayerwiseJob(run.Job):
     def images(self, split: str, classes: Sequence[int]) -> ImageSet:
         """The images of some classes, each labelled by its class's place among them."""
         channels, size, _ = self.settings.image
+        names = self.settings.dataset.split("+")
         if self.device.type == "meta":
-            return replace(blank.images(self.settings.dataset, size), classes=tuple(map(str, classes)))
-        images = data.load(self.settings.dataset, split, size=size, channels=channels).to(self.device)
+            return replace(blank.images(names[0], size), classes=tuple(map(str, classes)))
+        images = joined([data.load(name, split, size=size, channels=channels) for name in names]).to(self.device)
         if self.settings.raw:
             images = replace(images, mean=(0.0,) * channels, std=(1.0,) * channels)
         return relabelled(images, classes)
+
+    def transfer(self) -> ImageSet:
+        """The images that a student learns from: all of the training images, or so many of them, drawn by the seed."""
+        images, count = self.images("train", self.classes.union), self.settings.get("unlabelled")
+        return images if count is None or self.device.type == "meta" else images.take(count, self.seed)
 
     @cached_property
     def test(self) -> ImageSet:
@@ -120,9 +127,10 @@ class LayerwiseJob(run.Job):
 
     def taught(self, method: Callable[..., run.Method], **stages: Stage) -> Any:
         """A method that learns from the teachers."""
-        settings, images = self.settings, self.images("train", self.classes.union)
-        options = {"batch": settings.batch, "noise": settings.noise, "seed": self.seed, **settings.options}
-        return method(self.teachers, self.student, images, **stages, **options)
+        settings = self.settings
+        options = {"batch": settings.batch, "noise": settings.noise, "augment": settings.get("augment")}
+        options |= {"seed": self.seed, **settings.options}
+        return method(self.teachers, self.student, self.transfer(), **stages, **options)
 
     def by_layers(self) -> LayerwiseAmalgamation:
         """The three stages, or the last two."""
@@ -134,9 +142,9 @@ class LayerwiseJob(run.Job):
 
     def by_labels(self) -> Supervised:
         """The student's architecture trained with labels on as many batches."""
-        settings, images = self.settings, self.images("train", self.classes.union)
-        options = {"batch": settings.batch, "lr": settings.lr, "seed": self.seed}
-        return Supervised(self.student, images, schedule=warm(settings.updates), **options)
+        settings = self.settings
+        options = {"batch": settings.batch, "lr": settings.lr, "augment": settings.get("augment"), "seed": self.seed}
+        return Supervised(self.student, self.transfer(), schedule=warm(settings.updates), **options)
 
     def plan(self) -> Iterator[tuple[run.Method, int]]:
         """The teachers, and then the row's method, stage by stage."""
@@ -232,7 +240,10 @@ class LayerwiseJob(run.Job):
 LEARNERS: dict[str, Callable[[LayerwiseJob], run.Method]] = {
     "layers": LayerwiseJob.by_layers,
     "joint": lambda job: job.taught(JointLearning, stage=job.stage(1.0, job.settings.lr, 0.9)),
-    "kd": lambda job: job.taught(AmalgamationKD, stage=Stage(job.settings.updates, job.settings.lr)),
+    "kd": lambda job: job.taught(
+        AmalgamationKD,
+        stage=Stage(job.settings.updates, job.settings.lr, weight_decay=job.settings.get("kd_decay", 0.0)),
+    ),
     "one-stage": lambda job: job.taught(
         OneStageAmalgamation, stage=Stage(job.settings.updates, job.settings.lr, weight_decay=1e-4)
     ),
@@ -244,12 +255,24 @@ LEARNERS: dict[str, Callable[[LayerwiseJob], run.Method]] = {
 def build(
     name: str, arguments: dict[str, Any], classes: int, image: tuple[int, int, int], dropout: float = 0.0
 ) -> nn.Module:
-    """A newly initialised ``plain_vgg`` or ``alexnet``; both have a ReLU behind each hidden layer, as AlexNet has."""
-    options = {"dropout": dropout} if name == "alexnet" else {"size": image[1], "head_norm": False}
-    network = nets.build(name, classes=classes, channels=image[0], **arguments, **options)
+    """A newly initialised network; ``plain_vgg`` gets a ReLU behind its hidden layer, as ``alexnet`` has them."""
+    own: dict[str, dict[str, Any]] = {"alexnet": {"dropout": dropout}}
+    own["plain_vgg"] = {"size": image[1], "head_norm": False}
+    network = nets.build(name, classes=classes, channels=image[0], **arguments, **own.get(name, {}))
     if name == "plain_vgg":
         cast(nn.Sequential, network.pool).append(nn.ReLU())
-    return initialise(network)
+    return initialise(network) if name in own else network
+
+
+def joined(sets: Sequence[ImageSet]) -> ImageSet:
+    """Image sets as one, the classes of each behind those of the one before; normalised as the first."""
+    if len(sets) == 1:
+        return sets[0]
+    starts = [0, *accumulate(len(each.classes) for each in sets)]
+    labels = torch.cat([each.labels + start for each, start in zip(sets, starts, strict=False)])
+    classes = tuple(name for each in sets for name in each.classes)
+    images = torch.cat([each.images for each in sets])
+    return replace(sets[0], name="+".join(each.name for each in sets), images=images, labels=labels, classes=classes)
 
 
 def take_imagenet(network: nn.Module) -> None:

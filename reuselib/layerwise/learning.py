@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from reuselib import checks, run
 from reuselib.data import ImageSet
+from reuselib.data.image_set import Augment
 from reuselib.errors import ShapeMismatch
 from reuselib.layerwise.teachers import Teachers
 
@@ -75,6 +76,7 @@ class Learning(run.Method):
         images: unlabelled, on the teachers' device: their labels are never read.
         batch: images per update.
         noise: standard deviation of Gaussian noise added to the normalised images.
+        augment: of the uint8 images, for example :func:`~reuselib.data.augment.crop_and_flip`.
         seed: of all that is drawn.
         precision: chosen by :mod:`reuselib.run` if left out. Losses are computed in float32.
         learning: networks that must be on the same device.
@@ -92,6 +94,7 @@ class Learning(run.Method):
         images: ImageSet,
         batch: int = 64,
         noise: float = 0.0,
+        augment: Augment | None = None,
         seed: int = 0,
         precision: str | None = None,
         **learning: nn.Module,
@@ -99,7 +102,7 @@ class Learning(run.Method):
         checks.number(noise=noise)
         checks.some(ImageSet, images=images)
         self.device = run.device_of(teachers=teachers, images=images, **learning)
-        self.teachers, self.images, self.batch, self.noise = teachers, images, batch, noise
+        self.teachers, self.images, self.batch, self.noise, self.augment = teachers, images, batch, noise, augment
         self.precision = run.precision(self.device, precision)
         self.random = run.generator(self.device, seed)
 
@@ -110,7 +113,7 @@ class Learning(run.Method):
 
     def draw(self) -> Tensor:
         """Random images, normalised, with replacement: (batch, C, H, W)."""
-        images, _ = self.images.sample(self.batch, self.random)
+        images, _ = self.images.sample(self.batch, self.random, self.augment)
         if self.noise:
             images = images + self.noise * torch.randn(images.shape, device=self.device, generator=self.random)
         return images

@@ -12,6 +12,10 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from reuselib.data.augment import crop_and_flip, resized_crop
 from reuselib.layerwise.autoencoder import incremental
 from reuselib.layerwise.job import LayerwiseJob
 from reuselib.layerwise.teachers import ClassSets
@@ -128,24 +132,38 @@ student with labels, and unexplained variance for the auto-encoders). The tasks 
 and with more teachers take the same rates.
 """
 
+AUGMENTED = Settings(**FASHION, augment=crop_and_flip, unlabelled=None)
+"""With what the settings of the other scales do not name: views of the images, and how many of them there are."""
+CIFAR = AUGMENTED.but(
+    task="cifar",
+    dataset="cifar10-jpeg",
+    image=(3, 32, 32),
+    teacher=Settings(
+        network=vgg(32, 64, 96, 128, hidden=128),
+        updates=1500,
+        options={"batch": 128, "lr": 0.05, "augment": crop_and_flip},
+        pretrained=False,
+        kept=True,
+    ),
+    student=vgg(36, 72, 108, 144, hidden=144),
+    updates=1000,
+    batch=128,
+    noise=0.0,
+    evaluations=4,
+)
+UNLABELLED = (100, 300, 1000, 10_000)
+"""How many unlabelled images the student has, where it has not all 50,000."""
+FEW_METHODS: Methods = {method: METHODS[method] for method in ("full", "layerwise", "joint-only", "kd", "supervised")}
+"""Of the tasks with fewer images."""
+
 ALEXNET = ("alexnet", {"widths": (64, 192, 384, 256, 256), "hidden": (4096, 4096)})
 ALEXNET_STUDENT = ("alexnet", {"widths": (72, 210, 420, 320, 320), "hidden": (4200, 4200)})
-AIRCRAFT_COLAB = FASHION.but(
-    task="aircraft",
-    dataset="fgvc_aircraft",
+PHOTOGRAPHS = FASHION.but(
     image=(3, 224, 224),
     raw=True,
-    classes=even(100),
     teacher=Settings(network=ALEXNET, updates=1600, options={"batch": 64, "lr": 5e-3}, pretrained=True, kept=True),
     student=ALEXNET_STUDENT,
-    updates=3200,
-    encoder_share=0.25,
     noise=0.0,
-    evaluations=5,
-    rates={
-        "layers": {"encoding": 1e-3, "layers": 1e-3, "joint": 2e-4},
-        **{"joint": 2e-4, "kd": 2e-4, "one-stage": 2e-4, "labels": 0.01},
-    },
 )
 RELEASED: dict[str, Any] = {
     "encoder_share": 30 / 400,
@@ -168,10 +186,45 @@ FINE_GRAINED = {"dogs": "stanford_dogs", "cub": "cub200", "cars": "stanford_cars
 def published(task: str) -> Settings:
     """A task of the paper, at its scale. How the teachers were fine-tuned is our choice: it was not released."""
     space = SPACES[FINE_GRAINED[task]]
-    epoch = math.ceil(space.training / AIRCRAFT_COLAB.batch)
-    teacher, classes = AIRCRAFT_COLAB.teacher.but(updates=30 * epoch), even(space.classes)
+    epoch = math.ceil(space.training / PHOTOGRAPHS.batch)
+    teacher, classes = PHOTOGRAPHS.teacher.but(updates=30 * epoch), even(space.classes)
     own = {"task": task, "dataset": FINE_GRAINED[task], "classes": classes, "teacher": teacher, "updates": 400 * epoch}
-    return AIRCRAFT_COLAB.but(**own, **RELEASED)
+    return PHOTOGRAPHS.but(**own, **RELEASED)
+
+
+def zoomed(images: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Crop uint8 images at random to 8 to 100 % of the area, stretch them back and mirror half of them."""
+    return resized_crop(images.float(), generator, scale=(0.08, 1.0)).round().byte()
+
+
+def port() -> Settings:
+    """The task of the only published numbers: ResNet-18 of all cars and of all aircraft into one, by the port of 2020.
+
+    Each teacher has 200 epochs, as the two data sets have on average; students have 100 of both together.
+    """
+    names, network = ("stanford_cars", "fgvc_aircraft"), ("resnet18_imagenet", {})
+    first, second = (SPACES[name] for name in names)
+    epoch, options = math.ceil((first.training + second.training) / 32), {"batch": 32, "lr": 0.01, "augment": zoomed}
+    shared = AUGMENTED.but(
+        task="port",
+        dataset="+".join(names),
+        image=(3, 224, 224),
+        classes=(tuple(range(first.classes)), tuple(range(first.classes, first.classes + second.classes))),
+        teacher=Settings(network=network, updates=100 * epoch, options=options, pretrained=False, kept=True),
+        student=network,
+        updates=100 * epoch,
+        batch=32,
+        noise=0.0,
+        augment=zoomed,
+        evaluations=10,
+        rates={"kd": 1e-3, "one-stage": 1e-3, "labels": 0.01},
+    )
+    return Settings(**shared, kd_decay=1e-4)  # as the port itself has it
+
+
+PORT_METHODS: Methods = {
+    method: METHODS[method] for method in ("teachers", "supervised", "kd", "one-stage", "one-stage-nofam")
+}
 
 
 def tasks(scale: str) -> list[tuple[Settings, Methods]]:
@@ -196,8 +249,13 @@ def tasks(scale: str) -> list[tuple[Settings, Methods]]:
             *((task, number_methods(len(task.classes))) for task in numbers),
             *((task, SHORT_METHODS) for task in short),
         ]
+    if scale == "colab":
+        fewer = [CIFAR.but(task=f"cifar-{count}", unlabelled=count) for count in UNLABELLED]
+        short = CIFAR.teacher.but(updates=800)
+        five = CIFAR.but(task="teachers5", classes=even(10, 5), teacher=short)
+        return [(CIFAR, METHODS), *((task, FEW_METHODS) for task in fewer), (five, number_methods(5))]
     few = {method: each for method, each in METHODS.items() if method != "full-sgd"}
-    return [(task, few) for task in ([AIRCRAFT_COLAB] if scale == "colab" else map(published, FINE_GRAINED))]
+    return [*((published(task), few) for task in FINE_GRAINED), (port(), PORT_METHODS)]
 
 
 class LayerwiseStudy(Study):
@@ -223,4 +281,4 @@ class LayerwiseStudy(Study):
 
     def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
         """The images; teachers are trained on them."""
-        return {settings.dataset}, set()
+        return set(settings.dataset.split("+")), set()

@@ -36,6 +36,7 @@ SPACES = {
     "symbols": Space(10, 1, 16, 6000),
     "cifar10": Space(10, 3, 32),
     "cifar10-jpeg": Space(10, 3, 32),
+    "cifar_kinds": Space(10, 3, 32),
     "cifar100": Space(100, 3, 32),
     "tiny_imagenet": Space(200, 3, 64, 100_000),
     "caltech101": Space(101, 3, 128, 6982),
