@@ -131,7 +131,7 @@ class AdaptiveJob(run.Job):
         shared["augment"] = pools.as_photographs if self.settings.pool.crop else None
         return shared | dict(self.settings.options) | own
 
-    def components_stages(self, **own: float) -> dict[str, run.Method]:
+    def components_stages(self, **own: Any) -> dict[str, run.Method]:
         """Stage 1 of every task."""
         options = self.options(batch=self.settings.batch, **own)
         options["widths"] = self.settings.widths if own.get("features", 1.0) else None
@@ -149,7 +149,7 @@ class AdaptiveJob(run.Job):
         options = self.options(features=0.0, batch=batch)
         return ComponentLearning(self.components[task], lessons, self.transfer.images, **options)
 
-    def target(self, teachers: Mapping[str, nn.Module], **own: float) -> dict[str, run.Method]:
+    def target(self, teachers: Mapping[str, nn.Module], **own: Any) -> dict[str, run.Method]:
         """Stage 2, from the component networks or from what stands in their place."""
         options = self.options(TARGET, batch=self.settings.target_batch, **own)
         return {TARGET: TargetLearning(self.student, teachers, self.transfer.images, **options)}

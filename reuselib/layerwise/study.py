@@ -202,7 +202,8 @@ def port() -> Settings:
 
     Each teacher has 200 epochs, as the two data sets have on average; students have 100 of both together.
     """
-    names, network = ("stanford_cars", "fgvc_aircraft"), ("resnet18_imagenet", {})
+    names = ("stanford_cars", "fgvc_aircraft")
+    network: tuple[str, dict[str, Any]] = ("resnet18_imagenet", {})
     first, second = (SPACES[name] for name in names)
     epoch, options = math.ceil((first.training + second.training) / 32), {"batch": 32, "lr": 0.01, "augment": zoomed}
     shared = AUGMENTED.but(

@@ -23,11 +23,11 @@ from reuselib.adaptive.study import LABELLED, METHODS
 from reuselib.nets import pretrained
 from reuselib.nets.blank import SPACES
 
-SMOKE, LAPTOP, PAPER = (chapters.study("adaptive", scale) for scale in ("smoke", "laptop", "paper"))
+SMOKE, LAPTOP, COLAB, PAPER = (chapters.study("adaptive", scale) for scale in report.SCALES)
 TASKS = {
     "smoke": ["shapes", "fashion", "shapes-saturated", "fashion-saturated"],
     "laptop": ["shapes", "fashion", "shapes-saturated", "fashion-saturated"],
-    "colab": ["hair"],
+    "colab": ["cifar"],
     "paper": ["hair", "eye", "face", "aircraft", "dogs", "cub", "cars"],
 }
 CELEBA = (
@@ -37,6 +37,7 @@ CELEBA = (
     "Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace "
     "Wearing_Necktie Young"
 ).split()
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 SHORT: dict[str, Any] = {"updates": 4, "target_updates": 4, "evaluations": 1, "limit": 60}
 
 
@@ -99,12 +100,29 @@ def test_the_papers_rows_have_the_official_numbers_of_sources_and_epochs() -> No
     faces = [rows[task] for task in ("hair", "eye", "face")]
     assert {task for row in faces for tasks, _ in row.pool.sources for task in tasks} <= set(CELEBA)
     hair, aircraft, epoch = rows["hair"], rows["aircraft"], 162_770 / 64
-    assert SPACES["celeba_attributes"].training == 162_770 and hair.target_updates == pytest.approx(50 * epoch, abs=50)
+    assert SPACES["celeba_attributes"].training == 162_770 and epoch == pytest.approx(2543.3, abs=0.1)
+    assert hair.updates == hair.target_updates == 127_200 == 50 * math.ceil(epoch)
     assert [share * 50 for share in hair.decays] == pytest.approx([5, 10, 15, 20, 25])
     assert [share * 40 for share in hair.pool.decays] == pytest.approx([5, 10, 15, 20, 25])
     assert [share * 400 for share in aircraft.decays] == pytest.approx([20, 50, 100])
     assert aircraft.target_updates == pytest.approx(300 * 6667 / 64, abs=50)
+    assert [share * 300 for share in aircraft.target_decays] == pytest.approx([20, 50, 100])
     assert not hair.pretrained and aircraft.pretrained and hair.pool.pretrained and aircraft.pool.pretrained
+
+
+@pytest.mark.parametrize(
+    ("task", "epochs", "at"), [("aircraft", (400, 300), (20, 50, 100)), ("hair", (50, 50), (5, 10, 15))]
+)
+def test_the_rates_of_both_stages_are_halved_at_the_epochs_of_the_code(
+    task: str, epochs: tuple[int, int], at: tuple[int, ...]
+) -> None:
+    one = PAPER.job(PAPER.settings[f"{task}-target"], device="meta")
+    stages = one.stages()
+    for name, count in zip((list(stages)[0], "target"), epochs, strict=True):
+        factor, epoch = stages[name].scheduler.lr_lambdas[0], one.updates(name) / count
+        for number, milestone in enumerate(at):
+            assert factor(round(milestone * epoch) - 1) == 0.5**number
+            assert factor(round(milestone * epoch) + 1) == 0.5 ** (number + 1)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -284,4 +302,59 @@ def test_the_cost_of_the_papers_scale_is_predicted() -> None:
     assert parts["hair"][1] == pytest.approx(1.5 * parts["face"][1], rel=0.01), "images of nine sources and of six"
     # ResNet-18 takes 1.8e9 multiply-adds for a picture, three times as many with the way back.
     assert parts["hair"][0] == pytest.approx(9 * 101_750 * 64 * 6 * 1.8e9, rel=0.1)
-    assert chapters.study("adaptive", "colab").predict("hair-averaged").operations > 1e12
+
+
+# --- the colab scale -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photographs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    archives.publish("cifar10", monkeypatch, tmp_path, train=600, test=60)
+    COLAB.fetch(progress=False)
+
+
+def short_of(method: str) -> dict[str, Any]:
+    plan = COLAB.settings[f"cifar-{method}"].pool
+    pool = plan.but(source_images=300, transfer_images=300, updates=2, options={"batch": 8, "lr": 0.1})
+    return {"pool": pool, "updates": 4, "target_updates": 4, "batch": 8, "target_batch": 8, "evaluations": 2}
+
+
+@pytest.mark.usefixtures("photographs")
+def test_a_row_on_photographs_that_was_cut_gives_what_an_uninterrupted_one_gives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    once = functools.partial(COLAB.run, "target", progress=False, **short_of("target"))
+    whole, other = (once(seed) for seed in (0, 1))
+    monkeypatch.setattr("reuselib.run.study.run", functools.partial(engine.run, save_every=0))
+    with monkeypatch.context() as cut, pytest.raises(players.Explosion):
+        cut.setattr("reuselib.run.checkpoint.save_checkpoint", players.rigged(engine.save_checkpoint, at=9))
+        once(0, resume=True)
+    resumed = once(0, resume=True)
+    assert not resumed.record.differences(whole.record) and resumed.record.differences(other.record)
+    assert not list(players.differences(players.state(resumed.student), players.state(whole.student)))
+
+
+@pytest.mark.usefixtures("photographs")
+def test_on_photographs_sources_differ_in_what_they_saw_and_selection_differs_from_the_mean() -> None:
+    one = COLAB.job(COLAB.settings["cifar-select"].but(**short_of("select")))
+    plan, classes, kinds = one.settings.pool, CIFAR10, data.multi_label.CIFAR_KINDS
+    for number, (lesson, (tasks, side)) in enumerate(zip(one.pool.lessons, plan.sources, strict=True)):
+        names = [classes[label] for label in lesson.images.labels.tolist()]
+        assert set(names) <= {name for task in tasks for name in kinds[task]} and tuple(lesson.tasks) == tasks
+        said = torch.where(lesson.targets >= 0, lesson.targets, 0).sum(1).tolist()
+        told = [
+            kinds[task][label] for name, label in zip(names, said, strict=True) for task in tasks if name in kinds[task]
+        ]
+        wrong = sum(a != b for a, b in zip(names, told, strict=True)) / len(names)
+        own = sum(classes.index(name) in plan.half for name in names) / len(names)
+        assert 0.25 < wrong < 0.55 if number == 4 else not wrong
+        assert side is None or (own > 0.8 if side == 0 else own < 0.2)
+    assert [len(logits) for logits in one.answers.values()] == [3, 3]
+    assert [logits.shape[2] for logits in one.answers.values()] == [4, 6]
+    assert not torch.equal(one.answers["animals"].mean(0), one.answers["animals"][0])
+    asked = [len(one.asked(task)) for task in one.classes]
+    assert sum(asked) == len(one.transfer) == 300 and min(asked) > 60
+
+
+def test_the_colab_scale_of_one_seed_is_predicted_to_take_less_than_half_an_hour() -> None:
+    assert sum(COLAB.predict(row).hours("T4, fp16") for row in COLAB.rows) < 0.5

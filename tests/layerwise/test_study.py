@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,22 @@ import torch
 
 from reuselib import chapters, data, nets, report
 from reuselib import run as engine
+from reuselib.data.augment import crop_and_flip
 from reuselib.layerwise import AmalgamationKD, ClassSets, JointLearning, OneStageAmalgamation, job
 from reuselib.layerwise.autoencoder import incremental
 from reuselib.layerwise.job import LEARNERS, LayerwiseJob, build, round_length
-from reuselib.layerwise.study import METHODS, SHORT_METHODS, TUNED, number_methods
+from reuselib.layerwise.study import (
+    FEW_METHODS,
+    METHODS,
+    PORT_METHODS,
+    SHORT_METHODS,
+    TUNED,
+    UNLABELLED,
+    number_methods,
+)
 from reuselib.nets import pretrained, zoo
 
-SMOKE, LAPTOP, PAPER = (chapters.study("layerwise", scale) for scale in ("smoke", "laptop", "paper"))
+SMOKE, LAPTOP, COLAB, PAPER = (chapters.study("layerwise", scale) for scale in report.SCALES)
 STAGED = {"layerwise", "layerwise-nofam", "full", "full-nofam", "full-sgd", "full-softmax", "direct", "incremental"} | {
     *("incremental-reversed", "direct-softmax")
 }
@@ -28,9 +38,11 @@ SHORTER = [f"{task}-{part}" for task in ("fashion", "digits") for part in ("half
 TASKS = {
     "smoke": ["digits", "overlap", "teachers3"],
     "laptop": ["fashion", "fashion-b", "overlap", "digits", *(f"teachers{count}" for count in (2, 3, 4, 5)), *SHORTER],
-    "colab": ["aircraft"],
-    "paper": ["dogs", "cub", "cars", "aircraft"],
+    "colab": ["cifar", *(f"cifar-{count}" for count in UNLABELLED), "teachers5"],
+    "paper": ["dogs", "cub", "cars", "aircraft", "port"],
 }
+OTHERS = dict.fromkeys(SHORTER, SHORT_METHODS) | {"port": PORT_METHODS}
+OTHERS |= {f"cifar-{count}": FEW_METHODS for count in UNLABELLED}
 
 
 @pytest.fixture(autouse=True)
@@ -57,11 +69,13 @@ def test_every_task_has_its_methods_which_differ_in_nothing_else(scale: str) -> 
     free = {"method", "learner", "lr", "layer_share", "encoder_share", "log_softmax", "options"}
     for task, rows in found.items():
         several = number_methods(2) if task.startswith("teachers") else METHODS
-        several = SHORT_METHODS if task in SHORTER else several
-        assert [row.method for row in rows] == [m for m in several if scale in ("smoke", "laptop") or m != "full-sgd"]
+        several = OTHERS.get(task, several)
+        assert [row.method for row in rows] == [m for m in several if scale != "paper" or m != "full-sgd"]
         assert len({str({k: v for k, v in row.plain().items() if k not in free}) for row in rows}) == 1
         rates = [(row.learner, row.lr) for row in rows if row.method not in TUNED]
         assert all(dict(rates)[learner] == lr for learner, lr in rates)
+        if task == "port":  # all networks are ResNet-18, which no layer pairs one by one
+            continue
         settings, count = rows[0], len(ClassSets(rows[0].classes).union)
         with torch.device("meta"):
             student = build(*settings.student, count, settings.image)
@@ -240,15 +254,10 @@ def test_the_papers_networks_and_steps_on_meta() -> None:
     assert reports == [{f"unexplained_{k}" for k in range(1, 8)}, {f"nmse_{k}" for k in range(1, 9)}, {"loss"}]
 
 
-@pytest.mark.parametrize(
-    ("scale", "row"), [("paper", "dogs-full"), ("paper", "cars-one-stage"), ("colab", "aircraft-supervised")]
-)
-def test_few_steps_on_archives_in_the_true_format(
-    scale: str, row: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("row", ["dogs-full", "cars-one-stage"])
+def test_few_steps_on_archives_in_the_true_format(row: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Only counts and widths are cut, and no weights are fetched."""
-    study = chapters.study("layerwise", scale)
-    settings = study.settings[row]
+    study, settings = PAPER, PAPER.settings[row]
     archives.publish(settings.dataset, monkeypatch, tmp_path, test=6)
     data.load(settings.dataset, download=True)
     narrow = ("alexnet", {"widths": (4, 6, 8, 6, 6), "hidden": (16, 12)})
@@ -273,3 +282,78 @@ def test_imagenet_weights_are_taken_but_for_the_last_layer(monkeypatch: pytest.M
     assert all((layer.weight == 0.5).all() and (layer.bias == 0.5).all() for layer in layers)
     assert head.weight.shape == (60, 4096) and not head.bias.any()
     assert head.weight.std().item() == pytest.approx(0.01, rel=0.05)
+
+
+def test_the_port_joins_whole_data_sets_and_scores_each_among_its_own_classes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, classes in (("stanford_cars", "abcd"), ("fgvc_aircraft", "xyz")):
+        monkeypatch.setitem(archives.FINE_GRAINED, name, tuple(classes))
+        archives.publish(name, monkeypatch, tmp_path, train=10, test=6)
+        data.load(name, download=True)
+    settings = PAPER.settings["port-one-stage"]
+    assert [len(known) for known in settings.classes] == [196, 100] and settings.updates == 100 * 463
+    teacher = settings.teacher.but(updates=1, kept=False, options={**settings.teacher.options, "batch": 2})
+    few = {"teacher": teacher, "classes": (tuple(range(4)), tuple(range(4, 7))), "updates": 1, "batch": 2}
+    result = PAPER.run("port-one-stage", progress=False, evaluations=1, **few)
+    assert result.test.classes == tuple("abcdxyz") and len(result.test) == 12
+    assert result.record.metrics.keys() >= {"masked_1", "masked_2"} and len(result.student.state_dict()) > 100
+    job_of = LayerwiseJob(settings.but(**few, method="kd"), 0)
+    assert LEARNERS["kd"](job_of).optimizer.param_groups[0]["weight_decay"] == 1e-4
+
+
+# --- the colab scale -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photographs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    archives.publish("cifar10", monkeypatch, tmp_path, train=320, test=20)
+    COLAB.fetch(["cifar-full"], progress=False)
+
+
+def short_of(row: str) -> dict[str, Any]:
+    teacher = COLAB.settings[row].teacher
+    return {
+        "teacher": teacher.but(updates=4, options={**teacher.options, "batch": 8}),
+        **{"updates": 8, "batch": 8, "evaluations": 2},
+    }
+
+
+@pytest.mark.usefixtures("photographs")
+def test_a_row_on_photographs_that_was_cut_gives_what_an_uninterrupted_one_gives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    once = functools.partial(COLAB.run, "cifar-300-full", progress=False, **short_of("cifar-300-full"))
+    whole, other = (once(seed) for seed in (0, 1))
+    monkeypatch.setattr("reuselib.run.study.run", functools.partial(engine.run, save_every=0))
+    with monkeypatch.context() as cut, pytest.raises(players.Explosion):
+        cut.setattr("reuselib.run.checkpoint.save_checkpoint", players.rigged(engine.save_checkpoint, at=5))
+        once(0, resume=True)
+    resumed = once(0, resume=True)
+    assert not resumed.record.differences(whole.record) and resumed.record.differences(other.record)
+    assert not list(players.differences(players.state(resumed.student), players.state(whole.student)))
+
+
+@pytest.mark.usefixtures("photographs")
+def test_fewer_images_are_drawn_by_the_seed_and_all_tasks_of_two_parts_share_kept_teachers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(row: str, seed: int = 0) -> LayerwiseJob:
+        return LayerwiseJob(COLAB.settings[row].but(**short_of(row)), seed)
+
+    first = start("cifar-kd")
+    monkeypatch.setattr(job.Supervised, "step", lambda _: pytest.fail("a teacher was trained again"))
+    jobs = [start(row) for row in ("cifar-100-kd", "cifar-100-full", "cifar-300-kd")]
+    assert [len(each.transfer()) for each in (first, *jobs)] == [320, 100, 100, 300]
+    images = [each.transfer().images for each in jobs]
+    assert torch.equal(images[0], images[1])
+    assert not list(players.differences(*(players.state(each.teachers) for each in (first, jobs[2]))))
+    learning, labelled = (LEARNERS[name](first) for name in ("kd", "labels"))
+    assert learning.augment is labelled.augment is crop_and_flip
+    x = first.images("train", first.classes.union).sample(4, engine.generator(first.device, 0), crop_and_flip)[0]
+    learning.batch, learning.random = 4, engine.generator(first.device, 0)
+    assert torch.equal(learning.draw(), x)
+
+
+def test_the_colab_scale_of_one_seed_is_predicted_to_take_less_than_half_an_hour() -> None:
+    assert sum(COLAB.predict(row).hours("T4, fp16") for row in COLAB.rows) < 0.5
