@@ -200,7 +200,7 @@ def test_a_file_that_was_cut_off_is_missing_and_is_fetched_again(
 
 def test_names_of_rows_and_papers() -> None:
     study = chapters.study("dfad")
-    assert study.row("digits-dfad") == "digits-dfad" and study.row("kd-real") == "fashion-kd-real"
+    assert study.row("digits-dfad") == "digits-dfad" and study.row("kd-real") == "cells-kd-real"
     with pytest.raises(UnknownName, match="row of dfad at scale laptop 'fashion-dfat'. Did you mean 'fashion-dfad'"):
         study.row("fashion-dfat")
     with pytest.raises(UnknownName, match="'dfat'. Did you mean 'dfad'"):
