@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,7 +44,8 @@ class _ScaleGradient(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         factor = ctx.scale.factor
         if factor is None:
-            raise ReuseError("The gradient's factor is not known yet. Set GradientScale.factor before backward().")
+            fix = "Set GradientScale.factor before backward()."
+            raise ReuseError(f"The factor is not known yet. {fix}")
         if isinstance(factor, Tensor) and factor.ndim:
             factor = factor.view(-1, *[1] * (gradient.ndim - 1))
         return (gradient * factor).to(gradient.dtype), None
@@ -109,9 +109,11 @@ def one_stage_losses(
         both = torch.cat([real, fakes])
         y_real, y_fake = one_each(discriminator(both), both).split(len(real))
     else:
-        y_real, y_fake = one_each(discriminator(real), real), one_each(discriminator(fakes), fakes)
+        y_real = one_each(discriminator(real), real)
+        y_fake = one_each(discriminator(fakes), fakes)
     scale.factor = gradient_ratio(loss, y_fake, ratio)
-    return loss.discriminator(y_real, y_fake), loss.generator(y_fake.detach()).mean()
+    of_generator = loss.generator(y_fake.detach()).mean()
+    return loss.discriminator(y_real, y_fake), of_generator
 
 
 def one_each(logits: Tensor, images: Tensor) -> Tensor:
@@ -271,12 +273,13 @@ class OneStageGAN(GAN):
 
     def play(self) -> tuple[Tensor, Tensor]:
         """One draw of images and noise, one backward pass, both updates."""
-        real, noise = self.draw_real(), self.draw_noise()
+        players = (self.generator, self.discriminator)
+        draws = (self.draw_real(), self.draw_noise())
+        game: Any = (self.loss, self.ratio, self.together)
         with self.precision.autocast():
-            loss, of_generator = one_stage_losses(
-                self.generator, self.discriminator, real, noise, self.loss, self.ratio, self.together
-            )
-        self.precision.minimise(loss, (self.discriminator_optimizer, self.generator_optimizer))
+            loss, of_generator = one_stage_losses(*players, *draws, *game)
+        optimizers = (self.discriminator_optimizer, self.generator_optimizer)
+        self.precision.minimise(loss, optimizers)
         self.clip_weights()
         return loss, of_generator
 
@@ -304,8 +307,10 @@ class TwoStageGAN(GAN):
 
     def play(self) -> tuple[Tensor, Tensor]:
         """The discriminator's stage, then the generator's."""
-        real, fakes = self.draw_real(), self._fakes(graph=self.variant in ("reuse", "wasteful"))
-        first = self.discriminator_stage(real, fakes if self.variant == "wasteful" else fakes.detach())
+        real = self.draw_real()
+        fakes = self._fakes(graph=self.variant in ("reuse", "wasteful"))
+        shown = fakes if self.variant == "wasteful" else fakes.detach()
+        first = self.discriminator_stage(real, shown)
         if self.variant != "reuse":
             fakes = self._fakes()
         second = self.generator_stage(fakes)
@@ -316,8 +321,9 @@ class TwoStageGAN(GAN):
     def discriminator_stage(self, real: Tensor, fakes: Tensor) -> Tensor:
         """Update the discriminator on real images and fakes, both (batch, C, H, W); return its loss."""
         with self.precision.autocast():
-            logits = [one_each(self.discriminator(images), images) for images in (real, fakes)]
-            loss = self.loss.discriminator(*logits)
+            y_real = one_each(self.discriminator(real), real)
+            y_fake = one_each(self.discriminator(fakes), fakes)
+            loss = self.loss.discriminator(y_real, y_fake)
         self.precision.minimise(loss, self.discriminator_optimizer)
         if not self.clip_last:
             self.clip_weights()
@@ -326,9 +332,11 @@ class TwoStageGAN(GAN):
     def generator_stage(self, fakes: Tensor) -> Tensor:
         """Update the generator on fakes (batch, C, H, W) with their graph; return its loss."""
         plain = self.variant in ("plain", "wasteful")
-        with nullcontext() if plain else run.frozen(self.discriminator, evaluate=False):
+        fixed = () if plain else (self.discriminator,)
+        with run.frozen(*fixed, evaluate=False):
             with self.precision.autocast():
-                loss = self.loss.generator(one_each(self.discriminator(fakes), fakes)).mean()
+                y = one_each(self.discriminator(fakes), fakes)
+                loss = self.loss.generator(y).mean()
             self.precision.minimise(loss, self.generator_optimizer)
         return loss
 
