@@ -67,16 +67,20 @@ class Outcome:
         return f"{self.name:18} {self.cells[0]:3}/{self.cells[1]:<3} {self.seconds:6.0f} s  {words}  {self.made}"
 
 
-def closure(names: Iterable[str]) -> set[str]:
-    """The names of packages and of all that they need here."""
-    found: set[str] = set()
-    left = list(names)
-    while left:
-        name = re.sub(r"[-_.]+", "-", left.pop()).lower()
-        if name not in found:
-            found.add(name)
-            needed = (Requirement(text) for text in metadata.requires(name) or ())
-            left += [each.name for each in needed if each.marker is None or each.marker.evaluate({"extra": ""})]
+def closure(names: Iterable[str]) -> dict[str, metadata.Distribution]:
+    """Packages that are here, and all that they need, by name."""
+    found: dict[str, metadata.Distribution] = {}
+    left = [(name, "") for name in names]
+    for name, extra in left:  # which grows
+        name = re.sub(r"[-_.]+", "-", name).lower()
+        try:
+            package = found.setdefault(name, metadata.distribution(name))
+        except metadata.PackageNotFoundError:
+            continue
+        needed = [Requirement(text) for text in package.requires or ()]
+        needed = [each for each in needed if each.marker is None or each.marker.evaluate({"extra": extra})]
+        more = [(each.name, wanted) for each in needed for wanted in ("", *each.extras)]
+        left += [each for each in more if each not in left]
     return found
 
 
@@ -95,9 +99,9 @@ class Machine:
         subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
         (self.site,) = (folder / "venv" / "lib").glob("python3*/site-packages")
         brought = closure(IMAGE)
-        assert not brought & ABSENT, brought & ABSENT
-        for name in brought:
-            self._link(metadata.distribution(name))
+        assert not brought.keys() & ABSENT
+        for package in brought.values():
+            self._link(package)
         stub = self.site / "google" / "colab"
         stub.mkdir(parents=True)
         (stub / "__init__.py").write_text("")

@@ -27,15 +27,15 @@ class Patch:
         pass
 
 
-def shorten(updates: int) -> None:
-    """Let every run have so many updates at most: the only thing that differs from Colab."""
+def shorten(most: int) -> None:
+    """Let every run have so many updates at most."""
     from reuselib import run
     from reuselib.run import loop, study
 
     whole = loop.run
 
-    def short(method: Any, most: int, **options: Any) -> Any:
-        return whole(method, min(most, updates), **options)
+    def short(method: Any, updates: int, **options: Any) -> Any:
+        return whole(method, min(updates, most), **options)
 
     for module in (run, loop, study):
         module.run = short
