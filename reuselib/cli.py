@@ -1,4 +1,4 @@
-"""The command line, `reuselib`: list, rows, fetch, run, reproduce, resume, table, verdicts, report, zoo, doctor.
+"""The command line, `reuselib`: list, rows, fetch, choose, run, reproduce, resume, table, verdicts, report, zoo.
 
 Torch is imported only by the commands that compute, and after names and seeds were checked: help, tables and refusals
 come at once.
@@ -121,6 +121,22 @@ def rows(chapter: str, scale: str) -> None:
 def fetch(chapter: str, scale: str, rows: list[str]) -> None:
     """Fetch the image sets and networks that rows of a CHAPTER read; say what, how large and where it is kept."""
     chapters.study(chapter, scale).fetch(rows or None)
+
+
+@main.command()
+@chapter_argument
+@scale_option
+@rows_option
+@click.option("--seed", default=0, show_default=True)
+def choose(chapter: str, scale: str, rows: list[str], seed: int) -> None:
+    """Choose the options of other methods of a CHAPTER by cross-validation on seen classes, and print them."""
+    study = chapters.study(chapter, scale)
+    if not hasattr(study, "choose"):
+        raise BadValue(f"{chapter} chooses no options when it runs. Fix: name qfsl, whose rows do")
+    for row, found in study.choose(rows or None, seed):
+        click.echo(
+            f"{row}: " + "; ".join(", ".join(f"{name} {value}" for name, value in each.items()) for each in found)
+        )
 
 
 @main.command()

@@ -55,14 +55,12 @@ MENDED = {
     **dict.fromkeys(
         ("corrupted", "incomplete"), "what came was cut off, or is a page in its place: run {command} again"
     ),
-    "no space left": "free some space, or set REUSELIB_DATA to a folder on another disk, and run {command}",
-    "http error": "its server is there but does not give it: run {command} later",
 }
 """What a failed download says, in small letters → what to do."""
 
 
-def fetch(name: str, download: Callable[[], object]) -> None:
-    """Run a download, for example one of torchvision's.
+def fetch(name: str, download: Callable[[], object], again: str = "") -> None:
+    """Run a download, for example one of torchvision's; `again` is the command that repeats it, if not `command(name)`.
 
     Raises:
         ReuseError: If it fails, for example without a network.
@@ -75,7 +73,7 @@ def fetch(name: str, download: Callable[[], object]) -> None:
             (fix for sign, fix in MENDED.items() if sign in reason.lower()), "connect to the network and run {command}"
         )
         raise ReuseError(
-            f"{name} could not be fetched ({reason}). Fix: {fix.format(command=command(name))}, "
+            f"{name} could not be fetched ({reason}). Fix: {fix.format(command=again or command(name))}, "
             f"or bring the files from elsewhere to {downloads()}"
         ) from error
 

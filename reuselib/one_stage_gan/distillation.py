@@ -48,15 +48,12 @@ class OneStageDFAD(DFAD):
         scale = GradientScale()
         with run.frozen(self.teacher):
             with self.precision.autocast():
-                fakes = self.source(self.batch, self.random)
-                images = scale_gradient(fakes, scale)
+                images = scale_gradient(self.source(self.batch, self.random), scale)
                 t, s = self.teacher(images), self.student(images)
             loss = self.discrepancy(t, s)
             discrepancy = loss.detach().requires_grad_()
             generation = self.generation(discrepancy)
             (scale.factor,) = torch.autograd.grad(generation, discrepancy)
-            optimizers = (self.student_optimizer, self.generator_optimizer)
-            self.precision.minimise(loss, optimizers)
-        size = t.detach().float().abs().mean()
-        report = {"imitation": loss.detach(), "teacher_logits": size}
+            self.precision.minimise(loss, (self.student_optimizer, self.generator_optimizer))
+        report = {"imitation": loss.detach(), "teacher_logits": t.detach().float().abs().mean()}
         return report, generation.detach()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from reuselib.errors import NonFinite, ReuseError, ShapeMismatch, unknown
-from reuselib.qfsl.samples import as_tensor
+from reuselib.qfsl.samples import as_tensor, solved
 
 KINDS = ("centred", "unit", "raw")
 Classes = Tensor | Sequence[int] | Any
@@ -145,3 +145,39 @@ def class_codes(attributes: Tensor, seen: Classes, kind: str = "centred") -> Ten
     if kind == "centred":
         values = centred(values, class_indices(seen, len(values)).to(values.device))
     return unit_rows(values)
+
+
+def geometry(attributes: Tensor, unseen: Tensor, seed: int = 0, ridge: float = 1.0) -> dict[str, float]:
+    """What a vocabulary of attributes can do, told from the codes alone: shares and cosines from 0 to 1, but -1 to 1.
+
+    Args:
+        attributes: (C, m).
+        unseen: int64 (T,), the classes that play the unseen ones.
+        seed: of the half of the attributes that is withheld.
+        ridge: strength of the penalty with which that half is told from the other.
+
+    Returns:
+        ``nearest``, the mean over the unseen classes of the largest cosine with a seen code; ``crowded``, the same over
+        the seen classes, as their frozen codewords lie; ``spanned``, how much of the squared length of the unseen codes
+        lies in the span of the seen ones, whence any sum of what seen classes taught must come; ``independent``, the
+        number of independent attributes (participation ratio of the seen codes' variances) over m; ``recovered``, the
+        share of the unseen classes' variance in a random half of the attributes that a linear map learned from seen
+        classes tells from the other half: near 1, nothing would be missed.
+    """
+    seen = others(unseen, len(attributes))
+    table = centred(filled(attributes).double(), seen)
+    known, new = unit_rows(table)[seen], unit_rows(table)[unseen]
+    _, lengths, axes = torch.linalg.svd(table[seen], full_matrices=False)
+    axes, variances = axes[lengths > 1e-9 * lengths[0]], lengths.square()
+    between = (known @ known.T).fill_diagonal_(-1)
+    order = torch.randperm(table.shape[1], generator=torch.Generator().manual_seed(seed))
+    given, withheld = table[:, order[::2]], table[:, order[1::2]]
+    told = given[unseen] @ solved(given[seen].T @ given[seen], given[seen].T @ withheld[seen], ridge)
+    missed = (withheld[unseen] - told).square().sum() / withheld[unseen].square().sum()
+    return {
+        "nearest": float((new @ known.T).max(1).values.mean()),
+        "crowded": float(between.max(1).values.mean()),
+        "spanned": float((new @ axes.T).square().sum(1).mean()),
+        "independent": float(variances.sum().square() / variances.square().sum() / table.shape[1]),
+        "recovered": 1 - float(missed),
+    }

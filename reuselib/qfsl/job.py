@@ -21,13 +21,13 @@ from reuselib.data import ImageSet, ZeroShotSet, attributes
 from reuselib.data.augment import crop_and_flip
 from reuselib.qfsl import metrics
 from reuselib.qfsl.classifiers import QFSLClassifier, SeenClassifier
-from reuselib.qfsl.codes import Classes, class_codes
+from reuselib.qfsl.codes import Classes, class_codes, geometry, others
 from reuselib.qfsl.method import QFSL, SeenTraining, ZeroShotNetwork, bridge
-from reuselib.qfsl.rivals import RIVALS, build
+from reuselib.qfsl.rivals import RIVALS, build, tuned
 from reuselib.qfsl.rivals.stacking import calibrated, choose_shift, curve
 from reuselib.qfsl.samples import Standardise
-from reuselib.qfsl.selection import class_wise
-from reuselib.qfsl.tasks import WorldTask, backbone, features_of, opened, resnet101, world_task
+from reuselib.qfsl.selection import class_folds, class_wise, held_out
+from reuselib.qfsl.tasks import WorldTask, backbone, features_of, opened, published, resnet101, world_task
 
 
 @dataclass(kw_only=True)
@@ -63,8 +63,10 @@ class QFSLResult(run.Result, Answers):
 class QFSLJob(run.Job):
     """All splits of one seed."""
 
-    def result(self) -> QFSLResult:
+    def result(self) -> run.Result:
         """Fit and test on every split; metrics are means over them."""
+        if self.settings.method == "codes":
+            return self.codes()
         history, found, kept = run.History(), [], []
         with run.threads():
             for data, world in self.tasks():
@@ -78,20 +80,34 @@ class QFSLJob(run.Job):
         precision = self.precision if self.settings.method in TUNED else "fp32"  # fits of features take float32
         return QFSLResult(metrics=metrics, history=history, device=self.device, precision=precision, **kept[0])
 
+    def codes(self) -> run.Result:
+        """What the attributes of all classes tell, without images; the mean over random splits of the classes."""
+        settings, history = self.settings, run.History()
+        with run.threads(), run.measured(history.cost):
+            if settings.unseen:  # of a benchmark
+                table = attributes.gbu_attributes(settings.task.upper())
+                draw = torch.Generator().manual_seed(self.seed)
+                unseen = [torch.randperm(len(table), generator=draw)[: settings.unseen] for _ in range(settings.splits)]
+                found = [geometry(table, each, number) for number, each in enumerate(unseen)]
+            else:
+                found = [geometry(each.attributes, each.unseen, n) for n, (each, _) in enumerate(self.tasks())]
+        metrics = {name: sum(each[name] for each in found) / len(found) for name in found[0]}
+        return run.Result(metrics=metrics, history=history, device=self.device)
+
     def tasks(self) -> list[tuple[ZeroShotSet, WorldTask | None]]:
         """The splits, each with its world where there is one."""
         settings, where = self.settings, str(self.device)
         world = world_task(self.seed, settings.plan, settings.epochs, where) if settings.task == "world" else None
         found = opened(settings.task, settings, self.seed, where)
         if settings.method in TUNED and world is None:
-            photographs = attributes.gbu_images(settings.task.upper()).images
+            photographs = attributes.gbu_images(*published(settings.task)).images
             assert photographs is not None
             found = (replace(found[0], images=photographs.to(where)),)
         return [(data, world) for data in found]
 
     def plan(self) -> Iterator[tuple[run.Method, int]]:
         """On ``meta``, the network of a benchmark that learns from photographs; all other rows take seconds."""
-        shape = attributes.BENCHMARKS.get(self.settings.task.upper())
+        shape = attributes.BENCHMARKS.get(published(self.settings.task)[0])
         if self.settings.method in TUNED and shape:
             with torch.device(self.device):
                 pixels, labels = torch.zeros(64, 3, 224, 224, dtype=torch.uint8), torch.zeros(64, dtype=torch.int64)
@@ -121,13 +137,24 @@ class Split:
         """Fit the row's method and score the test images."""
         method = self.settings.method
         if method in RIVALS:
-            return self.scored(self.fit(build(method, self.seed, **self.settings.options)))
+            return self.scored(self.fit(build(method, self.seed, **self.options())))
         return METHODS[method](self)
 
+    def options(self) -> dict[str, Any]:
+        """Of another method: as the row says, or by class-wise cross-validation on this split's seen classes."""
+        given, choice = dict(self.settings.options), self.settings.get("choice")
+        if choice is None:
+            return given
+        return given | tuned(self.settings.method, *self.train, self.data.attributes, seed=self.seed, **choice)
+
     def report(self, answers: Answers, part: Tensor | slice = slice(None)) -> dict[str, float]:
-        """Both protocols, on all or a part of the images of unseen classes."""
+        """Both protocols, on all or a part of the images of unseen classes; a standard split has the first alone."""
         where, kinds = self.data.device, (self.data.seen, self.data.unseen)
         unseen = answers.scores_unseen[part].to(where), answers.labels_unseen[part]
+        if not len(self.seen[1]):
+            answer = metrics.predict_among(unseen[0], self.data.unseen)
+            largest = float(metrics.histogram(answer, self.data.unseen).max())
+            return {"conventional": metrics.mean_class_accuracy(answer, unseen[1]), "largest_class": largest}
         return metrics.report(answers.scores_seen.to(where), self.seen[1], *unseen, *kinds)
 
     # --- classifiers
@@ -240,6 +267,16 @@ class Split:
         order = torch.randperm(len(self.train[0]), generator=torch.Generator().manual_seed(self.seed))
         return self.scored(self.fit(self.qfsl(), torch.cat([self.unseen[0], self.train[0][order[:count]]])))
 
+    def heap(self) -> Answers:
+        """QFSL with an uneven heap of unlabelled images, or one that lacks some of the unseen classes altogether."""
+        classes, labels, kept = self.data.unseen.cpu(), self.unseen[1].cpu(), []
+        draw = torch.Generator().manual_seed(self.seed)
+        order, sizes = torch.randperm(len(classes), generator=draw), heap_sizes(len(classes), **self.settings.heap)
+        for label, share in zip(classes[order], sizes, strict=True):
+            own = (labels == label).nonzero().flatten()
+            kept.append(own[torch.randperm(len(own), generator=draw)[: round(share * len(own))]])
+        return self.scored(self.fit(self.qfsl(), self.unseen[0][torch.cat(kept)]))
+
     # --- end to end
 
     def end_to_end(self) -> Answers:
@@ -250,6 +287,37 @@ class Split:
         network.eval()
         seen, unseen = (features_of(network, each) for each in images[1:])
         return self.answered(seen, unseen, classifier=network)
+
+    def end_to_end_chosen(self) -> Answers:
+        """The same, λ by class-wise cross-validation of networks that learn with their backbones too."""
+        total = dict.fromkeys(self.settings.weights, 0.0)
+        for fold in self.folds():
+            for weight in total:
+                split = self.weighted(weight, fold)
+                total[weight] += split.report(split.end_to_end())["harmonic"]
+        weight = max(total, key=total.__getitem__)
+        return replace(self.weighted(weight, self.data).end_to_end(), extra={"weight": weight})
+
+    def weighted(self, weight: float, data: ZeroShotSet) -> Split:
+        """This row with a λ, on a split."""
+        options = {**self.settings.options, "weight": weight}
+        return Split(self.settings.but(options=options), self.seed, data, self.world)
+
+    def folds(self) -> list[ZeroShotSet]:
+        """The training images of the seen classes as splits, in each of which some of those classes are unseen."""
+        data, (features, labels) = self.data, self.train
+        y, place = torch.searchsorted(data.seen, labels), torch.arange(len(labels), device=labels.device)
+        other, found = held_out(y.cpu(), 0.2, self.seed).to(labels.device), []
+        names, images = tuple(data.classes[k] for k in data.seen.tolist()), data.part_images("train")
+        held: dict[str, Any] = {"classes": names, "attributes": data.attributes[data.seen], "labels": y}
+        held |= {"attribute_names": data.attribute_names, "features": features}
+        held["images"] = replace(images, labels=y, classes=names)
+        for unseen in class_folds(len(names), self.settings.folds, self.seed):
+            away = torch.isin(y.cpu(), unseen).to(labels.device)
+            held |= {"seen": others(unseen, len(names)).to(place), "unseen": unseen.to(place)}
+            held |= {"train": place[~away & ~other], "test_seen": place[~away & other], "test_unseen": place[away]}
+            found.append(ZeroShotSet(name=data.name, **held))
+        return found
 
     def network(self) -> ZeroShotNetwork:
         """The network of :meth:`end_to_end` before its training."""
@@ -277,7 +345,13 @@ def tuning(settings: run.Settings, seed: int, network: ZeroShotNetwork, images: 
     return QFSL(network, images[0], images[1], seen, **options)
 
 
-TUNED = ("minus-end-to-end", "qfsl-end-to-end", "qfsl-scratch")
+def heap_sizes(classes: int, ratio: float = 1.0, absent: float = 0.0) -> list[float]:
+    """The share of its images that each unseen class has in a heap, falling by ``ratio`` in all; the last have none."""
+    there = classes - round(absent * classes)
+    return [ratio ** (-rank / max(classes - 1, 1)) if rank < there else 0.0 for rank in range(classes)]
+
+
+TUNED = ("minus-end-to-end", "qfsl-end-to-end", "qfsl-scratch", "qfsl-end-to-end-chosen")
 METHODS: dict[str, Callable[[Split], Answers]] = {
     "random": Split.random,
     "minus": lambda split: split.scored(split.fit(split.minus())),
@@ -289,6 +363,8 @@ METHODS: dict[str, Callable[[Split], Answers]] = {
     "qfsl-cold": Split.cold,
     "qfsl-half": Split.half,
     "qfsl-contaminated": Split.contaminated,
-    **dict.fromkeys(TUNED, Split.end_to_end),
+    **dict.fromkeys(("qfsl-uneven", "qfsl-absent"), Split.heap),
+    **dict.fromkeys(TUNED[:3], Split.end_to_end),
+    TUNED[3]: Split.end_to_end_chosen,
 }
 """How the rows answer that are no other method's."""

@@ -57,10 +57,10 @@ def class_wise(
     y, table = as_labels(labels, len(x)), as_tensor(attributes)
     seen = seen_classes(y, None, len(table))
     y, table = torch.searchsorted(seen, y), table[seen.to(table.device)]
-    held_out, found = _held_out(y, holdout, seed), []
+    out, found = held_out(y, holdout, seed), []
     for unseen in class_folds(len(seen), folds, seed):
         away = torch.isin(y, unseen)
-        masks = (~away & ~held_out, ~away & held_out, away)
+        masks = (~away & ~out, ~away & out, away)
         train, other, played = ((x[mask.to(x.device)], y[mask]) for mask in masks)
         found.append(Fold(train, other, played, table))
     return found
@@ -78,7 +78,7 @@ def class_folds(classes: int, folds: int, seed: int = 0) -> list[Tensor]:
     return [part.sort().values for part in order.tensor_split(folds)]
 
 
-def _held_out(labels: Tensor, share: float, seed: int) -> Tensor:
+def held_out(labels: Tensor, share: float, seed: int) -> Tensor:
     """A share of the images of each class, bool (N,): all but one of a class at the most."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     result = torch.zeros(len(labels), dtype=torch.bool)

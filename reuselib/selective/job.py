@@ -87,7 +87,14 @@ class SelectiveJob(run.Job):
 
 @functools.lru_cache(maxsize=256)
 def fitted(
-    method: str, options: run.Settings, source: run.Settings, seed: int, data_seed: int, split: int, where: str
+    method: str,
+    options: run.Settings,
+    source: run.Settings,
+    seed: int,
+    data_seed: int,
+    split: int,
+    where: str,
+    tuned: run.Settings | None = None,
 ) -> tuple[Any, run.Cost]:
     """A classifier fitted to a split, and what that cost; nobody may change it.
 
@@ -99,13 +106,16 @@ def fitted(
         data_seed: of world and splits.
         split: its number.
         where: the device.
+        tuned: how further options of another method are chosen on the seen classes; they are as given if left out.
     """
     data, cost = tasks.opened(source.name, source, data_seed, where)[split], run.Cost()
-    if method == "augmented":
-        classifier: ZeroShotClassifier = AugmentedClassifier(**options, seed=seed)
-    else:
-        classifier = rivals.build(method, seed, **options)
     with run.measured(cost):
+        if method == "augmented":
+            classifier: ZeroShotClassifier = AugmentedClassifier(**options, seed=seed)
+        else:
+            given = *data.part("train"), data.attributes
+            chosen = rivals.tuned(method, *given, seed=seed, **tuned) if tuned else {}
+            classifier = rivals.build(method, seed, **{**options, **chosen})
         classifier.fit(*data.part("train"), data.attributes, data.seen)
     return classifier, cost
 
@@ -118,7 +128,7 @@ def _add(total: run.Cost, part: run.Cost) -> None:
 
 def forget() -> None:
     """Drop what was read and fitted in this process."""
-    for cached in (tasks.real_sets, fitted, tasks.benchmark):
+    for cached in (tasks.real_sets, tasks.photograph_sets, fitted, tasks.benchmark):
         cached.cache_clear()
 
 
@@ -162,14 +172,15 @@ class Judge:
         self.places = (labels.cpu().unsqueeze(1) == self.unseen).int().argmax(1)
         self.weight: float = settings.weight
         self.kappa: float | None = None  # the network's own
-        self.other = self._fitted(settings.rival, settings.options, seed) if settings.rival else None
+        how = run.Settings(**settings["tuned"]) if "tuned" in settings else None
+        self.other = self._fitted(settings.rival, settings.options, seed, how) if settings.rival else None
         if settings.confidence != "own":
             self.network: AugmentedClassifier = self._fitted("augmented", settings.heads, seed)
         if settings.prototypes == "second":
             self.second: AugmentedClassifier = self._fitted("augmented", settings.heads, seed + SECOND)
 
-    def _fitted(self, method: str, options: run.Settings, seed: int) -> Any:
-        classifier, cost = fitted(method, options, self.settings.source, seed, self.seed, *self._place)
+    def _fitted(self, method: str, options: run.Settings, seed: int, tuned: run.Settings | None = None) -> Any:
+        classifier, cost = fitted(method, options, self.settings.source, seed, self.seed, *self._place, tuned)
         _add(self.cost, cost)
         return classifier
 

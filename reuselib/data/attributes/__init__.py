@@ -4,9 +4,27 @@
 images that are at hand, and `reuselib.worlds.attributes` draws classes of its own. Each is a `ZeroShotSet`.
 """
 
-from reuselib.data.attributes.gbu import BENCHMARKS, gbu, gbu_images
-from reuselib.data.attributes.human import SEGMENTS, digits, fashion, random_features
+from reuselib.data.attributes.gbu import BENCHMARKS, fetch_gbu, gbu, gbu_attributes, gbu_images
+from reuselib.data.attributes.human import (
+    CIFAR_BODY,
+    SEGMENTS,
+    cifar10,
+    digits,
+    fashion,
+    random_features,
+    unseen_places,
+)
 from reuselib.data.attributes.zero_shot import PARTS, ZeroShotSet
 
-__all__ = ["BENCHMARKS", "PARTS", "SEGMENTS", "ZeroShotSet"]
-__all__ += ["digits", "fashion", "gbu", "gbu_images", "random_features"]
+__all__ = ["BENCHMARKS", "CIFAR_BODY", "PARTS", "SEGMENTS", "ZeroShotSet"]
+__all__ += [
+    "cifar10",
+    "digits",
+    "fashion",
+    "fetch_gbu",
+    "gbu",
+    "gbu_attributes",
+    "gbu_images",
+    "random_features",
+    "unseen_places",
+]

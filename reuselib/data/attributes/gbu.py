@@ -1,11 +1,13 @@
 """AwA, CUB, SUN and aPY as Xian et al. publish them (2018, "the good, the bad and the ugly"), in either split.
 
-Features and photographs must be brought to `downloads/` of the data folder. Their place publishes no hashes, so they
-are counted and looked at when they are read.
+Features are fetched to `downloads/` of the data folder, photographs must be brought there. Their place publishes no
+hashes, so those of what came first are kept beside it and compared ever after, and what is read is counted.
 """
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from reuselib import home
 from reuselib.data import files, photographs
 from reuselib.data.attributes.zero_shot import ZeroShotSet
 from reuselib.data.image_set import IMAGENET_STATISTICS, ImageSet
@@ -62,6 +65,9 @@ BENCHMARKS: dict[str, Benchmark] = {
 """AwA with either images, CUB, SUN and aPY, as Xian et al. count them."""
 SPLIT_KINDS = ("ss", "ps")
 FEATURES = 2048
+ADDRESS = "https://datasets.d2.mpi-inf.mpg.de/xian/"
+KEPT = "xlsa17-first-fetch.sha256"
+"""Below `downloads/`: the hashes of what was fetched first, in the format of `sha256sum`."""
 
 
 def gbu(name: str, split: str = "ps") -> ZeroShotSet:
@@ -83,6 +89,7 @@ def gbu(name: str, split: str = "ps") -> ZeroShotSet:
         DamagedFile: If a file is unreadable, or does not hold what was published.
     """
     source = _Source(name, split)
+    source.check_kept()
     features, labels, classes = source.images("features")
     if features.shape != (FEATURES, len(labels)):
         reason = f"features must be ({FEATURES}, {len(labels)}), not {features.shape}"
@@ -91,6 +98,34 @@ def gbu(name: str, split: str = "ps") -> ZeroShotSet:
         raise DamagedFile(source.listed, "features must be finite", source.fix)
     rows = torch.from_numpy(np.ascontiguousarray(features.T, dtype=np.float32))
     return source.zero_shot(labels, classes).with_features(rows)
+
+
+def fetch_gbu(name: str, split: str = "ps") -> None:
+    """Fetch and unpack what `gbu` reads, unless it is there: 0.9 GB for all benchmarks together, from their authors.
+
+    What comes must be as long as its server says, an archive, and in each member what its checksum says. The hashes of
+    the first fetch are kept in the data room, and everything that comes or is read later must have them.
+
+    Args:
+        name: One of `BENCHMARKS`.
+        split: As in `gbu`.
+
+    Raises:
+        UnknownName: If there is no such set or split.
+        ReuseError: If it cannot be fetched.
+        DamagedFile: If something else came: a page, a part, or another file than the first time.
+    """
+    source = _Source(name, split)
+    for path in dict.fromkeys((source.listed, source.described, source.divided)):
+        if not path.is_file():
+            source.unpack(path)
+
+
+def gbu_attributes(name: str) -> torch.Tensor:
+    """Load the attributes of a benchmark's classes alone, float32 (C, m); errors as in `gbu`."""
+    source = _Source(name, "ps")
+    source.check_kept()
+    return source.table()
 
 
 def gbu_images(name: str, split: str = "ps", size: int = photographs.SQUARE) -> ZeroShotSet:
@@ -140,8 +175,36 @@ class _Source:
         standard = self.downloads / "standard_split" / name / "att_splits.mat"
         self.divided = standard if split == "ss" else self.described
         needed = "xlsa17.zip and standard_split.zip" if split == "ss" else "xlsa17.zip"
-        self.fix = f"bring {needed} of datasets.d2.mpi-inf.mpg.de/xian, unpacked, to {self.downloads}"
+        call = f"attributes.fetch_gbu('{name}', '{split}')"
+        self.command = f'python -c "from reuselib.data import attributes; {call}"'
+        self.fix = f"run {self.command}, or bring {needed} of {ADDRESS}, unpacked, to {self.downloads}"
         self.pictures = f"bring {self.benchmark.source}, to {self.downloads}"
+
+    def check_kept(self) -> None:
+        """Compare the files with those that were fetched first; files that were brought have no hash."""
+        kept = _kept(self.downloads)
+        for path in {self.listed, self.described, self.divided}:
+            if path.is_file() and (expected := kept.get(path.relative_to(self.downloads).as_posix())):
+                home.verify(path, expected, f"delete it, then {self.fix}")
+
+    def unpack(self, path: Path) -> None:
+        """Take a file out of its archive, which is fetched if it is not there."""
+        member = path.relative_to(self.downloads).as_posix()
+        archive = self.downloads / f"{member.partition('/')[0]}.zip"
+        if not archive.is_file():
+            files.fetch(archive.name, lambda: _download(archive), self.command)
+        again = f"delete {archive}, then {self.fix}"
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                whole = opened.read(member)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            reason = f"it was cut off, or is a page in the archive's place ({error})"
+            raise DamagedFile(archive, reason, again) from error
+        except KeyError as error:
+            raise DamagedFile(archive, f"it holds no {member}", again) from error
+        _keep(archive, self.downloads, again)
+        home.write_atomic(path, whole)
+        _keep(path, self.downloads, again)
 
     def positions(self, path: Path, what: str, found: np.ndarray, end: int) -> np.ndarray:
         """Return numbers from 1 to `end` as positions from 0."""
@@ -160,12 +223,16 @@ class _Source:
         files.count(self.described, len(names), self.benchmark.classes, self.fix, "classes")
         return held[key], labels, tuple(map(_text, names))
 
-    def zero_shot(self, labels: np.ndarray, classes: tuple[str, ...]) -> ZeroShotSet:
-        """Return the set, still without features and images."""
+    def table(self) -> torch.Tensor:
+        """Return the attributes of all classes, float32 (C, m)."""
         matrix = files.matlab(self.described, ("original_att",), self.fix)["original_att"]
         shape = (self.benchmark.attributes, self.benchmark.classes)
         if matrix.shape != shape:
             raise DamagedFile(self.described, f"original_att must be {shape}, not {matrix.shape}", self.fix)
+        return torch.from_numpy(np.ascontiguousarray(matrix.T, dtype=np.float32))
+
+    def zero_shot(self, labels: np.ndarray, classes: tuple[str, ...]) -> ZeroShotSet:
+        """Return the set, still without features and images."""
         keys = ("trainval_loc", "test_unseen_loc", *(["test_seen_loc"] if self.split == "ps" else []))
         held = files.matlab(self.divided, keys, self.fix)
         parts = {key: self.positions(self.divided, key, held[key], len(labels)) for key in keys}
@@ -181,14 +248,14 @@ class _Source:
             return ZeroShotSet(
                 name=f"{self.name.lower()}_{self.split}",
                 labels=torch.from_numpy(labels),
-                attributes=torch.from_numpy(np.ascontiguousarray(matrix.T, dtype=np.float32)),
+                attributes=self.table(),
                 seen=torch.from_numpy(np.setdiff1d(np.arange(len(classes)), unseen)),
                 unseen=torch.from_numpy(unseen),
                 train=torch.from_numpy(parts["trainval_loc"]),
                 test_seen=torch.from_numpy(parts.get("test_seen_loc", np.zeros(0, np.int64))),
                 test_unseen=torch.from_numpy(parts["test_unseen_loc"]),
                 classes=classes,
-                attribute_names=tuple(f"attribute {number}" for number in range(1, shape[0] + 1)),
+                attribute_names=tuple(f"attribute {number}" for number in range(1, self.benchmark.attributes + 1)),
             )
         except ReuseError as error:
             raise DamagedFile(self.divided, str(error), self.fix) from error
@@ -202,6 +269,35 @@ class _Source:
                 raise DamagedFile(self.listed, f"{name!r} is none of its photographs", self.fix)
             found.append(files.present(folder / rest, self.pictures))
         return found
+
+
+def _download(path: Path) -> None:
+    """Fetch one of the archives with a bar, whole or not at all."""
+    import pooch
+
+    downloader = pooch.HTTPDownloader(progressbar=True)
+    pooch.retrieve(ADDRESS + path.name, None, fname=path.name, path=path.parent, downloader=downloader)
+
+
+def _kept(downloads: Path) -> dict[str, str]:
+    """The hashes of the first fetch, by path below `downloads/`."""
+    path = downloads / KEPT
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    return {name: digest for digest, name in (line.split(maxsplit=1) for line in lines)}
+
+
+def _keep(path: Path, downloads: Path, fix: str) -> None:
+    """Keep the hash of a file that came for the first time; refuse one that came otherwise before."""
+    kept, name = _kept(downloads), path.relative_to(downloads).as_posix()
+    if name in kept:
+        home.verify(path, kept[name], fix)
+        return
+    kept[name] = home.sha256(path)
+    lines = "".join(f"{digest}  {each}\n" for each, digest in sorted(kept.items()))
+    home.write_atomic(downloads / KEPT, lines.encode())
+    print(
+        f"{name}: no hash is published; this one's, {kept[name][:16]}..., is kept in {KEPT} and compared from now on."
+    )
 
 
 def _text(cell: Any) -> str:

@@ -1,4 +1,4 @@
-"""Handwritten digits and clothes with attributes that a person would give them: real images, few classes."""
+"""Handwritten digits, clothes and CIFAR-10 with attributes that a person would give: real images, few classes."""
 
 from __future__ import annotations
 
@@ -68,6 +68,31 @@ FASHION_ATTRIBUTES = torch.tensor(
 )
 """(10, 14): conventions about such garments, not what one photograph shows."""
 
+CIFAR_NAMES = (
+    *("fur", "feathers", "wet skin", "four legs", "long legs", "long tail", "hooves", "claws", "small body"),
+    *("large body", "wings", "flies", "wheels", "metal", "windows", "engine", "cargo", "headlights"),
+    *("sky behind", "water around", "road below", "grass or trees around", "indoors", "carries people"),
+)
+CIFAR_BODY = 9
+"""The first attributes of a class of CIFAR-10: of an animal's body, the least that one would write."""
+CIFAR_TRAITS: dict[str, tuple[str, ...]] = {
+    "airplane": ("large body", "wings", "flies", "metal", "windows", "engine", "sky behind", "carries people"),
+    "automobile": ("wheels", "metal", "windows", "engine", "headlights", "road below", "carries people"),
+    "bird": ("feathers", "claws", "small body", "wings", "flies", "sky behind", "grass or trees around"),
+    "cat": ("fur", "four legs", "long tail", "claws", "small body", "indoors"),
+    "deer": ("fur", "four legs", "long legs", "hooves", "large body", "grass or trees around"),
+    "dog": ("fur", "four legs", "long tail", "claws", "indoors", "grass or trees around"),
+    "frog": ("wet skin", "four legs", "small body", "water around", "grass or trees around"),
+    "horse": (
+        *("fur", "four legs", "long legs", "long tail", "hooves", "large body"),
+        *("grass or trees around", "carries people"),
+    ),
+    "ship": ("large body", "metal", "windows", "engine", "cargo", "sky behind", "water around", "carries people"),
+    "truck": ("large body", "wheels", "metal", "windows", "engine", "cargo", "headlights", "road below"),
+}
+CIFAR_ATTRIBUTES = torch.tensor([[float(name in traits) for name in CIFAR_NAMES] for traits in CIFAR_TRAITS.values()])
+"""(10, 24): what such a thing is like, written before any result; not what one photograph shows."""
+
 
 def digits(seed: int = 0) -> ZeroShotSet:
     """Load the handwritten digits with 16 attributes, seven of them seen and three unseen.
@@ -79,11 +104,27 @@ def digits(seed: int = 0) -> ZeroShotSet:
         seed: Of the unseen digits: the first 120 seeds give the 120 choices of three, in random order.
     """
     checks.whole(0, seed=seed)
-    train, test = handwritten.digits("train"), handwritten.digits("test")
+    parts, unseen = (handwritten.digits("train"), handwritten.digits("test")), unseen_places(seed)
+    return _split(f"digits_{seed}", "zero_shot_digits", parts, unseen, DIGIT_ATTRIBUTES, DIGIT_NAMES)
+
+
+def unseen_places(seed: int) -> Tensor:
+    """The unseen ones of ten classes, int64 (3,): the first 120 seeds give the 120 choices, in random order."""
     choices = list(combinations(range(10), UNSEEN_DIGITS))
     order = torch.randperm(len(choices), generator=torch.Generator().manual_seed(0))
-    unseen = torch.tensor(choices[order[seed % len(choices)]])
-    return _split(f"digits_{seed}", "zero_shot_digits", (train, test), unseen, DIGIT_ATTRIBUTES, DIGIT_NAMES)
+    return torch.tensor(choices[order[seed % len(choices)]])
+
+
+def cifar10(parts: tuple[ImageSet, ImageSet], features: Tensor, seed: int = 0) -> ZeroShotSet:
+    """Make a set of photographs of CIFAR-10 with 24 attributes, seven classes of them seen and three unseen.
+
+    Args:
+        parts: Training and test images, of all ten classes in their usual order.
+        features: Of the training images, then of the test images, (N, d).
+        seed: Of the unseen classes, as in `digits`.
+    """
+    unseen = unseen_places(seed)
+    return _split(f"cifar10_{seed}", "zero_shot_cifar10", parts, unseen, CIFAR_ATTRIBUTES, CIFAR_NAMES, features)
 
 
 def fashion(
@@ -141,6 +182,7 @@ def _split(
     unseen: Tensor,
     attributes: Tensor,
     attribute_names: tuple[str, ...],
+    features: Tensor | None = None,
 ) -> ZeroShotSet:
     """Put training and test images together, normalised as the first, and split them by the unseen classes."""
     pixels, labels = (torch.cat([getattr(part, field) for part in parts]) for field in ("images", "labels"))
@@ -159,6 +201,6 @@ def _split(
         test_unseen=place[hidden],
         classes=classes,
         attribute_names=attribute_names,
-        features=random_features(pixels, train),
+        features=random_features(pixels, train) if features is None else features,
         images=replace(parts[0], name=images, images=pixels, labels=labels),
     )
