@@ -35,6 +35,18 @@ def test_the_rows_of_every_scale_are_whole_and_different(paper: str) -> None:
 
 
 @pytest.mark.parametrize("paper", PAPERS)
+def test_a_bare_method_is_that_of_the_first_task_at_every_scale(paper: str) -> None:
+    """Notebooks ask for `run("method")`: a task's name has no hyphen, or the method could not be told from it."""
+    for scale in report.SCALES:
+        study = chapters.study(paper, scale)
+        first = study.rows[0]
+        assert study.row(first.split("-", 1)[1]) == first
+        for row, settings in study.settings.items():
+            if settings.get("task") and scale in ("colab", "paper"):
+                assert "-" not in settings.task, row
+
+
+@pytest.mark.parametrize("paper", PAPERS)
 def test_claims_compare_rows_that_are_there_and_recorded_metrics(paper: str) -> None:
     recorded: dict[str, set[str]] = {}
     for record in report.records(paper, "laptop"):

@@ -158,15 +158,6 @@ def seconds(cost: run.Cost, where: torch.device) -> float:
     return cost.cpu_seconds if where.type == "cpu" else cost.wall_seconds
 
 
-def add_cost(total: run.Cost, more: run.Cost) -> None:
-    """Add a cost to another."""
-    total.wall_seconds += more.wall_seconds
-    total.cpu_seconds += more.cpu_seconds
-    total.peak_memory_mb = max(total.peak_memory_mb, more.peak_memory_mb)
-    for name, count in more.passes.items():
-        total.passes[name] = total.passes.get(name, 0) + count
-
-
 def parts_done(checkpoint: str | Path | None, settings: str) -> dict[str, Any]:
     """What an earlier run has finished, from ``{"settings": …, "done": …}``; nothing where there is no file.
 
@@ -243,5 +234,5 @@ class Shelf:
             network = method.student.eval().requires_grad_(False)
             facts = {"precision": method.precision.name, "device": self.device.type, **self.measured(name, network)}
             piece.save(network, history, recipe=recipe, **facts, seconds=round(seconds(history.cost, self.device), 2))
-            add_cost(total, history.cost)
+            total.add(history.cost)
         return total

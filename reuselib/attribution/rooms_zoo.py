@@ -245,7 +245,7 @@ class Zoo(learning.Shelf):
                 if target not in done:
                     losses, costs = zip(*(self.train_readout(target, source, read) for source in sources), strict=True)
                     for cost in costs:
-                        learning.add_cost(total, cost)
+                        total.add(cost)
                     spent = [learning.seconds(cost, self.device) for cost in costs]
                     done[target] = {"losses": torch.stack(losses), "seconds": spent}
                     run.save_checkpoint(piece.checkpoint, {"settings": settings, "done": done})
@@ -298,7 +298,7 @@ class Zoo(learning.Shelf):
     def ready(self, progress: bool = False) -> run.Cost:
         """Make whatever is missing of networks and transfers; returns what it cost now."""
         total = self.train(progress)
-        learning.add_cost(total, self.transfer(progress))
+        total.add(self.transfer(progress))
         return total
 
     @cached_property

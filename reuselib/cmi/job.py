@@ -78,6 +78,7 @@ class CMIJob(run.Job):
         early = round(settings.early * settings.batches)
         adversarial = FAMILY[settings.family].terms.adversarial and settings.weights.get("adversarial", 1)
         alongside = {"student_steps": settings.student_steps, "schedule": run.cosine(settings.batches - early)}
+        alongside |= settings.get("alongside", {})
         return self.studio.inversion(
             settings.family,
             self.teacher,
@@ -94,11 +95,11 @@ class CMIJob(run.Job):
             **settings.memory,
         )
 
-    def distilling(self, images: ImageSet, student: nn.Module) -> Distillation:
+    def distilling(self, images: ImageSet, student: nn.Module, **own: Any) -> Distillation:
         """A student learns from a finished set."""
         pool = self.studio.pool(len(images))
         pool.add(images.images / 255, images.labels)
-        options = {"discrepancy": softened_kl, "student_steps": 1, **self._afterwards()}
+        options = {"discrepancy": softened_kl, "student_steps": 1, **self._afterwards(), **own}
         return Distillation(self.teacher, student, pool, **options)
 
     def labelled(self) -> Supervised:
@@ -107,7 +108,9 @@ class CMIJob(run.Job):
         return Supervised(self.student, self.training, **moved | self._afterwards())
 
     def _afterwards(self) -> dict[str, Any]:
-        return {"schedule": run.cosine(self.settings.updates), "seed": self.seed, **self.settings.learning}
+        updates, falls = self.settings.updates, self.settings.get("falls")
+        course = run.step_decay([round(share * updates) for share in falls]) if falls else run.cosine(updates)
+        return {"schedule": course, "seed": self.seed, **self.settings.learning}
 
     def plan(self) -> Iterator[tuple[run.Method, int]]:
         """What the row trains, in parts that cost the same: updates of the images, of students alongside and after."""
@@ -121,7 +124,8 @@ class CMIJob(run.Job):
             yield self.inversion(single), early * first + times * then
             if settings.student_steps:
                 times *= then if FAMILY[settings.family].canvas == "lasting" else 1
-                yield self.distilling(finished, self.new_student()), times * settings.student_steps
+                learner = self.distilling(finished, self.new_student(), **settings.get("alongside", {}))
+                yield learner, times * settings.student_steps
         if settings.method == "supervised":
             yield self.labelled(), settings.updates
         elif settings.family or settings.method in ("kd-real", "noise"):
@@ -170,18 +174,20 @@ class CMIJob(run.Job):
         """A new student for each size; that of the whole set stays in ``student``."""
         settings = self.settings
         if settings.method == "supervised":
-            self._learn(self.labelled())
+            self._learn(self.labelled(), "labels")
         elif images is not None:
             for size in settings.sizes:
                 student = self.new_student()
-                self._learn(self.distilling(images.subset(slice(size)), student))
+                self._learn(self.distilling(images.subset(slice(size)), student), f"student.{size}")
                 self.found[f"accuracy_{size}"] = run.accuracy(student, self.test)
-            self._learn(self.distilling(self.training if settings.method == "kd-real" else images, self.student))
+            whole = self.training if settings.method == "kd-real" else images
+            self._learn(self.distilling(whole, self.student), "student")
 
-    def _learn(self, method: run.Method) -> None:
+    def _learn(self, method: run.Method, part: str) -> None:
+        """Train a student of a finished set; passes are counted of the images alone, seconds of both."""
         updates = self.settings.updates
-        with run.measured(self.history.cost):
-            self.train(method, updates, report_every=-(-updates // REPORTS), resumable=False)
+        spent = self.train(method, updates, report_every=-(-updates // REPORTS), part=part).cost
+        self.history.cost.add(spent, passes=False)
 
     # --- measures
 

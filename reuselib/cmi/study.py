@@ -60,24 +60,32 @@ SHAPES = FASHION.but(
     updates=800,
     studio=FASHION.studio | {"flip": False},
 )
-CIFAR10 = FASHION.but(
-    task="cifar10",
-    teacher="cifar10-resnet18",
-    judge="cifar10-wrn16-2",
-    student=("small_resnet", {"width": 32, "depth_blocks": (2, 2, 2)}),
-    batch=256,
-    image_steps=200,
-    updates=4000,
-    studio={"lr": 1e-3},
-    memory={},
-    learning={"lr": 0.1, "weight_decay": 1e-4},
+PAPER = Settings(
+    **FASHION.but(task="paper", batch=256, studio={"lr": 1e-3}, memory={}, learning={"lr": 0.1, "weight_decay": 1e-4}),
+    falls=(0.6, 0.75, 0.9),  # shares of a student's updates on a finished set at which its rate falls to a tenth
+    alongside={},  # of a student that learns alongside, where it differs from one that learns afterwards
+    curve=(5000, 10_000, 20_000),  # sizes of parts of the set
 )
+"""What the published pairs have in common, with the schedule of the non-adversarial script."""
+CIFAR10 = PAPER.but(
+    task="cifar10",
+    teacher="cifar10-jpeg-resnet20",
+    judge="cifar10-jpeg-resnet56",
+    student=("small_resnet", {"width": 16}),
+    batches=20,
+    image_steps=50,
+    updates=1200,
+    studio={"latent": 256, "width": 32, "lr": 3e-3},
+    memory={"bank": 5120, "negatives": 1024},
+    curve=(512, 1536),
+)
+"""What fits into an hour of one core: 5,120 images, and every method about as long as non-adversarial CMI."""
 PAIRS = {
-    "r34-r18": ("resnet34", "resnet18_8x"),
-    "v11-r18": ("vgg11", "resnet18_8x"),
-    "w402-w161": ("wrn40-2", "wrn16_1"),
-    "w402-w401": ("wrn40-2", "wrn40_1"),
-    "w402-w162": ("wrn40-2", "wrn16_2"),
+    "r34.r18": ("resnet34", "resnet18_8x"),
+    "v11.r18": ("vgg11", "resnet18_8x"),
+    "w402.w161": ("wrn40-2", "wrn16_1"),
+    "w402.w401": ("wrn40-2", "wrn40_1"),
+    "w402.w162": ("wrn40-2", "wrn16_2"),
 }
 """Table 1: teacher and student."""
 
@@ -86,7 +94,7 @@ def published(dataset: str, short: str, pair: str, batches: int = 196, updates: 
     """A pair of Table 1, or Tiny-ImageNet of the abstract, with the budget of the protocol's own scripts."""
     teacher, student = PAIRS[pair]
     judge = "vgg11" if teacher == "resnet34" else "resnet34"  # independent
-    return CIFAR10.but(
+    return PAPER.but(
         task=f"{short}.{pair}",
         teacher=f"{dataset}-{teacher}",
         judge=f"{dataset}-{judge}",
@@ -103,7 +111,7 @@ TASKS: dict[str, tuple[Settings, ...]] = {
     "colab": (CIFAR10,),
     "paper": (
         *(published(*names, pair) for names in (("cifar10", "c10"), ("cifar100", "c100")) for pair in PAIRS),
-        published("tiny-imagenet", "tiny", "r34-r18", 300, 120_000),
+        published("tiny-imagenet", "tiny", "r34.r18", 300, 120_000),
     ),
 }
 LASTING_LR = {"dafl": 5e-3, "zskt": 1e-3, "dfad": 1e-3, "dfq": 5e-3}
@@ -126,7 +134,8 @@ def row(task: Settings, method: str) -> Settings:
     settings = Settings(**task, method=method, family=family, weights=weights)
     if method in SIZED:
         whole = task.batches * task.batch
-        settings = settings.but(sizes=tuple(size for size in (64, 128, 256, 512, 1024) if size < whole))
+        curve = task.get("curve", (64, 128, 256, 512, 1024))
+        settings = settings.but(sizes=tuple(size for size in curve if size < whole))
     canvas = FAMILY[family].canvas if family else ""
     if canvas == "lasting":
         share, steps = (0.4, 10) if method == "dfq" else (2 / 3, 5)
@@ -146,16 +155,29 @@ def row(task: Settings, method: str) -> Settings:
     return settings.but(**changed.get(method, {}))
 
 
+SHARED: dict[str, Any] = {"studio": {"lr": 1e-3}, "alongside": {"batch": 256}}
+"""Of every lasting generator in the official scripts: its rate, and a student's batch as large as the generator's."""
 SCRIPTS: dict[str, dict[str, Any]] = {
     "cmi": {"batches": 236, "early": 196 / 236, "early_steps": 500, "image_steps": 200, "student_steps": 2000},
     "cmi-scratch": {"batches": 200, "image_steps": 200, "student_steps": 400},
     "deepinversion": {"image_steps": 1000},
     "adi": {"image_steps": 1000, "student_steps": 400},
-    **dict.fromkeys(("dafl", "zskt", "dfad"), {"batches": 200, "image_steps": 80, "studio": {"lr": 1e-3}}),
-    "dfq": {"batches": 200, "image_steps": 40, "studio": {"lr": 1e-3}},
+    **dict.fromkeys(("zskt", "dfad"), SHARED | {"batches": 200, "image_steps": 80}),
+    "dafl": SHARED | {"batches": 200, "image_steps": 80, "studio": {"lr": 1e-3, "latent": 512}},
+    "dfq": SHARED | {"batches": 200, "image_steps": 40},
 }
 """The batches and updates of the official scripts, where they differ from method to method."""
 SCRIPTS["inversion-adv"] = SCRIPTS["cmi"]
+NARROW = SHARED | {"image_steps": 19, "studio": CIFAR10.studio | {"lr": 1e-3}}
+EQUAL_TIME: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("deepinversion", "adi"), {"image_steps": 100}),
+    **dict.fromkeys(("zskt", "dfad"), NARROW),
+    "dafl": NARROW | {"studio": NARROW["studio"] | {"latent": 512}},
+    "dfq": NARROW | {"image_steps": 11},
+}
+"""At `colab`: as many updates as take about the time of CMI's, which passes the teacher twice; the scripts' rates."""
+ONLY_SMALL = ("cmi-soft", "inversion-wide", "cmi-wide")
+"""Rows that answer questions of the small images."""
 
 
 class CMIStudy(Study):
@@ -168,11 +190,12 @@ class CMIStudy(Study):
     @classmethod
     def declare(cls, scale: str) -> Mapping[str, Settings]:
         """Every task of the scale with every method."""
-        scripts = SCRIPTS if scale == "paper" else {}
+        own = {"paper": SCRIPTS, "colab": EQUAL_TIME}.get(scale, {})
         return {
-            f"{task.task}-{method}": row(task, method).but(**scripts.get(method, {}))
+            f"{task.task}-{method}": row(task, method).but(**own.get(method, {}))
             for task in TASKS[scale]
             for method in METHODS
+            if scale != "colab" or method not in ONLY_SMALL
         }
 
     def job(self, settings: Settings, seed: int = 0, **options: Any) -> CMIJob:

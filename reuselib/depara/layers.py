@@ -322,7 +322,7 @@ def transfers(
         for layer, repeat in wanted:
             if (name := f"{layer}/{repeat}") not in accuracy:
                 accuracy[name], spent = one_transfer(studio, source, layer, amount, 1000 * seed + repeat)
-                learning.add_cost(cost, spent)
+                cost.add(spent)
                 if checkpoint is not None:
                     done = {"accuracy": accuracy, "cost": vars(cost)}
                     run.save_checkpoint(checkpoint, {"settings": settings, "done": done})

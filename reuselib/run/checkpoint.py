@@ -24,6 +24,8 @@ from reuselib.run.method import Method
 
 FORMAT = 2
 DIGEST = 32
+SHARE = 30
+"""Writing takes at most one second in so many: a large file is written less often."""
 EARLY = 5.0
 """Seconds until the first checkpoint of a run, at most."""
 COUNTERS = ("iteration", "counted", "sums")
@@ -115,6 +117,7 @@ class Checkpoint:
 
     Attributes:
         kept: in words, what is there to go on from.
+        megabytes: of the file as it was last written.
 
     Raises:
         BadValue: the path is a folder.
@@ -124,6 +127,7 @@ class Checkpoint:
     def __init__(self, path: str | Path, method: Method, settings: Any, every: float) -> None:
         self.path, self.method, self.every = Path(path), method, every
         self.kept, self.next = "Nothing was saved.", time.monotonic() + min(every, EARLY)
+        self.megabytes = 0.0
         self.advice = f"Delete {path}, or give the run another checkpoint file."
         if self.path.is_dir():
             raise BadValue(f"The checkpoint {path} is a folder. Give a file in it: {self.path / 'run.pt'}.")
@@ -142,7 +146,7 @@ class Checkpoint:
         Raises:
             ReuseError: the disk is full, or the folder is gone.
         """
-        method, random = self.method, {"cpu": torch.get_rng_state()}
+        began, method, random = time.monotonic(), self.method, {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             random["cuda"] = torch.cuda.get_rng_state()
         content = {
@@ -161,7 +165,8 @@ class Checkpoint:
                 f"Free some space in {self.path.parent}, and run it again with the same checkpoint: it goes on."
             ) from error
         self.kept = f"The last good checkpoint, of update {method.iteration}, is kept in {self.path}."
-        self.next = time.monotonic() + self.every
+        self.megabytes, now = self.path.stat().st_size / 1e6, time.monotonic()
+        self.next = now + (max(self.every, SHARE * (now - began)) if self.every else 0.0)
 
     def resume(self, updates: int) -> dict[str, Any] | None:
         """Bring the freshly built method to the state of the file, if there is one; give its history.

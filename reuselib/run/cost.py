@@ -38,6 +38,14 @@ class Cost:
     peak_memory_mb: float = 0.0
     passes: dict[str, int] = field(default_factory=dict)
 
+    def add(self, more: Cost, passes: bool = True) -> None:
+        """Add another cost to this one, its passes too if asked."""
+        self.wall_seconds += more.wall_seconds
+        self.cpu_seconds += more.cpu_seconds
+        self.peak_memory_mb = max(self.peak_memory_mb, more.peak_memory_mb)
+        for name, count in more.passes.items() if passes else ():
+            self.passes[name] = self.passes.get(name, 0) + count
+
 
 def _peak_memory_mb() -> float:
     if torch.cuda.is_available() and torch.cuda.is_initialized():

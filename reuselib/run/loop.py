@@ -22,6 +22,8 @@ from reuselib.run.method import Method, frozen, settle
 from reuselib.run.outputs import one_tensor
 from reuselib.run.progress import Progress
 
+LARGE = 50.0
+"""Megabytes of a checkpoint from which on its size is said."""
 LOOK = 5.0
 """Seconds between two looks at the numbers of a round that is under way."""
 
@@ -111,7 +113,7 @@ def run(
         report_every: updates between two reports: the largest divisor of ``updates`` up to this.
         checkpoint: file to write now and then, and at the end, and to resume from if it is there. A run that was
             killed and resumed gives bit for bit what an uninterrupted one gives on the same CPU.
-        save_every: seconds between checkpoints; 0 writes one after every update.
+        save_every: seconds between checkpoints, more where writing one takes long; 0 writes one after every update.
         evaluate: returns named numbers, for instance a test accuracy. It must leave the method as it finds it.
         evaluations: how often it is called, the last time at the end; after every report if left out.
         settings: whatever decides the result beside the arguments that the method was built with. A checkpoint of
@@ -190,7 +192,7 @@ class _Going:
                 entry.update(self.measured)
             history.rounds.append(entry)
             if self.file and (self.file.due() or done == self.rounds):
-                self.file.write(history.rounds, history.cost)
+                self.save(self.file)
             self.show(shown, refresh=False)
             self.bar.update()
 
@@ -203,7 +205,14 @@ class _Going:
         if self.file and self.file.due():
             self.lap()
             self.check(_to_floats(self.method.sums))
-            self.file.write(self.history.rounds, self.history.cost)
+            self.save(self.file)
+
+    def save(self, file: Checkpoint) -> None:
+        """Write the checkpoint; the first time, say how large it is if it is large."""
+        first = not file.megabytes
+        file.write(self.history.rounds, self.history.cost)
+        if first and file.megabytes > LARGE:
+            self.bar.say(f"a checkpoint of {file.megabytes:,.0f} MB, written by the clock: {file.path}")
 
     def show(self, numbers: Mapping[str, float], refresh: bool = True) -> None:
         """Write numbers, and what was measured last, behind the bar."""

@@ -122,6 +122,9 @@ class Job:
         checkpoint: file to resume from and to write to.
         progress: whether to show a bar.
         title: of the bar.
+
+    Attributes:
+        parts: further checkpoints, of what is trained after the first; they go when the row is finished.
     """
 
     def __init__(
@@ -138,6 +141,7 @@ class Job:
         self.settings, self.seed, self.device = settings, seed, choose_device(device)
         self.precision = choose_precision(self.device, settings.get("precision")).name
         self.checkpoint, self.progress, self.title = checkpoint, progress, title
+        self.parts: list[Path] = []
 
     @property
     def described(self) -> dict[str, str]:
@@ -152,17 +156,20 @@ class Job:
         """Train and measure."""
         raise TypeError(f"{type(self).__name__} has no result()")
 
-    def train(self, method: Method, updates: int, *, resumable: bool = True, **options: Any) -> History:
+    def train(self, method: Method, updates: int, *, part: str = "", **options: Any) -> History:
         """Drive a method; a checkpoint belongs to these settings and this seed alone.
 
         Args:
             method: what learns.
             updates: calls of its ``step()``.
-            resumable: whether the job's checkpoint is this method's.
+            part: name of what is trained after the first: it has a checkpoint of its own beside the job's.
             options: of :func:`~reuselib.run.run`; ``evaluations`` is 1 if left out.
         """
         options = {"report_every": REPORT_EVERY, "evaluations": 1} | options
-        checkpoint = self.checkpoint if resumable else None
+        checkpoint = self.checkpoint
+        if checkpoint and part:
+            checkpoint = Path(checkpoint).with_name(f"{part}-{Path(checkpoint).name}")
+            self.parts.append(checkpoint)
         shown: Any = {"progress": self.progress, "title": self.title}
         return run(method, updates, checkpoint=checkpoint, settings=self.described, **shown, **options)
 
@@ -258,8 +265,11 @@ class Study:
             "progress": progress,
             "title": title or f"{row} seed {seed}",
         }
-        result = self.job(settings, seed, **options).result()
+        job = self.job(settings, seed, **options)
+        result = job.result()
         result.record = self._record(row, seed, settings, result)
+        for file in job.parts:
+            file.unlink(missing_ok=True)
         if resume:
             self.checkpoint(row, seed, **changes).unlink(missing_ok=True)
         return result

@@ -215,5 +215,5 @@ def test_zoos_that_are_not_kept_leave_nothing_in_the_data_room(tmp_path: Path) -
 def test_seconds_are_those_of_the_processor_on_a_cpu() -> None:
     cost = run.Cost(wall_seconds=5.0, cpu_seconds=2.0, passes={"a": 1})
     assert [learning.seconds(cost, torch.device(where)) for where in ("cpu", "meta")] == [2.0, 5.0]
-    learning.add_cost(cost, run.Cost(1.0, 1.0, 3.0, {"a": 2, "b": 1}))
+    cost.add(run.Cost(1.0, 1.0, 3.0, {"a": 2, "b": 1}))
     assert cost == run.Cost(6.0, 3.0, 3.0, {"a": 3, "b": 1})

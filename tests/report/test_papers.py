@@ -78,7 +78,7 @@ def test_cells_take_their_source_from_the_cell_the_row_or_the_table_and_give_the
 
 RULES = {
     "dfad": "4faf6c5c53f4",
-    "cmi": "8bdba099e31f",
+    "cmi": "60aaf2498af8",
     "one_stage_gan": "6be9fbddd210",
     "netgraft": "e52612fa95e6",
     "layerwise": "79b2d8d8652b",
