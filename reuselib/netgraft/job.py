@@ -17,7 +17,7 @@ from reuselib.data import ImageSet
 from reuselib.data.augment import crop_and_flip
 from reuselib.netgraft import losses
 from reuselib.netgraft.few_shot import share_prefix, spread
-from reuselib.netgraft.hybrid import blocks_of
+from reuselib.netgraft.hybrid import Hybrid, blocks_of
 from reuselib.netgraft.method import Graft, NetGraft, block_grafting, network_grafting
 from reuselib.netgraft.pruning import prune, start_pruned
 from reuselib.netgraft.rivals import FSKD, CrossDistillation, FitNet, KnowledgeDistillation
@@ -76,6 +76,15 @@ class NetGraftJob(run.Job):
         images = zoo.images(name, "train", self.device)
         return images.subset(slice(shots * len(images.classes))) if shots else images
 
+    def aside(self, count: int) -> NetGraftJob:
+        """Measure on the last training images in place of the test images, but for those that are among the few."""
+        images = zoo.images(self.settings.teacher, "train", self.device)
+        few = {image.cpu().numpy().tobytes() for image in self.images.images}
+        last = range(len(images) - count, len(images))
+        left = [i for i in last if images.images[i].cpu().numpy().tobytes() not in few]
+        self.test = images.subset(torch.tensor(left, device=self.device))
+        return self
+
     @cached_property
     def watched(self) -> ImageSet:
         """The test images that are looked at on the way."""
@@ -102,7 +111,7 @@ class NetGraftJob(run.Job):
 
     def graft(self, pruned: bool = False, **own: Any) -> NetGraft:
         """NetGraft by the row's plan, from random scions or from the teacher's strongest filters."""
-        method = self.few(NetGraft, self.grafts(), **own)
+        method = self.few(NetGraft, self.grafts(), **{"bias": self.settings.get("bias", False)} | own)
         if pruned:
             start_pruned(self.teacher, method.scions, prune(self.teacher, self.student), self.settings.shared)
         return method
@@ -200,19 +209,29 @@ class NetGraftJob(run.Job):
 
     @torch.no_grad()
     def measure(self, method: run.Method | None, history: run.History) -> dict[str, float]:
-        """The accuracy of the plain student, and what the grafts showed on the way; replaces the student by it."""
+        """The accuracy of the plain student, and what the grafts showed on the way; replaces the student by it.
+
+        Adapters with biases stay in place, as in the official code, and count as parameters.
+        """
         result = self.early(method, history)
+        shown: nn.Module = self.teacher if self.settings.method == "teacher" else self.student
         if isinstance(method, NetGraft):
             unfolded = method.hybrid(method.blocks)
-            self.student = method.folded()
+            shown = self.student = method.folded()
             result |= self.folding(unfolded)
-        shown = self.teacher if self.settings.method == "teacher" else self.student
+            if self.settings.get("bias"):
+                result["folded_accuracy"], shown = run.accuracy(shown, self.test), unfolded
         answers = torch.cat([self.teacher(x).argmax(1) for x, _ in self.test.batches()])
         return result | {
             "accuracy": run.accuracy(shown, self.test),
             "agreement": run.accuracy(shown, replace(self.test, labels=answers)),
-            "parameters": nets.parameter_count(shown),
+            "parameters": nets.parameter_count(shown) + self.stock(shown),
         }
+
+    def stock(self, shown: nn.Module) -> int:
+        """Parameters of the blocks that a chain with adapters borrows from the teacher."""
+        blocks = blocks_of(self.teacher)[: self.settings.shared] if isinstance(shown, Hybrid) else []
+        return sum(map(nets.parameter_count, blocks))
 
     def folding(self, unfolded: nn.Module) -> dict[str, float]:
         """The largest difference that folding makes to a logit, relative to the largest logit, also in digits."""
@@ -241,7 +260,7 @@ class NetGraftJob(run.Job):
 
 
 METHODS: dict[str, Callable[[NetGraftJob], run.Method]] = {
-    **dict.fromkeys(("netgraft", "stage1", "stage2", "whole"), lambda job: job.graft()),
+    **dict.fromkeys(("netgraft", "netgraft-slow", "stage1", "stage2", "whole"), lambda job: job.graft()),
     "netgraft-pruned": lambda job: job.graft(pruned=True),
     "features": lambda job: job.graft(local=True),
     "unnormalised": lambda job: job.graft(loss=losses.logits_distance),

@@ -80,7 +80,7 @@ RULES = {
     "dfad": "4faf6c5c53f4",
     "cmi": "60aaf2498af8",
     "one_stage_gan": "6be9fbddd210",
-    "netgraft": "e52612fa95e6",
+    "netgraft": "4ee6b150eef9",
     "layerwise": "79b2d8d8652b",
     "adaptive": "dcde38a6efc5",
     "attribution": "08b53d807c17",
