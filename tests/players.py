@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from reuselib import attribution, netgraft, nets, one_stage_gan, qfsl, run, selective
+from reuselib import attribution, data, netgraft, nets, one_stage_gan, qfsl, run, selective
 from reuselib.adaptive import ComponentLearning, Ensemble, Lesson, TargetLearning
 from reuselib.attribution.learning import TaskLearning, compact
 from reuselib.cmi import FAMILY, Inversion, Studio
@@ -34,6 +34,7 @@ from reuselib.layerwise import (
     Teachers,
     make_encoders,
 )
+from reuselib.nets import blank, zoo
 from reuselib.nets.supervised import (
     MultiTaskSupervised,
     SegmentationTraining,
@@ -488,6 +489,36 @@ def hooks(network: nn.Module) -> int:
     """How many hooks hang on a network and its parts."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return sum(len(getattr(module, kind)) for module in network.modules() for kind in kinds)
+
+
+def stand_in(monkeypatch: Any, count: int = 40) -> None:
+    """Put random networks and random images of the true form in place of the zoo's and of every image set's."""
+    to_load = zoo.load
+
+    def load(name: str, where: Any = None) -> nn.Module:
+        with run.seeded(0):
+            blank_one = to_load(name, "meta").to_empty(device="cpu")
+            for module in blank_one.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+        return run.on_device(blank_one.eval(), torch.device("cpu"))
+
+    def drawn(name: str, split: str = "train", size: int | None = None, channels: int | None = None) -> ImageSet:
+        shape, random = blank.images(name, size).shape, torch.Generator().manual_seed(len(split))
+        shape = (channels or shape[0], *shape[1:])
+        pixels = torch.randint(256, (count, *shape), dtype=torch.uint8, generator=random)
+        half, classes = (0.5,) * shape[0], tuple(map(str, range(blank.SPACES[name].classes)))
+        return ImageSet(name, pixels, torch.arange(count) % len(classes), classes, half, half)
+
+    def card(name: str) -> dict[str, Any]:
+        images = drawn(zoo.dataset(name), size=zoo.RECIPES[name].size)
+        return {"image": images.shape, "mean": images.mean, "std": images.std}
+
+    monkeypatch.setattr(zoo, "load", lambda name, where=None: (to_load if str(where) == "meta" else load)(name, where))
+    images = lambda name, split, where=None: drawn(zoo.dataset(name), split, zoo.RECIPES[name].size)  # noqa: E731
+    monkeypatch.setattr(zoo, "images", images)
+    monkeypatch.setattr(zoo, "card", card)
+    monkeypatch.setattr(data, "load", drawn)
 
 
 class Explosion(Exception):

@@ -14,7 +14,7 @@ import players
 import pytest
 import torch
 
-from reuselib import chapters, data, report, run
+from reuselib import chapters, data, home, report, run
 from reuselib.data import fetching
 from reuselib.dfad.study import DFADStudy
 from reuselib.errors import MissingFile, ReuseError, UnknownName
@@ -59,11 +59,13 @@ def test_claims_compare_rows_that_are_there_and_recorded_metrics(paper: str) -> 
 
 
 @pytest.mark.parametrize("paper", PAPERS)
-def test_every_record_has_the_settings_that_its_row_has_today(paper: str) -> None:
-    study = chapters.study(paper, "laptop")
-    now = {row: study.settings[row].plain() for row in study.rows}
-    others = {record.row for record in report.records(paper, "laptop") if record.settings != now[record.row]}
-    assert others == set()
+def test_every_record_of_every_scale_has_the_settings_that_its_row_has_today(paper: str) -> None:
+    found = {scale: report.records(paper, scale) for scale in report.SCALES}
+    assert sum(map(len, found.values())) == len(home.results(paper).read_text("utf-8").splitlines())
+    for scale, records in found.items():
+        settings = chapters.study(paper, scale).settings
+        now = {row: each.plain() for row, each in settings.items()}
+        assert {record.row for record in records if record.settings != now.get(record.row)} == set(), scale
 
 
 @pytest.fixture
@@ -212,7 +214,7 @@ def test_a_file_that_was_cut_off_is_missing_and_is_fetched_again(
 
 def test_names_of_rows_and_papers() -> None:
     study = chapters.study("dfad")
-    assert study.row("digits-dfad") == "digits-dfad" and study.row("kd-real") == "fashion-kd-real"
+    assert study.row("digits-dfad") == "digits-dfad" and study.row("kd-real") == "cells-kd-real"
     with pytest.raises(UnknownName, match="row of dfad at scale laptop 'fashion-dfat'. Did you mean 'fashion-dfad'"):
         study.row("fashion-dfat")
     with pytest.raises(UnknownName, match="'dfat'. Did you mean 'dfad'"):

@@ -277,7 +277,10 @@ class AdaptiveStudy(Study):
     name = "adaptive"
     title = "Customizing student networks from heterogeneous teachers"
     jobs = AdaptiveJob
-    live = {"laptop": {"updates": 150, "target_updates": 150, "limit": 2000}}
+    live = {
+        "laptop": {"updates": 150, "target_updates": 150, "limit": 2000},
+        "colab": {"updates": 400, "target_updates": 400},
+    }
 
     @classmethod
     def declare(cls, scale: str) -> Mapping[str, Settings]:

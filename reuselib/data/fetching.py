@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 from reuselib import data, home
 from reuselib.data import files, multi_label, photographs, segmentation, vision
 from reuselib.data.attributes import BENCHMARKS, fetch_gbu, gbu
-from reuselib.errors import ReuseError, unknown
+from reuselib.errors import CannotWrite, ReuseError, unknown
 
 MEGABYTES: dict[str, int | None] = {
     **{"fashion_mnist": 31, "mnist": 12, "svhn": 246, "stl10": 2640},
@@ -54,8 +56,15 @@ def fetch(name: str) -> None:
     """Have a set fetched, where a program can, and compared with its hashes.
 
     Raises:
+        CannotWrite: the disk has not twice the room that the set takes, packed and unpacked.
         ReuseError: it cannot be fetched, or must be brought; the message says how.
     """
+    room, free = home.root(), shutil.disk_usage(home.root()).free / 1e6
+    if free < 2 * (MEGABYTES.get(name) or 0):
+        raise CannotWrite(
+            f"{name}{size(name)} does not fit: {room} has {free:,.0f} MB free, and unpacking takes as much again. "
+            "Fix: free some space there, or set REUSELIB_DATA to a folder on another disk"
+        )
     _read(name, download=True)
 
 

@@ -55,6 +55,8 @@ MENDED = {
     **dict.fromkeys(
         ("corrupted", "incomplete"), "what came was cut off, or is a page in its place: run {command} again"
     ),
+    "no space left": "free some space, or set REUSELIB_DATA to a folder on another disk, and run {command}",
+    "http error": "its server is there but does not give it: run {command} later",
 }
 """What a failed download says, in small letters → what to do."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reuselib import data, nets, run
 from reuselib.data import ImageSet
+from reuselib.data.augment import crop_and_flip
 from reuselib.dfad import losses, sources
 from reuselib.dfad.method import DFAD, Distillation
 from reuselib.dfad.rivals import DAFL, ZSKT
@@ -100,7 +101,12 @@ class DFADJob(run.Job):
         return self.settings.updates // self.settings.student_steps
 
     def schedule(self) -> run.Schedule:
-        """Every learning rate falls, to a tenth unless the task says otherwise, after some shares of the run."""
+        """Every learning rate falls, to a tenth unless the task says otherwise, after some shares of the run.
+
+        Without any, and where the row says so, it follows half a cosine.
+        """
+        if self.settings.get("cosine"):
+            return run.cosine(self.iterations)
         drops = [round(share * self.iterations) for share in self.settings.decays]
         return run.step_decay(drops, self.settings.get("decay", 0.1))
 
@@ -114,8 +120,10 @@ class DFADJob(run.Job):
         return Distillation(self.teacher, self.student, source, **self.options())
 
     def imitate(self, name: str | None = None) -> Distillation:
-        """Distillation on the teacher's own training images, or on those of another set."""
-        return self.distil(sources.from_images(self.training(name)))
+        """Distillation on the teacher's own training images, or on those of another set, as the teacher saw its own."""
+        crop = self.settings.get("crop", 0)
+        augment = partial(crop_and_flip, padding=crop) if crop else None
+        return self.distil(sources.from_images(self.training(name), augment))
 
     def play(self, method: Callable[..., Distillation], **own: Any) -> Distillation:
         """A method with a generator."""
@@ -124,7 +132,9 @@ class DFADJob(run.Job):
 
     def learn_labels(self) -> run.Method:
         """The student's architecture trained with labels on as many batches."""
-        options = {"schedule": self.schedule(), "seed": self.seed, **self.settings.options}
+        crop = self.settings.get("crop", 0)
+        seen = {"crop": crop, "flip": crop > 0}
+        options = {"schedule": self.schedule(), "seed": self.seed, **seen, **self.settings.options}
         return Supervised(self.student, self.training(), **options)
 
     def plan(self) -> Iterator[tuple[run.Method, int]]:

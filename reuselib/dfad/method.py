@@ -93,9 +93,10 @@ class Distillation(run.Method):
         steps = self.student_steps if steps is None else steps
         total = scale = torch.zeros((), device=self.device)
         for _ in range(steps):
-            with run.frozen(self.teacher), torch.no_grad(), self.precision.autocast():
-                images = self.source(self.batch, self.random)
-                t = self.teacher(images)
+            with run.frozen(self.teacher), torch.no_grad():
+                with self.precision.autocast():
+                    images = self.source(self.batch, self.random)
+                    t = self.teacher(images)
             with self.precision.autocast():
                 s = self.student(images)
             loss = self.discrepancy(t, s)

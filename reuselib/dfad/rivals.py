@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,20 +28,34 @@ class DAFL(Adversarial):
         generator: as in :class:`Adversarial`.
         layer: module of the teacher whose output serves as features, by its dotted name; for teachers that end in no
             linear layer, ``"decoder"`` for a :class:`~reuselib.nets.Segmenter`.
+        weights: of the one-hot, the entropy and the activation loss; by default those for MNIST.
+        adam: whether the student learns by Adam, as DAFL's on MNIST, in place of SGD.
         options: the options of :class:`Adversarial`; ``discrepancy`` is the KL divergence unless given.
 
     Source: Chen et al. 2019 (DAFL).
     """
 
-    one_hot, entropy, activation = 1.0, 5.0, 0.1
-    """Weights of the three losses."""
-
     def __init__(
-        self, teacher: nn.Module, student: nn.Module, generator: Generator, layer: str | None = None, **options: Any
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        generator: Generator,
+        layer: str | None = None,
+        *,
+        weights: Sequence[float] = (1.0, 5.0, 0.1),
+        adam: bool = False,
+        **options: Any,
     ) -> None:
         own: dict[str, Any] = {"student_steps": 1, "discrepancy": losses.kl_divergence}
+        self.adam = adam
         super().__init__(teacher, student, generator, **own | options)
         self.layer = layer
+        self.one_hot, self.entropy, self.activation = weights
+
+    def _make_student_optimizer(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+        if self.adam:
+            return run.adam(self.student.parameters(), self.device, lr=lr, weight_decay=weight_decay)
+        return super()._make_student_optimizer(lr, weight_decay)
 
     def step(self) -> dict[str, Tensor]:
         """``student_steps`` times: one batch, one step of the generator, one of the student on the same batch.

@@ -207,11 +207,16 @@ class AdaptedStudent(nn.Module):
         inputs = [images, *(adapter(code) for adapter, code in zip(self.adapters, codes, strict=True))]
         return [link(each) for link, each in zip(self.links, inputs, strict=True)]
 
+    def alone(self, images: Tensor) -> list[Tensor]:
+        """Give the output of each layer when it is fed by the layer before, the adaptation layers in their places."""
+        outputs: list[Tensor] = []
+        for link, adapter in zip(self.links, [nn.Identity(), *self.adapters], strict=True):
+            outputs.append(link(adapter(outputs[-1] if outputs else images)))
+        return outputs
+
     def through(self, images: Tensor) -> Tensor:
-        """Give the logits (N, K) of the student on its own activations, the adaptation layers in their places."""
-        for link, adapter in zip(self.links, [*self.adapters, nn.Identity()], strict=True):
-            images = adapter(link(images))
-        return images
+        """Give the logits (N, K) of the student on its own activations."""
+        return self.alone(images)[-1]
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -431,3 +436,18 @@ class LayerwiseAmalgamation(run.Method):
     def merged(self) -> nn.Module:
         """A copy of the student with the adaptation layers folded in: the network to use."""
         return self.layerwise.adapted.merged()
+
+    @torch.no_grad()
+    def layer_errors(self, images: Tensor) -> list[list[float]]:
+        """Each layer's squared error over the variance of its target, fed with the codes and fed by the layer before.
+
+        Args:
+            images: (N, C, H, W), normalised.
+        """
+        adapted = self.layerwise.adapted
+        with run.frozen(adapted, self.encoders):
+            features, scores = self.teachers(images, self.encoders.layers)
+            codes, _ = self.encoders(features)
+            sides = [adapted(images, codes), adapted.alone(images)]
+        targets = [*codes, scores]
+        return [[float(unexplained_variance(*pair)) for pair in zip(targets, side, strict=True)] for side in sides]

@@ -265,7 +265,7 @@ class LayerwiseStudy(Study):
     name = "layerwise"
     title = "Amalgamating knowledge layer by layer"
     jobs = LayerwiseJob
-    live = {"laptop": {"updates": 800, "evaluations": 4}}
+    live = {"laptop": {"updates": 800, "evaluations": 4}, "colab": {"updates": 500}}
 
     @classmethod
     def declare(cls, scale: str) -> Mapping[str, Settings]:

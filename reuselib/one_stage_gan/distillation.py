@@ -48,12 +48,15 @@ class OneStageDFAD(DFAD):
         scale = GradientScale()
         with run.frozen(self.teacher):
             with self.precision.autocast():
-                images = scale_gradient(self.source(self.batch, self.random), scale)
+                fakes = self.source(self.batch, self.random)
+                images = scale_gradient(fakes, scale)
                 t, s = self.teacher(images), self.student(images)
             loss = self.discrepancy(t, s)
             discrepancy = loss.detach().requires_grad_()
             generation = self.generation(discrepancy)
             (scale.factor,) = torch.autograd.grad(generation, discrepancy)
-            self.precision.minimise(loss, (self.student_optimizer, self.generator_optimizer))
-        report = {"imitation": loss.detach(), "teacher_logits": t.detach().float().abs().mean()}
+            optimizers = (self.student_optimizer, self.generator_optimizer)
+            self.precision.minimise(loss, optimizers)
+        size = t.detach().float().abs().mean()
+        report = {"imitation": loss.detach(), "teacher_logits": size}
         return report, generation.detach()

@@ -22,6 +22,7 @@ from reuselib.one_stage_gan.losses import LOSSES
 from reuselib.one_stage_gan.method import GAN, OneStageGAN, TwoStageGAN, in_tanh_range
 
 SCHEMES: dict[str, type[GAN]] = {"one": OneStageGAN, "two": TwoStageGAN}
+DISTANCES, FOLLOWED = ("frechet", "kernel_distance"), ("discriminator", "generator", "seconds", "cpu_seconds")
 UNTRAINED = ("real", "noise", "untrained")
 """Rows without training: other real images, clipped Gaussian noise, and the generator as it starts."""
 
@@ -136,7 +137,7 @@ class GANJob(TimedJob):
         return GANResult(
             metrics=values | self.course(history, values["frechet"]) | time_metrics(history),
             history=history,
-            curves=("frechet", "discriminator", "generator", "seconds", "cpu_seconds"),
+            curves=(*DISTANCES[: 1 + self.settings.get("kernel", False)], *FOLLOWED),
             device=self.device,
             precision=self.precision,
             generator=self.generator,
@@ -146,10 +147,12 @@ class GANJob(TimedJob):
         )
 
     def evaluate(self) -> dict[str, float]:
-        """The Fréchet distance of the fakes; on the way, samples from fixed noise."""
+        """The Fréchet distance of the fakes, and the kernel distance if asked; on the way, samples from fixed noise."""
         fakes = self.fakes()
         self.samples.append(fakes[:64])
-        return {"frechet": self.judge.frechet(self.judge.features(fakes))}
+        features = self.judge.features(fakes)
+        values = self.judge.metrics(features) if self.settings.get("kernel") else {}
+        return {name: values[name] for name in DISTANCES if values} or {"frechet": self.judge.frechet(features)}
 
     @torch.no_grad()
     def fakes(self) -> Tensor:

@@ -59,7 +59,10 @@ class AdversarialLoss:
         return self.real(y_real).mean() + self.fake(y_fake).mean()
 
 
-def gradient_ratio(loss: AdversarialLoss, logits: Tensor, ratio: str | float = "closed") -> Tensor | float:
+# fmt: off
+def gradient_ratio(
+    loss: AdversarialLoss, logits: Tensor, ratio: str | float = "closed"
+) -> Tensor | float:
     """``generator'(y) / fake'(y)`` at given logits: what turns the discriminator's gradient into the generator's.
 
     Equation: `one-stage-ratio`.
@@ -81,8 +84,10 @@ def gradient_ratio(loss: AdversarialLoss, logits: Tensor, ratio: str | float = "
     """
     if loss.ratio is None:
         raise ReuseError(
-            f"The loss {loss.name!r} has no gradient ratio: where the discriminator's gradient is zero, no factor "
-            "turns it into the generator's. Use leaky_hinge(slope), another loss, or TwoStageGAN."
+            f"The loss {loss.name!r} has no gradient ratio: where the"
+            " discriminator's gradient is zero, no factor turns it into the"
+            " generator's. Use leaky_hinge(slope), another loss, or"
+            " TwoStageGAN."
         )
     if not isinstance(ratio, str):
         checks.number(-math.inf, ratio=ratio)
@@ -93,8 +98,10 @@ def gradient_ratio(loss: AdversarialLoss, logits: Tensor, ratio: str | float = "
         raise unknown("ratio", ratio, ["closed", "autograd", "a number"])
     with torch.enable_grad():
         y = logits.detach().requires_grad_()
-        fake, generator = (torch.autograd.grad(term(y).sum(), y)[0] for term in (loss.fake, loss.generator))
+        (fake,) = torch.autograd.grad(loss.fake(y).sum(), y)
+        (generator,) = torch.autograd.grad(loss.generator(y).sum(), y)
     return _bounded(generator / fake)
+# fmt: on
 
 
 def leaky_hinge(slope: float = 0.1) -> AdversarialLoss:

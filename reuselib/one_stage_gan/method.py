@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,7 +44,8 @@ class _ScaleGradient(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         factor = ctx.scale.factor
         if factor is None:
-            raise ReuseError("The gradient's factor is not known yet. Set GradientScale.factor before backward().")
+            fix = "Set GradientScale.factor before backward()."
+            raise ReuseError(f"The factor is not known yet. {fix}")
         if isinstance(factor, Tensor) and factor.ndim:
             factor = factor.view(-1, *[1] * (gradient.ndim - 1))
         return (gradient * factor).to(gradient.dtype), None
@@ -82,6 +82,7 @@ def one_stage_losses(
     noise: Tensor,
     loss: AdversarialLoss,
     ratio: str | float = "closed",
+    together: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """One forward pass whose single backward pass gives both players their gradients.
 
@@ -95,6 +96,7 @@ def one_stage_losses(
         noise: (n, latent).
         loss: the game.
         ratio: as in :func:`~reuselib.one_stage_gan.losses.gradient_ratio`.
+        together: whether the discriminator sees real images and fakes as one batch, which batch norm alone notices.
 
     Returns:
         The discriminator's loss, to be propagated once, and the generator's, to be looked at.
@@ -103,9 +105,15 @@ def one_stage_losses(
     """
     scale = GradientScale()
     fakes = scale_gradient(generator(noise), scale)
-    y_real, y_fake = one_each(discriminator(real), real), one_each(discriminator(fakes), fakes)
+    if together:
+        both = torch.cat([real, fakes])
+        y_real, y_fake = one_each(discriminator(both), both).split(len(real))
+    else:
+        y_real = one_each(discriminator(real), real)
+        y_fake = one_each(discriminator(fakes), fakes)
     scale.factor = gradient_ratio(loss, y_fake, ratio)
-    return loss.discriminator(y_real, y_fake), loss.generator(y_fake.detach()).mean()
+    of_generator = loss.generator(y_fake.detach()).mean()
+    return loss.discriminator(y_real, y_fake), of_generator
 
 
 def one_each(logits: Tensor, images: Tensor) -> Tensor:
@@ -135,6 +143,8 @@ class GAN(run.Method):
         generator_lr: learning rate of Adam.
         discriminator_lr: learning rate of Adam.
         clip: after each update the discriminator's weights are clipped to ``[-clip, clip]`` (WGAN: 0.01).
+        clip_last: whether they are clipped when the generator has moved too, as in the official code, so that in two
+            stages it learns from weights that are not; in one stage it is all the same.
         schedule: iteration → factor on both learning rates.
         seed: of all that is drawn.
         precision: chosen if left out. Losses and ratio are computed in float32 at least.
@@ -158,6 +168,7 @@ class GAN(run.Method):
         generator_lr: float = 2e-4,
         discriminator_lr: float = 1e-4,
         clip: float | None = None,
+        clip_last: bool = False,
         schedule: run.Schedule = run.constant,
         seed: int = 0,
         precision: str | None = None,
@@ -170,6 +181,7 @@ class GAN(run.Method):
         self.generator = run.on_device(generator, self.device)
         self.discriminator = run.on_device(discriminator, self.device)
         self.images, self.loss, self.batch, self.clip = images, loss, batch, clip
+        self.clip_last = clip_last
         self.latent = latent_of(generator)
         self._check_fit()
         self.precision = run.precision(self.device, precision)
@@ -243,6 +255,7 @@ class OneStageGAN(GAN):
             the generator's gradient is exact for symmetric losses only, whose ratio is the constant -1; otherwise use
             group normalisation or none.
         ratio: as in :func:`~reuselib.one_stage_gan.losses.gradient_ratio`.
+        together: as in :func:`one_stage_losses`; the official WGAN does so.
         options: the options of :class:`GAN`.
 
     Raises:
@@ -251,21 +264,22 @@ class OneStageGAN(GAN):
     Source: Shen et al. 2021 (OSGAN).
     """
 
-    def __init__(self, *parties: Any, ratio: str | float = "closed", **options: Any) -> None:
+    def __init__(self, *parties: Any, ratio: str | float = "closed", together: bool = False, **options: Any) -> None:
         super().__init__(*parties, **options)
         if not isinstance(ratio, str):  # above 0, the generator would help the discriminator
             checks.number(-math.inf, 0.0, ratio=ratio)
         gradient_ratio(self.loss, torch.zeros(1), ratio)  # a game without one is refused here
-        self.ratio = ratio
+        self.ratio, self.together = ratio, together
 
     def play(self) -> tuple[Tensor, Tensor]:
         """One draw of images and noise, one backward pass, both updates."""
-        real, noise = self.draw_real(), self.draw_noise()
+        players = (self.generator, self.discriminator)
+        draws = (self.draw_real(), self.draw_noise())
+        game: Any = (self.loss, self.ratio, self.together)
         with self.precision.autocast():
-            loss, of_generator = one_stage_losses(
-                self.generator, self.discriminator, real, noise, self.loss, self.ratio
-            )
-        self.precision.minimise(loss, (self.discriminator_optimizer, self.generator_optimizer))
+            loss, of_generator = one_stage_losses(*players, *draws, *game)
+        optimizers = (self.discriminator_optimizer, self.generator_optimizer)
+        self.precision.minimise(loss, optimizers)
         self.clip_weights()
         return loss, of_generator
 
@@ -293,27 +307,36 @@ class TwoStageGAN(GAN):
 
     def play(self) -> tuple[Tensor, Tensor]:
         """The discriminator's stage, then the generator's."""
-        real, fakes = self.draw_real(), self._fakes(graph=self.variant in ("reuse", "wasteful"))
-        first = self.discriminator_stage(real, fakes if self.variant == "wasteful" else fakes.detach())
+        real = self.draw_real()
+        fakes = self._fakes(graph=self.variant in ("reuse", "wasteful"))
+        shown = fakes if self.variant == "wasteful" else fakes.detach()
+        first = self.discriminator_stage(real, shown)
         if self.variant != "reuse":
             fakes = self._fakes()
-        return first, self.generator_stage(fakes)
+        second = self.generator_stage(fakes)
+        if self.clip_last:
+            self.clip_weights()
+        return first, second
 
     def discriminator_stage(self, real: Tensor, fakes: Tensor) -> Tensor:
         """Update the discriminator on real images and fakes, both (batch, C, H, W); return its loss."""
         with self.precision.autocast():
-            logits = [one_each(self.discriminator(images), images) for images in (real, fakes)]
-            loss = self.loss.discriminator(*logits)
+            y_real = one_each(self.discriminator(real), real)
+            y_fake = one_each(self.discriminator(fakes), fakes)
+            loss = self.loss.discriminator(y_real, y_fake)
         self.precision.minimise(loss, self.discriminator_optimizer)
-        self.clip_weights()
+        if not self.clip_last:
+            self.clip_weights()
         return loss
 
     def generator_stage(self, fakes: Tensor) -> Tensor:
         """Update the generator on fakes (batch, C, H, W) with their graph; return its loss."""
         plain = self.variant in ("plain", "wasteful")
-        with nullcontext() if plain else run.frozen(self.discriminator, evaluate=False):
+        fixed = () if plain else (self.discriminator,)
+        with run.frozen(*fixed, evaluate=False):
             with self.precision.autocast():
-                loss = self.loss.generator(one_each(self.discriminator(fakes), fakes)).mean()
+                y = one_each(self.discriminator(fakes), fakes)
+                loss = self.loss.generator(y).mean()
             self.precision.minimise(loss, self.generator_optimizer)
         return loss
 

@@ -61,16 +61,34 @@ FFHQ = CELEBA.but(task="ffhq", dataset="ffhq", updates=32_820)
 SMALL: dict[str, Any] = {"updates": 6, "evaluations": 2, "options": {"batch": 16}, "fakes": 60, "references": 200}
 SMALL |= {"widths": (16, 8), "groups": 4}
 
+NARROW: dict[str, Any] = {"widths": (32, 32), "groups": 8, "options": {"batch": 64}, "fakes": 5000}
+NARROW_MNIST = Settings(
+    **MNIST.but(**NARROW, image=(1, 32, 32), updates=2400, evaluations=8),
+    kernel=True,  # whether the kernel distance is followed too
+)
+NARROW_CIFAR10 = NARROW_MNIST.but(
+    task="cifar10",
+    dataset="cifar10-jpeg",
+    image=(3, 32, 32),
+    judge="cifar10-jpeg-resnet20",
+    updates=6000,
+    evaluations=10,
+)
+
 Changes = dict[str, dict[str, Any]]
 """Method → what its row changes in the task's settings; options are added to the task's."""
 FLOORS: Changes = {method: {} for method in UNTRAINED}
 SLOW = {"options": {"discriminator_lr": 4e-5}}
 CLIPPED = {"options": {"clip": 0.01}}
+LAST = {"clip": 0.01, "clip_last": True}
+"""The official two-stage code clips when the generator has moved too; its one-stage code feeds ``together``."""
 GAMES: Changes = {f"{loss}-{scheme}": {} for loss in ("sat", "ns") for scheme in ("two", "one")}
 WGAN: Changes = {f"wgan-{scheme}": CLIPPED for scheme in ("two", "one")}
+LEAST_SQUARES: Changes = {f"ls-{scheme}": {} for scheme in ("two", "one")}
+ALL_GAMES: Changes = {**GAMES, **LEAST_SQUARES, **{f"wgan-{scheme}": {"options": LAST} for scheme in ("two", "one")}}
 CHANGES: Changes = {
     **GAMES,
-    **{f"ls-{scheme}": {} for scheme in ("two", "one")},
+    **LEAST_SQUARES,
     **WGAN,
     **{f"{game}-slow": SLOW for game in GAMES},
     "ns-wrong": {"scheme": "one", "options": {"ratio": -1.0}},
@@ -91,10 +109,10 @@ PUBLISHED: Changes = {
     "ns-two": {"options": {"discriminator_lr": 4e-5, "variant": "plain"}, "decay": 0.5, **FALLING},
     "wgan-one": {
         "norm": "batch",
-        "options": {"clip": 0.01, "generator_lr": 1e-4, "discriminator_lr": 1.35e-5},
+        "options": {"clip": 0.01, "together": True, "generator_lr": 1e-4, "discriminator_lr": 1.35e-5},
         **FALLING,
     },
-    "wgan-two": {"norm": "batch", "options": {"clip": 0.01, "discriminator_lr": 2e-4, "variant": "plain"}, **FALLING},
+    "wgan-two": {"norm": "batch", "options": LAST | {"discriminator_lr": 2e-4, "variant": "plain"}, **FALLING},
     "noise": {},
     "untrained": {},
 }
@@ -105,8 +123,8 @@ PUBLISHED_MNIST: Changes = {
     "sat-two": {"norm": "batch", "options": {"discriminator_lr": 2e-4, "variant": "plain"}},
     "ns-one": {"options": {"discriminator_lr": 5e-5}},
     "ns-two": {"norm": "batch", "options": {"discriminator_lr": 2e-4, "variant": "plain"}},
-    "wgan-one": {"norm": "batch", "options": {"clip": 0.01, "discriminator_lr": 1.35e-5}},
-    "wgan-two": {"norm": "batch", "options": {"clip": 0.01, "discriminator_lr": 2e-4, "variant": "plain"}},
+    "wgan-one": {"norm": "batch", "options": {"clip": 0.01, "together": True, "discriminator_lr": 1.35e-5}},
+    "wgan-two": {"norm": "batch", "options": LAST | {"discriminator_lr": 2e-4, "variant": "plain"}},
     **FLOORS,
 }
 
@@ -131,6 +149,7 @@ IDENTITY = Settings(
     gain=2.0,  # of the discriminator's initial weights; near 0 all logits and all ratios are alike
 )
 LARGE: dict[str, Any] = {"image": (3, 64, 64), "latent": 100, "batch": 128, "groups": 32}
+MIDDLE: dict[str, Any] = {"image": (3, 32, 32), "latent": 100, "turns": 40}
 
 
 def speeds(**changes: Any) -> Iterator[Settings]:
@@ -169,10 +188,11 @@ SCALES: dict[str, list[Settings]] = {
         *distillations("laptop", "fashion-dfad", task="distil", updates=3000, evaluations=15),
     ],
     "colab": [
-        *gans(MNIST.but(updates=2400, widths=(64, 64), evaluations=8, fakes=5000), GAMES | FLOORS | WGAN),
-        *speeds(**LARGE),
+        *gans(NARROW_MNIST, ALL_GAMES | FLOORS),
+        *gans(NARROW_CIFAR10, ALL_GAMES | FLOORS),
+        *speeds(**MIDDLE),
         IDENTITY,
-        *distillations("colab", "cifar10-dfad", evaluations=20),
+        *distillations("colab", "cifar10-dfad", task="distil", updates=2500, options={"lr": 0.1, "batch": 64}),
     ],
     "paper": [
         *(row for task in (CELEBA, LSUN, FFHQ) for row in gans(task, PUBLISHED)),

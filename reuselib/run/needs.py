@@ -62,5 +62,7 @@ class Needs:
                     stock.fetch(name)
             except ReuseError as error:
                 failed.append(error)
+        if progress and missing and not failed:
+            print("All is there now.")
         if failed:
             raise failed[0] if len(failed) == 1 else ReuseError("\n".join(map(str, failed)))

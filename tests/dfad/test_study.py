@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from reuselib import chapters, nets, run
-from reuselib.data import ImageSet
+from reuselib.data import ImageSet, augment
 from reuselib.dfad import job, segmentation
 from reuselib.dfad import study as dfad
 from reuselib.nets import zoo
@@ -45,7 +45,7 @@ def test_the_methods_of_a_task_share_players_and_student_updates() -> None:
         study = chapters.study("dfad", scale)
         for task in tasks:
             rows = {row.method: row for row in study.settings.values() if row.task == task.task}
-            assert tuple(rows) == (dfad.SEGMENTING if task.masks else dfad.CLASSIFYING)
+            assert tuple(rows) == dfad.methods(scale, task)
             updates = {name: row.updates for name, row in rows.items() if name != "dfad-long"}
             assert set(updates.values()) == {task.updates}
             assert "dfad-long" not in rows or rows["dfad-long"].updates == 2 * task.updates
@@ -85,6 +85,61 @@ def test_the_papers_cost_is_predicted_to_a_factor_of_two() -> None:
     assert SMOKE.predict("digits-dfad", updates=35, options={"batch": 8}).operations == 7 * once.operations
     assert half.operations == once.operations / 2 and half.memory < once.memory
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_real_photographs_are_cut_and_mirrored_as_the_teacher_saw_its_own() -> None:
+    for scale in ("colab", "paper"):
+        for task in dfad.TASKS[scale]:
+            assert task.masks or task.get("crop", 0) == zoo.RECIPES[task.teacher].options.get("crop", 0)
+    for row in ("digits-kd-real", "digits-kd-related", "digits-supervised"):
+        ((method, _),) = SMOKE.job(run.Settings(**SMOKE.settings[row], crop=2)).plan()
+        if row == "digits-supervised":
+            assert method.augment.keywords == {"padding": 2, "flip": True}
+            continue
+        images = start(row).training("printed_digits" if row == "digits-kd-related" else None)
+        random = [torch.Generator().manual_seed(5) for _ in range(2)]
+        expected = images.sample(50, random[0], functools.partial(augment.crop_and_flip, padding=2))[0]
+        assert torch.equal(method.source(50, random[1]), expected)
+
+
+def test_the_rivals_have_the_options_of_their_own_code_on_photographs() -> None:
+    paper = chapters.study("dfad", "paper")
+    dafl, zskt = (paper.job(paper.settings[f"cifar10-{name}"], device="meta") for name in ("dafl", "zskt"))
+    ((method, updates),) = dafl.plan()
+    assert (method.one_hot, method.entropy, method.activation) == (0.05, 5, 0.01)
+    assert [dafl.schedule()(k) for k in (0, updates * 2 // 5, updates * 4 // 5)] == pytest.approx([1, 0.1, 0.01])
+    ((method, updates),) = zskt.plan()
+    assert method.layers == ("blocks.0", "blocks.1", "blocks.2", "blocks.3") and updates == 125_000 // 10
+    assert [zskt.schedule()(k) for k in (0, updates // 2, updates)] == pytest.approx([1, 0.5, 0])
+    ((method, _),) = paper.job(paper.settings["mnist-dafl"], device="meta").plan()
+    assert isinstance(method.student_optimizer, torch.optim.Adam)
+
+
+# ---- colab: the papers' own data, narrow networks
+
+COLAB = chapters.study("dfad", "colab")
+
+
+def test_a_seed_of_the_colab_table_takes_minutes_on_a_card_and_every_row_can_be_built() -> None:
+    assert 60 * sum(COLAB.predict(row).hours("T4, fp16") for row in COLAB.rows) < 15
+    assert {COLAB.settings[row].teacher for row in COLAB.rows} == {"mnist32-lenet5", "cifar10-jpeg-resnet20"}
+
+
+@pytest.mark.parametrize("row", ["mnist-dafl", "cifar10-dfad", "cifar10-kd-real"])
+def test_a_colab_row_that_was_cut_goes_on_bit_for_bit(
+    row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    players.stand_in(monkeypatch)
+    short = {"updates": 10, "evaluations": 2, "options": COLAB.settings[row].options | {"batch": 4}}
+    once = functools.partial(COLAB.run, row, 1, progress=False, **short)
+    whole = once()
+    monkeypatch.setattr("reuselib.run.study.run", functools.partial(run.run, save_every=0))
+    with monkeypatch.context() as cut, pytest.raises(players.Explosion):
+        cut.setattr("reuselib.run.checkpoint.save_checkpoint", players.rigged(run.save_checkpoint, at=1))
+        once(resume=True)
+    resumed = once(resume=True)
+    assert not resumed.record.differences(whole.record)
+    assert not list(players.differences(players.state(whole.student), players.state(resumed.student)))
 
 
 # ---- rows

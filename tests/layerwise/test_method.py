@@ -359,3 +359,16 @@ def test_what_cannot_be_meant_is_refused(changes: dict[str, Any], message: str) 
         with pytest.raises(ReuseError, match=message):
             stages = {"layers": parties.pop("stage")(), "joint": Stage(1)}
             LayerwiseAmalgamation(teachers_of(cast), **parties | stages)
+
+
+def test_the_errors_of_the_layers_fed_with_the_codes_and_by_the_layer_before() -> None:
+    cast = players.cast()
+    method = LayerwiseAmalgamation(teachers_of(cast), cast.plain, cast.images, **ONCE)
+    x, adapted = cast.images.normalised(cast.images.images[:20]), method.layerwise.adapted
+    codes, scores = codes_of(method.layerwise, x)
+    forced, alone = method.layer_errors(x)
+    with torch.no_grad():
+        given, own = adapted(x, codes), adapted.through(x)
+    expected = [losses.unexplained_variance(*each).item() for each in zip([*codes, scores], given, strict=True)]
+    assert forced == pytest.approx(expected) and alone[0] == pytest.approx(forced[0])
+    assert alone[-1] == pytest.approx(losses.unexplained_variance(scores, own).item()) != pytest.approx(forced[-1])

@@ -128,6 +128,18 @@ def test_batch_norm_in_the_discriminator_is_exact_for_symmetric_losses_alone(los
     assert error(game.in_one_stage(NON_SATURATING)[0], game.in_two(NON_SATURATING)[0]) < 0.05
 
 
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_one_batch_of_both_kinds_differs_by_its_batch_statistics_alone(norm: str) -> None:
+    game = Game(norm)
+    players = (game.generator, game.discriminator, game.real, game.noise, WASSERSTEIN)
+    apart, together = (game.gradients(one_stage_losses(*players, together=kind)[0]) for kind in (False, True))
+    real, fakes = game.discriminator(torch.cat([game.real, game.generator(game.noise)])).chunk(2)
+    of_both = game.gradients(WASSERSTEIN.discriminator(real, fakes))
+    torch.testing.assert_close(together[1], of_both[1])
+    assert torch.allclose(together[1], apart[1]) == (norm == "group")
+    assert torch.allclose(together[0], -of_both[0])
+
+
 @by_loss
 def test_the_discriminators_gradient_is_the_same_whatever_the_ratio(loss: AdversarialLoss) -> None:
     expected = Game().in_one_stage(loss)[1]

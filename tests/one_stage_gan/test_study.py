@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from pathlib import Path
 from typing import Any
 
 import equations
@@ -19,7 +20,7 @@ from reuselib.one_stage_gan import judge, study
 from reuselib.one_stage_gan.job import UNTRAINED, GANJob, TimedJob
 from reuselib.report import metrics
 
-SMOKE, PAPER = (chapters.study("one_stage_gan", scale) for scale in ("smoke", "paper"))
+SMOKE, COLAB, PAPER = (chapters.study("one_stage_gan", scale) for scale in ("smoke", "colab", "paper"))
 TIMED = {"train_seconds", "train_cpu_seconds", "step_ms", "step_cpu_ms"}
 PUBLISHED = {  # normalisation, latent, clip, the two rates, decays in epochs and their factor, options
     "celeba-sat-one": ("batch", 100, None, 2e-4, 4e-5, (10, 15), 0.1),
@@ -75,6 +76,8 @@ def test_the_papers_rows_have_the_published_settings(row: str) -> None:
     found = (settings.norm, method.generator.latent, method.clip, *rates, decays, settings.decay if decays else None)
     assert found == PUBLISHED[row]
     assert (method.batch, settings.image[1], settings.widths, settings.groups) == (128, 64, (128, 128), 32)
+    official = row.partition("-")[2] in ("wgan-one", "wgan-two")
+    assert (method.clip_last or getattr(method, "together", False)) == official
     assert getattr(method, "variant", "plain") == "plain" and settings.image[0] == (
         1 if settings.task == "mnist" else 3
     )
@@ -104,6 +107,31 @@ def test_the_cost_of_a_scheme_is_that_of_its_passes() -> None:
         costs = [laptop.predict("fashion-ns-two", widths=widths, options={"variant": v}) for v in ("frozen", "plain")]
         ratios = [each.operations / one.operations for each in costs]
         assert ratios == pytest.approx([4 / 3, plain], abs=0.03) and one.memory > 0
+
+
+def test_a_seed_of_the_colab_tables_takes_minutes_on_a_card_and_every_row_can_be_built() -> None:
+    assert 60 * sum(COLAB.predict(row).hours("T4, fp16") for row in COLAB.rows) < 15
+
+
+@pytest.mark.parametrize("row", ["cifar10-wgan-two", "distil-one-5"])
+def test_a_colab_row_that_was_cut_goes_on_bit_for_bit(
+    row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
+    players.stand_in(monkeypatch)
+    settings = COLAB.settings[row]
+    short = {"updates": 10, "evaluations": 2, "options": settings.options | {"batch": 4}}
+    short |= {"fakes": 70, "references": 40} if settings.kind == "gan" else {}
+    once = functools.partial(COLAB.run, row, 1, progress=False, **short)
+    whole = once()
+    monkeypatch.setattr("reuselib.run.study.run", functools.partial(run.run, save_every=0))
+    with monkeypatch.context() as cut, pytest.raises(players.Explosion):
+        cut.setattr("reuselib.run.checkpoint.save_checkpoint", players.rigged(run.save_checkpoint, at=1))
+        once(resume=True)
+    resumed = once(resume=True)
+    assert not resumed.record.differences(whole.record)
+    assert not list(players.differences(players.state(whole.generator), players.state(resumed.generator)))
+    assert (len(whole.history.curve("kernel_distance")[1]) == 2) == (settings.kind == "gan")
 
 
 # --- rows

@@ -1,0 +1,213 @@
+"""An emulated Colab: every cell of a chapter at `colab`, in an environment of its own, from an empty machine.
+
+    python tests/colab/emulation.py                      # every notebook; prints chapter, cells, seconds, outcome
+    python tests/colab/emulation.py 01_dfad --kill 2     # killed after two rows, then run again
+
+The kernel has what Colab's image brings and no more: a fresh virtual environment in which these packages of the
+environment that runs this are linked, so that captum, pooch, safetensors and the like are truly absent until the first
+cell installs them, from the registry. There is a stub of `google.colab`; the notebook lies outside of the repository,
+which is cloned from a file:// address; real MNIST and CIFAR-10 (JPEG) come from the folder that REUSELIB_REAL_DATA
+names, what else is fetched is tiny and in the true format. Three things differ from Colab: there is no card, so the
+scale is set by hand; the clone lies in a temporary folder, not in /content; and every run has few updates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from packaging.requirements import Requirement
+
+from reuselib.report import notebook as notebooks
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+IMAGE = ("torch", "torchvision", "numpy", "pandas", "scipy", "matplotlib", "seaborn", "scikit-learn", "ipykernel")
+IMAGE += ("tqdm", "pyyaml", "jinja2", "pillow", "requests")
+"""What Colab's image brings, among much else; what these need comes with them."""
+ABSENT = {"captum", "click", "jsonschema", "nbval", "pooch", "pytest", "reuselib", "safetensors"}
+UPDATES = 2
+SECONDS = 1800
+"""Of one notebook, at most."""
+
+
+@dataclass
+class Outcome:
+    """What became of one notebook.
+
+    Attributes:
+        name: of the notebook.
+        cells: that were run, and those that there are.
+        seconds: on the clock.
+        errors: the cell's number and what it said.
+        made: what was not the real thing.
+        text: all that was printed.
+    """
+
+    name: str
+    cells: tuple[int, int] = (0, 0)
+    seconds: float = 0.0
+    errors: list[str] = field(default_factory=list)
+    made: str = ""
+    text: str = ""
+
+    def __str__(self) -> str:
+        """One line of the table."""
+        words = "; ".join(self.errors) or "ok"
+        return f"{self.name:18} {self.cells[0]:3}/{self.cells[1]:<3} {self.seconds:6.0f} s  {words}  {self.made}"
+
+
+def closure(names: Iterable[str]) -> dict[str, metadata.Distribution]:
+    """Packages that are here, and all that they need, by name."""
+    found: dict[str, metadata.Distribution] = {}
+    left = [(name, "") for name in names]
+    for name, extra in left:  # which grows
+        name = re.sub(r"[-_.]+", "-", name).lower()
+        try:
+            package = found.setdefault(name, metadata.distribution(name))
+        except metadata.PackageNotFoundError:
+            continue
+        needed = [Requirement(text) for text in package.requires or ()]
+        needed = [each for each in needed if each.marker is None or each.marker.evaluate({"extra": extra})]
+        more = [(each.name, wanted) for each in needed for wanted in ("", *each.extras)]
+        left += [each for each in more if each not in left]
+    return found
+
+
+class Machine:
+    """An empty machine of Colab in a folder; its clone and what it installs last until the folder goes.
+
+    Args:
+        folder: where all of it lies.
+        updates: the most that a run may have.
+    """
+
+    def __init__(self, folder: Path, updates: int = UPDATES) -> None:
+        self.folder, self.updates, self.clone = folder, updates, folder / "content" / "reusing-trained-networks"
+        self.real = os.environ.get("REUSELIB_REAL_DATA", "")
+        self.python = folder / "venv" / "bin" / "python"
+        subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+        (self.site,) = (folder / "venv" / "lib").glob("python3*/site-packages")
+        brought = closure(IMAGE)
+        assert not brought.keys() & ABSENT
+        for package in brought.values():
+            self._link(package)
+        stub = self.site / "google" / "colab"
+        stub.mkdir(parents=True)
+        (stub / "__init__.py").write_text("")
+        (self.site / "colab.pth").write_text("import google.colab\n")
+        spec = folder / "jupyter" / "kernels" / "colab"
+        spec.mkdir(parents=True)
+        command = f'["{self.python}", "-m", "ipykernel_launcher", "-f", "{{connection_file}}"]'
+        (spec / "kernel.json").write_text(f'{{"argv": {command}, "display_name": "Colab", "language": "python"}}')
+
+    def _link(self, package: metadata.Distribution) -> None:
+        for name in {file.parts[0] for file in package.files or () if file.parts[0] not in ("..", "__pycache__")}:
+            if not (place := self.site / name).exists():
+                place.symlink_to(Path(str(package.locate_file(name))))
+
+    def run(self, name: str, kill: int = 0, scale: str = "colab") -> Outcome:
+        """Run all cells of a notebook, whatever they raise.
+
+        Args:
+            name: of the notebook.
+            kill: after so many kept rows the machine is taken away; 0 for never.
+            scale: of the run.
+        """
+        from nbclient import NotebookClient
+        from nbclient.exceptions import DeadKernelError
+
+        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+        for cell in notebook.cells:
+            cell.update({"outputs": []} if cell.cell_type == "code" else {})
+            if "parameters" in cell.metadata.get("tags", ()):
+                cell.source = re.sub(r'scale = "\w+"', f'scale = "{scale}"', cell.source)
+        first = next(number for number, cell in enumerate(notebook.cells) if cell.cell_type == "code")
+        notebook.cells[first].source = notebook.cells[first].source.replace(notebooks.CLONE, str(self.clone))
+        notebook.cells.insert(first + 1, nbformat.v4.new_code_cell(self._hidden(name, kill, scale)))
+        outcome, began, dead = Outcome(name), time.monotonic(), ""
+        place = self.folder / "content" / "opened"
+        place.mkdir(parents=True, exist_ok=True)
+        options: dict[str, Any] = {"timeout": SECONDS, "allow_errors": True, "kernel_name": "colab"}
+        client = NotebookClient(notebook, resources={"metadata": {"path": str(place)}}, **options)
+        before = dict(os.environ)
+        try:
+            os.environ.update(self._environment())
+            client.execute(env=self._environment())
+        except DeadKernelError:
+            dead = "killed"
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        outcome.seconds = time.monotonic() - began
+        return self._read(outcome, notebook, dead)
+
+    def _hidden(self, name: str, kill: int, scale: str) -> str:
+        """The cell that comes after the first one."""
+        lines = [f"import sys; sys.path.append({str(ROOT / 'tests/colab')!r})", "import inside"]
+        lines += [f"inside.shorten({self.updates})", f"inside.stop_after({kill})" if kill else ""]
+        if (paper := name.split("_", 1)[1]) in _papers():
+            lines += [
+                f"print('made:', inside.bring({paper!r}, {scale!r}, {self.real!r}, inside.Path({str(self.folder)!r})))"
+            ]
+        return "\n".join(lines)
+
+    def _environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not re.match("REUSELIB_|PYTHON|MPL|VIRTUAL", key)}
+        kept |= {"REUSELIB_REPOSITORY": f"file://{ROOT}", "JUPYTER_PATH": str(self.folder / "jupyter")}
+        return kept | {"PATH": f"{self.python.parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+    @staticmethod
+    def _read(outcome: Outcome, notebook: Any, dead: str) -> Outcome:
+        cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+        done = [cell for cell in cells if cell.get("execution_count") or cell.outputs]
+        outcome.cells = len(done) - 1, len(cells) - 1  # without the hidden one
+        for number, cell in enumerate(notebook.cells):
+            for output in cell.get("outputs", ()):
+                if output.output_type == "error":
+                    said = " ".join(output.evalue.split())
+                    outcome.errors.append(f"cell {number - 1}: {output.ename}: {said[:160]}")
+                outcome.text += output.get("text", "")
+        outcome.made = "".join(re.findall(r"^made: (.*)$", outcome.text, re.M))
+        outcome.errors += [dead] if dead else []
+        return outcome
+
+
+def _papers() -> list[str]:
+    from reuselib import chapters
+
+    return chapters.names()
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="notebook")
+    parser.add_argument("--updates", type=int, default=UPDATES, help="the most of every run")
+    parser.add_argument("--scale", default="colab")
+    parser.add_argument("--kill", type=int, default=0, help="kill each after so many rows, and run it again")
+    options = parser.parse_args()
+    names = options.names or [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    failed = False
+    with tempfile.TemporaryDirectory() as folder:
+        machine = Machine(Path(folder), options.updates)
+        for name in names:
+            for kill in (options.kill, 0) if options.kill else (0,):
+                outcome = machine.run(name, kill, options.scale)
+                failed |= bool(outcome.errors) and not kill
+                print(outcome, flush=True)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

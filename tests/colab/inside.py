@@ -1,0 +1,100 @@
+"""What the emulation does inside the kernel, before a chapter's own cells: few updates, files that arrive, a kill.
+
+Nothing of it is seen by the notebook or by the library.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+
+class Patch:
+    """Does what pytest's does, for good; the data room stays that of the clone."""
+
+    def setattr(self, target: Any, name: str, value: Any) -> None:
+        setattr(target, name, value)
+
+    def setitem(self, target: Any, name: str, value: Any) -> None:
+        target[name] = value
+
+    def setenv(self, name: str, value: str) -> None:
+        pass
+
+
+def shorten(most: int) -> None:
+    """Let every run have so many updates at most."""
+    from reuselib import run
+    from reuselib.run import loop, study
+
+    whole = loop.run
+
+    def short(method: Any, updates: int, **options: Any) -> Any:
+        return whole(method, min(updates, most), **options)
+
+    for module in (run, loop, study):
+        module.run = short
+
+
+def stop_after(rows: int) -> None:
+    """Kill this process when so many rows were kept, as Colab does: nothing is cleaned up."""
+    from reuselib import report
+
+    keep, kept = report.Record.keep, []
+
+    def counted(record: Any, *arguments: Any) -> Any:
+        done = keep(record, *arguments)
+        kept.append(record.row)
+        if len(kept) == rows:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done
+
+    report.Record.keep = counted  # type: ignore[method-assign]
+
+
+def bring(chapter: str, scale: str, real: str, server: Path) -> list[str]:
+    """Put what a chapter fetches where it would come from: real files, else tiny ones in the true format.
+
+    Returns:
+        What is not the real thing, in words.
+    """
+    sys.path.append(str(Path(__file__).parent.parent))
+    sys.modules.setdefault("pytest", _no_pytest())
+    import archives
+    import masks
+
+    from reuselib import chapters, home
+    from reuselib.data import fetching, segmentation
+    from reuselib.nets import zoo
+
+    for folder in ("MNIST", "CIFAR10-JPEG") if real else ():
+        if not (there := home.path("downloads", folder)).exists():
+            shutil.copytree(Path(real, folder), there)
+    needs, made = chapters.study(chapter, scale).needs(), []
+    server.mkdir(parents=True, exist_ok=True)
+    for name in needs.images:
+        if not fetching.at_hand(name):
+            if name in masks.PHOTOGRAPHS or name in segmentation.SETS:
+                masks.bring(name, Patch(), server)
+            elif name.upper() in archives.BENCHMARKS:
+                archives.bring_benchmark(name.upper(), Patch(), server)
+            else:
+                archives.publish(name.removesuffix("-jpeg"), Patch(), server, train=500, test=100)
+            made.append(f"{name} tiny")
+    for name in needs.pieces:
+        if not zoo.at_hand(name):
+            fetching.fetch(zoo.dataset(name))
+            zoo.train(name, progress=False)
+            made.append(f"{name} barely trained")
+    return made
+
+
+def _no_pytest() -> types.ModuleType:
+    module = types.ModuleType("pytest")
+    module.MonkeyPatch = Patch  # type: ignore[attr-defined]
+    return module
