@@ -186,8 +186,9 @@ def _run(study: Any, jobs: Sequence[Job], again: bool = False, dry_run: bool = F
         elif _recorded(study, row, seed):  # by another process, in the meantime
             total -= seconds[row]
             continue
-        record = study.run(row, seed, checkpoint=checkpoint, title=f"{place}: {row} seed {seed}").record
-        record.save()
+        result = study.run(row, seed, checkpoint=checkpoint, title=f"{place}: {row} seed {seed}")
+        result.save()
+        record = result.record
         checkpoint.unlink(missing_ok=True)
         done += seconds[row]
         numbers = "  ".join(f"{name} {value:<8.5g}" for name, value in record.metrics.items())

@@ -160,6 +160,7 @@ class DFADJob(run.Job):
             test=self.test,
             generator=self.generator if self.plays else None,
             samples=self.samples,
+            pictures=self.samples[-1] if self.samples else None,
         )
 
     # --- measures

@@ -237,7 +237,7 @@ class DFADStudy(Study):
 
     name = "dfad"
     title = "Data-Free Adversarial Distillation"
-    live = {"laptop": {"updates": 2000, "evaluations": 8}}
+    live = dict.fromkeys(("laptop", "colab", "paper"), {"updates": 2000, "evaluations": 8})
 
     @classmethod
     def declare(cls, scale: str) -> Mapping[str, Settings]:

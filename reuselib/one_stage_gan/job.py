@@ -144,6 +144,7 @@ class GANJob(TimedJob):
             discriminator=self.discriminator,
             judge=self.judge,
             samples=self.samples,
+            pictures=self.samples[-1],
         )
 
     def evaluate(self) -> dict[str, float]:

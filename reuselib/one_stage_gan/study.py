@@ -209,7 +209,7 @@ class OneStageStudy(Study):
 
     name = "one_stage_gan"
     title = "Training GANs in one stage"
-    live = {"laptop": {"updates": 400, "evaluations": 8}}
+    live = dict.fromkeys(("laptop", "colab", "paper"), {"updates": 400, "evaluations": 8})
 
     @classmethod
     def declare(cls, scale: str) -> Mapping[str, Settings]:

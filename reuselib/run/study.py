@@ -6,6 +6,7 @@ networks and images that its methods share; what comes out is a :class:`Result` 
 
 from __future__ import annotations
 
+import io
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
-from reuselib import checks, report
+from reuselib import checks, home, report
 from reuselib.errors import unknown
 from reuselib.run.cost import Prediction, predict
 from reuselib.run.described import describe
@@ -96,6 +98,7 @@ class Result:
         stride: student updates per iteration; recorded curves count student updates.
         device: where it ran.
         precision: of the run.
+        pictures: samples (n, C, H, W) of what was made, to be kept beside the record; None for none.
         record: what is kept, filled in by :meth:`Study.run`.
     """
 
@@ -105,11 +108,27 @@ class Result:
     stride: int = 1
     device: torch.device = torch.device("cpu")
     precision: str = "fp32"
+    pictures: Tensor | None = None
     record: report.Record = field(init=False, repr=False)
 
     def points(self, name: str) -> list[tuple[float, float]]:
         """A curve of the record: (student updates, value)."""
         return [(x * self.stride, round(y, 5)) for x, y in zip(*self.history.curve(name), strict=True)]
+
+    def save(self) -> None:
+        """Save the record, and the pictures of seed 0, eight a row in a PNG, at the scales of the papers' own data."""
+        record = self.record
+        record.save()
+        if self.pictures is not None and record.seed == 0 and record.scale in SCALES[2:]:
+            from PIL import Image  # these two take a while
+            from torchvision.utils import make_grid
+
+            sheet = make_grid(self.pictures.detach().float().cpu(), normalize=True, padding=1)
+            buffer, pixels = io.BytesIO(), (255 * sheet).round().byte().permute(1, 2, 0)
+            Image.fromarray(pixels.numpy()).save(buffer, "PNG")
+            home.write_atomic(
+                home.path("pictures", record.paper, f"{record.scale}-{record.row}.png"), buffer.getvalue()
+            )
 
 
 class Job:
@@ -239,7 +258,7 @@ class Study:
         title: str = "",
         **changes: Any,
     ) -> Result:
-        """Run a row with a seed. The record is returned, not saved; ``result.record.save()`` keeps it.
+        """Run a row with a seed. The record is returned, not saved; ``result.save()`` keeps it.
 
         Args:
             row: a row, or a method of the first task.

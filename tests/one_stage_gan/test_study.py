@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import players
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from torch import Tensor, nn
 
 from reuselib import chapters, data, one_stage_gan, run
@@ -132,6 +134,10 @@ def test_a_colab_row_that_was_cut_goes_on_bit_for_bit(
     assert not resumed.record.differences(whole.record)
     assert not list(players.differences(players.state(whole.generator), players.state(resumed.generator)))
     assert (len(whole.history.curve("kernel_distance")[1]) == 2) == (settings.kind == "gan")
+    whole.record = replace(whole.record, seed=0)
+    whole.save()
+    with Image.open(tmp_path / "pictures" / "one_stage_gan" / f"colab-{row}.png") as sheet:
+        assert sheet.size == (33 * 8 + 1, 33 * (-(-len(whole.samples[-1]) // 8)) + 1)
 
 
 # --- rows
