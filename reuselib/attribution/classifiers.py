@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import torch
-from torch import Tensor, nn
 
 from reuselib import data, run
-from reuselib.attribution.attributions import gradient_times_input
-from reuselib.attribution.job import WAYS, way_of
+from reuselib.attribution.job import WAYS, Explaining, way_of
 from reuselib.attribution.learning import seconds
 from reuselib.attribution.method import ModelSpace
 from reuselib.attribution.rivals import upper
@@ -29,17 +27,6 @@ FAMILIES = {
 """torchvision's classifiers of the families of the paper's second experiment; which members it took is not known."""
 NATURAL, FOREIGN = "stl10", "svhn"
 """Probe images for classifiers of photographs: photographs, and house numbers."""
-
-
-class Explaining(run.Method):
-    """Gradient x input of one batch of images, an update: what a score by maps costs."""
-
-    def __init__(self, network: nn.Module, images: Tensor) -> None:
-        self.network, self.images = network, images
-
-    def step(self) -> dict[str, Tensor]:
-        """Explain the batch."""
-        return {"attributions": gradient_times_input(self.network, self.images)}
 
 
 @dataclass(kw_only=True)

@@ -181,8 +181,9 @@ def opened(room: Path, kind: Callable[..., Any], *arguments: Any) -> Any:
 class Shelf:
     """The networks of a plan, each trained once and kept with its card.
 
-    Subclasses give ``everyone``, the names, and ``command``, which makes them; ``recipe``, everything that decides
-    one, ``seed_of``, the seed of its weights and of dropout, ``course``, how it learns, and ``measured``, for its card.
+    Subclasses give ``everyone``, the names, and ``command``, which makes them; ``made``, the names of the tables that
+    are measured with them; ``recipe``, everything that decides one, ``seed_of``, the seed of its weights and of
+    dropout, ``course``, how it learns, and ``measured``, for its card.
 
     Args:
         plan: what decides the networks.
@@ -192,6 +193,7 @@ class Shelf:
 
     everyone: Iterable[str]
     command: str
+    made: tuple[str, ...] = ("transfers",)
     recipe: Callable[[str], dict[str, Any]]
     seed_of: Callable[[str], int]
     course: Callable[[str], tuple[Any, int]]
@@ -209,7 +211,7 @@ class Shelf:
     def shipped(self) -> set[str]:
         """The names of its pieces that come with the repository; all others are made when they are asked for."""
         known = home.registry()
-        names = {f"{self.name}/{name}" for name in (*self.everyone, "transfers")}
+        names = {f"{self.name}/{name}" for name in (*self.everyone, *self.made)}
         return {name for name in names if self.plan.kept and f"zoo/{name}/card.json" in known}
 
     def train(self, progress: bool = False, only: Sequence[str] | None = None) -> run.Cost:

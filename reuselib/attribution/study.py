@@ -10,8 +10,9 @@ Taskonomy's own affinities.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from reuselib.attribution import found
 from reuselib.attribution.classifiers import FAMILIES, FOREIGN, NATURAL, ClassifierJob
-from reuselib.attribution.job import PROBES, WAYS, TaskonomyJob, ZooJob
+from reuselib.attribution.job import PROBES, WAYS, FoundJob, TaskonomyJob, ZooJob
 from reuselib.attribution.rooms_zoo import PLAN, open_zoo
 from reuselib.run import Job, Settings, Study
 
@@ -31,17 +32,10 @@ ZOO = Settings(
     variance=0.9,  # of the features, that SVCCA keeps; the papers' 0.99 keeps as many directions as there are probes
     clusters=4,  # into which the trees are cut
 )
-ZOOS = {
-    "smoke": (ZOO.but(zoo=SMOKE, count=12),),
-    "laptop": (ZOO, ZOO.but(number=1)),
-    "colab": (ZOO.but(number=2), ZOO.but(number=3)),
-    "paper": (),
-}
+ZOOS = {"smoke": (ZOO.but(zoo=SMOKE, count=12),), "laptop": (ZOO, ZOO.but(number=1)), "colab": (), "paper": ()}
+FOUND = Settings(task="found", zoo=found.PLAN, probes="", count=128, batch=32, variance=0.9, clusters=6)
 CLASSIFIERS = Settings(task="classifiers", networks=(), probes="", count=200, size=224, batch=16, variance=0.99)
-SHELVES = {
-    "colab": CLASSIFIERS.but(networks=tuple(name for names in FAMILIES.values() for name in names[:3])),
-    "paper": CLASSIFIERS.but(networks=tuple(name for names in FAMILIES.values() for name in names), count=1000),
-}
+SHELVES = {"paper": CLASSIFIERS.but(networks=tuple(name for names in FAMILIES.values() for name in names), count=1000)}
 
 
 def zoo_rows(scale: str, scores: Iterable[str], **more: Any) -> dict[str, Settings]:
@@ -54,6 +48,15 @@ def zoo_rows(scale: str, scores: Iterable[str], **more: Any) -> dict[str, Settin
     return rows
 
 
+def found_rows(scores: Iterable[str], **more: Any) -> dict[str, Settings]:
+    """The rows of the zoo that was found, without those that make it, as in :func:`zoo_rows`."""
+    asked = [(f"{score}-{probes}", score, probes) for score in scores for probes in found.PROBES]
+    asked += [(control, control, "") for control in CONTROLS]
+    return {
+        f"found-{row}": Settings(**FOUND.but(probes=probes), method=method, **more) for row, method, probes in asked
+    }
+
+
 def classifier_rows(scale: str, scores: Iterable[str]) -> dict[str, Settings]:
     """The rows of a scale's classifiers: every score with both sets of probes."""
     if scale not in SHELVES:
@@ -64,6 +67,8 @@ def classifier_rows(scale: str, scores: Iterable[str]) -> dict[str, Settings]:
 
 def networks_needed(settings: Settings) -> tuple[set[str], set[str]]:
     """What a row about networks reads: probes that are no rooms, and networks of rooms that are shipped."""
+    if settings.task == "found":
+        return found.found_needed(settings.zoo, settings.probes)
     if settings.task != "zoo":
         return {settings.probes} if settings.task == "classifiers" else set(), set()
     images = {"fashion_mnist"} if settings.probes == "fashion" else set()
@@ -80,15 +85,18 @@ class AttributionStudy(Study):
     def declare(cls, scale: str) -> Mapping[str, Settings]:
         """Controls on Taskonomy, classifiers, and zoos; the rows that make a zoo come before those that read it."""
         rows = {}
-        if scale in SHELVES:
+        if scale in ("colab", "paper"):
             controls = [control for control in CONTROLS if control != "split-half"]
             rows = {f"taskonomy-{control}": Settings(task="taskonomy", method=control) for control in controls}
         rows |= classifier_rows(scale, list(WAYS)[:5])
-        found = zoo_rows(scale, WAYS)
+        if scale == "colab":
+            rows |= {f"found-{part}": Settings(**FOUND, method=part) for part in ("training", *found.FoundZoo.made)}
+            rows |= found_rows(WAYS)
+        scored = zoo_rows(scale, WAYS)
         for zoo in ZOOS[scale]:
             start = f"zoo{zoo.number}-"
             rows |= {f"{start}{part}": Settings(**zoo, method=part) for part in ("training", "transfers")}
-            rows |= {row: settings for row, settings in found.items() if row.startswith(start)}
+            rows |= {row: settings for row, settings in scored.items() if row.startswith(start)}
         return rows
 
     def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
@@ -100,4 +108,4 @@ class AttributionStudy(Study):
         return JOBS[settings.task](settings, seed, **options)
 
 
-JOBS = {"zoo": ZooJob, "classifiers": ClassifierJob, "taskonomy": TaskonomyJob}
+JOBS = {"zoo": ZooJob, "found": FoundJob, "classifiers": ClassifierJob, "taskonomy": TaskonomyJob}

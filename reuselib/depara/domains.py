@@ -55,7 +55,7 @@ def domain_images(domain: str, split: str, count: int, size: int, seed: int = 0)
         return replace(others, name=f"closeups_{VARIED}_{split}", images=recoloured(others.images))
     if domain.startswith("syn2real-"):
         return syn2real(domain.removeprefix("syn2real-"), split, count, size, seed)
-    whole = data.load(domain, "test" if split == "test" else "train", channels=3)
+    whole = data.load(domain, "test" if split == "test" else "train", size=size, channels=3)
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
     if split == "probes":
         chosen = whole.subset(order[-POOL * count :]).take(count, seed)

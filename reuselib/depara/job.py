@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reuselib import checks, report, run
 from reuselib.attribution import WAYS as OTHER_WAYS
-from reuselib.attribution import ClassifierJob, Score, Truth, ZooJob, ZooResult, learning, spearman
+from reuselib.attribution import ClassifierJob, OfFound, Score, Truth, ZooJob, ZooResult, learning, spearman
 from reuselib.depara.layers import Cuts, LayerScores, Studio, computed_cuts, open_studio, transfers
 from reuselib.depara.losses import graph_similarity
 from reuselib.depara.method import by_edges, by_graphs, similarities
@@ -97,6 +97,10 @@ class GraphJob(ZooJob):
         return self.judged(found.score, metrics, space, found.similarity)
 
     methods = {**ZooJob.methods, "graph-tuned": tuned}
+
+
+class FoundGraphJob(OfFound, GraphJob):
+    """The same on the zoo that was found."""
 
 
 class GraphClassifierJob(ClassifierJob):

@@ -39,6 +39,8 @@ SPAN, SPREAD = 0.10, 0.02
 """The gate: least span of the accuracies over the layers, largest deviation between seeds. Set before any trial."""
 SOURCES = ("rich", "synthetic")
 IMAGENET_SOURCE = "imagenet"
+UPRIGHT = ("mnist", "svhn")
+"""Targets whose images are not flipped: digits."""
 LEARNING = ("network", "deep_widths", "deep_strides", "size", "source_batch", "lr", "weight_decay", "constant", "crop")
 """What decides every network of a plan, beside the images and updates of each."""
 FIRST_SEED = 50
@@ -156,7 +158,12 @@ class Studio(learning.Shelf):
         """A classifier, or what is not frozen of it, learns by the plan's recipe."""
         plan = self.plan
         schedule = run.constant if plan.constant else run.cosine(updates, warmup=updates // 20)
-        options = {"lr": plan.lr, "weight_decay": plan.weight_decay, "crop": plan.crop, "flip": True}
+        options = {
+            "lr": plan.lr,
+            "weight_decay": plan.weight_decay,
+            "crop": plan.crop,
+            "flip": plan.target not in UPRIGHT,
+        }
         return Supervised(network, images, batch=batch, schedule=schedule, seed=seed, **options), updates
 
     def seed_of(self, name: str) -> int:

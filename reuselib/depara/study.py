@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from reuselib import data
-from reuselib.attribution import classifier_rows, networks_needed, zoo_rows
-from reuselib.depara.job import GRID, WAYS, GraphClassifierJob, GraphJob, LayerJob
+from reuselib.attribution import classifier_rows, found_rows, networks_needed, zoo_rows
+from reuselib.depara.job import GRID, WAYS, FoundGraphJob, GraphClassifierJob, GraphJob, LayerJob
 from reuselib.depara.layers import IMAGENET_SOURCE, PLAN, SCORES, SOURCES, open_studio
 from reuselib.run import Job, Settings, Study
 
@@ -20,14 +20,13 @@ SMOKE_LAYERS = (
     .but(source_images=64, rich_images=64, images=400, test_images=64, probes=8, batch=16, source_batch=16)
     .but(source_updates=6, target_updates=6, updates=4, repeats=1)
 )
-VGG = PLAN.but(network="vgg19_bn", rich=IMAGENET_SOURCE, repeats=1, lr=0.01)
-DIGITS = (
-    VGG.but(name="digits-vgg", target="svhn", synthetic="mnist", size=64, crop=4)
-    .but(source_images=20_000, images=20_000, test_images=5000)
-    .but(source_updates=1000, target_updates=1500, updates=150)
+DIGITS = PLAN.but(name="digits", target="mnist", synthetic="fashion_mnist", rich="printed_digits").but(
+    source_images=20_000, rich_images=8000, images=20_000, test_images=2000
 )
+"""Handwritten digits with few labels; the sources have learned clothes, and digits in print."""
 SYN2REAL = (
-    VGG.but(name="syn2real-vgg", target="syn2real-real", synthetic="syn2real-synthetic", size=224, crop=16)
+    PLAN.but(name="syn2real-vgg", target="syn2real-real", synthetic="syn2real-synthetic", size=224, crop=16)
+    .but(network="vgg19_bn", rich=IMAGENET_SOURCE, repeats=1, lr=0.01)
     .but(source_images=106_677, images=38_771, test_images=11_077, batch=128, source_batch=32)
     .but(source_updates=60 * 3334, target_updates=60 * 1212, epochs=50, constant=True)
 )
@@ -54,10 +53,9 @@ class DeparaStudy(Study):
     def declare(cls, scale: str) -> Mapping[str, Settings]:
         """Networks and layers; the rows that make something come before those that read it."""
         classified = [score for score in WAYS if score not in ("graph-tuned", "random-edges")]
-        graphs = zoo_rows(scale, WAYS, grid=GRID, tuned_at=2 if scale == "smoke" else 4)
+        tuning = {"grid": GRID, "tuned_at": 2 if scale == "smoke" else 4}
+        graphs = found_rows(WAYS, **tuning) if scale == "colab" else zoo_rows(scale, WAYS, **tuning)
         shelf = classifier_rows(scale, classified)
-        if scale == "colab":
-            return shelf | layer_rows(PLANS[scale]) | graphs
         return shelf | graphs | layer_rows(PLANS[scale])
 
     def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
@@ -71,4 +69,6 @@ class DeparaStudy(Study):
         """The job of a row."""
         if settings.task == "layers":
             return LayerJob(settings, seed, scale=self.scale, **options)
-        return {"zoo": GraphJob, "classifiers": GraphClassifierJob}[settings.task](settings, seed, **options)
+        return {"zoo": GraphJob, "found": FoundGraphJob, "classifiers": GraphClassifierJob}[settings.task](
+            settings, seed, **options
+        )
