@@ -386,7 +386,7 @@ class FoundZoo(learning.Shelf):
                         pairs = [self._measure(kind, target, source) for source in self.tasks]
                     losses, accuracy = torch.stack([each for each, _ in pairs], 1), [right for _, right in pairs]
                     spent = learning.seconds(cost, self.device)
-                    learning.add_cost(total, cost)
+                    total.add(cost)
                     done[target] = {"losses": losses, "accuracy": accuracy, "seconds": spent}
                     run.save_checkpoint(piece.checkpoint, {"settings": settings, "done": done})
                 bar.update()
@@ -409,7 +409,7 @@ class FoundZoo(learning.Shelf):
         """Make whatever is missing; returns what it cost now."""
         total = run.Cost()
         for kind in self.made:
-            learning.add_cost(total, self.table(kind, progress))
+            total.add(self.table(kind, progress))
         return total
 
     @cached_property

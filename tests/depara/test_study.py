@@ -62,7 +62,7 @@ def ran(row: str, seed: int = 0, **options: Any) -> Any:
 
 
 def test_rows_that_make_something_come_first() -> None:
-    for scale, numbers in {"smoke": (0,), "laptop": (0, 1), "colab": (2, 3), "paper": ()}.items():
+    for scale, numbers in {"smoke": (0,), "laptop": (0, 1), "colab": (), "paper": ()}.items():
         study = chapters.study("depara", scale)
         assert [row for row in study.rows if row.startswith("layers-")] == ["layers-networks", *LAYER_ROWS]
         for number in numbers:
@@ -335,7 +335,7 @@ class NarrowVgg(nn.Module):
         return self.classifier(self.avgpool(self.features(images)).flatten(1))
 
 
-def test_cuts_of_the_larger_scales_with_narrow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuts_of_the_papers_scale_with_narrow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only counts, widths and images are cut, and no weights are fetched."""
     import torchvision
 
@@ -351,12 +351,11 @@ def test_cuts_of_the_larger_scales_with_narrow_networks(monkeypatch: pytest.Monk
     monkeypatch.setattr(layers, "domain_images", few)
     short = {"source_updates": 1, "target_updates": 1, "updates": 1, "epochs": 0, "batch": 4, "source_batch": 4}
     small = {"size": 32, "images": 40, "amounts": (10,), "probes": 6, "kept": False}
-    for scale in ("colab", "paper"):
-        plan, study = PLANS[scale].but(**short, **small, name=f"narrow-{scale}"), chapters.study("depara", scale)
-        result = study.run("layers-rich-10-transfers", progress=False, plan=plan)
-        assert result.studio.layers == ("features.0", "features.4", "features.8", "classifier.0", "classifier.3")
-        metrics = study.run("layers-synthetic-10-graph-1", progress=False, plan=plan).record.metrics
-        assert len(result.cuts.accuracy) == 5 and 1 <= metrics["depth"] <= 5
+    plan, study = PLANS["paper"].but(**short, **small, name="narrow"), chapters.study("depara", "paper")
+    result = study.run("layers-rich-10-transfers", progress=False, plan=plan)
+    assert result.studio.layers == ("features.0", "features.4", "features.8", "classifier.0", "classifier.3")
+    metrics = study.run("layers-synthetic-10-graph-1", progress=False, plan=plan).record.metrics
+    assert len(result.cuts.accuracy) == 5 and 1 <= metrics["depth"] <= 5
     odd = Studio(plan.but(rich="rich", network="deep"))
     monkeypatch.setattr(odd, "network", lambda name: NarrowVgg(4))
     with pytest.raises(ShapeMismatch, match="no layer in common"):
