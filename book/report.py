@@ -19,6 +19,7 @@ from reuselib import report
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- chapters: made by book/report.py -->", "<!-- end of chapters -->"
 REPORT = Path("book/reproduction_report.md")
+ALL_TABLES = Path("book/reproduction_tables.md")
 TABLES = (Path("README.md"), Path("book/index.md"))
 
 
@@ -62,7 +63,8 @@ def pages() -> dict[Path, str]:
     """Return the text that each generated file ought to have."""
     badges = {badge_file(paper): report.badge(paper).svg() + "\n" for paper in report.names()}
     tables = {page: with_table(page) for page in TABLES}
-    return {REPORT: report.report().rstrip() + "\n"} | badges | tables | api.pages()
+    texts = {REPORT: report.report().rstrip() + "\n", ALL_TABLES: report.all_tables().rstrip() + "\n"}
+    return texts | badges | tables | api.pages()
 
 
 def stale(page: Path, text: str) -> bool:

@@ -291,9 +291,10 @@ def verdicts(chapter: str | None, scale: str) -> None:
 
 
 @main.command()
-def report() -> None:
+@click.option("--tables", is_flag=True, help="Print all tables and costs in place of the claims.")
+def report(tables: bool) -> None:
     """Print the reproduction report as Markdown."""
-    click.echo(ledger.report())
+    click.echo(ledger.all_tables() if tables else ledger.report())
 
 
 @main.group()

@@ -13,6 +13,8 @@ chapter: 1
 title: A toy
 citation: Nobody, 2026.
 version: 2
+interval: "2026-11-29"
+words: {toy: toy digits}
 sources: {paper: Table 1 of the toy., later: A later re-run.}
 tables:
   - id: main

@@ -6,7 +6,7 @@ typed by hand. Nothing here imports torch.
 """
 
 from reuselib.report.claims import badge, claims, summary, verdicts
-from reuselib.report.page import report
+from reuselib.report.page import all_tables, report
 from reuselib.report.papers import SCALES, names, published, titles
 from reuselib.report.records import (
     Record,
@@ -27,6 +27,7 @@ __all__ = [
     "SCALES",
     "Record",
     "Table",
+    "all_tables",
     "badge",
     "claims",
     "config_hash",

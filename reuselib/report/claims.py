@@ -1,4 +1,9 @@
-"""Judge claims on records by the rules that were written before them."""
+"""Judge claims on records by the rules that were written before them.
+
+A condition compares the paired differences over seeds with its margin. Its 95 % interval is Student's, which assumes
+that the differences of the seeds are independent draws of one normal distribution; with three seeds that matters, with
+ten hardly. The rule of version 1, the mean against the margin, stays beside it in `Verdict.by_means`.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +11,25 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 
 from reuselib.errors import BadValue, NonFinite
-from reuselib.report.papers import Claim, Condition, names, plain, published
+from reuselib.report.papers import Claim, Condition, Paper, names, plain, published
 from reuselib.report.records import Record, known_scale, records
 
-SYMBOLS = {"holds": "✓", "partly": "◐", "does not hold": "✗", "not run": "○"}
-RESULTS = {True: "met", False: "not met", None: "too few paired seeds"}
+SYMBOLS = {"holds": "✓", "in part": "◐", "open": "?", "fails": "✗", "not run": "○"}
+FEW, UNPAIRED = "too few paired seeds", "no paired seeds yet"
+CONFIDENCE = 0.95
 # 0.9 - 0.8 is a little less than 0.1 in binary: a margin reached exactly counts as reached.
 ROUNDING = 1e-9
+
+
+@lru_cache(maxsize=64)
+def _quantile(freedom: int) -> float:
+    from scipy.special import stdtrit  # scipy takes a while, and only verdicts need it
+
+    return float(stdtrit(freedom, 0.5 + CONFIDENCE / 2))
 
 
 @dataclass(frozen=True)
@@ -27,9 +41,21 @@ class Summary:
     n: int
 
     def show(self, digits: int = 3) -> str:
-        """Return "mean ± sd (n)"."""
-        spread = "" if self.sd is None else f" ± {self.sd:.{digits}f}"
-        return f"{plain(self.mean, digits)}{spread} ({self.n})"
+        """Return "mean ± sd (n)" in at most three significant digits of the mean and `digits` decimals."""
+        whole = self.mean.is_integer() and (self.sd or 0.0).is_integer()
+        places = 0 if whole else decimals(self.mean, digits)
+        spread = "" if self.sd is None else f" ± {plain(self.sd, places)}"
+        return f"{plain(self.mean, places)}{spread} ({self.n})"
+
+    @property
+    def reach(self) -> float:
+        """Half the width of the 95 % interval of the mean; infinite for one value."""
+        return math.inf if self.sd is None else _quantile(self.n - 1) * self.sd / math.sqrt(self.n)
+
+
+def decimals(value: float, most: int = 3) -> int:
+    """Return how many decimals show three significant digits of a number, at most `most`."""
+    return most if value == 0 else max(0, min(most, 2 - math.floor(math.log10(abs(value)))))
 
 
 def summary(values: Iterable[float]) -> Summary:
@@ -45,37 +71,64 @@ def summary(values: Iterable[float]) -> Summary:
     if not all(map(math.isfinite, values)):
         raise NonFinite(f"{values} hold NaN or infinity. Fix: find the run that made it; it has no mean")
     spread = statistics.stdev(values) if len(values) > 1 else None
-    return Summary(statistics.fmean(values), spread, len(values))
+    return Summary(float(statistics.fmean(values)), spread, len(values))
 
 
 @dataclass(frozen=True)
 class Finding:
     """What a condition found on its paired seeds.
 
-    `met` is None with too few seeds. `difference` is left − factor · right; `left` and `right` are the
-    sides. All three are None where no seed is common.
+    Attributes:
+        condition: The rule.
+        result: "met" if the 95 % interval of the difference lies above the margin, "not met" if below, "open" if it
+            straddles it; or that there are too few seeds.
+        by_means: Whether the mean reaches the margin, which is the rule of version 1; None with too few seeds.
+        difference: left − factor · right over the common seeds, None where there is none.
+        left, right: The sides.
     """
 
     condition: Condition
-    met: bool | None
+    result: str
+    by_means: bool | None = None
     difference: Summary | None = None
     left: Summary | None = None
     right: Summary | None = None
 
+    @property
+    def margin(self) -> float:
+        """Of the mean from what is asked, in half widths of the interval: beyond ±1 the condition is decided."""
+        if self.difference is None:
+            return math.nan
+        return (self.difference.mean - self.condition.at_least) / max(self.difference.reach, ROUNDING)
+
+    def found(self) -> str:
+        """Return the difference with its interval and the number of seeds, and the result."""
+        if self.difference is None:
+            return self.result
+        offset = 0.0 if isinstance(self.condition.right, str) else self.condition.factor * self.condition.right
+        mean, reach = self.difference.mean + offset, self.difference.reach
+        ends = (mean - reach, mean + reach) if math.isfinite(reach) else (mean, mean)
+        places = decimals(max(map(abs, ends)))
+        interval = f" [{', '.join(plain(end, places) for end in ends)}]" if math.isfinite(reach) else ""
+        return f"{plain(mean, places)}{interval} ({self.difference.n}) {self.result}"
+
     def __str__(self) -> str:
-        """Return condition, figures and result in words."""
-        if self.difference is None or self.left is None or self.right is None:
-            return f"{self.condition}: no paired seeds yet"
-        found = self.left.show()
-        if isinstance(self.condition.right, str):
-            sides = f"{plain(self.left.mean, 3)} and {plain(self.right.mean, 3)}"
-            found = f"{self.difference.show()}, from {sides}"
-        return f"{self.condition}: found {found}: {RESULTS[self.met]}"
+        """Return condition, figures and result."""
+        return f"{self.condition}: {'' if self.difference is None else 'found '}{self.found()}"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim's outcome at a scale: holds, partly, does not hold or not run."""
+    """A claim's outcome at a scale.
+
+    Attributes:
+        paper: The paper's name.
+        claim: The claim.
+        scale: Whose records were judged.
+        outcome: "holds" if all conditions are met, "fails" if all are not met, "in part" if only some are not met,
+            "open" if none is not met and more seeds may still settle it, "not run" if one lacks seeds.
+        findings: One for each condition.
+    """
 
     paper: str
     claim: Claim
@@ -83,20 +136,45 @@ class Verdict:
     outcome: str
     findings: tuple[Finding, ...]
 
+    @property
+    def words(self) -> str:
+        """The outcome; where it is neither holds nor fails, how many conditions are met."""
+        results = [finding.result for finding in self.findings]
+        if self.outcome not in ("in part", "open") or len(results) == 1:
+            return self.outcome
+        return f"{self.outcome}, {results.count('met')} of {len(results)}"
+
+    @property
+    def by_means(self) -> str:
+        """The outcome by the rule of version 1: "holds", "partly", "does not hold" or "not run"."""
+        met = [finding.by_means for finding in self.findings]
+        if not met or None in met:
+            return "not run"
+        return "holds" if all(met) else "partly" if any(met) else "does not hold"
+
+    @property
+    def weakest(self) -> Finding | None:
+        """The finding that speaks most against the claim."""
+        judged = [finding for finding in self.findings if finding.difference is not None]
+        return min(judged, key=lambda finding: finding.margin) if judged else None
+
     def __str__(self) -> str:
         """Return the outcome and the claim on one line."""
-        return f"{SYMBOLS[self.outcome]} {self.outcome}: {self.claim.text}"
+        return f"{SYMBOLS[self.outcome]} {self.words}: {self.claim.text}"
 
     def figures(self) -> list[str]:
         """Return what the rule looked at, a line for each condition."""
         return [str(finding) for finding in self.findings] or [self.claim.rule(self.scale)]
 
 
-def outcome(met: Sequence[bool | None]) -> str:
-    """Return the verdict on a claim from its conditions: True met, False not met, None too few seeds."""
-    if not met or None in met:
+def outcome(results: Sequence[str]) -> str:
+    """Return the verdict on a claim from the results of its conditions."""
+    kinds = set(results)
+    if not kinds or not kinds <= {"met", "not met", "open"}:
         return "not run"
-    return "holds" if all(met) else "partly" if any(met) else "does not hold"
+    if "not met" not in kinds:
+        return "open" if "open" in kinds else "holds"
+    return "in part" if len(kinds) > 1 else "fails"
 
 
 def judge(condition: Condition, found: Iterable[Record], seeds: int) -> Finding:
@@ -119,51 +197,80 @@ def judge(condition: Condition, found: Iterable[Record], seeds: int) -> Finding:
         right = dict.fromkeys(left, float(condition.right))
     common = sorted(left.keys() & right.keys())
     if not common:
-        return Finding(condition, None)
+        return Finding(condition, UNPAIRED)
     difference = summary(left[seed] - condition.factor * right[seed] for seed in common)
-    met = difference.mean >= condition.at_least - ROUNDING if len(common) >= seeds else None
-    sides = (summary(side[seed] for seed in common) for side in (left, right))
-    return Finding(condition, met, difference, *sides)
+    sides = [summary(side[seed] for seed in common) for side in (left, right)]
+    if len(common) < seeds:
+        return Finding(condition, FEW, None, difference, *sides)
+    above, reach = difference.mean - condition.at_least + ROUNDING, difference.reach
+    result = "met" if above >= reach else "not met" if above < -reach else "open"
+    return Finding(condition, result, above >= 0, difference, *sides)
+
+
+def spoken(about: Paper, conditions: Iterable[Condition]) -> str:
+    """Return conditions in words, with the labels of the paper's tables; those alike are said as one."""
+    tasks: dict[tuple[str, str, str], dict[str, None]] = {}
+    for condition in conditions:
+        sentence, task = said(about, condition)
+        tasks.setdefault(sentence, {})[task] = None
+    others: dict[tuple[str, str, str], list[str]] = {}
+    for (before, other, after), found in tasks.items():
+        named = ", ".join(filter(None, found))
+        others.setdefault((before, after, f" ({named})" if named else ""), []).append(other)
+    return "; ".join(f"{before}{', '.join(each)}{after}{where}" for (before, after, where), each in others.items())
+
+
+def said(about: Paper, condition: Condition) -> tuple[tuple[str, str, str], str]:
+    """Return a condition in words, what it is about or held against apart, and its task."""
+    metric = about.words.get(condition.metric, condition.metric.replace("_", " ").replace(".", " of "))
+    (left, task), least = about.label(condition.left), condition.at_least
+    if not isinstance(condition.right, str):
+        return (f"{metric} of ", left, f" is at least {plain(condition.factor * condition.right + least)}"), task
+    right, other = about.label(condition.right)
+    if other != task:
+        left, right, task = f"{left} ({task})" if task else left, f"{right} ({other})" if other else right, ""
+    right = right if condition.factor == 1 else f"{plain(condition.factor)} × {right}"
+    if least <= 0:
+        margin = "not below " if least == 0 else f"at most {plain(-least)} below "
+        return (f"{left} is {margin}", right, f" in {metric}"), task
+    return (f"{left} exceeds ", right, f" by at least {plain(least)} in {metric}"), task
 
 
 class Verdicts(list[Verdict]):
-    """A list of verdicts that a terminal prints as text and a notebook as a table."""
+    """A list of verdicts that a terminal prints as text and a notebook as a chart."""
 
     def __repr__(self) -> str:
         """Return each verdict with the figures that its rule looked at."""
         return "\n".join("\n    ".join([str(verdict), *verdict.figures()]) for verdict in self)
 
     def _repr_html_(self) -> str:
-        cells = [(v.claim.text, f"{SYMBOLS[v.outcome]} {v.outcome}", "\n".join(v.figures())) for v in self]
-        return _html("Verdicts, by rules written before the results", ["Verdict", "What the rule looked at"], cells)
+        from reuselib.report.chart import chart  # only a notebook or a page needs pandas for this
+
+        return chart(self)._repr_html_()
 
 
 class Claims(list[Claim]):
-    """A list of claims, shown with their rules before any result."""
+    """A paper's claims, shown with their rules before any result."""
+
+    def __init__(self, about: Paper, scale: str) -> None:
+        super().__init__(about.of(scale))
+        self.about, self.scale = about, scale
 
     def __repr__(self) -> str:
         """Return each claim and its rule."""
-        return "\n".join(f"{n}. {c.text}\n    Rule of {c.written}: {c.rule()}" for n, c in enumerate(self, 1))
+        return "\n".join(f"{n}. {c.text}\n    Rule of {c.written}: {c.rule(self.scale)}" for n, c in enumerate(self, 1))
 
     def _repr_html_(self) -> str:
-        cells = [(c.text, c.rule(), c.written) for c in self]
-        return _html("Claims and the rules that test them", ["Rule", "Written"], cells)
+        from reuselib.report.tables import Table
 
-
-def _html(caption: str, heads: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    # Only a notebook needs pandas for this.
-    from reuselib.report.tables import Table
-
-    return Table.of(caption, [("", "Claim"), *(("", head) for head in heads)], cells)._repr_html_()
+        heads = [("", head) for head in ("Claim", "Whose", "Rule", "Written")]
+        cells = [(c.text, c.whose, spoken(self.about, c.at(self.scale)) or c.note, c.written) for c in self]
+        return Table.of("Claims and the rules that test them", heads, cells)._repr_html_()
 
 
 def claims(paper: str, scale: str = "laptop") -> Claims:
     """Return a paper's claims and rules, to be read before any result; those of other scales alone are left out."""
-    return Claims(claim for claim in published(paper).claims if _of(claim, scale))
-
-
-def _of(claim: Claim, scale: str) -> bool:
-    return not claim.conditions or any(condition.scale in ("laptop", scale) for condition in claim.conditions)
+    return Claims(published(paper), scale)
 
 
 def verdicts(paper: str | None = None, scale: str = "laptop") -> Verdicts:
@@ -171,10 +278,9 @@ def verdicts(paper: str | None = None, scale: str = "laptop") -> Verdicts:
     result = Verdicts()
     for name in names() if paper is None else [paper]:
         found = records(name, known_scale(scale))
-        for claim in (claim for claim in published(name).claims if _of(claim, scale)):
-            conditions = (condition for condition in claim.conditions if condition.scale == scale)
-            findings = tuple(judge(condition, found, claim.seeds) for condition in conditions)
-            result.append(Verdict(name, claim, scale, outcome([f.met for f in findings]), findings))
+        for claim in published(name).of(scale):
+            findings = tuple(judge(condition, found, claim.seeds) for condition in claim.at(scale))
+            result.append(Verdict(name, claim, scale, outcome([f.result for f in findings]), findings))
     return result
 
 
@@ -195,7 +301,7 @@ class Badge(str):
         )
 
 
-def badge(paper: str, scale: str = "laptop") -> Badge:
-    """Return a paper's verdicts counted: "holds 3 · partly 1 · does not hold 1"."""
-    outcomes = [verdict.outcome for verdict in verdicts(paper, scale)]
+def badge(paper: str, scale: str = "laptop", whose: str = "paper") -> Badge:
+    """Return the verdicts on a paper's own claims, or on "ours", counted: "holds 3 · in part 1 · open 1"."""
+    outcomes = [verdict.outcome for verdict in verdicts(paper, scale) if verdict.claim.whose == whose]
     return Badge(" · ".join(f"{name} {outcomes.count(name)}" for name in SYMBOLS if name in outcomes))

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -121,12 +121,21 @@ class Claim:
     note: str = ""
     tried: str = ""
 
+    @property
+    def whose(self) -> str:
+        """ "paper" for what the paper says or shows, "ours" for a question of our own."""
+        return "ours" if self.source == "ours" else "paper"
+
+    def at(self, scale: str) -> tuple[Condition, ...]:
+        """Return the conditions at a scale."""
+        return tuple(condition for condition in self.conditions if condition.scale == scale)
+
     def rule(self, scale: str = "laptop") -> str:
-        """Return the rule at a scale in words."""
-        conditions = [str(condition) for condition in self.conditions if condition.scale == scale]
+        """Return the rule at a scale, by the names of the records."""
+        conditions = [str(condition) for condition in self.at(scale)]
         if not conditions:
             return self.note or f"No rule at the {scale} scale."
-        return f"{'; '.join(conditions)}. Mean over at least {self.seeds} paired seeds."
+        return f"{'; '.join(conditions)}. Over at least {self.seeds} paired seeds."
 
 
 @dataclass(frozen=True)
@@ -138,8 +147,10 @@ class Paper:
         chapter: The number of its chapter in the book.
         title, citation: Of the paper.
         version: Behaviour version of its study; records of another one are stale.
+        interval: The day on which the rule of 95 % intervals was added to the rules of the claims.
         sources: What cells and claims cite, in words.
         tables, claims: In the order of the file.
+        words: What tasks and metrics are called where their names would not be understood.
     """
 
     name: str
@@ -147,9 +158,11 @@ class Paper:
     title: str
     citation: str
     version: int
+    interval: str
     sources: dict[str, str]
     tables: tuple[PaperTable, ...]
     claims: tuple[Claim, ...]
+    words: dict[str, str] = field(default_factory=dict)
 
     def table(self, name: str | None = None) -> PaperTable:
         """Return a table by its id, the first one without."""
@@ -157,6 +170,19 @@ class Paper:
         if name is not None and name not in tables:
             raise unknown(f"table of {self.name}", name, tables)
         return tables[name] if name else self.tables[0]
+
+    def of(self, scale: str) -> tuple[Claim, ...]:
+        """Return the claims that a scale can be asked about: those of larger scales alone are left out."""
+        asked = ({condition.scale for condition in claim.conditions} for claim in self.claims)
+        return tuple(
+            c for c, scales in zip(self.claims, asked, strict=True) if not scales or scales & {"laptop", scale}
+        )
+
+    def label(self, row: str) -> tuple[str, str]:
+        """Return what the method and the task of a row of the records are called."""
+        task, _, method = row.partition("-")
+        shown = ((c.of(each.id)[0], each.label) for table in self.tables for c in table.columns for each in table.rows)
+        return next((label for record, label in shown if record == row), method or row), self.words.get(task, "")
 
     def rows(self) -> set[str]:
         """Return every row of the records that a table or a claim names."""

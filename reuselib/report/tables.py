@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from reuselib import home
 from reuselib.errors import ReuseError
-from reuselib.report.claims import summary, verdicts
+from reuselib.report.claims import summary
 from reuselib.report.papers import SCALES, Column, Paper, PaperTable, Row, published
 from reuselib.report.records import Record, known_scale, records
 
@@ -31,22 +31,29 @@ class Table:
         caption: What it shows.
         cells: Text by row label and (group, label) of the column; a cell may have several lines.
         notes: Sentences below.
+        raw: Whether the cells are HTML already, the row labels included.
     """
 
     caption: str
     cells: pandas.DataFrame
     notes: tuple[str, ...] = ()
+    raw: bool = False
 
     @classmethod
     def of(
-        cls, caption: str, heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()
+        cls,
+        caption: str,
+        heads: Sequence[tuple[str, str]],
+        rows: Sequence[Sequence[str]],
+        notes: Sequence[str] = (),
+        raw: bool = False,
     ) -> Table:
         """Make a table of (group, label) heads and rows of cells; the first column labels the rows."""
         import pandas
 
         columns = pandas.MultiIndex.from_tuples(heads[1:], names=heads[0])
         cells = pandas.DataFrame([row[1:] for row in rows], [row[0] for row in rows], columns, dtype=object)
-        return cls(caption, cells, tuple(notes))
+        return cls(caption, cells, tuple(notes), raw)
 
     def __repr__(self) -> str:
         """Return the table as plain text, in parts that a terminal has room for."""
@@ -62,9 +69,11 @@ class Table:
     def html(self) -> str:
         """Return the table as HTML with the class `results`, one line a row, for pages that have its style."""
         title = escape(self.caption)
-        shown = self._plain().style.format(_lines).set_caption(title).format_index(escape).format_index(escape, axis=1)
-        text = shown.to_html(exclude_styles=True, sparse_columns=True)
-        head, body = "".join(map(str.strip, text.splitlines())).replace(" >", ">").split("<tbody>")
+        shown = self._plain().style.set_caption(title).format_index(escape, axis=1)
+        if not self.raw:
+            shown = shown.format(_lines).format_index(escape)
+        lines = shown.to_html(exclude_styles=True, sparse_columns=True).splitlines()
+        head, body = "".join(map(str.strip, lines)).replace(" >", ">").split("<tbody>")
         head = re.sub(r"<th\b", '<th scope="col"', re.sub("<th([^>]*)></th>", r"<td\1></td>", head))
         body = re.sub(r"<th\b", '<th scope="row"', body).replace("<tr>", "\n<tr>")
         notes = "".join(f"\n<p>{escape(note)}</p>" for note in self.notes)
@@ -121,8 +130,6 @@ def table(paper: str, scale: str | None = "laptop", beside: Any = None, name: st
     below += [layout.note, _signs(rows)]
     if layout == about.tables[0] and scales[0] == "smoke":
         below.append("The smoke scale shows that the code runs; its numbers say nothing.")
-    elif layout == about.tables[0]:
-        below += map(str, verdicts(paper, scales[0]))
     below += [f"[{number}] {text}" for text, number in footnotes.items()]
     heads = [("", layout.header), *((group, label) for group, label, _ in shown)]
     return Table.of(layout.caption, heads, rows, tuple(filter(None, below)))

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
+import random
 import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import scipy.stats
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy import make, save
 
 from reuselib import report
 from reuselib.errors import BadValue, NonFinite, UnknownName
+from reuselib.report.claims import decimals, outcome, spoken
 from reuselib.report.claims import judge as judged
-from reuselib.report.claims import outcome
-from reuselib.report.papers import Condition
+from reuselib.report.papers import Condition, plain
 
 
 def judge(good: dict[int, float], bad: dict[int, float], at_least: float = 0.1, **changes: Any) -> Any:
@@ -42,39 +44,82 @@ scores = st.dictionaries(st.integers(0, 7), st.floats(0, 1, width=32), max_size=
 
 @given(scores, scores, st.floats(-0.5, 0.5), st.sampled_from([1.0, 1.5]))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_condition_is_the_mean_over_common_seeds_against_the_margin(
+def test_a_condition_is_the_interval_over_common_seeds_against_the_margin(
     room: Path, good: dict[int, float], bad: dict[int, float], margin: float, factor: float
 ) -> None:
     finding = judge(good, bad, margin, factor=factor)
     differences = [good[seed] - factor * bad[seed] for seed in good if seed in bad]
     assert (finding.difference.n if finding.difference else 0) == len(differences)
     if len(differences) < 3:
-        assert finding.met is None
-    elif abs(statistics.fmean(differences) - margin) > 1e-6:
-        assert finding.met == (statistics.fmean(differences) > margin)
-        assert finding.difference.sd == pytest.approx(statistics.stdev(differences), abs=1e-9)
+        assert finding.result in ("no paired seeds yet", "too few paired seeds") and finding.by_means is None
+        return
+    if (spread := statistics.stdev(differences)) > 1e-6:
+        low, high = scipy.stats.t.interval(
+            0.95, len(differences) - 1, statistics.fmean(differences), spread / math.sqrt(len(differences))
+        )
+        if min(abs(low - margin), abs(high - margin)) > 1e-6:
+            assert finding.result == ("met" if low > margin else "not met" if high < margin else "open")
+    if abs(statistics.fmean(differences) - margin) > 1e-6:
+        assert finding.by_means == (statistics.fmean(differences) > margin)
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_the_intervals_cover_what_they_should_in_simulation(seeds: int) -> None:
+    draws, noise = 2000, random.Random(seeds)
+    found = [report.summary([noise.gauss(0.1, 0.03) for _ in range(seeds)]) for _ in range(draws)]
+    covered = sum(abs(each.mean - 0.1) <= each.reach for each in found) / draws
+    assert abs(covered - 0.95) < 3.3 * math.sqrt(0.95 * 0.05 / draws)  # fails once in a thousand seeds of this test
+    # The rule of means would call a difference that is exactly the margin decided, every time.
+    assert 0.4 < sum(each.mean >= 0.1 for each in found) / draws < 0.6
 
 
 def test_hand_cases(room: Path) -> None:
     assert 0.9 - 0.8 < 0.1  # a margin reached exactly is met all the same
-    assert judge(three(0.9), three(0.8)).met is True and judge(three(0.9), three(0.8001)).met is False
-    assert judge(three(0.77), three(0.8), -0.03).met is True and judge(three(0.7699), three(0.8), -0.03).met is False
+    assert judge(three(0.9), three(0.8)).result == "met" and judge(three(0.9), three(0.8001)).result == "not met"
+    assert judge(three(0.77), three(0.8), -0.03).result == "met"
     paired = judge({0: 0.9, 1: 0.8, 2: 0.7, 3: 0.0}, {0: 0.5, 1: 0.5, 2: 0.5, 9: 1.0})
-    assert paired.met is True and "found 0.300 ± 0.100 (3), from 0.800 and 0.500: met" in str(paired)
+    # Mean 0.3, deviation 0.1, 4.303 · 0.1 / √3 = 0.248.
+    assert paired.result == "open" and paired.by_means and "found 0.300 [0.052, 0.548] (3) open" in str(paired)
+    assert paired.margin == pytest.approx(0.2 / 0.24841, abs=1e-3)
+    assert judge({0: 0.9, 1: 0.8, 2: 0.7}, three(0.5), 0.05).result == "met"
     few = judge({0: 0.9, 1: 0.9}, {0: 0.1, 1: 0.1})
-    assert few.met is None and "too few paired seeds" in str(few) and "no paired seeds yet" in str(judge({}, {}))
+    assert few.result == "too few paired seeds" and "no paired seeds yet" in str(judge({}, {}))
     constant = judge(three(0.6), {}, 0.5, right=0.0)
-    assert constant.met is True and str(constant) == "accuracy: toy-good ≥ 0.5: found 0.600 ± 0.000 (3): met"
-    assert judge(three(0.6), {}, 0.2, right=0.5).met is False
+    assert str(constant) == "accuracy: toy-good ≥ 0.5: found 0.600 [0.600, 0.600] (3) met"
+    assert judge(three(0.6), {}, 0.2, right=0.5).result == "not met"
     assert str(Condition("a", "minutes", 0.0, "b", factor=1.4)) == "minutes: a − 1.4 × b ≥ 0"
     with pytest.raises(UnknownName, match="acuracy"):
         judge({0: 0.9}, {0: 0.1}, metric="acuracy")
+
+
+def test_rules_are_said_in_words_and_alike_ones_together(room: Path) -> None:
+    about = report.published("toy")
+    rules = [
+        Condition("toy-good", "accuracy", 0.1, "toy-bad"),
+        Condition("toy-good", "accuracy", 0.1, "toy-extra"),
+        Condition("toy-good", "train_seconds", -0.02, "toy-bad", factor=0.9),
+        Condition("toy-good", "accuracy", 0.0, "mnist-bad"),
+        Condition("toy-good", "accuracy", 0.5),
+    ]
+    assert spoken(about, rules) == (
+        "Good exceeds Bad, Extra by at least 0.1 in accuracy (toy digits); "
+        "Good is at most 0.02 below 0.9 × Bad in train seconds (toy digits); "
+        "Good (toy digits) is not below Bad in accuracy; accuracy of Good is at least 0.5 (toy digits)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(16340.0, "16340"), (14.83, "14.8"), (0.98849, "0.988"), (123.4, "123"), (-0.04, "−0.040")]
+)
+def test_numbers_have_three_digits(value: float, shown: str) -> None:
+    assert plain(value, decimals(value)) == shown
 
 
 def test_the_spread_is_the_sample_standard_deviation_and_what_is_no_number_has_none(room: Path) -> None:
     found = report.summary([1.0, 2.0, 3.0, 4.0])
     assert (found.mean, found.n) == (2.5, 4) and found.sd == pytest.approx(math.sqrt(5 / 3))
     assert found.show(2) == "2.50 ± 1.29 (4)" and report.summary([-0.5]).show(1) == "−0.5 (1)"
+    assert report.summary([16340.0] * 3).show() == "16340 ± 0 (3)" and report.summary([0.5]).reach == math.inf
     for wrong in (math.nan, math.inf):
         with pytest.raises(NonFinite, match="hold NaN or infinity"):
             report.summary([0.5, wrong])
@@ -88,8 +133,9 @@ def test_the_spread_is_the_sample_standard_deviation_and_what_is_no_number_has_n
     ("good", "bad", "expected"),
     [
         ([0.9] * 3, [0.5] * 3, "holds"),
-        ([0.55] * 3, [0.5] * 3, "partly"),
-        ([0.4] * 3, [0.5] * 3, "does not hold"),
+        ([0.55] * 3, [0.5] * 3, "in part, 1 of 2"),
+        ([0.66, 0.6, 0.6], [0.5] * 3, "open, 1 of 2"),
+        ([0.4] * 3, [0.5] * 3, "fails"),
         ([0.9] * 3, [0.5] * 2, "not run"),
         ([], [], "not run"),
     ],
@@ -98,19 +144,23 @@ def test_verdicts_on_saved_records(room: Path, good: list[float], bad: list[floa
     save("toy-good", good)
     save("toy-bad", bad)
     first, second = report.verdicts("toy")
-    assert first.outcome == expected and second.outcome == "not run" and list(report.verdicts()) == [first, second]
+    assert first.words == expected and second.outcome == "not run" and list(report.verdicts()) == [first, second]
     for text in (str(report.verdicts("toy")), repr(report.verdicts("toy"))):
         assert f"{expected}: Good is better than bad." in text
-    assert f" {expected}</td>" in report.verdicts("toy")._repr_html_()
+    assert f" {expected}</b></td>" in report.verdicts("toy")._repr_html_()
     assert report.verdicts("toy", "paper")[0].outcome == "not run"
-    count = "not run 2" if expected == "not run" else f"{expected} 1 · not run 1"
+    count = "not run 2" if expected == "not run" else f"{expected.split(',')[0]} 1 · not run 1"
     badge = report.badge("toy")
+    assert report.badge("toy", whose="ours") == ""
     assert badge == count and badge in badge._repr_html_() and f"<title>{badge}</title>" in badge.svg()
     assert "http" not in badge.svg().replace('xmlns="http://www.w3.org/2000/svg"', "")
 
 
-def test_outcomes_that_mix_not_met_with_too_few() -> None:
-    assert outcome([False, None]) == outcome([True, None]) == outcome([]) == "not run"
+def test_outcomes_of_mixed_results() -> None:
+    few = "too few paired seeds"
+    assert outcome(["not met", few]) == outcome(["met", few]) == outcome([]) == "not run"
+    assert outcome(["met", "open"]) == outcome(["open"] * 2) == "open"
+    assert outcome(["not met", "open"]) == outcome(["met", "not met"]) == "in part"
 
 
 def test_stale_records_do_not_count(room: Path) -> None:
@@ -122,5 +172,4 @@ def test_stale_records_do_not_count(room: Path) -> None:
 def test_claims_are_listed_with_their_rules(room: Path) -> None:
     claims = report.claims("toy")
     for text in (str(claims), claims._repr_html_()):
-        assert "Good is better than bad." in text and "accuracy: toy-good − toy-bad ≥ 0.1" in text
-        assert "at least 3 paired seeds" in text and "2026-11-22" in text and "Comes with a later chapter." in text
+        assert "Good is better than bad." in text and "2026-11-22" in text and "Comes with a later chapter." in text

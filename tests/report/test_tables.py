@@ -24,8 +24,6 @@ Extra       –               –       stale [2]      stale [2]
 
 Published values without a mark: Table 1 of the toy.
 ? a published number that could not be found. – no such number.
-○ not run: Good is better than bad.
-○ not run: It works elsewhere.
 [1] A later re-run.
 [2] Stale, made by another version and left out: toy-extra, seed 0."""
 
@@ -43,7 +41,7 @@ def test_stale_records_are_left_out_of_the_mean_and_other_settings_are_marked(ro
     save("toy-good", [0.1], 2, version=1)
     make(seed=3, settings={"rounds": 99}, accuracy=0.7).save()
     text = str(report.table("toy"))
-    assert "80.0 ± 10.0 (3) [2] [3]" in text and "left out: toy-good, seed 2." in text
+    assert "80 ± 10 (3) [2] [3]" in text and "left out: toy-good, seed 2." in text
     assert "[3] The seeds of toy-good differ in configuration." in text
 
 
@@ -52,10 +50,10 @@ def test_each_scale_has_columns_of_its_own(room: Path) -> None:
     save("mnist-good", [0.95], scale="colab")
     save("toy-good", [0.2], scale="smoke")
     both = str(report.table("toy", scale=None))
-    assert all(part in both for part in ("Ours, laptop", "Ours, colab", "Real MNIST", "0.950 (1)", "80.0 (1)"))
+    assert all(part in both for part in ("Ours, laptop", "Ours, colab", "Real MNIST", "0.950 (1)", "80 (1)"))
     assert "smoke" not in both and "Toy digits" not in str(report.table("toy", scale="colab"))
     smoke = str(report.table("toy", scale="smoke"))
-    assert "20.0 (1)" in smoke and "its numbers say nothing" in smoke and "not run: Good" not in smoke
+    assert "20 (1)" in smoke and "its numbers say nothing" in smoke and "not run: Good" not in smoke
 
 
 def test_this_run_stands_beside_the_recorded_ones(room: Path) -> None:
@@ -67,7 +65,7 @@ def test_this_run_stands_beside_the_recorded_ones(room: Path) -> None:
     live = make("toy-good", 7, 0.5, scale="smoke")
     for beside in (live, Result(live), [Result(live)]):
         text = str(report.table("toy", beside=beside))
-        assert "This run" in text and "50.0 (1)" in text and "85.0 ± 7.1 (2)" in text
+        assert "This run" in text and "50 (1)" in text and "85.0 ± 7.1 (2)" in text
     for wrong, what in ((replace(live, paper="other"), "a record of other"), (3, "no record"), ([None], "no record")):
         with pytest.raises(ReuseError, match=f"{what}.*, the table is of toy"):
             report.table("toy", beside=wrong)
@@ -87,7 +85,7 @@ def test_the_html_is_semantic_escaped_and_has_classes_for_styles(room: Path) -> 
         '<div class="results"><div role="region" tabindex="0" aria-label="a &lt; b &amp; c">',
         "<caption>a &lt; b &amp; c</caption>",
         '<th scope="col" colspan="2">Ours, laptop scale, mean ± sd (n)</th>',
-        '\n<tr><th scope="row">Good</th><td>0.940</td><td>best: 93.1 [1]</td><td>80.0 (1)</td>',
+        '\n<tr><th scope="row">Good</th><td>0.940</td><td>best: 93.1 [1]</td><td>80 (1)</td>',
         "\n<p>[1] A later re-run.</p>",
     )
     assert all(part in html for part in whole)
