@@ -1,4 +1,4 @@
-"""The command line, `reuselib`: list, rows, fetch, choose, run, reproduce, resume, table, verdicts, report, zoo.
+"""The commands of `reuselib`: list, rows, predict, fetch, choose, run, reproduce, resume, table, verdicts, report, zoo.
 
 Torch is imported only by the commands that compute, and after names and seeds were checked: help, tables and refusals
 come at once.
@@ -112,6 +112,43 @@ def rows(chapter: str, scale: str) -> None:
         hours = [_span(3600 * cost.hours(card)) if cost else "–" for card in SUSTAINED]
         memory = f"{cost.memory / 2**20:,.0f} MiB" if cost else "–"
         click.echo(f"{row:{width}}  {here:>13}  {memory:>9}  " + "  ".join(f"{each:>10}" for each in hours))
+
+
+@main.command()
+@click.argument("papers", nargs=-1)
+@click.option("--scale", type=click.Choice(ledger.SCALES), default="colab", show_default=True)
+def predict(papers: tuple[str, ...], scale: str) -> None:
+    """Predict what all rows of PAPERS, all if none is named, would cost for one seed; say how far off that may be.
+
+    The last columns set predicted against measured processor seconds of up to twelve recorded rows: of this scale where
+    there are some, else of the laptop's, whose networks are far smaller.
+    """
+    from reuselib.run import SUSTAINED
+
+    card = next(iter(SUSTAINED))
+    click.secho(f"{'':14} rows  unpredicted  {card:>9}  checkpoint  predicted / measured", bold=True)
+    for paper in map(chapters.known, papers or chapters.names()):
+        study = chapters.study(paper, scale)
+        cost, silent = study.bill()
+        ratios = _ratios(paper, scale) or _ratios(paper, "laptop")
+        told = (
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} rows)"
+            if ratios
+            else "–"
+        )
+        minutes, megabytes = f"{60 * cost.hours(card):.1f} min", f"{cost.checkpoint / 1e6:,.1f} MB"
+        click.echo(f"{paper:14} {len(study.rows):4}  {len(silent):11}  {minutes:>9}  {megabytes:>10}  {told}")
+
+
+def _ratios(paper: str, scale: str, most: int = 12) -> list[float]:
+    """Predicted processor seconds of recorded rows, at ``RATE``, in units of the measured ones."""
+    study, measured = chapters.study(paper, scale), dict[str, list[float]]()
+    for record in ledger.records(paper, scale):
+        if not record.stale and record.row in study.settings and record.device.startswith("cpu"):
+            measured.setdefault(record.row, []).append(record.cpu_seconds)
+    long = [row for row, seconds in measured.items() if min(seconds) > 1]  # the rest is overhead
+    found = {row: _cost(study, row) for row in long[:: max(1, len(long) // most)][:most]}
+    return [cost.operations / RATE["cpu"] / statistics.median(measured[row]) for row, cost in found.items() if cost]
 
 
 @main.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -55,8 +56,20 @@ def left(room: Path) -> list[str]:
     return [path.name for path in room.glob("results/.scratch/**/seed*")]
 
 
+def test_predict_says_what_a_chapter_costs_and_how_far_off_that_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = {row: DFADStudy.declare("smoke")[row] for row in ("digits-dfad", "digits-untrained")}
+    monkeypatch.setattr(DFADStudy, "declare", classmethod(lambda cls, scale: declared))
+    head, line = call("predict", "dfad", "--scale", "smoke").splitlines()
+    assert "unpredicted" in head and re.fullmatch(r"dfad +2 +1 +0\.0 min +0\.\d MB +–", line)
+    record = chapters.study("dfad", "smoke").run("digits-dfad", progress=False, updates=1, limit=10).record
+    replace(record, settings=declared["digits-dfad"].plain(), cpu_seconds=2.0).save()
+    assert "(1 rows)" not in line and re.search(
+        r"0\.\d\d \(0\.\d\d to 0\.\d\d, 1 rows\)$", call("predict", "dfad", "--scale", "smoke").strip()
+    )
+
+
 def test_every_command_that_is_promised_has_help() -> None:
-    promised = "list rows fetch run reproduce resume table verdicts report zoo doctor"
+    promised = "list rows predict fetch run reproduce resume table verdicts report zoo doctor"
     assert set(cli.main.commands) == set(promised.split())
     assert set(cli.main.commands["zoo"].commands) == {"list", "show", "verify", "train"}
     assert "reuselib, version 0." in call("--version")

@@ -173,10 +173,17 @@ class Prediction:
     Attributes:
         operations: floating-point operations, a multiply-add counted as two.
         memory: bytes of weights, gradients, optimizer states and the most that one update saves for its backward pass.
+        checkpoint: bytes of the largest checkpoint.
     """
 
     operations: float
     memory: float
+    checkpoint: float = 0.0
+
+    def __add__(self, other: Prediction) -> Prediction:
+        """Both, one after the other."""
+        largest = (max(self.memory, other.memory), max(self.checkpoint, other.checkpoint))
+        return Prediction(self.operations + other.operations, *largest)
 
     def hours(self, card: str) -> float:
         """Hours on a card of ``SUSTAINED``."""
@@ -190,13 +197,23 @@ def predict(plan: Iterable[tuple[Method, int]]) -> Prediction:
         plan: methods on the ``meta`` device, where nothing is computed, with their numbers of updates. One that is
             yielded again, at a later stage, is asked again.
     """
-    operations, memory = 0.0, 0.0
+    from reuselib.run.checkpoint import state_of  # which knows what a run costs
+
+    total = Prediction(0.0, 0.0)
     for method, updates in plan:
         with FlopCounterMode(display=False) as counter, saved_bytes() as saved:
             method.step()
-        operations += float(counter.get_total_flops()) * updates
-        memory = max(memory, held_bytes(method) + saved.most)
-    return Prediction(operations, memory)
+        operations = float(counter.get_total_flops()) * updates
+        total += Prediction(operations, held_bytes(method) + saved.most, _bytes(state_of(method)))
+    return total
+
+
+def _bytes(state: Any) -> int:
+    if isinstance(state, Mapping):
+        return sum(map(_bytes, state.values()))
+    if isinstance(state, list | tuple):
+        return sum(map(_bytes, state))
+    return state.nbytes if isinstance(state, Tensor) else 0
 
 
 def held_bytes(method: Method) -> int:

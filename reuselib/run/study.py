@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from reuselib import checks, home, report
-from reuselib.errors import unknown
+from reuselib.errors import ReuseError, unknown
 from reuselib.run.cost import Prediction, predict
 from reuselib.run.described import describe
 from reuselib.run.device import device as choose_device
@@ -365,6 +365,18 @@ class Study:
         """
         job = self.job(self.settings[self.row(row)].but(**changes), device="meta")
         return predict(job.plan())
+
+    def bill(self) -> tuple[Prediction, list[str]]:
+        """What all rows would cost for one seed, and the rows of which nothing can be predicted, left out there."""
+        total, silent = Prediction(0.0, 0.0), []
+        for row in self.rows:
+            try:
+                cost = self.predict(row)
+            except ReuseError:
+                cost = Prediction(0.0, 0.0)
+            total += cost
+            silent += [] if cost.operations else [row]
+        return total, silent
 
     def _record(self, row: str, seed: int, settings: Settings, result: Result) -> report.Record:
         cost, where = result.history.cost, result.device

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import Any
 
 import players
 import pytest
 import torch
 from torch import nn
 
-from reuselib import run
+from reuselib import chapters, run
 from reuselib.run.cost import measured
 
 
@@ -112,3 +114,25 @@ def test_an_accelerator_is_waited_for_before_and_after_each_piece(monkeypatch: p
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda: seen.append("wait"))
     run.interleaved({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, turns=1, warmup=0)
     assert seen == ["wait", "a", "wait", "wait", "b", "wait"]
+
+
+def test_the_largest_checkpoint_is_known_ahead_and_bills_add_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def weigh(path: Path, content: dict[str, Any], save: Any = run.save_checkpoint) -> None:
+        save(path, content)
+        sizes.append(path.stat().st_size)
+
+    monkeypatch.setattr("reuselib.run.checkpoint.save_checkpoint", weigh)
+    study, options = chapters.study("dfad", "smoke"), {"updates": 10, "evaluations": 1, "limit": 10}
+    study.run("digits-dfad", checkpoint=tmp_path / "run.pt", progress=False, **options)
+    written = max(sizes)
+    assert 0.8 * written < study.predict("digits-dfad", **options).checkpoint < written  # which has names too
+    study.settings = {row: study.settings[row] for row in ("digits-untrained", "digits-dfad", "digits-dafl")}
+    total, silent = study.bill()
+    each = [study.predict(row) for row in ("digits-dfad", "digits-dafl")]
+    assert total.operations == sum(one.operations for one in each) > 0
+    assert (total.checkpoint, total.memory) == (max(one.checkpoint for one in each), max(one.memory for one in each))
+    assert silent == ["digits-untrained"]
