@@ -60,6 +60,8 @@ CELLS = FASHION.but(
     student=("conv4", {"width": 8}),
     related="symbols",
     unrelated="fashion_mnist",
+    updates=6000,
+    options={"lr": 0.02},
 )
 MNIST = FASHION.but(
     task="mnist",
