@@ -175,7 +175,8 @@ class Split:
 
     def scored(self, classifier: Any, **extra: float) -> Answers:
         """The scores of a fitted classifier."""
-        seen, unseen = (classifier.decision_function(part[0]) for part in (self.seen, self.unseen))
+        unseen = classifier.decision_function(self.unseen[0])
+        seen = classifier.decision_function(self.seen[0]) if len(self.seen[0]) else unseen[:0]
         return self.answered(seen, unseen, classifier=classifier, extra=extra)
 
     def answered(self, seen: Tensor, unseen: Tensor, **kept: Any) -> Answers:
@@ -221,7 +222,8 @@ class Split:
 
     def _linear(self, fitted: LogisticRegression, x: Tensor) -> Tensor:
         scores = np.full((len(x), len(self.data.classes)), -1e9, dtype=np.float32)
-        scores[:, fitted.classes_] = fitted.decision_function(x.cpu().numpy())
+        if len(x):
+            scores[:, fitted.classes_] = fitted.decision_function(x.cpu().numpy())
         return torch.from_numpy(scores).to(x.device)
 
     def halves(self) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.server
+import io
 import re
+import shutil
+import threading
+import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from itertools import combinations
 from pathlib import Path
+from typing import Any, ClassVar
 
 import archives
 import numpy as np
@@ -14,12 +23,13 @@ import torch
 from scipy.io import loadmat, savemat
 
 from reuselib import data
-from reuselib.data import ImageSet, ZeroShotSet, attributes
-from reuselib.data.attributes import BENCHMARKS, PARTS
+from reuselib.data import ImageSet, ZeroShotSet, attributes, fetching
+from reuselib.data.attributes import BENCHMARKS, PARTS, human
 from reuselib.data.attributes.human import DIGIT_ATTRIBUTES, DIGIT_NAMES, FASHION_ATTRIBUTES, FASHION_NAMES
 from reuselib.data.image_set import IMAGENET_STATISTICS
 from reuselib.errors import DamagedFile, MissingFile, ReuseError, ShapeMismatch, UnknownName
 
+gbu_files = import_module("reuselib.data.attributes.gbu")
 SETS = ("AWA2", "CUB", "SUN", "APY")
 
 
@@ -247,7 +257,9 @@ def test_published_numbers_fit_together() -> None:
 def test_missing_files_say_where_to_get_them(split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archives.bring_benchmark("CUB", monkeypatch, tmp_path)
     both = " and standard_split.zip" if split == "ss" else ""
-    fix = rf"Fix: bring xlsa17\.zip{both} of datasets\.d2\..* to .*downloads"
+    fix = (
+        rf"Fix: run .*fetch_gbu\('CUB', '{split}'\)\", or bring xlsa17\.zip{both} of .*datasets\.d2\..* to .*downloads"
+    )
     standard = ["data/downloads/standard_split/CUB/att_splits.mat"] if split == "ss" else []
     for file in (*standard, f"{XLSA}/att_splits.mat", f"{XLSA}/res101.mat"):
         path = tmp_path / file
@@ -290,15 +302,103 @@ def test_damaged_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         path = tmp_path / XLSA / file
         whole = path.read_bytes()
         change(path, **variables)
-        with pytest.raises(DamagedFile, match=rf"{file} is damaged: {message}.*Fix: bring xlsa17\.zip"):
+        with pytest.raises(DamagedFile, match=rf"{file} is damaged: {message}.*Fix: run .*, or bring xlsa17\.zip"):
             attributes.gbu("CUB")
         for size in (0, 100, len(whole) // 2):
             path.write_bytes(whole[:size])
             with pytest.raises(
-                DamagedFile, match=rf"{file} is damaged: it (cannot be read|holds no).*Fix: bring xlsa17"
+                DamagedFile, match=rf"{file} is damaged: it (cannot be read|holds no).*Fix: run .*fetch_gbu"
             ):
                 attributes.gbu("CUB")
         path.write_bytes(whole)
+
+
+class Web(http.server.BaseHTTPRequestHandler):
+    """Answers with what ``sent`` holds: a status, a body, and how long it says that the body is."""
+
+    sent: ClassVar[tuple[int, bytes, int]]
+
+    def do_GET(self) -> None:
+        status, body, length = self.sent
+        self.send_response(status)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Web]]:
+    """A server in the place of the benchmarks' own."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Web)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(gbu_files, "ADDRESS", f"http://127.0.0.1:{server.server_address[1]}/")
+    yield Web
+    server.shutdown()
+    server.server_close()
+
+
+def packed(folder: Path, top: str, changed: bytes = b"") -> bytes:
+    """A folder of the downloads as the archive that it came from, and no longer there; with one more file."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in sorted((folder / top).rglob("*.mat")):
+            archive.write(path, path.relative_to(folder).as_posix())
+        archive.writestr("README.txt", changed)
+    shutil.rmtree(folder / top)
+    return buffer.getvalue()
+
+
+def test_a_benchmark_is_fetched_and_compared_with_its_first_fetch(
+    web: type[Web], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archives.bring_benchmark("CUB", monkeypatch, tmp_path)
+    expected, folder = attributes.gbu("CUB").features, tmp_path / "data/downloads"
+    (folder / "standard_split/CUB/att_splits.mat").unlink()
+    whole = packed(folder, "xlsa17")
+    page = b"<html>Too many users have viewed this file</html>"
+    for sent, message in (
+        ((200, page, len(page)), "xlsa17.zip is damaged: it was cut off, or is a page .*Fix: delete .*xlsa17.zip"),
+        ((503, page, len(page)), "xlsa17.zip could not be fetched .*503.*Fix: .*fetch_gbu"),
+        ((200, whole[:-500], len(whole)), "xlsa17.zip could not be fetched .*Fix: .*fetch_gbu"),
+        ((200, whole[:-500], len(whole) - 500), "xlsa17.zip is damaged: it was cut off"),
+    ):
+        web.sent = sent
+        with pytest.raises(ReuseError, match=message):
+            attributes.fetch_gbu("CUB")
+        assert not (folder / "xlsa17/data/CUB/res101.mat").exists()
+        (folder / "xlsa17.zip").unlink(missing_ok=True)
+    web.sent = (200, whole, len(whole))
+    fetching.fetch("cub")
+    said, kept = capsys.readouterr().out, (folder / gbu_files.KEPT).read_text()
+    assert torch.equal(attributes.gbu("CUB").features, expected) and fetching.at_hand("cub")
+    assert hashlib.sha256(whole).hexdigest() in kept and "no hash is published" in said and kept.count("\n") == 3
+    for path in (folder / "xlsa17/data/CUB/res101.mat", folder / "xlsa17.zip"):
+        path.unlink()
+    attributes.fetch_gbu("CUB")
+    assert (folder / gbu_files.KEPT).read_text() == kept
+    (folder / "xlsa17.zip").unlink()
+    web.sent = (200, other := packed(folder, "xlsa17", b"another edition"), len(other))
+    with pytest.raises(DamagedFile, match=r"xlsa17\.zip is damaged: expected sha256 .*Fix: delete"):
+        attributes.fetch_gbu("CUB")
+    (folder / "xlsa17/data/CUB").mkdir(parents=True)
+    (folder / "xlsa17/data/CUB/res101.mat").write_bytes(b"altered")
+    with pytest.raises(DamagedFile, match=r"res101\.mat is damaged: expected sha256"):
+        attributes.gbu("CUB")
+
+
+def test_photographs_of_cifar10_have_the_splits_of_the_digits() -> None:
+    assert set().union(*human.CIFAR_TRAITS.values()) == set(human.CIFAR_NAMES)
+    assert human.CIFAR_ATTRIBUTES.shape == (10, 24) and len(human.CIFAR_ATTRIBUTES.unique(dim=0)) == 10
+    pixels, labels = torch.zeros(20, 3, 8, 8, dtype=torch.uint8), torch.arange(10).repeat(2)
+    parts = [ImageSet("x", pixels, labels, tuple(human.CIFAR_TRAITS), *IMAGENET_STATISTICS) for _ in range(2)]
+    features = torch.arange(40.0).unsqueeze(1)
+    found = attributes.cifar10((parts[0], parts[1]), features, 7)
+    assert found.unseen.tolist() == attributes.digits(7).unseen.tolist() and torch.equal(found.features, features)
+    assert found.train.tolist() == [n for n in range(20) if n % 10 not in found.unseen]
+    assert found.test_seen.tolist() == [n for n in range(20, 40) if n % 10 not in found.unseen]
 
 
 def test_photographs_missing_or_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

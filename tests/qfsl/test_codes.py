@@ -7,7 +7,7 @@ import torch
 
 from reuselib.errors import NonFinite, ReuseError, ShapeMismatch, UnknownName
 from reuselib.qfsl import class_codes, class_indices
-from reuselib.qfsl.codes import centred, filled, others
+from reuselib.qfsl.codes import centred, filled, geometry, others
 
 SEEN = [0, 2, 3, 6]
 A = torch.rand(7, 4, generator=torch.Generator().manual_seed(0))
@@ -66,3 +66,20 @@ def test_classes_that_do_not_exist_are_refused() -> None:
         with pytest.raises(ShapeMismatch, match="numbers are needed"):
             class_indices(words, 7)
     assert others(torch.tensor([3, 0]), 5).tolist() == [1, 2, 4]
+
+
+def test_the_geometry_of_codes_where_it_is_known() -> None:
+    draw = torch.Generator().manual_seed(1)
+    single = torch.rand(40, 1, generator=draw)
+    told = geometry(single.expand(-1, 8) * torch.linspace(0.5, 1, 8), torch.arange(30, 40))  # one thing, eight names
+    assert told["recovered"] > 0.7 and told["independent"] == pytest.approx(1 / 8)
+    assert told["nearest"] == pytest.approx(1) and told["crowded"] == pytest.approx(1) == told["spanned"]
+    alone = geometry(torch.eye(12), torch.arange(8, 12))  # every class has an attribute of its own
+    assert alone["recovered"] < 0.1 and alone["independent"] == pytest.approx(7 / 12)
+    assert alone["crowded"] == pytest.approx(-1 / 7) and alone["nearest"] == pytest.approx(0, abs=1e-9)
+    assert alone["spanned"] == pytest.approx(0, abs=1e-9)
+    table = torch.rand(30, 10, generator=draw)
+    hidden = table.clone()
+    hidden[25:] = hidden[25:].flip(0)
+    again = [geometry(each, torch.arange(25, 30), seed=3) for each in (table, table, hidden)]
+    assert again[0] == again[1] and again[2] == pytest.approx(again[0])

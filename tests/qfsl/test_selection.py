@@ -7,8 +7,8 @@ import torch
 import zeroshot_toys
 
 from reuselib.errors import BadValue
-from reuselib.qfsl import class_wise, metrics, select
-from reuselib.qfsl.rivals import ESZSL, TransductiveGFZSL
+from reuselib.qfsl import class_wise, metrics, rivals, select
+from reuselib.qfsl.rivals import ESZSL, OPTIONS, TransductiveGFZSL
 from reuselib.qfsl.selection import class_folds
 
 TOY = zeroshot_toys.toy(noise=1.0, images=12)
@@ -60,3 +60,16 @@ def test_a_transductive_classifier_gets_the_held_out_classes_without_labels() ->
     assert torch.equal(fitted.means_, plain.means_)
     best, _ = select(TransductiveGFZSL(), {"kernel": ["linear", "rbf"]}, *GIVEN, folds=3)
     assert best["kernel"] in ("linear", "rbf")
+
+
+def test_options_of_a_method_come_from_seen_classes_alone_and_from_as_many_images_as_are_asked_for() -> None:
+    how = {"seed": 2, "folds": 3, "images": 8}
+    found = rivals.tuned("eszsl", *GIVEN, **how)
+    assert all(value in OPTIONS["tried"]["eszsl"][name] for name, value in found.items()) and len(found) == 2
+    other = TOY.attributes.index_copy(0, TOY.unseen, torch.rand(3, TOY.attributes.shape[1]))
+    assert rivals.tuned("eszsl", TOY.train, TOY.train_labels, other, **how) == found
+    order = torch.randperm(len(TOY.train), generator=torch.Generator().manual_seed(2))
+    few = torch.cat([order[TOY.train_labels[order] == label][:8] for label in TOY.seen])
+    picked = rivals.tuned("eszsl", TOY.train[few], TOY.train_labels[few], TOY.attributes, **how | {"images": 99})
+    assert picked == found
+    assert set(rivals.tuned("gfzsl-transductive", *GIVEN, **how)) == {"kernel", "ridge"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import tables
 import torch
 
 from reuselib import chapters
-from reuselib.data import ZeroShotSet
-from reuselib.errors import BadValue, MissingFile, UnknownName
+from reuselib.data import ImageSet, ZeroShotSet, attributes
+from reuselib.errors import BadValue, DamagedFile, MissingFile, UnknownName
 from reuselib.qfsl import job, metrics, study, tasks
 from reuselib.qfsl.job import Split
-from reuselib.qfsl.rivals import RIVALS
+from reuselib.qfsl.rivals import OPTIONS, RIVALS
 
 SMOKE, LAPTOP, PAPER = (chapters.study("qfsl", scale) for scale in ("smoke", "laptop", "paper"))
 
@@ -169,6 +170,85 @@ def test_the_halves_share_no_image_and_every_class_has_both() -> None:
     assert all(each.unseen[1][part].unique().tolist() == each.data.unseen.tolist() for part in parts)
 
 
+def test_heaps_are_as_uneven_as_the_row_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert job.heap_sizes(3, ratio=4) == pytest.approx([1, 0.5, 0.25])
+    assert job.heap_sizes(10, absent=0.7) == [1] * 3 + [0] * 7
+    given: list[torch.Tensor] = []
+    whole = Split.fit
+    monkeypatch.setattr(
+        Split, "fit", lambda each, found, extra=None: (given.append(extra), whole(each, found, extra))[1]
+    )
+    for method, classes in (("qfsl-uneven", 10), ("qfsl-absent", 3)):
+        each = split(method)
+        each.heap()
+        match = (given[-1].unsqueeze(1) == each.unseen[0]).all(2)
+        sizes = each.unseen[1][match.int().argmax(1)].unique(return_counts=True)[1].tolist()
+        assert len(sizes) == classes or method == "qfsl-uneven"  # at the smoke scale the smallest heap is empty
+        assert max(sizes) == len(each.unseen[1]) // 10 and (method == "qfsl-absent") == (min(sizes) == max(sizes))
+
+
+# --- photographs ------------------------------------------------------------------------------------------------------
+
+COLAB = chapters.study("qfsl", "colab")
+
+
+@pytest.fixture
+def photographs(monkeypatch: pytest.MonkeyPatch) -> Iterator[ImageSet]:
+    """A little CIFAR-10 of colours, whose ImageNet features are its colours."""
+    draw, labels = torch.Generator().manual_seed(0), torch.arange(10).repeat_interleave(6)
+    colours = (255 * attributes.human.CIFAR_ATTRIBUTES[labels][:, :3]).byte()
+    pixels = (
+        colours.view(60, 3, 1, 1).expand(-1, -1, 32, 32) // 2
+        + torch.randint(60, (60, 3, 32, 32), generator=draw).byte()
+    )
+    images = ImageSet("cifar10-jpeg", pixels.byte(), labels, tuple(map(str, range(10))), (0.5,) * 3, (0.5,) * 3)
+    monkeypatch.setattr(tasks.data, "load", lambda name, split: images)
+    monkeypatch.setattr(tasks, "CIFAR_IMAGES", (6, 6))
+    monkeypatch.setattr(tasks, "imagenet_features", lambda where: torch.randn(120, 12, generator=draw))
+    for cached in (tasks.photographs, tasks.photograph_sets):
+        cached.cache_clear()
+    yield images
+    for cached in (tasks.photographs, tasks.photograph_sets):
+        cached.cache_clear()
+
+
+def test_rows_of_photographs_choose_options_on_their_splits(photographs: ImageSet) -> None:
+    options = list(COLAB.choose(["cifar-eszsl"], 1))
+    assert [row for row, _ in options] == ["cifar-eszsl"] and len(options[0][1]) == tasks.SPLITS
+    each = Split(COLAB.settings["cifar-eszsl"], 1, tasks.opened("cifar", COLAB.settings["cifar-eszsl"], 1, "cpu")[0])
+    assert each.options() == options[0][1][0]
+    noise = torch.randn_like(each.data.features)
+    noise[each.data.train] = each.data.features[each.data.train]
+    assert Split(each.settings, 1, each.data.with_features(noise)).options() == each.options()
+    with pytest.raises(BadValue, match="world-eszsl chooses nothing"):
+        list(LAPTOP.choose(["world-eszsl"]))
+    assert not any("choice" in settings for row, settings in LAPTOP.settings.items())
+    assert all("choice" in PAPER.settings[f"{task}-{name}"] for task in ("awa2", "cubss") for name in RIVALS)
+
+
+def test_features_of_the_seen_classes_read_no_image_of_an_unseen_one_and_are_kept(
+    photographs: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    learned: list[ImageSet] = []
+    whole = tasks.trained_backbone
+    monkeypatch.setattr(
+        tasks, "trained_backbone", lambda images, *a, **o: (learned.append(images), whole(images, *a, **o))[1]
+    )
+    first, second = tasks.photograph_sets("seen", 0, 2, 1, "cpu")
+    assert first.features.shape == (120, tasks.FEATURES) and not torch.equal(first.features, second.features)
+    for data, images in zip((first, second), learned, strict=True):
+        assert len(images) == 42 and images.labels.unique().tolist() == list(range(7))
+        kept = photographs.images[torch.isin(photographs.labels, data.seen)]
+        assert torch.equal(images.images, kept)
+    tasks.photograph_sets.cache_clear()
+    assert torch.equal(tasks.photograph_sets("seen", 0, 2, 1, "cpu")[0].features, first.features) and len(learned) == 2
+    for path in (tmp_path / "downloads/features").iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    tasks.photograph_sets.cache_clear()
+    with pytest.raises(DamagedFile, match="it holds no features .*Fix: delete it"):
+        tasks.photograph_sets("seen", 0, 2, 1, "cpu")
+
+
 # --- end to end -------------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +285,7 @@ def test_the_benchmarks_rows_run_on_files_of_the_true_format(tmp_path: Path, mon
     archives.bring_benchmark("CUB", monkeypatch, tmp_path)
     inner = torch.nn.Sequential(torch.nn.Conv2d(3, 2048, 7, 32), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     monkeypatch.setattr(job, "resnet101", lambda where: inner.to(where))
+    monkeypatch.setitem(OPTIONS["tried"], "eszsl", {"gamma": [10.0]})  # others would take seconds
     few = {"steps": 4, "unlabelled_steps": 3, "batch": 4}
     changes: dict[str, dict[str, Any]] = {
         "eszsl": {},
@@ -213,7 +294,14 @@ def test_the_benchmarks_rows_run_on_files_of_the_true_format(tmp_path: Path, mon
         "minus-end-to-end": {"updates": 2, "options": {"batch": 4}},
         "qfsl-end-to-end": {"updates": 2, "options": {"batch": 4}},
     }
+    changes["qfsl-end-to-end-chosen"] = changes["qfsl-end-to-end"] | {"weights": (0.5, 1.0), "folds": 2}
     for method, short in changes.items():
         found = PAPER.run(f"cub-{method}", progress=False, **short)
         assert found.scores_unseen.shape == (len(found.labels_unseen), 6) and found.scores_unseen.isfinite().all()
+    assert found.metrics["weight"] in (0.5, 1.0)
+    for method, short in {"random": {}, "eszsl": {"choice": {"folds": 2, "images": 3}}, "supervised": {}}.items():
+        standard = PAPER.run(f"cubss-{method}", progress=False, **short)
+        assert set(standard.metrics) == {"conventional", "largest_class", "seconds"} and standard.data.name == "cub_ss"
+    codes = COLAB.job(COLAB.settings["awa2-codes"].but(task="cub", unseen=2)).result().metrics
+    assert set(codes) == {"nearest", "crowded", "spanned", "independent", "recovered"}
     tasks.benchmark.cache_clear()
