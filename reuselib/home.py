@@ -27,7 +27,7 @@ SHIPPED = (
     "papers/*.*",
     *(
         f"zoo/{piece}/{file}"
-        for piece in ("*", "rooms-[01]/*", "closeups/*")
+        for piece in ("*", "rooms-[01]/*", "closeups/*", "digits/*", "found/*")
         for file in ("*.safetensors", "card.json", "log.csv")
     ),
 )

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from reuselib import checks, data, home, nets, report, run
 from reuselib.attribution import learning, ordinal
 from reuselib.attribution.evaluation import Truth
-from reuselib.attribution.representation import features, represent
+from reuselib.attribution.representation import Adapted, features
 from reuselib.attribution.rooms_zoo import PLAN as ROOMS_PLAN
 from reuselib.attribution.rooms_zoo import open_zoo
 from reuselib.data import ImageSet
-from reuselib.data.image_set import GREY_WEIGHTS, HALVES, Statistics
+from reuselib.data.image_set import HALVES, Statistics
 from reuselib.errors import unknown
 from reuselib.nets import efficientnet, zoo
 from reuselib.nets.recipes import RECIPES
@@ -107,45 +107,6 @@ PLAN = Settings(
     kept=True,  # on disk, for other processes
 )
 """Everything that decides the zoo and its truth."""
-
-
-class Adapted(nn.Module):
-    """A network behind what makes its images of those that all are given, so that every map is of the same pixels.
-
-    Args:
-        network: any.
-        channels: 1 or 3, that it takes.
-        side: pixels a side, that it takes.
-        normalisation: mean and standard deviation of each channel that it takes.
-    """
-
-    grey: Tensor
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, channels: int, side: int, normalisation: Statistics) -> None:
-        super().__init__()
-        self.network, self.channels, self.side = network, channels, side
-        for name, values in zip(("grey", "mean", "std"), (GREY_WEIGHTS, *normalisation), strict=True):
-            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
-
-    def adapted(self, images: Tensor) -> Tensor:
-        """Coloured images in [-1, 1], as the network takes them."""
-        x = images / 2 + 0.5
-        x = (x * self.grey).sum(1, keepdim=True) if self.channels == 1 else x
-        if self.side < x.shape[-1] and x.shape[-1] % self.side == 0:
-            x = F.avg_pool2d(x, x.shape[-1] // self.side)
-        elif self.side != x.shape[-1]:
-            x = F.interpolate(x, (self.side, self.side), mode="bilinear", align_corners=False)
-        return (x - self.mean) / self.std
-
-    def represent(self, images: Tensor) -> Tensor:
-        """The network's representation."""
-        return represent(self.network, self.adapted(images))
-
-    def forward(self, images: Tensor) -> Any:
-        """Give what the network gives."""
-        return self.network(self.adapted(images))
 
 
 class Reader(nn.Module):

@@ -5,7 +5,7 @@ of the final zoos was seen.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -14,10 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from reuselib import checks, data, run
-from reuselib.attribution import found
 from reuselib.attribution.attributions import gradient_times_input
-from reuselib.attribution.evaluation import GROUPS, Score, Truth, split_half, taskonomy
-from reuselib.attribution.found import open_found
+from reuselib.attribution.evaluation import Score, Truth, split_half
 from reuselib.attribution.learning import in_range, seconds
 from reuselib.attribution.losses import pooled
 from reuselib.attribution.method import Comparison, ModelSpace, Prepare, by_maps
@@ -333,83 +331,3 @@ class ZooJob(run.Job):
         **dict.fromkeys((*CONTROLS, "split-half"), control),
     }
     """Method → what does it; all others are scores."""
-
-
-class TaskonomyJob(run.Job):
-    """A control on Taskonomy's own affinities."""
-
-    def result(self) -> ZooResult:
-        """Score it."""
-        truth = taskonomy()
-        groups = {name: group for group, names in GROUPS.items() for name in names}
-        score = CONTROLS[self.settings.method](truth, groups)
-        curves, history = ("precision", "recall"), score_history(score)
-        return ZooResult(metrics=score_metrics(score), history=history, curves=curves, truth=truth, score=score)
-
-
-class OfFound:
-    """What makes a job on a zoo one on the zoo that was found: mixed in before it."""
-
-    twins: tuple[str, ...] = ()
-    settings: run.Settings
-    seed: int
-    device: torch.device
-    precision: str
-    progress: bool
-    truth: Truth
-    cost: run.Cost
-
-    @cached_property
-    def zoo(self) -> Any:
-        """The row's zoo."""
-        return open_found(self.settings.zoo, self.device)
-
-    @cached_property
-    def probes(self) -> ImageSet:
-        """The probe images."""
-        return found.probe_images(self.settings.probes, self.settings.count, self.seed, self.device)
-
-    def plan(self) -> Iterator[tuple[run.Method, int]]:
-        """What is trained, or the explanation of every member; a readout costs less than that."""
-        count, batch = self.settings.count, self.settings.batch
-        if self.settings.method == "training":
-            yield from map(self.zoo.course, self.zoo.everyone)
-        elif self.settings.method not in (*CONTROLS, "split-half"):
-            for name in self.zoo.tasks:
-                images = torch.zeros(batch, 3, found.SIDE, found.SIDE, device=self.device)
-                yield Explaining(self.zoo.fresh(name), images), -(-count // batch)
-
-    def result(self) -> ZooResult:
-        """Train, measure the truth, or score."""
-        method = self.settings.method
-        with run.threads():
-            if method not in ("training", *self.zoo.made):
-                return super().result()  # type: ignore[misc]
-            spent = self.zoo.train(self.progress) if method == "training" else self.zoo.table(method, self.progress)
-        if method == "training":
-            cards = {name: self.zoo.piece(name).card() for name in self.zoo.everyone}
-            metrics = {f"{key}_{name}": card[key] for name, card in cards.items() for key in ("accuracy", "seconds")}
-        else:
-            metrics = self.zoo.metrics(method)
-        options: dict[str, Any] = {"device": self.device, "precision": self.precision, "zoo": self.zoo}
-        return ZooResult(metrics=metrics, history=run.History(cost=spent), **options)
-
-    def judged(self, score: Score, metrics: dict[str, float], space: Any = None, similarity: Any = None) -> ZooResult:
-        """The same by every truth: fewer labels, and fine-tuning, by the endings of the metrics."""
-        method = self.settings.method
-        for ending, truth in self.zoo.truths.items():
-            if not ending:
-                continue
-            if similarity is not None:
-                other = truth.evaluate(similarity)
-            elif method == "split-half":
-                other = split_half(truth, self.zoo.all_losses[ending], self.seed)
-            else:
-                other = CONTROLS[method](truth, self.zoo.groups)
-            kept = score_metrics(other)
-            metrics |= {f"{name}{ending}": kept[name] for name in ("p_at_1", "p_at_2", "p_at_4", "spearman")}
-        return super().judged(score, metrics, space, similarity)  # type: ignore[misc]
-
-
-class FoundJob(OfFound, ZooJob):
-    """The scores of chapter 07 on the zoo that was found."""

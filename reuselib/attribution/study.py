@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from reuselib.attribution import found
-from reuselib.attribution.classifiers import FAMILIES, FOREIGN, NATURAL, ClassifierJob
-from reuselib.attribution.job import PROBES, WAYS, FoundJob, TaskonomyJob, ZooJob
+from reuselib.attribution.job import PROBES, WAYS, ZooJob
+from reuselib.attribution.larger import FAMILIES, FOREIGN, NATURAL, ClassifierJob, FoundJob, TaskonomyJob
 from reuselib.attribution.rooms_zoo import PLAN, open_zoo
+from reuselib.data.taskonomy import ENCODERS
 from reuselib.run import Job, Settings, Study
 
 CONTROLS = ("popularity", "group-prior", "symmetric-ceiling", "split-half", "oracle", "random")
@@ -34,6 +35,8 @@ ZOO = Settings(
 )
 ZOOS = {"smoke": (ZOO.but(zoo=SMOKE, count=12),), "laptop": (ZOO, ZOO.but(number=1)), "colab": (), "paper": ()}
 FOUND = Settings(task="found", zoo=found.PLAN, probes="", count=128, batch=32, variance=0.9, clusters=6)
+TASKONOMY = Settings(task="taskonomy", probes="", count=1000, size=256, batch=16, variance=0.99, clusters=4)
+TASKONOMY_PROBES = {"colab": ("coco",), "paper": ("coco", "indoor", "taskonomy")}
 CLASSIFIERS = Settings(task="classifiers", networks=(), probes="", count=200, size=224, batch=16, variance=0.99)
 SHELVES = {"paper": CLASSIFIERS.but(networks=tuple(name for names in FAMILIES.values() for name in names), count=1000)}
 
@@ -57,6 +60,12 @@ def found_rows(scores: Iterable[str], **more: Any) -> dict[str, Settings]:
     }
 
 
+def taskonomy_rows(scale: str, scores: Iterable[str], **more: Any) -> dict[str, Settings]:
+    """The rows of Taskonomy's own encoders: the paper's experiment, for a machine that can fetch them."""
+    asked = [(score, probes) for score in scores for probes in TASKONOMY_PROBES.get(scale, ())]
+    return {f"taskonomy-{s}-{p}": Settings(**TASKONOMY.but(probes=p), method=s, **more) for s, p in asked}
+
+
 def classifier_rows(scale: str, scores: Iterable[str]) -> dict[str, Settings]:
     """The rows of a scale's classifiers: every score with both sets of probes."""
     if scale not in SHELVES:
@@ -69,6 +78,8 @@ def networks_needed(settings: Settings) -> tuple[set[str], set[str]]:
     """What a row about networks reads: probes that are no rooms, and networks of rooms that are shipped."""
     if settings.task == "found":
         return found.found_needed(settings.zoo, settings.probes)
+    if settings.task == "taskonomy":
+        return {ENCODERS, f"{settings.probes}_probes"} if "probes" in settings else set(), set()
     if settings.task != "zoo":
         return {settings.probes} if settings.task == "classifiers" else set(), set()
     images = {"fashion_mnist"} if settings.probes == "fashion" else set()
@@ -92,6 +103,7 @@ class AttributionStudy(Study):
         if scale == "colab":
             rows |= {f"found-{part}": Settings(**FOUND, method=part) for part in ("training", *found.FoundZoo.made)}
             rows |= found_rows(WAYS)
+        rows |= taskonomy_rows(scale, WAYS)
         scored = zoo_rows(scale, WAYS)
         for zoo in ZOOS[scale]:
             start = f"zoo{zoo.number}-"

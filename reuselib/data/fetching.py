@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 from reuselib import data, home
-from reuselib.data import files, multi_label, photographs, segmentation, vision
+from reuselib.data import files, multi_label, photographs, segmentation, taskonomy, vision
 from reuselib.data.attributes import BENCHMARKS, fetch_gbu, gbu
 from reuselib.errors import CannotWrite, ReuseError, unknown
 
@@ -14,6 +14,8 @@ MEGABYTES: dict[str, int | None] = {
     **{"cifar10": 170, "cifar10-jpeg": 170, "cifar100": 169},
     **{"caltech101": 137, "tiny_imagenet": 248, "stanford_dogs": 794, "cub200": 1151, "fgvc_aircraft": 2753},
     **{"celeba": 1443, "celeba_attributes": 1470, "lsun_church": 2300, "voc2012": 2000},
+    **{taskonomy.ENCODERS: 2000, "coco_probes": 160, "depara_probes": 4},
+    **dict.fromkeys(("indoor_probes", "taskonomy_probes", "own_probes")),
     **dict.fromkeys(("imagenet", "stanford_cars", "ffhq", "cityscapes", "sunrgbd", "camvid", "nyuv2")),
     **dict.fromkeys((f"{name.lower()}{split}" for name in BENCHMARKS for split in ("", "ss")), 922),
 }
@@ -43,6 +45,8 @@ def at_hand(name: str) -> bool:
         if name not in drawn:
             raise unknown("image set", name, drawn | MEGABYTES.keys())
         return True
+    if name in (taskonomy.ENCODERS, *taskonomy.PROBES):  # gigabytes, or thousands of photographs
+        return taskonomy.at_hand(name)
     if name == "fashion_mnist":  # reading it would fetch it
         return all(home.at_hand(f"FashionMNIST/raw/{file}") for file in vision.FASHION_MNIST_SHA256)
     try:
@@ -65,6 +69,8 @@ def fetch(name: str) -> None:
             f"{name}{size(name)} does not fit: {room} has {free:,.0f} MB free, and unpacking takes as much again. "
             "Fix: free some space there, or set REUSELIB_DATA to a folder on another disk"
         )
+    if name in (taskonomy.ENCODERS, *taskonomy.PROBES):
+        return taskonomy.fetch(name)
     _read(name, download=True)
 
 

@@ -11,7 +11,17 @@ from torch import Tensor
 
 from reuselib import checks, report, run
 from reuselib.attribution import WAYS as OTHER_WAYS
-from reuselib.attribution import ClassifierJob, OfFound, Score, Truth, ZooJob, ZooResult, learning, spearman
+from reuselib.attribution import (
+    ClassifierJob,
+    OfFound,
+    Score,
+    TaskonomyJob,
+    Truth,
+    ZooJob,
+    ZooResult,
+    learning,
+    spearman,
+)
 from reuselib.depara.layers import Cuts, LayerScores, Studio, computed_cuts, open_studio, transfers
 from reuselib.depara.losses import graph_similarity
 from reuselib.depara.method import by_edges, by_graphs, similarities
@@ -101,6 +111,13 @@ class GraphJob(ZooJob):
 
 class FoundGraphJob(OfFound, GraphJob):
     """The same on the zoo that was found."""
+
+
+class TaskonomyGraphJob(TaskonomyJob):
+    """Taskonomy's own encoders by graphs."""
+
+    ways = WAYS
+    methods = {**TaskonomyJob.methods, "graph-tuned": GraphJob.tuned}
 
 
 class GraphClassifierJob(ClassifierJob):

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from reuselib import data
-from reuselib.attribution import classifier_rows, found_rows, networks_needed, zoo_rows
-from reuselib.depara.job import GRID, WAYS, FoundGraphJob, GraphClassifierJob, GraphJob, LayerJob
+from reuselib.attribution import classifier_rows, found_rows, networks_needed, taskonomy_rows, zoo_rows
+from reuselib.depara.job import GRID, WAYS, FoundGraphJob, GraphClassifierJob, GraphJob, LayerJob, TaskonomyGraphJob
 from reuselib.depara.layers import IMAGENET_SOURCE, PLAN, SCORES, SOURCES, open_studio
 from reuselib.run import Job, Settings, Study
 
@@ -56,7 +56,8 @@ class DeparaStudy(Study):
         tuning = {"grid": GRID, "tuned_at": 2 if scale == "smoke" else 4}
         graphs = found_rows(WAYS, **tuning) if scale == "colab" else zoo_rows(scale, WAYS, **tuning)
         shelf = classifier_rows(scale, classified)
-        return shelf | graphs | layer_rows(PLANS[scale])
+        own = taskonomy_rows(scale, WAYS, **tuning | {"tuned_at": 5})
+        return shelf | graphs | layer_rows(PLANS[scale]) | own
 
     def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
         """Of layers the domains that are no worlds; of networks as in chapter 07."""
@@ -69,6 +70,7 @@ class DeparaStudy(Study):
         """The job of a row."""
         if settings.task == "layers":
             return LayerJob(settings, seed, scale=self.scale, **options)
-        return {"zoo": GraphJob, "found": FoundGraphJob, "classifiers": GraphClassifierJob}[settings.task](
-            settings, seed, **options
-        )
+        return JOBS[settings.task](settings, seed, **options)
+
+
+JOBS = {"zoo": GraphJob, "found": FoundGraphJob, "taskonomy": TaskonomyGraphJob, "classifiers": GraphClassifierJob}

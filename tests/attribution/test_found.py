@@ -8,7 +8,8 @@ from sklearn.linear_model import Ridge
 
 from reuselib import chapters
 from reuselib.attribution import found
-from reuselib.attribution.found import MEMBERS, PLAN, Adapted, FoundZoo, Reader, readout
+from reuselib.attribution.found import MEMBERS, PLAN, FoundZoo, Reader, readout
+from reuselib.attribution.representation import Adapted
 from reuselib.errors import UnknownName
 from reuselib.nets import conv3
 

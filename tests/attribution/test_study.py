@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from reuselib import attribution, chapters, data, nets, report, run
 from reuselib.attribution import ModelSpace, affinity_matrix, by_maps, features, maps, pooled, probe_images
 from reuselib.attribution import study as chapter07
-from reuselib.attribution.classifiers import FAMILIES, pretrained
 from reuselib.attribution.job import PROBES, WAYS
+from reuselib.attribution.larger import FAMILIES, pretrained
 from reuselib.attribution.rooms_zoo import UNTRAINED, Zoo
 from reuselib.attribution.study import CONTROLS
 from reuselib.data import ImageSet

@@ -1,0 +1,243 @@
+"""The larger scales of chapters 07 and 08: networks that were found, Taskonomy's own, and torchvision's classifiers.
+
+There is no truth for the last, so what is measured is whether families stand together.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from reuselib import data, run
+from reuselib.attribution import found
+from reuselib.attribution.evaluation import GROUPS, Score, Truth, split_half, taskonomy
+from reuselib.attribution.found import open_found
+from reuselib.attribution.job import (
+    CONTROLS,
+    UNLEARNED,
+    WAYS,
+    Explaining,
+    ZooJob,
+    ZooResult,
+    score_history,
+    score_metrics,
+    way_of,
+)
+from reuselib.attribution.learning import seconds
+from reuselib.attribution.method import Comparison, ModelSpace
+from reuselib.attribution.rivals import upper
+from reuselib.attribution.tree import Tree, purity
+from reuselib.data import ImageSet
+from reuselib.data.image_set import IMAGENET_STATISTICS
+from reuselib.data.taskonomy import photographs
+from reuselib.nets import pretrained
+from reuselib.nets.taskonomy import encoder
+
+FAMILIES = {
+    "VGG": ("vgg11", "vgg13", "vgg16", "vgg19"),
+    "Inception": ("googlenet", "inception_v3"),
+    "ResNet": ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+}
+"""torchvision's classifiers of the families of the paper's second experiment; which members it took is not known."""
+NATURAL, FOREIGN = "stl10", "svhn"
+"""Probe images for classifiers of photographs: photographs, and house numbers."""
+
+
+class TaskonomyJob(ZooJob):
+    """Taskonomy's own encoders, scored on photographs, or a control on its own affinities."""
+
+    twins = ()
+
+    @cached_property
+    def truth(self) -> Truth:
+        """Taskonomy's."""
+        return taskonomy()
+
+    @cached_property
+    def zoo(self) -> Any:
+        """The groups of the tasks; encoders are read one at a time, each nearly 100 MB."""
+        return run.Settings(groups={name: group for group, names in GROUPS.items() for name in names})
+
+    @cached_property
+    def probes(self) -> ImageSet:
+        """The photographs."""
+        settings = self.settings
+        drawn = photographs(f"{settings.probes}_probes", settings.count, settings.size, self.seed)
+        return drawn.to(self.device)
+
+    def network(self, name: str) -> Any:
+        """What loads an encoder, or what it was before training."""
+        untrained = self.settings.method in UNLEARNED
+
+        def load() -> nn.Module:
+            with run.seeded(self.truth.sources.index(name)):
+                return encoder(name, self.device, untrained)
+
+        return load
+
+    def compare(self, way: Comparison, cost: run.Cost | None = None) -> ModelSpace:
+        """Compare all encoders."""
+        space = ModelSpace(self.probes, way)
+        with run.measured(cost or self.cost):
+            space.extend({name: self.network(name) for name in self.truth.sources}, progress=self.progress)
+        return space
+
+    def plan(self) -> Iterator[tuple[run.Method, int]]:
+        """The explanation of every encoder."""
+        if self.settings.method not in CONTROLS:
+            size, batch = self.settings.size, self.settings.batch
+            images = torch.zeros(batch, 3, size, size, device=self.device)
+            updates = -(-self.settings.count // batch) * len(taskonomy().sources)
+            yield Explaining(encoder("autoencoder", self.device, untrained=True), images), updates
+
+    def control(self) -> ZooResult:
+        """Score a control."""
+        score = CONTROLS[self.settings.method](self.truth, self.zoo.groups)
+        curves, history = ("precision", "recall"), score_history(score)
+        return ZooResult(metrics=score_metrics(score), history=history, curves=curves, truth=self.truth, score=score)
+
+    methods: ClassVar[dict[str, Callable[[Any], ZooResult]]] = dict.fromkeys(CONTROLS, control)
+
+
+class OfFound:
+    """What makes a job on a zoo one on the zoo that was found: mixed in before it."""
+
+    twins: tuple[str, ...] = ()
+    settings: run.Settings
+    seed: int
+    device: torch.device
+    precision: str
+    progress: bool
+    truth: Truth
+    cost: run.Cost
+
+    @cached_property
+    def zoo(self) -> Any:
+        """The row's zoo."""
+        return open_found(self.settings.zoo, self.device)
+
+    @cached_property
+    def probes(self) -> ImageSet:
+        """The probe images."""
+        return found.probe_images(self.settings.probes, self.settings.count, self.seed, self.device)
+
+    def plan(self) -> Iterator[tuple[run.Method, int]]:
+        """What is trained, or the explanation of every member; a readout costs less than that."""
+        count, batch = self.settings.count, self.settings.batch
+        if self.settings.method == "training":
+            yield from map(self.zoo.course, self.zoo.everyone)
+        elif self.settings.method not in (*CONTROLS, "split-half"):
+            for name in self.zoo.tasks:
+                images = torch.zeros(batch, 3, found.SIDE, found.SIDE, device=self.device)
+                yield Explaining(self.zoo.fresh(name), images), -(-count // batch)
+
+    def result(self) -> ZooResult:
+        """Train, measure the truth, or score."""
+        method = self.settings.method
+        with run.threads():
+            if method not in ("training", *self.zoo.made):
+                return super().result()  # type: ignore[misc]
+            spent = self.zoo.train(self.progress) if method == "training" else self.zoo.table(method, self.progress)
+        if method == "training":
+            cards = {name: self.zoo.piece(name).card() for name in self.zoo.everyone}
+            metrics = {f"{key}_{name}": card[key] for name, card in cards.items() for key in ("accuracy", "seconds")}
+        else:
+            metrics = self.zoo.metrics(method)
+        options: dict[str, Any] = {"device": self.device, "precision": self.precision, "zoo": self.zoo}
+        return ZooResult(metrics=metrics, history=run.History(cost=spent), **options)
+
+    def judged(self, score: Score, metrics: dict[str, float], space: Any = None, similarity: Any = None) -> ZooResult:
+        """The same by every truth: fewer labels, and fine-tuning, by the endings of the metrics."""
+        method = self.settings.method
+        for ending, truth in self.zoo.truths.items():
+            if not ending:
+                continue
+            if similarity is not None:
+                other = truth.evaluate(similarity)
+            elif method == "split-half":
+                other = split_half(truth, self.zoo.all_losses[ending], self.seed)
+            else:
+                other = CONTROLS[method](truth, self.zoo.groups)
+            kept = score_metrics(other)
+            metrics |= {f"{name}{ending}": kept[name] for name in ("p_at_1", "p_at_2", "p_at_4", "spearman")}
+        return super().judged(score, metrics, space, similarity)  # type: ignore[misc]
+
+
+class FoundJob(OfFound, ZooJob):
+    """The scores of chapter 07 on the zoo that was found."""
+
+
+@dataclass(kw_only=True)
+class ClassifierResult(run.Result):
+    """Compared classifiers.
+
+    Attributes:
+        space: the networks as they were compared.
+        tree: of them.
+        probes: the images.
+    """
+
+    space: ModelSpace
+    tree: Tree
+    probes: ImageSet
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classifiers."""
+        return self.space.names
+
+
+class ClassifierJob(run.Job):
+    """torchvision's classifiers compared on the test images of a set, of which the seed draws some."""
+
+    ways = WAYS
+
+    @cached_property
+    def probes(self) -> ImageSet:
+        """The probe images, normalised as the classifiers take them."""
+        drawn = data.load(self.settings.probes, "test", channels=3).take(self.settings.count, self.seed).unlabelled()
+        mean, std = IMAGENET_STATISTICS
+        return replace(drawn.resized(self.settings.size), mean=mean, std=std).to(self.device)
+
+    def plan(self) -> Iterator[tuple[run.Method, int]]:
+        """The explanation of every network, of untrained weights."""
+        from torchvision import models as torchvision
+
+        batch, size = self.settings.batch, self.settings.size
+        for name in self.settings.networks:
+            with torch.device(self.device), run.seeded(0):
+                # Drawing the weights of these would take half a minute.
+                options = {"init_weights": False} if name in FAMILIES["Inception"] else {}
+                network = torchvision.get_model(name, weights=None, **options)
+                yield Explaining(network, torch.zeros(batch, 3, size, size)), -(-self.settings.count // batch)
+
+    def result(self) -> ClassifierResult:
+        """Compare, and say whether families stand together."""
+        space = ModelSpace(self.probes, way_of(self.ways, self.settings))
+        networks = {name: partial(pretrained.classifier, name, self.device) for name in self.settings.networks}
+        history = run.History()
+        with run.threads(), run.measured(history.cost):
+            space.extend(networks, progress=self.progress)  # one at a time in memory
+        return ClassifierResult(
+            metrics=self.metrics(space) | {"seconds": seconds(history.cost, self.device)},
+            history=history,
+            device=self.device,
+            space=space,
+            tree=space.tree(),
+            probes=self.probes,
+        )
+
+    def metrics(self, space: ModelSpace) -> dict[str, float]:
+        """Purity of the families, share of networks whose most similar one is of their family, mean similarity."""
+        family = {name: group for group, members in FAMILIES.items() for name in members}
+        groups = {name: family.get(name, name) for name in space.names}
+        firsts = [(name, str(space.ranking(name).index[0])) for name in space.names]
+        return {
+            "networks": len(firsts),
+            "purity": purity(space.tree().clusters(len(set(groups.values()))), groups),
+            "same_family": sum(groups[name] == groups[first] for name, first in firsts) / len(firsts),
+            "mean_cosine": float(upper(space.similarity).mean()),
+        }
