@@ -6,12 +6,20 @@ new student learns from the finished set, in the same way for all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from reuselib import home, run
+from reuselib.cmi.invert import invert
 from reuselib.cmi.job import CMIJob
 from reuselib.cmi.rivals import FAMILY
 from reuselib.nets import zoo
+from reuselib.report import metrics
 from reuselib.run import Settings, Study
 
 PLAIN = ("teacher", "untrained", "supervised", "kd-real", "noise")
@@ -73,9 +81,9 @@ CIFAR10 = PAPER.but(
     judge="cifar10-jpeg-resnet56",
     student=("small_resnet", {"width": 16}),
     batches=20,
-    image_steps=50,
+    image_steps=40,
     updates=1200,
-    studio={"latent": 256, "width": 32, "lr": 3e-3},
+    studio={"latent": 256, "width": 32, "lr": 5e-3},
     memory={"bank": 5120, "negatives": 1024},
     curve=(512, 1536),
 )
@@ -168,16 +176,77 @@ SCRIPTS: dict[str, dict[str, Any]] = {
 }
 """The batches and updates of the official scripts, where they differ from method to method."""
 SCRIPTS["inversion-adv"] = SCRIPTS["cmi"]
-NARROW = SHARED | {"image_steps": 19, "studio": CIFAR10.studio | {"lr": 1e-3}}
+NARROW = SHARED | {"image_steps": 15, "studio": CIFAR10.studio | {"lr": 1e-3}}
 EQUAL_TIME: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("deepinversion", "adi"), {"image_steps": 100}),
+    **dict.fromkeys(("deepinversion", "adi"), {"image_steps": 80}),
     **dict.fromkeys(("zskt", "dfad"), NARROW),
     "dafl": NARROW | {"studio": NARROW["studio"] | {"latent": 512}},
-    "dfq": NARROW | {"image_steps": 11},
+    "dfq": NARROW | {"image_steps": 9},
 }
 """At `colab`: as many updates as take about the time of CMI's, which passes the teacher twice; the scripts' rates."""
 ONLY_SMALL = ("cmi-soft", "inversion-wide", "cmi-wide")
 """Rows that answer questions of the small images."""
+
+
+def pictures(
+    teacher: str = "cifar10-jpeg-resnet56",
+    judge: str = "cifar10-jpeg-resnet20",
+    *,
+    label: int = 7,
+    each: int = 20,
+    lengths: Sequence[int] = (1, 10, 40, 100, 250),
+    seed: int = 0,
+    **sizes: Any,
+) -> list[Path]:
+    """Make the chapter's pictures of a teacher's training images, in the data room's ``pictures/cmi``.
+
+    As committed, in an hour of one core: ``python -c "from reuselib.cmi.study import pictures; pictures()"``.
+
+    Args:
+        teacher: is inverted.
+        judge: in whose features real images are near.
+        label: of the class that is shown often.
+        each: images of every class, all of one batch.
+        lengths: updates after which a class is shown, ascending.
+        seed: of noise, weights and views.
+        sizes: as in :func:`~reuselib.cmi.invert`.
+
+    Returns:
+        Three files, ten images a row: ``contrast.png``, ``each`` of the class with the contrast, then without;
+        ``forming.png``, the first of every class after each length; ``neighbours.png``, and the real ones nearest.
+    """
+    network, other = zoo.load(teacher), zoo.load(judge)
+    real = zoo.images(teacher, "train", run.device())
+    labels = [y for y in range(len(real.classes)) for _ in range(each)]
+    sizes = {"width": 48, "latent": 256, "lr": 3e-3} | sizes
+    options: dict[str, Any] = {"labels": labels, "count": len(labels), "seed": seed, "sizes": sizes}
+    options |= {"image": real.shape, "mean": real.mean, "std": real.std}
+    made = {steps: invert(network, image_steps=steps, **options) for steps in lengths}
+    plain = invert(network, method="inversion", image_steps=lengths[-1], **options)
+    features = [
+        metrics.features_of(other, x.normalised(x.images))
+        for x in (made[lengths[-1]].subset(slice(None, None, each)), real)
+    ]
+    near = real.images[metrics.nearest(*features)]
+    shown = slice(label * each, (label + 1) * each)
+    sheets = {
+        "contrast": [made[lengths[-1]].images[shown], plain.images[shown]],
+        "forming": [images.images[::each] for images in made.values()],
+        "neighbours": [made[lengths[-1]].images[::each], near],
+    }
+    return [_write_sheet(home.path("pictures", "cmi", f"{name}.png"), torch.cat(rows)) for name, rows in sheets.items()]
+
+
+def _write_sheet(path: Path, images: Tensor) -> Path:
+    """Write 8-bit images (N, C, H, W) in rows of ten."""
+    from PIL import Image
+    from torchvision.utils import make_grid  # both take a while
+
+    content = BytesIO()
+    grid = make_grid(images.cpu(), nrow=10, padding=1, pad_value=255)
+    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(content, "PNG")
+    home.write_atomic(path, content.getvalue())
+    return path
 
 
 class CMIStudy(Study):
@@ -185,7 +254,10 @@ class CMIStudy(Study):
 
     name = "cmi"
     title = "Contrastive Model Inversion"
-    live = {"laptop": {"batches": 4, "image_steps": 60, "updates": 600, "sizes": ()}}
+    live = {
+        "laptop": {"batches": 4, "image_steps": 60, "updates": 600, "sizes": ()},
+        **dict.fromkeys(("colab", "paper"), {"batches": 2, "image_steps": 50, "updates": 300, "sizes": ()}),
+    }
 
     @classmethod
     def declare(cls, scale: str) -> Mapping[str, Settings]:

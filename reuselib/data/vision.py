@@ -24,7 +24,8 @@ from reuselib.data import files
 from reuselib.data.image_set import STATISTICS, ImageSet, Statistics, statistics
 
 MNIST_STATISTICS = (0.1307,), (0.3081,)
-CIFAR_STATISTICS = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # the papers use them for both CIFARs
+CIFAR_STATISTICS = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+"""As DFAD takes them for both CIFARs; CMI's and NetGraft's codes have others for CIFAR-100."""
 # Pinned here too: the registry is written from the disk, and would bless a file altered before.
 FASHION_MNIST_SHA256 = {
     "train-images-idx3-ubyte.gz": "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",

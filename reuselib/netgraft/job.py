@@ -198,6 +198,20 @@ class NetGraftJob(run.Job):
         accuracy, loss = self.look(network, self.watched)
         return {"accuracy": accuracy, "gap": loss - self.look(network, self.images.subset(slice(500)))[1]}
 
+    def follow(self, blocks: tuple[int, ...], lr: float, points: int) -> list[dict[str, float]]:
+        """Accuracy and gap of one graft on 500 test images, at some points of a block's updates, the start included."""
+        every = max(1, self.settings.block_steps[0] // points)
+        method: NetGraft = self.few(NetGraft, [Graft(blocks, every * points, lr)])
+        hybrid, some = method.hybrid(blocks), self.test.subset(slice(500))
+
+        def look() -> dict[str, float]:
+            accuracy, loss = self.look(hybrid, some)
+            return {"accuracy": accuracy, "gap": loss - self.look(hybrid, self.images)[1]}
+
+        start = {"iteration": 0.0} | look()
+        options: dict[str, Any] = {"report_every": every, "evaluate": look, "progress": False}
+        return [start, *run.run(method, method.total, **options).rounds]
+
     @torch.no_grad()
     def look(self, network: nn.Module, images: ImageSet) -> tuple[float, float]:
         """Accuracy, and NetGraft's loss per image, without augmentation."""

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import equations
+import numpy
 import players
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from reuselib import chapters, run
@@ -189,3 +191,15 @@ def test_the_weights_of_a_row_reach_the_terms() -> None:
 
 def test_the_equations_shown_are_the_equations_trained() -> None:
     equations.check("cmi", inversion_of("cmi", early=0.0, student_steps=1).step)
+
+
+def test_the_pictures_are_small_sheets_of_what_they_are_called() -> None:
+    tiny = {"each": 10, "lengths": (1, 2), "width": 4, "latent": 8}
+    files = cmi.pictures("shapes16-conv4", "shapes16-judge", label=1, **tiny)
+    sheets = {file.stem: numpy.asarray(Image.open(file))[..., 0] for file in files}
+    sides = {"contrast": (35, 171), "forming": (18, 137), "neighbours": (18, 137)}
+    assert {name: sheet.shape for name, sheet in sheets.items()} == sides
+    real = zoo.images("shapes16-conv4", "train", "cpu").images[:, 0].numpy()
+    assert (real == sheets["neighbours"][1:17, 69:85]).all((1, 2)).any()  # the fifth: below the first of four classes
+    assert (sheets["forming"][1:17, 69:85] == sheets["neighbours"][1:17, 1:17]).all()
+    assert all(file.stat().st_size < 200_000 for file in files)
