@@ -12,12 +12,15 @@ import sys
 from pathlib import Path
 
 import api
+import decisions
 import yaml
 
 from reuselib import report
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- chapters: made by book/report.py -->", "<!-- end of chapters -->"
+CHAPTERS = ("<!-- chapters: made by book/report.py -->", "<!-- end of chapters -->")
+DECISIONS = ("<!-- decisions: made by book/report.py -->", "<!-- end of decisions -->")
+WHICH = Path("book/which_method.md")
 REPORT = Path("book/reproduction_report.md")
 ALL_TABLES = Path("book/reproduction_tables.md")
 TABLES = (Path("README.md"), Path("book/index.md"))
@@ -49,20 +52,21 @@ def chapter_table(page: Path) -> str:
     return "\n".join(lines)
 
 
-def with_table(page: Path) -> str:
-    """Return the text of `page` with the table between its two markers made anew."""
+def between(page: Path, markers: tuple[str, str], made: str) -> str:
+    """Return the text of `page` with what stands between two markers made anew."""
     text = (ROOT / page).read_text("utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, found, after = rest.partition(END)
+    before, _, rest = text.partition(markers[0])
+    _, found, after = rest.partition(markers[1])
     if not found:
-        raise SystemExit(f"{page} lacks the marker lines {BEGIN!r} and {END!r}")
-    return f"{before}{BEGIN}\n\n{chapter_table(page)}\n\n{END}{after}"
+        raise SystemExit(f"{page} lacks the marker lines {' and '.join(markers)}")
+    return f"{before}{markers[0]}\n\n{made}\n\n{markers[1]}{after}"
 
 
 def pages() -> dict[Path, str]:
     """Return the text that each generated file ought to have."""
     badges = {badge_file(paper): report.badge(paper).svg() + "\n" for paper in report.names()}
-    tables = {page: with_table(page) for page in TABLES}
+    tables = {page: between(page, CHAPTERS, chapter_table(page)) for page in TABLES}
+    tables[WHICH] = between(WHICH, DECISIONS, decisions.tree())
     texts = {REPORT: report.report().rstrip() + "\n", ALL_TABLES: report.all_tables().rstrip() + "\n"}
     return texts | badges | tables | api.pages()
 

@@ -6,7 +6,10 @@ environment variable REUSELIB_BOOK_HTML names a folder that holds it already.
 
 from __future__ import annotations
 
+import ast
 import functools
+import importlib
+import inspect
 import os
 import re
 import shutil
@@ -163,6 +166,39 @@ def test_search_finds_a_word(visit: Callable[[str], Visit]) -> None:
     page = visit("search").page
     page.goto(page.url + "?q=distillation", wait_until="networkidle")
     page.wait_for_selector("#search-results li", timeout=30_000)
+
+
+def test_claims_are_filtered_and_searched(visit: Callable[[str], Visit]) -> None:
+    page = visit("book/reproduction_report").page
+    count = page.locator(".all-claims output")
+    every = int(count.inner_text().split()[-2])
+    page.select_option(".all-claims label:has-text('Verdict') select", "fails")
+    verdicts = page.locator(".all-claims tbody tr td:last-child").all_inner_texts()
+    assert 0 < len(verdicts) < every and all("fails" in text for text in verdicts)
+    assert count.inner_text() == f"{len(verdicts)} of {every} claims"
+    page.select_option(".all-claims label:has-text('Verdict') select", "")
+    page.fill(".all-claims input", "bias loss")
+    page.wait_for_function("document.querySelector('.all-claims output').textContent.split(' ')[0] < 20")
+    assert all("bias loss" in text for text in page.locator(".all-claims tbody tr").all_text_contents())
+
+
+def leaves(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give the cards of the decision tree."""
+    yield from (leaf for answer in node["answers"] for leaf in leaves(answer)) if "answers" in node else [node]
+
+
+def test_the_calls_of_the_decision_tree_are_calls_of_the_library() -> None:
+    found = list(leaves(yaml.safe_load((ROOT / "book/which_method.yml").read_text("utf-8"))))
+    python = [leaf["call"] for leaf in found if not leaf["call"].startswith("reuselib")]
+    assert len(found) > len(python) > 15
+    for call in (node for text in python for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func)
+        if name.startswith(("classifier", "qfsl.", "selective.")) and "(" in name:  # a method of what a call gives
+            continue
+        module, _, path = name.partition(".")
+        function = functools.reduce(getattr, path.split("."), importlib.import_module(f"reuselib.{module}"))
+        options = {keyword.arg: None for keyword in call.keywords}
+        inspect.signature(function).bind_partial(*call.args, **options)
 
 
 def test_the_rocket_opens_colab_where_the_address_is_set(html: Path) -> None:
