@@ -100,7 +100,7 @@ class LayerwiseJob(run.Job):
             return network.eval().requires_grad_(False)
         images = {name: self.settings[name] for name in ("dataset", "image", "raw")}
         recipe = {**images, **plan.plain(), "known": self.classes.sets[number], "draw": self.draw(number)}
-        name = f"{self.settings.dataset}-part-{report.config_hash(recipe)[:16]}"
+        name = f"parts/{self.settings.dataset}-{report.config_hash(recipe)[:16]}"  # deeper than what is shipped
 
         def teach() -> Supervised:
             if plan.pretrained:
