@@ -27,14 +27,17 @@ from reuselib.attribution.job import (
     way_of,
 )
 from reuselib.attribution.learning import seconds
-from reuselib.attribution.method import Comparison, ModelSpace
+from reuselib.attribution.losses import affinity, normalised, pooled
+from reuselib.attribution.method import Comparison, ModelSpace, maps
+from reuselib.attribution.representation import Adapted
 from reuselib.attribution.rivals import upper
 from reuselib.attribution.tree import Tree, purity
 from reuselib.data import ImageSet
 from reuselib.data.image_set import IMAGENET_STATISTICS
 from reuselib.data.taskonomy import photographs
-from reuselib.nets import pretrained
+from reuselib.nets import efficientnet, pretrained
 from reuselib.nets.taskonomy import encoder
+from reuselib.report.pictures import tinted
 
 FAMILIES = {
     "VGG": ("vgg11", "vgg13", "vgg16", "vgg19"),
@@ -241,3 +244,44 @@ class ClassifierJob(run.Job):
             "same_family": sum(groups[name] == groups[first] for name, first in firsts) / len(firsts),
             "mean_cosine": float(upper(space.similarity).mean()),
         }
+
+
+POOLED = 4
+"""Pixels a side of the squares over which maps of photographs are averaged, to be seen on a page."""
+
+
+class PhotographJob(run.Job):
+    """Photographs and what five networks look at in them, kept as a picture; three maps of the first by method."""
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Three networks that know photographs as large as these, one of small ones, and one that knows none."""
+        size, small = self.settings.size, open_found(found.PLAN, self.device).network("cifar10")
+        known = {f"lite{number}": efficientnet.load(number, self.device) for number in efficientnet.SIZES}
+        with run.seeded(self.seed):
+            blank = efficientnet.load(0, self.device, untrained=True)
+        return {
+            name: network if network is small else Adapted(network, 3, size, efficientnet.NORMALISATION)
+            for name, network in (known | {"cifar10": small, "untrained": blank}).items()
+        }
+
+    def result(self) -> run.Result:
+        """Explain; the metrics say how alike each other network's maps are to those of the first."""
+        settings, history = self.settings, run.History()
+        probes = photographs("depara_probes", settings.count, settings.size, self.seed, settings.size).to(self.device)
+        x = probes.normalised(probes.images)
+        networks = {name: each.to(self.device) for name, each in self.networks().items()}
+        with run.threads(), run.measured(history.cost):
+            drawn = {name: maps(network, x, reduce=pooled(POOLED)) for name, network in networks.items()}
+            for method in ("epsilon_lrp", "saliency"):
+                drawn[method] = maps(networks["lite0"], x, method, reduce=pooled(POOLED))
+        rows = [
+            torch.from_numpy(tinted(each)).float().repeat_interleave(POOLED, 2).repeat_interleave(POOLED, 3)
+            for each in drawn.values()
+        ]
+        first = normalised(drawn["lite0"])
+        return run.Result(
+            metrics={f"affinity_{name}": affinity(first, normalised(each)) for name, each in drawn.items()},
+            history=history,
+            device=self.device,
+            pictures=torch.stack([probes.images.cpu() / 255, *rows], 1).flatten(0, 1),
+        )

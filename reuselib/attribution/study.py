@@ -12,7 +12,7 @@ from typing import Any
 
 from reuselib.attribution import found
 from reuselib.attribution.job import PROBES, WAYS, ZooJob
-from reuselib.attribution.larger import FAMILIES, FOREIGN, NATURAL, ClassifierJob, FoundJob, TaskonomyJob
+from reuselib.attribution.larger import FAMILIES, FOREIGN, NATURAL, ClassifierJob, FoundJob, PhotographJob, TaskonomyJob
 from reuselib.attribution.rooms_zoo import PLAN, open_zoo
 from reuselib.data.taskonomy import ENCODERS
 from reuselib.run import Job, Settings, Study
@@ -36,6 +36,7 @@ ZOO = Settings(
 ZOOS = {"smoke": (ZOO.but(zoo=SMOKE, count=12),), "laptop": (ZOO, ZOO.but(number=1)), "colab": (), "paper": ()}
 FOUND = Settings(task="found", zoo=found.PLAN, probes="", count=128, batch=32, variance=0.9, clusters=6)
 TASKONOMY = Settings(task="taskonomy", probes="", count=1000, size=256, batch=16, variance=0.99, clusters=4)
+PHOTOGRAPHS = Settings(task="photographs", method="maps", count=3, size=128)
 TASKONOMY_PROBES = {"colab": ("coco",), "paper": ("coco", "indoor", "taskonomy")}
 CLASSIFIERS = Settings(task="classifiers", networks=(), probes="", count=200, size=224, batch=16, variance=0.99)
 SHELVES = {"paper": CLASSIFIERS.but(networks=tuple(name for names in FAMILIES.values() for name in names), count=1000)}
@@ -78,6 +79,8 @@ def networks_needed(settings: Settings) -> tuple[set[str], set[str]]:
     """What a row about networks reads: probes that are no rooms, and networks of rooms that are shipped."""
     if settings.task == "found":
         return found.found_needed(settings.zoo, settings.probes)
+    if settings.task == "photographs":
+        return {"depara_probes"}, {"cifar10-jpeg-resnet20"}
     if settings.task == "taskonomy":
         return {ENCODERS, f"{settings.probes}_probes"} if "probes" in settings else set(), set()
     if settings.task != "zoo":
@@ -103,6 +106,7 @@ class AttributionStudy(Study):
         if scale == "colab":
             rows |= {f"found-{part}": Settings(**FOUND, method=part) for part in ("training", *found.FoundZoo.made)}
             rows |= found_rows(WAYS)
+            rows["photographs-maps"] = PHOTOGRAPHS
         rows |= taskonomy_rows(scale, WAYS)
         scored = zoo_rows(scale, WAYS)
         for zoo in ZOOS[scale]:
@@ -120,4 +124,6 @@ class AttributionStudy(Study):
         return JOBS[settings.task](settings, seed, **options)
 
 
-JOBS = {"zoo": ZooJob, "found": FoundJob, "classifiers": ClassifierJob, "taskonomy": TaskonomyJob}
+JOBS = {"zoo": ZooJob, "found": FoundJob, "classifiers": ClassifierJob, "taskonomy": TaskonomyJob} | {
+    "photographs": PhotographJob
+}

@@ -6,7 +6,10 @@ must be brought, and any folder of one's own will do: ``downloads/probes/own``.
 Source: Zamir et al. 2018 (encoders, as Sax et al. 2018 put them into PyTorch, MIT); Song et al. 2019 and 2020 (lists).
 """
 
+import random
 from pathlib import Path
+
+from PIL import Image
 
 from reuselib import home
 from reuselib.data import files
@@ -113,7 +116,15 @@ def encoder_file(task: str) -> Path:
     return home.verify(path, path.stem.rpartition("-")[2], f"delete {path} and fetch it again")
 
 
-def photographs(name: str, count: int, size: int, seed: int = 0) -> ImageSet:
+def _shorter(path: Path) -> int:
+    """The shorter side of a picture, 0 where there is none."""
+    if not path.is_file():
+        return 0
+    with Image.open(path) as image:
+        return min(image.size)
+
+
+def photographs(name: str, count: int, size: int, seed: int = 0, least: int = 0) -> ImageSet:
     """Unlabelled photographs, their centre cut to a square, in [-1, 1] once normalised.
 
     Args:
@@ -121,18 +132,18 @@ def photographs(name: str, count: int, size: int, seed: int = 0) -> ImageSet:
         count: how many, drawn by the seed; all if there are no more.
         size: pixels a side.
         seed: of the draw.
+        least: pixels that the shorter side of a photograph must have to be drawn.
 
     Raises:
         UnknownName: there are no such photographs.
         MissingFile: they are not there.
         DamagedFile: one cannot be read, or is another one.
     """
-    import random
-
     if name not in PROBES:
         raise unknown("photographs", name, PROBES)
     known = _registered(name)
-    chosen = random.Random(seed).sample(sorted(known), min(count, len(known)))
+    large = [file for file in sorted(known) if not least or _shorter(folder(name) / file) >= least]
+    chosen = random.Random(seed).sample(large, min(count, len(large)))
     fix = f"reuselib fetch attribution --scale colab; or {BROUGHT.get(name, 'bring them')}"
     if not chosen:
         raise MissingFile(f"{folder(name)} holds no photograph. Fix: {fix}")

@@ -22,6 +22,18 @@ from reuselib.errors import ShapeMismatch, unknown
 from reuselib.report.theme import FAINT, INK, PALETTE, VALUES, WIDTH, array, bounds, finite, limits, styled
 
 
+def tinted(maps: Any, clipped: float = 0.98) -> numpy.ndarray:
+    """Signed maps (n, h, w) as colours (n, 3, h, w) in [0, 1]: orange above zero, blue below, white at it.
+
+    Each map has a scale of its own, whose end is this quantile of its sizes, in eight steps to keep files small.
+    """
+    values = array(maps)
+    highest = numpy.quantile(abs(values).reshape(len(values), -1), clipped, axis=1).clip(1e-30)
+    shade = (8 * values / highest[:, None, None]).clip(-8, 8).round()[:, None] / 8
+    above, below = (1 - numpy.array(to_rgb(PALETTE[number])).reshape(1, 3, 1, 1) for number in (1, 0))
+    return 1 - shade.clip(0) * above - (-shade).clip(0) * below
+
+
 @styled
 def image_grid(
     images: Any,

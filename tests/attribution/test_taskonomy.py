@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from reuselib import chapters
-from reuselib.attribution import larger
+from reuselib.attribution import found, larger
 from reuselib.attribution.evaluation import Truth
 from reuselib.data import fetching, taskonomy
 from reuselib.errors import DamagedFile, MissingFile, UnknownName
+from reuselib.nets import efficientnet
 from reuselib.nets.taskonomy import TaskonomyEncoder, encoder
 
 
@@ -96,3 +97,16 @@ def test_photographs_that_must_be_brought_say_so(room: Path) -> None:
     assert drawn.shape == (3, 32, 32) and len(drawn) == 3 and drawn.classes == ("photograph",)
     with pytest.raises(MissingFile, match="aeroplane_157268.jpg|is missing"):
         taskonomy.photographs("depara_probes", 200, 32)
+
+
+def test_photographs_are_drawn_beside_their_maps(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    own(room, 3)
+    photographs, load, network = taskonomy.photographs, efficientnet.load, found.FoundZoo._network
+    monkeypatch.setattr(larger, "photographs", lambda _, count, size, *rest: photographs("own_probes", count, size))
+    monkeypatch.setattr(efficientnet, "load", lambda number, where, **_: load(number, where, untrained=True))
+    monkeypatch.setattr(found.FoundZoo, "_network", lambda zoo, name: network(zoo, "untrained-animals"))
+    result = chapters.study("attribution", "colab").run("photographs-maps", progress=False, size=32)
+    assert result.pictures.shape == (24, 3, 32, 32) and 0 <= result.pictures.min() <= result.pictures.max() <= 1
+    torch.testing.assert_close(result.pictures[0], photographs("own_probes", 3, 32).images[0] / 255)
+    assert result.metrics["affinity_lite0"] == pytest.approx(1) and len(result.metrics) == 7
