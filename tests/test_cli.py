@@ -69,7 +69,7 @@ def test_predict_says_what_a_chapter_costs_and_how_far_off_that_may_be(monkeypat
 
 
 def test_every_command_that_is_promised_has_help() -> None:
-    promised = "list rows predict fetch run reproduce resume table verdicts report zoo doctor"
+    promised = "list rows predict fetch choose run reproduce resume table verdicts report zoo doctor"
     assert set(cli.main.commands) == set(promised.split())
     assert set(cli.main.commands["zoo"].commands) == {"list", "show", "verify", "train"}
     assert "reuselib, version 0." in call("--version")

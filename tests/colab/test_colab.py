@@ -1,0 +1,58 @@
+"""Chapters on an emulated Colab (see emulation.py): one in every run, all of them at night, one that is cut off."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import emulation
+import pytest
+
+from reuselib import chapters
+
+CHAPTERS = sorted(path.stem for path in (emulation.ROOT / "notebooks").glob("[01][0-9]_*.ipynb"))
+CHEAP = "05_layerwise"
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> emulation.Machine:
+    """An empty machine: what is installed and fetched on it is there for the notebooks that follow."""
+    if not (emulation.ROOT / ".git").exists():
+        pytest.skip("there is no repository to clone")
+    return emulation.Machine(tmp_path_factory.mktemp("colab"))
+
+
+def test_the_machine_has_what_the_image_brings_and_no_more(machine: emulation.Machine) -> None:
+    def imports(name: str) -> bool:
+        return not subprocess.run([machine.python, "-c", f"import {name}"], capture_output=True, cwd="/").returncode
+
+    assert imports("torch, torchvision, seaborn, sklearn, ipykernel, yaml, google.colab")
+    assert not any(map(imports, sorted(emulation.ABSENT)))
+
+
+def test_a_chapter_runs_from_an_empty_machine_to_the_end(machine: emulation.Machine) -> None:
+    outcome = machine.run(CHEAP)
+    assert not outcome.errors and outcome.cells[0] == outcome.cells[1] > 10, outcome
+    rows = chapters.study(CHEAP.split("_", 1)[1], "colab").rows
+    kept = list((machine.clone / "data" / "runs").rglob("seed0.json"))
+    assert {path.parent.name for path in kept} == set(rows)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_every_chapter_runs_from_an_empty_machine_to_the_end(machine: emulation.Machine, name: str) -> None:
+    outcome = machine.run(name)
+    print(outcome)
+    assert not outcome.errors and outcome.cells[0] == outcome.cells[1], outcome
+
+
+@pytest.mark.nightly
+def test_a_chapter_that_is_killed_goes_on_with_what_it_has(tmp_path: Path) -> None:
+    machine = emulation.Machine(tmp_path)
+    cut = machine.run(CHEAP, kill=2)
+    assert cut.errors == ["killed"] and cut.cells[0] < cut.cells[1]
+    kept = {path: path.read_bytes() for path in (machine.clone / "data" / "runs").rglob("seed0.json")}
+    assert len(kept) == 2
+    outcome = machine.run(CHEAP)
+    assert not outcome.errors and outcome.text.count("read back") == 2, outcome
+    assert all(path.read_bytes() == content for path, content in kept.items())
