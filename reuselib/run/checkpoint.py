@@ -113,7 +113,7 @@ class Checkpoint:
         path: the file.
         method: what is run; its ``steps_per_round`` is settled.
         settings: whatever decides the result beside what was asked of the method.
-        every: seconds between two checkpoints; the first comes early.
+        every: seconds between two checkpoints, more where writing one takes long; the first comes early.
 
     Attributes:
         kept: in words, what is there to go on from.
@@ -157,6 +157,7 @@ class Checkpoint:
             "state": state_of(method),
             **{name: getattr(method, name) for name in COUNTERS},
         }
+        began = time.monotonic()
         try:
             save_checkpoint(self.path, content)
         except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from reuselib import home, run
 from reuselib.dfad import losses
 from reuselib.errors import DamagedFile, MissingFile, ReuseError
+from reuselib.run.checkpoint import Checkpoint
 from reuselib.run.described import describe
 
 
@@ -228,3 +230,13 @@ def test_a_checkpoint_with_other_parts_is_refused(tmp_path: Path) -> None:
         players.drive(players.make(f"inversion-{saved}"), 1, checkpoint=path)
         refused(players.make(f"inversion-{resumed}"), path, "(student|learning).* there, .* now.*Delete .*run.pt")
     refused(of("inversion-cmi", student=student), path, "student.*Delete .*run.pt")
+
+
+def test_writing_takes_a_twentieth_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reuselib.run.checkpoint.save_checkpoint", lambda path, content: time.sleep(0.05))
+    method = players.make("dfad")
+    players.drive(method, 1)
+    for every, least, most in ((0.01, 0.8, 30.0), (60.0, 59.0, 60.0), (0.0, -1.0, 0.0)):
+        file = Checkpoint(tmp_path / "run.pt", method, None, every)
+        file.write([], run.Cost())
+        assert least < file.next - time.monotonic() <= most and file.due() == (every == 0)
