@@ -6,10 +6,14 @@ import ast
 import inspect
 import os
 import platform
+import re
+import subprocess
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from reuselib import __version__, home
@@ -19,6 +23,8 @@ from reuselib.report.tables import Table
 
 LIGHT = ("captum", "click", "jsonschema", "pooch", "pyyaml", "safetensors", "tqdm")
 CLONE = "/content/reusing-trained-networks"
+PAGE = 79
+"""Characters in a line that a page shows without scrolling."""
 
 # The first cell of every notebook, word for word; a test compares them.
 SETUP_CELL = f"""\
@@ -81,6 +87,8 @@ class Source:
 def source(*objects: Any, docstring: bool = True) -> Source:
     """Show the source of functions, classes or methods as the library runs it, module names above.
 
+    Where ruff is at hand, as where the book is made, it is folded to lines of 79 characters.
+
     Args:
         objects: what to show, in this order.
         docstring: False leaves the docstrings out, so that the idea fits on a screen.
@@ -91,7 +99,7 @@ def source(*objects: Any, docstring: bool = True) -> Source:
     parts: list[str] = []
     last = None
     for each in objects:
-        text = _dedented(each) if docstring else _without_docstrings(_dedented(each))
+        text = _folded(_dedented(each) if docstring else _without_docstrings(_dedented(each)))
         parts.append(text if each.__module__ == last else f"# {each.__module__}\n{text}")
         last = each.__module__
     return Source("\n\n".join(parts))
@@ -102,6 +110,34 @@ def _dedented(thing: Any) -> str:
         return textwrap.dedent(inspect.getsource(thing)).strip()
     except (TypeError, OSError) as error:
         raise ReuseError(f"{thing!r} has no Python source to show. Give a function, a class or a method.") from error
+
+
+def _folded(text: str) -> str:
+    """The same code in lines that a page holds."""
+    ruff = Path(sys.executable).with_name("ruff")
+    if not ruff.exists():
+        return text
+    command = [str(ruff), "format", "--isolated", f"--line-length={PAGE}", "--stdin-filename=source.py", "-"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    lines = text.splitlines() if done.returncode else done.stdout.splitlines()
+    return "\n".join(part for line in lines for part in _parts(line))
+
+
+def _parts(line: str) -> list[str]:
+    """A line that is too long, in parts: a comment or a string, which ruff leaves as it is."""
+    line = line if len(line) <= PAGE else re.sub(r"  # (type: ignore|noqa).*", "", line)
+    found = re.fullmatch(r'(\s*)(?:# (?P<comment>.*)|(?P<mark>f?)"(?P<text>(?:[^"\\]|\\.)*)"(?P<end>,?))', line)
+    if len(line) <= PAGE or found is None:
+        return [line]
+    indent, comment, mark = found[1], found["comment"], found["mark"]
+    if comment is not None:
+        return [f"{indent}# {part}" for part in textwrap.wrap(comment, PAGE - len(indent) - 2)]
+    text, room = found["text"], PAGE - len(indent) - len(mark) - 2
+    # Not inside of the braces of an f-string.
+    ends = [n for n in range(1, room + 1) if text[n - 1] == " " and text.count("{", 0, n) == text.count("}", 0, n)]
+    if not ends:
+        return [line]
+    return [f'{indent}{mark}"{text[: ends[-1]]}"', *_parts(f'{indent}{mark}"{text[ends[-1] :]}"{found["end"]}')]
 
 
 def _without_docstrings(text: str) -> str:

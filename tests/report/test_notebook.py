@@ -1,5 +1,7 @@
 """What notebooks use: source in a cell, the first cell, the footer, and figures in the book."""
 
+import ast
+import inspect
 import os
 import re
 import subprocess
@@ -49,6 +51,24 @@ def test_source_is_what_runs_and_compiles_without_its_docstrings_too() -> None:
     for thing in (len, 3, Documented()):
         with pytest.raises(ReuseError, match="no Python source.*Give a function"):
             notebook.source(thing)
+
+
+def long_lines(values: list[float], name: str) -> float:
+    """Say something."""
+    # A comment that goes on and on, past the edge of any page that anyone would ever print it on.
+    if not values:
+        raise ValueError(
+            f"There are no values of {name.upper().lower().title().strip()!r} here: give some, or nothing, or a name."
+        )
+    return sum(value * weight for value, weight in zip(values, range(len(values)), strict=True) if value > 0)  # noqa: E501
+
+
+def test_source_is_folded_to_a_page_and_stays_the_same_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, shown = inspect.getsource(long_lines), repr(notebook.source(long_lines))
+    assert max(map(len, whole.splitlines())) > 110 and max(map(len, shown.splitlines())) <= 79
+    assert ast.dump(ast.parse(shown)) == ast.dump(ast.parse(whole))
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")  # where there is no ruff
+    assert repr(notebook.source(long_lines)).splitlines()[1:] == whole.splitlines()
 
 
 class Colab:
