@@ -105,6 +105,12 @@ def source(*objects: Any, docstring: bool = True) -> Source:
     return Source("\n\n".join(parts))
 
 
+def bring(*packages: str) -> None:
+    """On Colab, install packages that a chapter's networks come with; anywhere else they came with the library."""
+    if "google.colab" in sys.modules:
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *packages], check=True)
+
+
 def _dedented(thing: Any) -> str:
     try:
         return textwrap.dedent(inspect.getsource(thing)).strip()

@@ -173,3 +173,13 @@ def test_book_turns_a_shown_figure_into_html_with_alt_and_caption(tmp_path, monk
 
 def test_package_offers_the_plug_in_to_myst_nb() -> None:
     assert project()["entry-points"]["myst_nb.mime_renderers"]["reuselib"] == "reuselib.report.notebook:BookFigure"
+
+
+def test_packages_are_brought_on_colab_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: ran.append(command))
+    notebook.bring("one", "two")
+    assert not ran
+    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    notebook.bring("one", "two")
+    assert ran[0][-2:] == ["one", "two"] and ran[0][1:4] == ["-m", "pip", "install"]
