@@ -189,6 +189,14 @@ def test_every_row_runs_at_the_smoke_scale_and_is_recorded(
         assert report.find(paper, "smoke", row, 3, study.settings[row]) is not None
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("paper", PAPERS)
+def test_all_rows_of_colab_take_half_an_hour_of_a_t4_and_its_memory(paper: str) -> None:
+    cost, _ = chapters.study(paper, "colab").bill()
+    assert 60 * cost.hours("T4, fp16") <= 30
+    assert cost.memory < 12e9 and cost.checkpoint < 0.5e9
+
+
 def test_settings_are_read_as_attributes_and_never_changed() -> None:
     settings = Settings(lr=0.1, student=("conv3", {"width": 4}), loss=max)
     other = settings.but(lr=0.2)
