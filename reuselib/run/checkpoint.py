@@ -146,7 +146,7 @@ class Checkpoint:
         Raises:
             ReuseError: the disk is full, or the folder is gone.
         """
-        began, method, random = time.monotonic(), self.method, {"cpu": torch.get_rng_state()}
+        method, random = self.method, {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             random["cuda"] = torch.cuda.get_rng_state()
         content = {
@@ -166,7 +166,8 @@ class Checkpoint:
                 f"Free some space in {self.path.parent}, and run it again with the same checkpoint: it goes on."
             ) from error
         self.kept = f"The last good checkpoint, of update {method.iteration}, is kept in {self.path}."
-        self.megabytes, now = self.path.stat().st_size / 1e6, time.monotonic()
+        now = time.monotonic()
+        self.megabytes = self.path.stat().st_size / 1e6 if self.path.is_file() else 0.0
         self.next = now + (max(self.every, SHARE * (now - began)) if self.every else 0.0)
 
     def resume(self, updates: int) -> dict[str, Any] | None:

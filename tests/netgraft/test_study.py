@@ -127,6 +127,8 @@ def test_predicted_operations_are_those_of_a_run_and_the_papers_to_a_factor_of_t
     kd, grafting = (PAPER.predict(f"cifar10.shared.10-{method}") for method in ("kd", "netgraft"))
     # 840 updates on 50 images: VGG16's 0.63 GFLOP, and three times the 0.07 of the student's last blocks
     assert kd.operations == pytest.approx(840 * 50 * (0.63e9 + 3 * 0.07e9), rel=0.1)
+    colab = chapters.study("netgraft", "colab")
+    assert sum(colab.predict(row).hours("T4, fp16") for row in colab.rows) < 0.5
     assert 0.5 < grafting.operations / kd.operations < 2 and 0.1e9 < grafting.memory < 1e9
 
 
@@ -242,3 +244,25 @@ def test_the_few_images_are_new_for_each_seed_and_the_same_for_all_methods() -> 
 def test_the_equations_shown_are_the_equations_trained() -> None:
     rows = ("symbols.1-netgraft", "symbols.1-fitnet", "symbols.1-fskd", "symbols.1-cd")
     equations.check("netgraft", lambda: [SMOKE.run(row, progress=False, **SHORT) for row in rows])
+
+
+def test_adapters_with_biases_stay_in_place_and_count() -> None:
+    settings = run.Settings(**SMOKE.settings["symbols.1-netgraft"].but(limit=60, watched=20), bias=True)
+    found = study.NetGraftJob(settings).result()
+    adapters = sum(p.numel() for scion in found.method.scions for p in scion.adapters())
+    assert found.metrics["accuracy"] == found.metrics["unfolded_accuracy"]
+    assert found.metrics["folded_accuracy"] == run.accuracy(found.student, found.test)
+    assert found.metrics["parameters"] == nets.parameter_count(found.student) + adapters
+
+
+def test_rates_are_chosen_on_training_images_that_are_not_among_the_few() -> None:
+    job = start("symbols.5-kd").aside(5000)  # of 6,000, so that some of the few are among them
+    held, few = ({image.numpy().tobytes() for image in each.images} for each in (job.test, job.images))
+    training = {image.numpy().tobytes() for image in zoo.images("symbols16-vgg", "train", "cpu").images}
+    assert held <= training and not held & few and len(job.test) < 5000
+
+
+def test_a_graft_is_followed_from_its_start() -> None:
+    seen = start("symbols.1-netgraft", block_steps=(4,) * 5).follow((1,), 0.01, points=2)
+    assert [point["iteration"] for point in seen] == [0, 2, 4] and {"accuracy", "gap"} <= seen[0].keys()
+    assert seen[0]["accuracy"] != seen[-1]["accuracy"] or seen[0]["gap"] != seen[-1]["gap"]

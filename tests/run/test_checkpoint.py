@@ -240,3 +240,6 @@ def test_writing_takes_a_twentieth_of_the_time_at_most(tmp_path: Path, monkeypat
         file = Checkpoint(tmp_path / "run.pt", method, None, every)
         file.write([], run.Cost())
         assert least < file.next - time.monotonic() <= most and file.due() == (every == 0)
+    monkeypatch.undo()
+    file.write([], run.Cost())
+    assert file.megabytes == file.path.stat().st_size / 1e6 > 0
