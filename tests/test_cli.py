@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 from reuselib import chapters, cli, home, report
 from reuselib.dfad.study import DFADStudy
 from reuselib.nets import zoo
+from reuselib.qfsl.study import QFSLStudy
 
 pytestmark = pytest.mark.usefixtures("room")
 SMOKE = ("--scale", "smoke", "--seeds", "0", "--rows")
@@ -220,6 +221,13 @@ def test_bad_arguments_get_the_nearest_or_the_list_before_anything_runs(
         monkeypatch.setenv(name, "")  # put back as it was
     assert words in call(*line.split(" "), code=code)
     assert not (room / "results").exists()
+
+
+def test_options_are_chosen_by_rows_that_choose_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "dfad chooses no options when it runs. Fix: name qfsl" in call("choose", "dfad", code=1)
+    assert "world-eszsl chooses nothing" in call("choose", "qfsl", "--rows", "world-eszsl", code=1)
+    monkeypatch.setattr(QFSLStudy, "choose", lambda study, rows, seed: [(rows[0], [{"gamma": 1.0, "lam": seed}, {}])])
+    assert call("choose", "qfsl", "--rows", "cifar-eszsl", "--seed", "3") == "cifar-eszsl: gamma 1.0, lam 3; \n"
 
 
 def test_table_verdicts_and_report_print(room: Path) -> None:
