@@ -423,4 +423,5 @@ def found_needed(plan: Settings, probes: str) -> tuple[set[str], set[str]]:
     read = {TARGETS[target] for target in plan.targets} | ({PROBED[probes]} if probes in PROBED else set())
     origins: dict[str, Callable[[str], str]] = {"zoo": str, "rooms": lambda task: f"{ROOMS_PLAN.name}-0/{task}"}
     pieces = {origins[m.origin](m.name) for m in map(MEMBERS.__getitem__, plan.members) if m.origin in origins}
+    read |= {"efficientnet_lite"} if any(MEMBERS[name].origin == "imagenet" for name in plan.members) else set()
     return read - {"rooms"}, pieces | open_found(plan, "meta").shipped

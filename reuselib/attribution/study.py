@@ -80,7 +80,7 @@ def networks_needed(settings: Settings) -> tuple[set[str], set[str]]:
     if settings.task == "found":
         return found.found_needed(settings.zoo, settings.probes)
     if settings.task == "photographs":
-        return {"depara_probes"}, {"cifar10-jpeg-resnet20"}
+        return {"depara_probes", "efficientnet_lite"}, {"cifar10-jpeg-resnet20"}
     if settings.task == "taskonomy":
         return {ENCODERS, f"{settings.probes}_probes"} if "probes" in settings else set(), set()
     if settings.task != "zoo":

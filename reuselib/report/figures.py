@@ -43,7 +43,7 @@ from scipy.cluster import hierarchy
 
 from reuselib import checks
 from reuselib.errors import ShapeMismatch
-from reuselib.report.pictures import captioned_images, image_graphs, image_grid, image_sheet, mask_grid  # noqa: F401
+from reuselib.report.pictures import captioned_images, image_graphs, image_grid, image_sheet, mask_grid, tinted  # noqa: F401
 from reuselib.report.theme import FAINT, INK, PALETTE, VALUES, WIDTH, array, bounds, finite, limits, show, style, styled  # noqa: F401
 
 DASHES = ("-", "--", "-.", ":")
