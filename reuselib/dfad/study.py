@@ -61,7 +61,7 @@ CELLS = FASHION.but(
     related="symbols",
     unrelated="fashion_mnist",
     updates=6000,
-    options={"lr": 0.02},
+    options={"lr": 0.1},
 )
 MNIST = FASHION.but(
     task="mnist",
@@ -197,7 +197,9 @@ Fashion-MNIST: the best of 0.02, 0.05 and 0.1, tried for real images, noise, DAF
 table and images that the students did not learn from; the other fixed sources and the labelled student take the rate of
 real images. Rooms: chosen among 0.1, 0.2 and 0.4 (related and unrelated images 0.2 and 0.4, DAFL 0.1 and 0.2) by the
 mean intersection over union after 300 iterations, with seed 100 and on 512 rooms that no network learns from and no
-test has. The student with masks was as good with 0.2 as with 0.4."""
+test has. The student with masks was as good with 0.2 as with 0.4.
+Cells: 0.1 was the best of 0.02, 0.05 and 0.1 for DFAD and for real images, after 1,000 updates with seed 100, on 2,000
+shapes that no network learns from and no table shows."""
 
 CIFAR_DAFL = {"generator_lr": 0.02, "weights": (0.05, 5.0, 0.01)}
 OWN: dict[tuple[str, str], dict[str, Any]] = {
