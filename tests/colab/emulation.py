@@ -142,8 +142,8 @@ class Machine:
         client = NotebookClient(notebook, resources={"metadata": {"path": str(place)}}, **options)
         before = dict(os.environ)
         try:
-            os.environ.update(self._environment())
-            client.execute(env=self._environment())
+            os.environ.update(self.environment())
+            client.execute(env=self.environment())
         except DeadKernelError:
             dead = "killed"
         finally:
@@ -162,7 +162,8 @@ class Machine:
             ]
         return "\n".join(lines)
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """Of its processes: nothing that leads to this environment's own packages."""
         kept = {key: value for key, value in os.environ.items() if not re.match("REUSELIB_|PYTHON|MPL|VIRTUAL", key)}
         kept |= {"REUSELIB_REPOSITORY": f"file://{ROOT}", "JUPYTER_PATH": str(self.folder / "jupyter")}
         return kept | {"PATH": f"{self.python.parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}

@@ -13,6 +13,9 @@ import types
 from pathlib import Path
 from typing import Any
 
+ENOUGH = 20_000, 2_000
+"""Images of a small size that rows of `colab` take."""
+
 
 class Patch:
     """Does what pytest's does, for good; the data room stays that of the clone."""
@@ -84,7 +87,9 @@ def bring(chapter: str, scale: str, real: str, server: Path) -> list[str]:
             elif name.upper() in archives.BENCHMARKS:
                 archives.bring_benchmark(name.upper(), Patch(), server)
             else:
-                archives.publish(name.removesuffix("-jpeg"), Patch(), server, train=500, test=100)
+                name = name.removesuffix("-jpeg")
+                train, test = ENOUGH if name in ("mnist", "svhn", "cifar10", "cifar100") else (500, 100)
+                archives.publish(name, Patch(), server, train, test)
             made.append(f"{name} tiny")
     for name in needs.pieces:
         if not zoo.at_hand(name):
