@@ -23,7 +23,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> emulation.Machine:
 def test_the_machine_has_what_the_image_brings_and_no_more(machine: emulation.Machine) -> None:
     def imports(name: str) -> bool:
         command = [machine.python, "-c", f"import {name}"]
-        return not subprocess.run(command, capture_output=True, env=machine.environment()).returncode
+        return not subprocess.run(command, capture_output=True, cwd="/", env=machine.environment()).returncode
 
     assert imports("torch, torchvision, seaborn, sklearn, ipykernel, yaml, google.colab")
     assert not any(map(imports, sorted(emulation.ABSENT)))
