@@ -256,7 +256,7 @@ def tasks(scale: str) -> list[tuple[Settings, Methods]]:
             *((task, SHORT_METHODS) for task in short),
         ]
     if scale == "colab":
-        fewer = [CIFAR.but(task=f"cifar-{count}", unlabelled=count) for count in UNLABELLED]
+        fewer = [CIFAR.but(task=f"cifar.{count}", unlabelled=count) for count in UNLABELLED]
         short = CIFAR.teacher.but(updates=800)
         five = CIFAR.but(task="teachers5", classes=even(10, 5), teacher=short)
         return [(CIFAR, METHODS), *((task, FEW_METHODS) for task in fewer), (five, number_methods(5))]

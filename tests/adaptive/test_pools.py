@@ -98,9 +98,9 @@ def test_sources_are_trained_once_decided_by_their_seed_and_kept_if_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
-    plan = PLAN.but(updates=10, others=("multi_head_residual", {"widths": (3, 4, 5)}))
+    plan = PLAN.but(updates=10, others=("multi_head_residual", {"widths": (8, 10, 12)}))
     first, other = (pools.trained_pool(plan, seed, CPU).sources for seed in (0, 1))
-    assert [source.widths for source in first.values()] == [(16, 32, 32), (3, 4, 5)] * 2
+    assert [source.widths for source in first.values()] == [(16, 32, 32), (8, 10, 12)] * 2
     assert list(first) == ["s1", "s2", "s3", "s4"] and not zoo.Piece("pools").folder.exists()
     assert list(players.differences(players.state(first), players.state(other)))
     assert not any(s.training or any(p.requires_grad for p in s.parameters()) for s in first.values())

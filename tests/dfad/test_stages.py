@@ -186,7 +186,7 @@ def test_learning_rates_of_both_players_follow_the_schedule() -> None:
 def test_zskt_compares_all_blocks_of_like_networks_and_none_of_unlike_ones() -> None:
     assert adversarial("zskt").layers == ("blocks.0", "blocks.1", "blocks.2")
     cast = players.cast()
-    student = nets.small_resnet((1, 1), width=2, classes=players.CLASSES)
+    student = nets.small_resnet((1, 1), width=8, classes=players.CLASSES)
     method = ZSKT(cast.teacher, student, cast.generator, batch=players.BATCH, precision="fp32")
     assert method.layers == ()
     assert method.step()["imitation"].isfinite()

@@ -69,8 +69,8 @@ def test_without_its_features_it_is_distillation(monkeypatch: pytest.MonkeyPatch
 
 def test_all_convolutions_are_paired_in_order_residual_ones_too() -> None:
     cast = players.cast()
-    networks = [nets.small_resnet((1, 1), width=width, classes=2) for width in (4, 6)]
-    student, before = nets.small_resnet((1, 1), width=5, classes=4), players.state(nn.ModuleList(networks))
+    networks = [nets.small_resnet((1, 1), width=width, classes=2) for width in (8, 12)]
+    student, before = nets.small_resnet((1, 1), width=10, classes=4), players.state(nn.ModuleList(networks))
     groups = convolutions(student, networks)
     assert len(groups) == sum(isinstance(module, nn.Conv2d) for module in student.modules())
     assert all(own == first == second for own, (first, second) in groups)

@@ -38,11 +38,11 @@ SHORTER = [f"{task}-{part}" for task in ("fashion", "digits") for part in ("half
 TASKS = {
     "smoke": ["digits", "overlap", "teachers3"],
     "laptop": ["fashion", "fashion-b", "overlap", "digits", *(f"teachers{count}" for count in (2, 3, 4, 5)), *SHORTER],
-    "colab": ["cifar", *(f"cifar-{count}" for count in UNLABELLED), "teachers5"],
+    "colab": ["cifar", *(f"cifar.{count}" for count in UNLABELLED), "teachers5"],
     "paper": ["dogs", "cub", "cars", "aircraft", "port"],
 }
 OTHERS = dict.fromkeys(SHORTER, SHORT_METHODS) | {"port": PORT_METHODS}
-OTHERS |= {f"cifar-{count}": FEW_METHODS for count in UNLABELLED}
+OTHERS |= {f"cifar.{count}": FEW_METHODS for count in UNLABELLED}
 
 
 @pytest.fixture(autouse=True)
@@ -324,7 +324,7 @@ def short_of(row: str) -> dict[str, Any]:
 def test_a_row_on_photographs_that_was_cut_gives_what_an_uninterrupted_one_gives(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    once = functools.partial(COLAB.run, "cifar-300-full", progress=False, **short_of("cifar-300-full"))
+    once = functools.partial(COLAB.run, "cifar.300-full", progress=False, **short_of("cifar.300-full"))
     whole, other = (once(seed) for seed in (0, 1))
     monkeypatch.setattr("reuselib.run.study.run", functools.partial(engine.run, save_every=0))
     with monkeypatch.context() as cut, pytest.raises(players.Explosion):
@@ -344,7 +344,7 @@ def test_fewer_images_are_drawn_by_the_seed_and_all_tasks_of_two_parts_share_kep
 
     first = start("cifar-kd")
     monkeypatch.setattr(job.Supervised, "step", lambda _: pytest.fail("a teacher was trained again"))
-    jobs = [start(row) for row in ("cifar-100-kd", "cifar-100-full", "cifar-300-kd")]
+    jobs = [start(row) for row in ("cifar.100-kd", "cifar.100-full", "cifar.300-kd")]
     assert [len(each.transfer()) for each in (first, *jobs)] == [320, 100, 100, 300]
     images = [each.transfer().images for each in jobs]
     assert torch.equal(images[0], images[1])

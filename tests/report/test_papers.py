@@ -77,16 +77,16 @@ def test_cells_take_their_source_from_the_cell_the_row_or_the_table_and_give_the
 
 
 RULES = {
-    "dfad": "4faf6c5c53f4",
+    "dfad": "68b566600975",
     "cmi": "60aaf2498af8",
-    "one_stage_gan": "6be9fbddd210",
+    "one_stage_gan": "61960fbfa4b3",
     "netgraft": "4ee6b150eef9",
-    "layerwise": "79b2d8d8652b",
-    "adaptive": "dcde38a6efc5",
-    "attribution": "08b53d807c17",
-    "depara": "2b002808ff54",
-    "qfsl": "edbea1a112e2",
-    "selective": "5552d6b97325",
+    "layerwise": "feecb6a16aea",
+    "adaptive": "9386fd0c9115",
+    "attribution": "a336eb64d1d4",
+    "depara": "a15fd202aaf2",
+    "qfsl": "6b0e6c1f776f",
+    "selective": "72d670114c26",
 }
 
 

@@ -56,7 +56,7 @@ def runs() -> Iterator[Runs]:
 def test_the_rows_are_those_of_tables_and_claims() -> None:
     assert set(tables.named("selective", "laptop")) == set(LAPTOP.rows) == set(SMOKE.rows)
     assert set(tables.named("selective", "paper")) == set(PAPER.rows)
-    assert {row.split("-")[0] for row in COLAB.rows} == {"awa2"}
+    assert {row.split("-")[0] for row in COLAB.rows} == {"awa2", "body", "cifar", "seen"}
 
 
 def test_the_choices_were_made_before_any_record() -> None:
@@ -189,7 +189,7 @@ def test_a_row_costs_what_its_fits_did_also_where_they_were_at_hand(runs: Runs) 
     _, fit = job.fitted("augmented", settings.heads, settings.source, 0, 0, 0, "cpu")
     for name in ("defined", "weight-2", "perfect"):
         spent = SMOKE.run(f"full-{name}", 0, progress=False).record
-        assert fit.cpu_seconds <= spent.cpu_seconds < fit.cpu_seconds + 2
+        assert 0.9 * fit.cpu_seconds <= spent.cpu_seconds < fit.cpu_seconds + 2  # a loaded machine's clocks are coarse
     assert SMOKE.run("full-two-heads", 0, progress=False).record.cpu_seconds > fit.cpu_seconds
 
 
