@@ -55,7 +55,8 @@ def test_claims_compare_rows_that_are_there_and_recorded_metrics(paper: str) -> 
         rows = chapters.study(paper, condition.scale).settings
         for row in (side for side in (condition.left, condition.right) if isinstance(side, str)):
             assert row in rows, row
-            assert condition.scale != "laptop" or condition.metric in recorded[row], (row, condition.metric)
+            if condition.scale == "laptop" and row in recorded:  # a rule comes before its first record
+                assert condition.metric in recorded[row], (row, condition.metric)
 
 
 @pytest.mark.parametrize("paper", PAPERS)
