@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -523,6 +524,14 @@ def stand_in(monkeypatch: Any, count: int = 40) -> None:
 
 class Explosion(Exception):
     """What a rigged function raises."""
+
+
+def cut(patch: pytest.MonkeyPatch, once: Callable[[], Any], at: int) -> None:
+    """Run a row that writes a checkpoint after every update, and cut it at one of them (0 is the first)."""
+    patch.setattr("reuselib.run.study.run", partial(run.run, save_every=0))
+    with patch.context() as interrupted, pytest.raises(Explosion):
+        interrupted.setattr("reuselib.run.checkpoint.save_checkpoint", rigged(run.save_checkpoint, at=at))
+        once()
 
 
 def rigged(function: Callable[..., Any], at: int | None = None) -> Callable[..., Any]:

@@ -112,10 +112,7 @@ def test_an_interrupted_row_goes_on_and_gives_the_record_that_its_seed_decides(
     whole, other = (once(seed).record for seed in (0, 1))  # what a row trains first is then there
     needs = study.needs([row])
     assert read <= {*needs.images, *needs.pieces}
-    monkeypatch.setattr("reuselib.run.study.run", partial(run.run, save_every=0))
-    with monkeypatch.context() as interrupted, pytest.raises(players.Explosion):
-        interrupted.setattr("reuselib.run.checkpoint.save_checkpoint", players.rigged(run.save_checkpoint, at=at))
-        once(0, resume=True)
+    players.cut(monkeypatch, lambda: once(0, resume=True), at)
     kept = study.checkpoint(row, 0, **SHORT[paper])
     assert list(room.rglob("*seed*")) == [kept] and kept.parent == study.checkpoint(row, 1).parent
     assert len({kept, study.checkpoint(row, 0), study.checkpoint(row, 1), study.checkpoint(row, 0, updates=1)}) == 4
@@ -166,10 +163,7 @@ def test_a_row_of_colab_goes_on_where_it_was_cut(
 ) -> None:
     once = partial(chapters.study(paper, "colab").run, row, 0, progress=False, device="cpu", **CUT[row])
     whole = once().record
-    monkeypatch.setattr("reuselib.run.study.run", partial(run.run, save_every=0))
-    with monkeypatch.context() as interrupted, pytest.raises(players.Explosion):
-        interrupted.setattr("reuselib.run.checkpoint.save_checkpoint", players.rigged(run.save_checkpoint, at=at))
-        once(resume=True)
+    players.cut(monkeypatch, lambda: once(resume=True), at)
     assert list(room.rglob("*.pt"))
     assert not once(resume=True).record.differences(whole) and not list(room.rglob("*.pt"))
 

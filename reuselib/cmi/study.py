@@ -7,12 +7,10 @@ new student learns from the finished set, in the same way for all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from reuselib import home, run
 from reuselib.cmi.invert import invert
@@ -234,19 +232,8 @@ def pictures(
         "forming": [images.images[::each] for images in made.values()],
         "neighbours": [made[lengths[-1]].images[::each], near],
     }
-    return [_write_sheet(home.path("pictures", "cmi", f"{name}.png"), torch.cat(rows)) for name, rows in sheets.items()]
-
-
-def _write_sheet(path: Path, images: Tensor) -> Path:
-    """Write 8-bit images (N, C, H, W) in rows of ten."""
-    from PIL import Image
-    from torchvision.utils import make_grid  # both take a while
-
-    content = BytesIO()
-    grid = make_grid(images.cpu(), nrow=10, padding=1, pad_value=255)
-    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(content, "PNG")
-    home.write_atomic(path, content.getvalue())
-    return path
+    room = home.path("pictures", "cmi")
+    return [run.write_sheet(room / f"{name}.png", torch.cat(rows), across=10) for name, rows in sheets.items()]
 
 
 class CMIStudy(Study):

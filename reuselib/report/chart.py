@@ -46,7 +46,8 @@ def details(verdict: Verdict) -> str:
         sentence, task = said(about, finding.condition)
         found.setdefault(sentence, []).append(f"{task} {finding.found()}".strip())
     lines = [f"{''.join(sentence)}: {'; '.join(each)}" for sentence, each in found.items()]
-    lines.append(f"Rule of {claim.written}, by means: {verdict.by_means}")
+    lines.append(f"Rule of {claim.since(verdict.scale)}, by means: {verdict.by_means}")
+    lines[-1] += f". Rule of {about.interval}, by intervals: {verdict.words}"
     lines.append(f"Source: {about.sources[claim.source]}")
     lines += [f"Note: {claim.note}"] * bool(claim.note) + [f"What was tried: {claim.tried}"] * bool(claim.tried)
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)

@@ -84,15 +84,12 @@ class Finding:
             straddles it; or that there are too few seeds.
         by_means: Whether the mean reaches the margin, which is the rule of version 1; None with too few seeds.
         difference: left − factor · right over the common seeds, None where there is none.
-        left, right: The sides.
     """
 
     condition: Condition
     result: str
     by_means: bool | None = None
     difference: Summary | None = None
-    left: Summary | None = None
-    right: Summary | None = None
 
     @property
     def margin(self) -> float:
@@ -199,12 +196,11 @@ def judge(condition: Condition, found: Iterable[Record], seeds: int) -> Finding:
     if not common:
         return Finding(condition, UNPAIRED)
     difference = summary(left[seed] - condition.factor * right[seed] for seed in common)
-    sides = [summary(side[seed] for seed in common) for side in (left, right)]
     if len(common) < seeds:
-        return Finding(condition, FEW, None, difference, *sides)
+        return Finding(condition, FEW, None, difference)
     above, reach = difference.mean - condition.at_least + ROUNDING, difference.reach
     result = "met" if above >= reach else "not met" if above < -reach else "open"
-    return Finding(condition, result, above >= 0, difference, *sides)
+    return Finding(condition, result, above >= 0, difference)
 
 
 def spoken(about: Paper, conditions: Iterable[Condition]) -> str:
@@ -258,13 +254,15 @@ class Claims(list[Claim]):
 
     def __repr__(self) -> str:
         """Return each claim and its rule."""
-        return "\n".join(f"{n}. {c.text}\n    Rule of {c.written}: {c.rule(self.scale)}" for n, c in enumerate(self, 1))
+        return "\n".join(
+            f"{n}. {c.text}\n    Rule of {c.since(self.scale)}: {c.rule(self.scale)}" for n, c in enumerate(self, 1)
+        )
 
     def _repr_html_(self) -> str:
         from reuselib.report.tables import Table
 
         heads = [("", head) for head in ("Claim", "Whose", "Rule", "Written")]
-        cells = [(c.text, c.whose, spoken(self.about, c.at(self.scale)) or c.note, c.written) for c in self]
+        cells = [(c.text, c.whose, spoken(self.about, c.at(self.scale)) or c.note, c.since(self.scale)) for c in self]
         return Table.of("Claims and the rules that test them", heads, cells)._repr_html_()
 
 

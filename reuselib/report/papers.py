@@ -85,7 +85,8 @@ class PaperTable:
 class Condition:
     """One part of a claim's rule: over common seeds, mean(left − factor · right) ≥ at_least.
 
-    `left` and `right` are rows of the records; `right` may be a constant.
+    `left` and `right` are rows of the records; `right` may be a constant. `written` is the day of one that was added to
+    an older claim.
     """
 
     left: str
@@ -94,6 +95,7 @@ class Condition:
     right: str | float = 0.0
     factor: float = 1.0
     scale: str = "laptop"
+    written: str = ""
 
     def __post_init__(self) -> None:
         """Refuse margins that nothing can be held against."""
@@ -129,6 +131,10 @@ class Claim:
     def at(self, scale: str) -> tuple[Condition, ...]:
         """Return the conditions at a scale."""
         return tuple(condition for condition in self.conditions if condition.scale == scale)
+
+    def since(self, scale: str) -> str:
+        """Return the day on which the rule at a scale was written."""
+        return max((condition.written or self.written for condition in self.at(scale)), default=self.written)
 
     def rule(self, scale: str = "laptop") -> str:
         """Return the rule at a scale, by the names of the records."""
@@ -182,7 +188,9 @@ class Paper:
         """Return what the method and the task of a row of the records are called."""
         task, _, method = row.partition("-")
         shown = ((c.of(each.id)[0], each.label) for table in self.tables for c in table.columns for each in table.rows)
-        return next((label for record, label in shown if record == row), method or row), self.words.get(task, "")
+        return next((label for record, label in shown if record == row), method or row), self.words.get(
+            task, task if method else ""
+        )
 
     def rows(self) -> set[str]:
         """Return every row of the records that a table or a claim names."""

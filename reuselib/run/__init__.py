@@ -10,7 +10,7 @@ from reuselib.run.loop import History, accuracy, divisor, run
 from reuselib.run.method import Method, Schedule, adam, constant, cosine, frozen, on_device, one_cycle, sgd, step_decay
 from reuselib.run.needs import Needs
 from reuselib.run.outputs import one_tensor, probe
-from reuselib.run.study import SCALES, Job, Result, Settings, Study
+from reuselib.run.study import SCALES, Job, Result, Settings, Study, write_sheet
 
 __all__ = [
     "Cost",
@@ -51,4 +51,5 @@ __all__ = [
     "sgd",
     "step_decay",
     "threads",
+    "write_sheet",
 ]

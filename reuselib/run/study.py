@@ -120,15 +120,20 @@ class Result:
         record = self.record
         record.save()
         if self.pictures is not None and record.seed == 0 and record.scale in SCALES[2:]:
-            from PIL import Image  # these two take a while
-            from torchvision.utils import make_grid
+            write_sheet(home.path("pictures", record.paper, f"{record.scale}-{record.row}.png"), self.pictures)
 
-            sheet = make_grid(self.pictures.detach().float().cpu(), normalize=True, padding=1)
-            buffer, pixels = io.BytesIO(), (255 * sheet).round().byte().permute(1, 2, 0)
-            Image.fromarray(pixels.numpy()).save(buffer, "PNG")
-            home.write_atomic(
-                home.path("pictures", record.paper, f"{record.scale}-{record.row}.png"), buffer.getvalue()
-            )
+
+def write_sheet(path: Path, images: Tensor, across: int = 8) -> Path:
+    """Write images (n, C, H, W) as a PNG, so many a row: 8-bit ones as they are, others stretched to their range."""
+    from PIL import Image  # these two take a while
+    from torchvision.utils import make_grid
+
+    whole, buffer = not images.is_floating_point(), io.BytesIO()
+    shown = images.detach().float().cpu() / (255 if whole else 1)
+    sheet = make_grid(shown, nrow=across, padding=1, pad_value=1.0, normalize=not whole)
+    Image.fromarray((255 * sheet).round().byte().permute(1, 2, 0).numpy()).save(buffer, "PNG")
+    home.write_atomic(path, buffer.getvalue())
+    return path
 
 
 class Job:

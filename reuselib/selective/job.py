@@ -63,7 +63,7 @@ class SelectiveJob(run.Job):
             for split in range(self.settings.source.splits):
                 judge = Judge(self.settings, self.seed, split, str(self.device))
                 judged.append((judge, verdict := judge.verdict(), *measures(verdict, judge.places)))
-                _add(cost, judge.cost)
+                cost.add(judge.cost)
         found = [values for _, _, values, _ in judged]
         risks = [sum(curve.risk_at(share / 100) for *_, curve in judged) / len(judged) for share in POINTS]
         rounds: Any = [{"iteration": share, "risk": risk} for share, risk in zip(POINTS, risks, strict=True)]
@@ -118,12 +118,6 @@ def fitted(
             classifier = rivals.build(method, seed, **{**options, **chosen})
         classifier.fit(*data.part("train"), data.attributes, data.seen)
     return classifier, cost
-
-
-def _add(total: run.Cost, part: run.Cost) -> None:
-    total.wall_seconds += part.wall_seconds
-    total.cpu_seconds += part.cpu_seconds
-    total.peak_memory_mb = max(total.peak_memory_mb, part.peak_memory_mb)
 
 
 def forget() -> None:
@@ -181,7 +175,7 @@ class Judge:
 
     def _fitted(self, method: str, options: run.Settings, seed: int, tuned: run.Settings | None = None) -> Any:
         classifier, cost = fitted(method, options, self.settings.source, seed, self.seed, *self._place, tuned)
-        _add(self.cost, cost)
+        self.cost.add(cost)
         return classifier
 
     def verdict(self) -> Verdict:

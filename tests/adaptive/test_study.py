@@ -325,10 +325,7 @@ def test_a_row_on_photographs_that_was_cut_gives_what_an_uninterrupted_one_gives
 ) -> None:
     once = functools.partial(COLAB.run, "target", progress=False, **short_of("target"))
     whole, other = (once(seed) for seed in (0, 1))
-    monkeypatch.setattr("reuselib.run.study.run", functools.partial(engine.run, save_every=0))
-    with monkeypatch.context() as cut, pytest.raises(players.Explosion):
-        cut.setattr("reuselib.run.checkpoint.save_checkpoint", players.rigged(engine.save_checkpoint, at=9))
-        once(0, resume=True)
+    players.cut(monkeypatch, lambda: once(0, resume=True), 9)
     resumed = once(0, resume=True)
     assert not resumed.record.differences(whole.record) and resumed.record.differences(other.record)
     assert not list(players.differences(players.state(resumed.student), players.state(whole.student)))

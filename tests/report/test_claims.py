@@ -104,7 +104,7 @@ def test_rules_are_said_in_words_and_alike_ones_together(room: Path) -> None:
     assert spoken(about, rules) == (
         "Good exceeds Bad, Extra by at least 0.1 in accuracy (toy digits); "
         "Good is at most 0.02 below 0.9 × Bad in train seconds (toy digits); "
-        "Good (toy digits) is not below Bad in accuracy; accuracy of Good is at least 0.5 (toy digits)"
+        "Good (toy digits) is not below Bad (mnist) in accuracy; accuracy of Good is at least 0.5 (toy digits)"
     )
 
 

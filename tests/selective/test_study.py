@@ -186,10 +186,10 @@ def test_runs_repeat_seeds_differ_and_metrics_are_means_over_splits(runs: Runs) 
 
 def test_a_row_costs_what_its_fits_did_also_where_they_were_at_hand(runs: Runs) -> None:
     settings = SMOKE.settings["full-defined"]
-    _, fit = job.fitted("augmented", settings.heads, settings.source, 0, 0, 0, "cpu")
+    _, fit = job.fitted("augmented", settings.heads, settings.source, 0, 0, 0, "cpu", None)  # as rows ask
     for name in ("defined", "weight-2", "perfect"):
         spent = SMOKE.run(f"full-{name}", 0, progress=False).record
-        assert 0.9 * fit.cpu_seconds <= spent.cpu_seconds < fit.cpu_seconds + 2  # a loaded machine's clocks are coarse
+        assert fit.cpu_seconds <= spent.cpu_seconds < fit.cpu_seconds + 2
     assert SMOKE.run("full-two-heads", 0, progress=False).record.cpu_seconds > fit.cpu_seconds
 
 
