@@ -9,15 +9,16 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision import datasets
-from torchvision.io import decode_jpeg, encode_jpeg
 
 from reuselib import home
 from reuselib.data import files
@@ -171,14 +172,26 @@ def cifar10_jpeg(split: str = "train", download: bool = False) -> ImageSet:
     path = files.downloads("CIFAR10-JPEG", f"{split}.npz")
     if not path.is_file():
         original = cifar10(split, download)
-        images = [decode_jpeg(encode_jpeg(image, quality=75)) for image in original.images]
-        return ImageSet("cifar10-jpeg", torch.stack(images), original.labels, original.classes, *CIFAR_STATISTICS)
+        images = _decoded(_encoded(image) for image in original.images.permute(0, 2, 3, 1).numpy())
+        return ImageSet("cifar10-jpeg", images, original.labels, original.classes, *CIFAR_STATISTICS)
     home.verify(path, CIFAR10_JPEG_SHA256[split], f"delete {path} and run {files.command('cifar10-jpeg')}")
     with np.load(path) as held:
-        pieces = torch.tensor_split(torch.from_numpy(held["jpeg"]), torch.from_numpy(held["offsets"])[1:-1])
-        images, labels = [decode_jpeg(piece) for piece in pieces], torch.from_numpy(held["labels"]).long()
+        pieces = np.split(held["jpeg"], held["offsets"][1:-1])
+        images, labels = _decoded(BytesIO(piece.tobytes()) for piece in pieces), torch.from_numpy(held["labels"]).long()
         classes = tuple(str(name) for name in held["classes"])
-    return ImageSet("cifar10-jpeg", torch.stack(images), labels, classes, *CIFAR_STATISTICS)
+    return ImageSet("cifar10-jpeg", images, labels, classes, *CIFAR_STATISTICS)
+
+
+def _encoded(image: np.ndarray) -> BytesIO:
+    """An image (H, W, 3) as a JPEG of quality 75."""
+    file = BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=75)
+    return file
+
+
+def _decoded(pieces: Iterable[BytesIO]) -> Tensor:
+    """JPEGs of one size as uint8 (N, C, H, W)."""
+    return _tensor(np.stack([np.asarray(Image.open(piece)) for piece in pieces]).transpose(0, 3, 1, 2))
 
 
 def _open(
