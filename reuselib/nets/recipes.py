@@ -115,8 +115,8 @@ RECIPES: dict[str, Recipe | Published] = {
         "mnist", 32, "lenet5", {}, 2340, decays=(), options={"batch": 256, "lr": 0.01, "weight_decay": 1e-4}
     ),
     # CIFAR-10 (JPEG): the teachers of the recorded `colab` scale, hours of one core.
-    "cifar10-jpeg-resnet20": _cifar("cifar10-jpeg", "small_resnet", 30, depth_blocks=(3, 3, 3), width=16),
-    "cifar10-jpeg-resnet56": _cifar("cifar10-jpeg", "small_resnet", 16, depth_blocks=(9, 9, 9), width=16),
+    "cifar10-jpeg-resnet20": _cifar("cifar10-jpeg", "small_resnet", 20, depth_blocks=(3, 3, 3), width=16),
+    "cifar10-jpeg-resnet56": _cifar("cifar10-jpeg", "small_resnet", 12, depth_blocks=(9, 9, 9), width=16),
     "cifar10-jpeg-vgg16": _cifar("cifar10-jpeg", "vgg16_plain", 16, lr=0.02),
     "cifar10-resnet34": _cifar("cifar10", "resnet34_8x", 200, (80, 160)),
     "cifar10-resnet18": _cifar("cifar10", "resnet18_8x", 30),
