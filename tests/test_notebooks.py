@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
 PAGES = {"00_quickstart", "rooms_gallery"}  # they are no chapters: no paper, no records, no claims
+LAB = "_lab"
+WORDS, LINES = 2500, 120  # of a lesson: what one reads in an hour, and the code that is not folded away
 HIDDEN = {"hide-input", "remove-input", "hide-cell", "remove-cell"}
 UNCOMPARED = {"nbval-ignore-output", "nbval-skip", "raises-exception"}
 
@@ -31,6 +33,18 @@ class Notebook:
         self.cells = nbformat.read(path, as_version=4).cells
         self.code = [cell for cell in self.cells if cell.cell_type == "code" and cell.source.strip()]
         self.text = [cell for cell in self.cells if cell.cell_type == "markdown"]
+
+    @property
+    def chapter(self) -> str:
+        return self.path.stem.removesuffix(LAB)
+
+    @property
+    def is_lesson(self) -> bool:
+        return self.path.stem not in PAGES and self.chapter == self.path.stem
+
+    @property
+    def shown(self) -> list[nbformat.NotebookNode]:
+        return [cell for cell in self.code if not HIDDEN & set(cell.metadata.get("tags", []))]
 
     @property
     def outputs(self) -> list[nbformat.NotebookNode]:
@@ -50,8 +64,9 @@ def test_the_book_lists_every_notebook_in_order_and_every_chapter_is_one_of_the_
     parts = yaml.safe_load((ROOT / "book/chapters.yml").read_text("utf-8"))
     names = [chapter["name"] for part in parts for chapter in part["chapters"]]
     assert sorted(listed) == [path.stem for path in NOTEBOOKS] and len(names) == 10
-    assert [name for name in listed if name not in PAGES] == names == sorted(names)
-    assert listed[0] == "00_quickstart" and listed.index("rooms_gallery") + 1 == listed.index("07_attribution")
+    both = [page for name in names for page in (name, name + LAB)]
+    assert [name for name in listed if name not in PAGES] == both and names == sorted(names)
+    assert listed[0] == "00_quickstart" and listed.index("rooms_gallery") == listed.index("07_attribution") + 1
 
 
 def test_executed_from_top_to_bottom_without_errors_and_at_most_a_megabyte(notebook: Notebook) -> None:
@@ -100,6 +115,50 @@ def test_no_line_of_code_that_is_shown_scrolls_sideways(notebook: Notebook) -> N
     for output in notebook.outputs:
         if (source := output.get("data", {}).get("text/markdown", "")).startswith("```python"):
             assert [line for line in source.splitlines() if len(line) > 79] == []
+
+
+def test_a_lesson_opens_with_its_answer_and_is_short(notebook: Notebook) -> None:
+    if not notebook.is_lesson:
+        return
+    paper = notebook.chapter[3:]
+    setup, parameters = notebook.code[:2]
+    assert all("remove-cell" in cell.metadata.tags for cell in (setup, parameters)), "the first screen has no code"
+    first = notebook.cells[0].source.splitlines()
+    assert re.fullmatch(r"# .+: .+", first[0]), "a title names the method, then says what it does"
+    assert "**" in notebook.cells[0].source and f"({notebook.chapter}{LAB}.ipynb)" in notebook.cells[0].source
+    opening = [number for number, cell in enumerate(notebook.cells) if f'report.opening("{paper}")' in cell.source]
+    pictures = [
+        n for n, cell in enumerate(notebook.cells) if "figures.show(" in cell.source or "flipbook(" in cell.source
+    ]
+    assert len(opening) == 1 and opening[0] <= 6 and pictures[0] <= opening[0], (
+        "a picture, then the table, then all else"
+    )
+    words = sum(len(cell.source.split()) for cell in notebook.text)
+    printed = [output.get("data", {}).get("text/markdown", "") for output in notebook.outputs]
+    sources = [cell.source for cell in notebook.shown] + [text for text in printed if text.startswith("```python")]
+    lines = sum(len(source.splitlines()) for source in sources)
+    assert words <= WORDS and lines <= LINES, f"{words} words and {lines} shown lines"
+
+
+def test_the_claims_stand_once_in_a_chapter_in_its_lesson(notebook: Notebook) -> None:
+    count = sum("report.verdicts(" in cell.source for cell in notebook.code)
+    assert count == notebook.is_lesson
+    assert not any("report.badge(" in cell.source for cell in notebook.code), "the opening counts the claims"
+
+
+def test_what_plots_imports_and_reports_is_folded_away(notebook: Notebook) -> None:
+    for cell in notebook.shown:
+        assert not re.search(r"figures\.|flipbook\(|report\.|notebook\.provenance", cell.source), cell.source
+        if notebook.path.stem != "00_quickstart":
+            assert not re.match(r"(import|from) ", cell.source), cell.source
+
+
+def test_solutions_are_enclosed(notebook: Notebook) -> None:
+    text = "\n".join(cell.source for cell in notebook.text)
+    exercises, gates = (re.findall(rf"{{{word}}}", text) for word in ("exercise", "solution-start"))
+    assert text.count("{solution-end}") == len(gates)
+    closed = re.findall(r"{solution(?:-start)?} \S+\n:class: dropdown", text)
+    assert len(closed) == len(exercises) == len(re.findall(r"{solution(?:-start)?}", text))
 
 
 def test_a_cell_defines_no_long_function(notebook: Notebook) -> None:

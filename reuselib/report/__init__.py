@@ -21,7 +21,7 @@ from reuselib.report.records import (
     scratch,
     values,
 )
-from reuselib.report.tables import Table, table
+from reuselib.report.tables import Table, opening, table
 
 __all__ = [
     "SCALES",
@@ -37,6 +37,7 @@ __all__ = [
     "frame",
     "known_scale",
     "names",
+    "opening",
     "parse_seeds",
     "published",
     "records",

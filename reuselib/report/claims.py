@@ -159,6 +159,11 @@ class Verdict:
         """Return the outcome and the claim on one line."""
         return f"{SYMBOLS[self.outcome]} {self.words}: {self.claim.text}"
 
+    def finding(self) -> str:
+        """Return outcome, claim, scale and the weakest effect with its interval, for a page's first screen."""
+        effect = f"; weakest effect {self.weakest.found().split(' (')[0]}" if self.weakest else ""
+        return f"{self} ({self.scale} scale{effect})"
+
     def figures(self) -> list[str]:
         """Return what the rule looked at, a line for each condition."""
         return [str(finding) for finding in self.findings] or [self.claim.rule(self.scale)]

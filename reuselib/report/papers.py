@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,14 @@ class PaperTable:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a chapter's first screen takes from the records: a small table and the ids of the foremost claims."""
+
+    table: PaperTable
+    claims: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,7 @@ class Paper:
         sources: What cells and claims cite, in words.
         tables, claims: In the order of the file.
         words: What tasks and metrics are called where their names would not be understood.
+        opening: Of its chapter.
     """
 
     name: str
@@ -169,6 +178,7 @@ class Paper:
     tables: tuple[PaperTable, ...]
     claims: tuple[Claim, ...]
     words: dict[str, str] = field(default_factory=dict)
+    opening: Opening | None = None
 
     def table(self, name: str | None = None) -> PaperTable:
         """Return a table by its id, the first one without."""
@@ -281,7 +291,8 @@ def _parse(path: Path, *_stamp: int) -> Paper:
     try:
         tables = tuple(_table(**table) for table in content.pop("tables"))
         claims = tuple(_claim(**claim) for claim in content.pop("claims"))
-        paper = Paper(name=path.stem, **content, tables=tables, claims=claims)
+        start = _opening(tables, **content.pop("opening")) if "opening" in content else None
+        paper = Paper(name=path.stem, **content, tables=tables, claims=claims, opening=start)
         _check_names(paper)
     except ReuseError as error:
         raise DamagedFile(path, str(error), fix) from error
@@ -307,6 +318,17 @@ def _table(columns: list[dict[str, Any]], rows: list[dict[str, Any]], **table: A
     return PaperTable(**table, columns=laid, rows=tuple(found))
 
 
+def _opening(tables: Iterable[PaperTable], of: str, rows: dict[str, str], claims: list[str], **table: Any) -> Opening:
+    """Lay out an opening's table; its published cells are those of the table that it is `of`."""
+    named = {table.id: table for table in tables}
+    _known("table in the opening", [of], named)
+    cells = {row.id: row.published for row in named[of].rows}
+    laid = [{"id": row, "label": label} for row, label in rows.items()]
+    shown = _table(rows=laid, **{"id": "opening", "source": named[of].source, "header": "", **table})
+    rows_with_cells = tuple(replace(row, published=cells.get(row.id, {})) for row in shown.rows)
+    return Opening(replace(shown, rows=rows_with_cells), tuple(claims))
+
+
 def _cited(cell: Any, source: str) -> tuple[Cited, ...]:
     """Return a cell's sources: a cell is a string, null, a mapping, or a list of those."""
     entries = cell if isinstance(cell, list) else [cell]
@@ -324,6 +346,7 @@ def _check_names(paper: Paper) -> None:
             _known(f"column in row {row.id} of table {table.id}", row.published, columns)
             cited += [each.source for cell in row.published.values() for each in cell]
     _known("source", cited, paper.sources)
+    _known("claim in the opening", paper.opening.claims if paper.opening else (), groups[1])
     for ids in groups:
         if len(set(ids)) < len(ids):
             raise ReuseError(f"an id stands twice among {', '.join(ids)}")

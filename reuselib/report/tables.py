@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from reuselib import home
 from reuselib.errors import ReuseError
-from reuselib.report.claims import summary
+from reuselib.report.claims import badge, summary, verdicts
 from reuselib.report.papers import SCALES, Column, Paper, PaperTable, Row, published
 from reuselib.report.records import Record, known_scale, records
 
@@ -110,19 +110,10 @@ def table(paper: str, scale: str | None = "laptop", beside: Any = None, name: st
     about, layout = published(paper), published(paper).table(name)
     scales = shown_scales(paper) if scale is None else [known_scale(scale)]
     footnotes: dict[str, int] = {}
-
-    def mark(text: str) -> str:
-        return f" [{footnotes.setdefault(text, len(footnotes) + 1)}]"
-
-    cited = partial(_cited, about=about, layout=layout, mark=mark)
-    shown = [(c.group, c.label, partial(cited, column=c)) for c in layout.columns if c.id]
-    for at in scales:
-        ours = partial(_ours, found=records(paper, at), mark=mark, empty="not run")
-        titled = [(c, f"{c.group or 'Ours'}, {at} scale, mean ± sd (n)") for c in layout.columns if at in c.scales]
-        shown += [(group, c.label, partial(ours, column=c)) for c, group in titled]
+    shown = _published_and_ours(about, layout, scales, footnotes)
     for c in layout.columns:
         if mine := [r for r in _as_records(paper, beside) if _falls_into(r, c, layout)]:
-            live = partial(_ours, found=mine, mark=mark, empty="–", column=c)
+            live = partial(_ours, found=mine, mark=_marker(footnotes), empty="–", column=c)
             shown.append(("This run", f"{c.label} ({mine[0].scale} scale)", live))
     rows = [[row.label, *(cell(row) for _, _, cell in shown)] for row in layout.rows]
     cited_at_all = any(row.published for row in layout.rows)
@@ -133,6 +124,55 @@ def table(paper: str, scale: str | None = "laptop", beside: Any = None, name: st
     below += [f"[{number}] {text}" for text, number in footnotes.items()]
     heads = [("", layout.header), *((group, label) for group, label, _ in shown)]
     return Table.of(layout.caption, heads, rows, tuple(filter(None, below)))
+
+
+def opening(paper: str) -> Table:
+    """Return a chapter's small table, the paper's numbers beside ours, with its foremost claims and findings below.
+
+    Args:
+        paper: The paper's name, "dfad".
+
+    Returns:
+        What ``opening`` in ``data/papers/<paper>.yaml`` names; columns without a number are left out. A claim is
+        judged at the largest scale at which it was run.
+
+    Raises:
+        ReuseError: The file has no opening.
+    """
+    about = published(paper)
+    if about.opening is None:
+        raise ReuseError(f"data/papers/{paper}.yaml has no opening. Fix: add one, as reuselib/schemas/paper.json says")
+    layout, footnotes = about.opening.table, {}  # type: ignore[var-annotated]
+    every = _published_and_ours(about, layout, shown_scales(paper), footnotes)
+    shown = [(group, label, [cell(row) for row in layout.rows]) for group, label, cell in every]
+    shown = [column for column in shown if set(column[2]) - {"–", "not run"}]
+    rows = zip((row.label for row in layout.rows), *(cells for *_, cells in shown), strict=True)
+    judged = [verdict for scale in SCALES[1:] for verdict in verdicts(paper, scale) if verdict.outcome != "not run"]
+    last = {verdict.claim.id: verdict for verdict in judged}
+    below = [last[name].finding() for name in about.opening.claims if name in last]
+    below += [f"All of the paper's own claims, laptop scale: {badge(paper)}."]
+    below += [f"[{number}] {text}" for text, number in footnotes.items()]
+    return Table.of(layout.caption, [("", ""), *((group, label) for group, label, _ in shown)], [*rows], below)
+
+
+def _published_and_ours(
+    about: Paper, layout: PaperTable, scales: Sequence[str], footnotes: dict[str, int]
+) -> list[tuple[str, str, Callable[[Row], str]]]:
+    """Return group, label and the cell of a row, for a table's published columns, then for ours of each scale."""
+    mark = _marker(footnotes)
+    cited = partial(_cited, about=about, layout=layout, mark=mark)
+    shown: list[tuple[str, str, Callable[[Row], str]]]
+    shown = [(c.group, c.label, partial(cited, column=c)) for c in layout.columns if c.id]
+    for at in scales:
+        ours = partial(_ours, found=records(about.name, at), mark=mark, empty="not run")
+        titled = [(c, f"{c.group or 'Ours'}, {at} scale, mean ± sd (n)") for c in layout.columns if at in c.scales]
+        shown += [(group, c.label, partial(ours, column=c)) for c, group in titled]
+    return shown
+
+
+def _marker(footnotes: dict[str, int]) -> Mark:
+    """Return what numbers footnotes, the same text with the same number."""
+    return lambda text: f" [{footnotes.setdefault(text, len(footnotes) + 1)}]"
 
 
 def shown_scales(paper: str) -> list[str]:

@@ -97,3 +97,37 @@ def test_the_html_is_semantic_escaped_and_has_classes_for_styles(room: Path) -> 
     assert max(map(len, str(wide).splitlines())) <= 110, "a terminal has room for it"
     long = report.Table.of("Long", [("", "a"), ("", "b")], [["1", "x" * 40 + "\n2"]]).html()
     assert f"<td><span>{'x' * 40}</span><br>2</td>" in long and '<th scope="col">b</th>' in long
+
+
+OPENING = """
+opening:
+  of: main
+  caption: How good
+  columns:
+    - {id: mnist, label: MNIST, group: Paper}
+    - {id: other, label: Nowhere, group: Paper}
+    - {label: Real MNIST, scales: [colab], record: "mnist-{row}", metric: accuracy}
+    - {label: Digits, scales: [laptop], record: "toy-{row}", metric: accuracy}
+  rows: {bad: the floor, random: "never published"}
+  claims: [better]
+"""
+
+
+def test_an_opening_shows_what_has_a_number_and_what_its_claims_found(room: Path) -> None:
+    with pytest.raises(ReuseError, match="no opening"):
+        report.opening("toy")
+    path = room / "papers" / "toy.yaml"
+    path.write_text(path.read_text() + OPENING)
+    save("toy-good", [0.8, 0.9, 0.85])
+    save("toy-bad", [0.4, 0.5, 0.45])
+    save("toy-random", [0.1])
+    shown = report.opening("toy")
+    assert list(shown.cells.columns) == [("Paper", "MNIST"), ("Ours, laptop scale, mean ± sd (n)", "Digits")]
+    assert list(shown.cells.index) == ["the floor", "never published"]
+    assert list(shown.cells.iloc[:, 0]) == ["?", "–"] and shown.cells.iloc[1, 1] == "0.100 (1)"
+    first, counted = shown.notes
+    assert re.fullmatch(r"✓ holds: Good is better than bad\. \(laptop scale; weakest effect 0\.\d+ \[.+\]\)", first)
+    assert counted == "All of the paper's own claims, laptop scale: holds 1 · not run 1."
+    path.write_text(path.read_text().replace("claims: [better]", "claims: [best]"))
+    with pytest.raises(ReuseError, match="best"):
+        report.opening("toy")
