@@ -12,7 +12,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import click
@@ -120,13 +120,14 @@ def rows(chapter: str, scale: str) -> None:
 def predict(papers: tuple[str, ...], scale: str) -> None:
     """Predict what all rows of PAPERS, all if none is named, would cost for one seed; say how far off that may be.
 
-    The last columns set predicted against measured processor seconds of up to twelve recorded rows: of this scale where
-    there are some, else of the laptop's, whose networks are far smaller.
+    Predicted is set against measured processor seconds of up to twelve recorded rows: of this scale where there are
+    some, else of the laptop's, whose networks are far smaller. A row that trains no network of layers cannot be
+    predicted; what such rows took where they were recorded is said behind it.
     """
     from reuselib.run import SUSTAINED
 
     card = next(iter(SUSTAINED))
-    click.secho(f"{'':14} rows  unpredicted  {card:>9}  checkpoint  predicted / measured", bold=True)
+    click.secho(f"{'':14} rows  {card:>9}  checkpoint  predicted / measured, unpredicted rows", bold=True)
     for paper in map(chapters.known, papers or chapters.names()):
         study = chapters.study(paper, scale)
         cost, silent = study.bill()
@@ -137,7 +138,20 @@ def predict(papers: tuple[str, ...], scale: str) -> None:
             else "–"
         )
         minutes, megabytes = f"{60 * cost.hours(card):.1f} min", f"{cost.checkpoint / 1e6:,.1f} MB"
-        click.echo(f"{paper:14} {len(study.rows):4}  {len(silent):11}  {minutes:>9}  {megabytes:>10}  {told}")
+        click.echo(
+            f"{paper:14} {len(study.rows):4}  {minutes:>9}  {megabytes:>10}  {told}{_measured(paper, scale, silent)}"
+        )
+
+
+def _measured(paper: str, scale: str, rows: Collection[str]) -> str:
+    """What is known of rows whose cost is not that of a training: their number, and the minutes of those recorded."""
+    spent: dict[str, list[float]] = {}
+    for record in ledger.records(paper, scale):
+        if record.row in rows and not record.stale:
+            spent.setdefault(record.row, []).append(record.wall_seconds)
+    minutes = sum(map(statistics.median, spent.values())) / 60
+    recorded = f", {len(spent)} of them took {minutes:.1f} min where they were recorded" if spent else ""
+    return f"; {len(rows)} unpredicted{recorded}" if rows else ""
 
 
 def _ratios(paper: str, scale: str, most: int = 12) -> list[float]:

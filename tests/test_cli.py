@@ -61,11 +61,14 @@ def test_predict_says_what_a_chapter_costs_and_how_far_off_that_may_be(monkeypat
     declared = {row: DFADStudy.declare("smoke")[row] for row in ("digits-dfad", "digits-untrained")}
     monkeypatch.setattr(DFADStudy, "declare", classmethod(lambda cls, scale: declared))
     head, line = call("predict", "dfad", "--scale", "smoke").splitlines()
-    assert "unpredicted" in head and re.fullmatch(r"dfad +2 +1 +0\.0 min +0\.\d MB +–", line)
+    assert "unpredicted" in head and re.fullmatch(r"dfad +2 +0\.0 min +0\.\d MB +–; 1 unpredicted", line)
+    untrained = chapters.study("dfad", "smoke").run("digits-untrained", progress=False, limit=10).record
+    replace(untrained, settings=declared["digits-untrained"].plain(), wall_seconds=180.0).save()
     record = chapters.study("dfad", "smoke").run("digits-dfad", progress=False, updates=1, limit=10).record
     replace(record, settings=declared["digits-dfad"].plain(), cpu_seconds=2.0).save()
     assert "(1 rows)" not in line and re.search(
-        r"0\.\d\d \(0\.\d\d to 0\.\d\d, 1 rows\)$", call("predict", "dfad", "--scale", "smoke").strip()
+        r"0\.\d\d \(0\.\d\d to 0\.\d\d, 1 rows\); 1 unpredicted, 1 of them took 3\.0 min where they were recorded$",
+        call("predict", "dfad", "--scale", "smoke").strip(),
     )
 
 
