@@ -21,9 +21,9 @@ NOTEBOOKS = Path(reuselib.__file__).parents[1] / "notebooks"
 
 
 def labels(paper: str) -> list[str]:
-    """The labels of the numbered equations of a chapter, in order."""
-    (notebook,) = NOTEBOOKS.glob(f"[0-9][0-9]_{paper}.ipynb")
-    cells = json.loads(notebook.read_text("utf-8"))["cells"]
+    """The labels of the numbered equations of a chapter, of its lesson and of its lab, in order."""
+    pages = sorted(NOTEBOOKS.glob(f"[0-9][0-9]_{paper}*.ipynb"))
+    cells = [cell for page in pages for cell in json.loads(page.read_text("utf-8"))["cells"]]
     text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     return re.findall(r"\$\$\s*\(([\w-]+)\)", text)
 

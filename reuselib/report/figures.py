@@ -16,7 +16,10 @@
 `mask_grid`         images and masks of classes in labelled rows
 `image_sheet`       rows of images in titled groups, with texts, lines and arrows
 `captioned_images`  images with lines of text below and a coloured frame
-`image_graphs`      complete graphs between images
+`image_arcs`        two complete graphs between the same images
+`sheet`             the pictures that a recorded run has kept
+`headline`          what a figure shows, above it
+`with_tints`        what the colours of signed maps mean, below them
 ==================  =====================================================================================
 
 Every function returns a `matplotlib.figure.Figure` that pyplot does not know of, so nothing is left open. Arrays and
@@ -43,8 +46,31 @@ from scipy.cluster import hierarchy
 
 from reuselib import checks
 from reuselib.errors import ShapeMismatch
-from reuselib.report.pictures import captioned_images, image_graphs, image_grid, image_sheet, mask_grid, tinted  # noqa: F401
-from reuselib.report.theme import FAINT, INK, PALETTE, VALUES, WIDTH, array, bounds, finite, limits, show, style, styled  # noqa: F401
+from reuselib.report.pictures import (  # noqa: F401  # noqa: F401
+    captioned_images,
+    image_arcs,
+    image_grid,
+    image_sheet,
+    mask_grid,
+    sheet,
+    tinted,
+    with_tints,
+)
+from reuselib.report.theme import (  # noqa: F401  # noqa: F401
+    FAINT,
+    INK,
+    PALETTE,
+    VALUES,
+    WIDTH,
+    array,
+    bounds,
+    finite,
+    headline,
+    limits,
+    show,
+    style,
+    styled,
+)
 
 DASHES = ("-", "--", "-.", ":")
 MARKS = "oDs^vP"
@@ -393,6 +419,7 @@ def matrices(
     across: int = 2,
     scale: str | tuple[float, float] = "each",
     values: str = "",
+    rings: Any = None,
 ) -> Figure:
     """Draw matrices as heat maps whose rows and columns are in one order, with lines between groups of columns.
 
@@ -405,6 +432,7 @@ def matrices(
         scale: "each": every matrix has its own colours, from its least to its greatest value. "shared": all have those
             of all values. A pair (low, high): colours go from there to there.
         values: what the values are.
+        rings: (R, C), true where a cell of every matrix gets a ring.
 
     Raises:
         ShapeMismatch: a matrix has another shape.
@@ -431,6 +459,11 @@ def matrices(
         axes.tick_params(length=0)
         axes.vlines(cuts, 0, len(rows), color="white", linewidth=1.5)
         axes.hlines(starts, 0, len(columns), color="white", linewidth=1.5)
+        if rings is not None:
+            down, right = numpy.nonzero(array(rings))
+            look: Any = {"s": (0.62 * 72 * side / len(columns)) ** 2, "facecolors": "none"}
+            axes.scatter(right + 0.5, down + 0.5, edgecolors="white", linewidths=3.2, **look)
+            axes.scatter(right + 0.5, down + 0.5, edgecolors=PALETTE[1], linewidths=1.8, **look)
         if own:
             figure.colorbar(axes.collections[0], ax=axes, shrink=0.7)
     if not own:

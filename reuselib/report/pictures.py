@@ -10,16 +10,16 @@ import matplotlib
 import numpy
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
-from reuselib import checks
-from reuselib.errors import ShapeMismatch, unknown
-from reuselib.report.theme import FAINT, INK, PALETTE, VALUES, WIDTH, array, bounds, finite, limits, styled
+from reuselib import checks, home
+from reuselib.errors import MissingFile, ShapeMismatch, unknown
+from reuselib.report.theme import FAINT, PALETTE, VALUES, WIDTH, array, bounds, finite, limits, styled
 
 
 def tinted(maps: Any, clipped: float = 0.98) -> numpy.ndarray:
@@ -32,6 +32,18 @@ def tinted(maps: Any, clipped: float = 0.98) -> numpy.ndarray:
     shade = (8 * values / highest[:, None, None]).clip(-8, 8).round()[:, None] / 8
     above, below = (1 - numpy.array(to_rgb(PALETTE[number])).reshape(1, 3, 1, 1) for number in (1, 0))
     return 1 - shade.clip(0) * above - (-shade).clip(0) * below
+
+
+@styled
+def with_tints(figure: Figure, below: str, above: str) -> Figure:
+    """Write below a figure of images what the colours of `tinted` mean: below zero, zero, above it."""
+    shades = LinearSegmentedColormap.from_list("tinted", (PALETTE[0], "white", PALETTE[1]))
+    tall = figure.get_figheight()
+    axes = figure.add_axes((0.36, -0.36 / tall, 0.28, 0.16 / tall))
+    figure.colorbar(ScalarMappable(Normalize(-1, 1), shades), cax=axes, orientation="horizontal", ticks=())
+    for place, side, text in ((-0.04, "right", below), (1.04, "left", above)):
+        axes.text(place, 0.5, text, ha=side, va="center", transform=axes.transAxes)
+    return figure
 
 
 @styled
@@ -109,6 +121,22 @@ def stretched(values: numpy.ndarray, ends: tuple[float, float] | None = None) ->
 def _inches(labels: Sequence[str], size: float = 9.5) -> float:
     """How wide the widest of some labels is, about."""
     return max((len(line) for label in labels for line in label.split("\n")), default=0) * 0.6 * size / 72
+
+
+def sheet(paper: str, row: str, scale: str = "colab", across: int = 8) -> numpy.ndarray:
+    """Give the square pictures that a recorded run has kept, (N, 3, H, H) in [0, 1].
+
+    Raises:
+        MissingFile: there are none, or not so many a row.
+    """
+    path = home.brought() / "pictures" / paper / f"{scale}-{row}.png"
+    if not path.is_file():
+        raise MissingFile(f"{path} is not there. Fix: reuselib run {paper} --scale {scale} --rows {row} --seeds 0")
+    with Image.open(path) as drawn:
+        pixels = numpy.asarray(drawn.convert("RGB")).transpose(2, 0, 1) / 255
+    side = (pixels.shape[2] - 1) // across - 1  # a line of one pixel is between pictures and around them
+    down = range(1, pixels.shape[1] - side + 1, side + 1)
+    return numpy.stack([pixels[:, y : y + side, 1 + k * (side + 1) :][..., :side] for y in down for k in range(across)])
 
 
 @styled
@@ -287,46 +315,44 @@ def _draw_cell(axes: Axes, row: _Row, number: int, corner: tuple[float, float], 
 
 
 @styled
-def image_graphs(images: Any, graphs: Mapping[str, tuple[Any, Any]], across: int = 2) -> Figure:
-    """Draw complete graphs of the same images side by side: their maps are nodes, wide dark lines join alike images.
+def image_arcs(images: Any, above: tuple[str, Any, Any], below: tuple[str, Any, Any]) -> Figure:
+    """Draw two complete graphs of the same images: their maps above and below the images, arcs between alike ones.
 
     Args:
-        images: (n, C, H, W) with C of 1 or 3, drawn outside of their nodes, each stretched to its own range.
-        graphs: title to the maps (n, h, w), in cividis with zero in the middle and the largest 2 % clipped, and the
-            values of the edges (n (n - 1) / 2,), the pairs (0, 1), (0, 2), … in order; only their order is drawn.
-        across: graphs in a row.
+        images: (n, C, H, W) with C of 1 or 3 in a row, each stretched to its own range.
+        above: title, signed maps (n, h, w) in the colours of `tinted`, and the values of the edges (n (n - 1) / 2,),
+            the pairs (0, 1), (0, 2), … in order. An arc is the wider and darker, the higher its place among the edges.
+        below: the same of the other graph.
 
     Raises:
         ShapeMismatch: there is not one map for each image and one edge for each pair.
         NonFinite: an edge is NaN or infinite.
     """
-    checks.whole(graphs=len(graphs), across=across)
-    pictures = array(images)
-    count, pairs = len(pictures), numpy.triu_indices(len(pictures), 1)
-    angles = numpy.pi * (0.5 - 2 * (numpy.arange(count) + 0.5) / count)
-    places = numpy.stack([numpy.cos(angles), numpy.sin(angles)], 1)
-    down = -(-len(graphs) // across)
-    figure = Figure(figsize=(WIDTH, down * (0.3 + WIDTH / across)))
-    side = min(0.52, 3.1 / count) * 72 * WIDTH / across / 3.5  # of a node, in points; a graph is 3.5 units wide
-    for number, (title, (maps, edges)) in enumerate(graphs.items(), 1):
-        nodes, values = array(maps), finite(title, edges)
-        if len(nodes) != count or values.shape != pairs[0].shape:
-            raise ShapeMismatch(f"{title!r} has {len(nodes)} maps and {len(values)} edges for {count} images.")
-        axes = figure.add_subplot(down, across, number, title=title, aspect="equal", xlim=(-1.8, 1.8), ylim=(-1.7, 1.7))
-        axes.set_axis_off()
+    pictures, count = numpy.stack([*map(stretched, array(images))]), len(images)
+    pairs, step = numpy.transpose(numpy.triu_indices(count, 1)), WIDTH / count
+    side, room = 0.94 * step, min(1.1, 0.2 * WIDTH)
+    rows = [tinted(above[1]), _coloured(pictures), tinted(below[1])]
+    figure = Figure(figsize=(WIDTH, 2 * room + 3 * step))
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(2 * room + 3 * step, 0))
+    axes.set_axis_off()
+    for number, row in enumerate(rows):
+        if len(row) != count:
+            raise ShapeMismatch(f"There are {len(row)} maps for {count} images. Give one for each.")
+        for place, picture in enumerate(row):
+            corner = (step * place + 0.03 * step, room + step * number + 0.03 * step)
+            _draw_cell(axes, _Row(picture[None]), 0, corner, side, 0)
+    for (title, _, edges), base, height in ((above, room, room), (below, room + 3 * step, -room)):
+        values = finite(title, edges)
+        if len(values) != len(pairs):
+            raise ShapeMismatch(f"{title!r} has {len(values)} edges for {count} images. Give one for each pair.")
         shares = values.argsort(kind="stable").argsort() / max(len(values) - 1, 1)
-        for p, q, share in zip(*pairs, shares, strict=True):
-            look = {"color": matplotlib.colormaps["Blues"](0.15 + 0.8 * share), "linewidth": 0.3 + 4.5 * share**2}
-            axes.plot(*places[[p, q]].T, solid_capstyle="round", zorder=1 + share, **look)
-        for place, node, picture in zip(places, nodes, pictures, strict=True):
-            top = max(float(numpy.quantile(numpy.abs(node), 0.98)), 1e-12)
-            put(axes, matplotlib.colormaps[VALUES](stretched(node, (-top, top))), place, side, INK)
-            put(axes, stretched(picture).transpose(1, 2, 0), 1.52 * place, 0.8 * side, "white")
+        turn = numpy.linspace(0, numpy.pi, 60)
+        for (p, q), share in sorted(zip(pairs.tolist(), shares, strict=True), key=lambda each: each[1]):
+            x = step * ((p + q + 1) / 2 - (q - p) / 2 * numpy.cos(turn))
+            y = base - height * (0.08 + 0.86 * (q - p) / max(count - 1, 1)) * numpy.sin(turn)
+            look = {"color": matplotlib.colormaps["Greys"](0.12 + 0.83 * share), "linewidth": 0.5 + 6 * share**2}
+            axes.plot(x, y, solid_capstyle="butt", **look)
+        end: Any = {"y": 0.0, "va": "top"} if height > 0 else {"y": 2 * room + 3 * step, "va": "bottom"}
+        axes.text(0.03 * step, s=title, fontsize=12, weight="bold", **end)
     return figure
-
-
-def put(axes: Axes, picture: numpy.ndarray, place: numpy.ndarray, side: float, edge: str) -> None:
-    """Draw a picture (H, W, C) of so many points a side around a place, in a frame."""
-    box = OffsetImage(picture, zoom=side / len(picture), cmap="gray", interpolation="nearest")
-    frame: Any = {"edgecolor": edge, "linewidth": 1.2, "facecolor": "white"}
-    axes.add_artist(AnnotationBbox(box, tuple(place), pad=0.05, bboxprops=frame, zorder=3))

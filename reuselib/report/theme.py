@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -118,6 +119,13 @@ def limits(scale: str | tuple[float, float], arrays: Iterable[numpy.ndarray]) ->
     low, high = scale
     checks.number(-numpy.inf, black=low, white=high)
     return low, high
+
+
+def headline(figure: Figure, text: str, size: float = 13) -> Figure:
+    """Write above a figure, as wide as it is, what it shows; give the figure."""
+    wide = max(12, int(figure.get_figwidth() * 72 / (0.6 * size)))
+    figure.text(0.0, 1 + 0.1 / figure.get_figheight(), fill(text, wide), va="bottom", weight="bold", fontsize=size)
+    return figure
 
 
 def png(figure: Figure, dpi: int = 192) -> bytes:

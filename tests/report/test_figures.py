@@ -34,7 +34,7 @@ ROOMS = {"room": torch.rand(4, 3, 32, 32), "mask": torch.ones(4, 32, 32)}
 POINTS = {"a": {"one": torch.rand(5, 2), "_line": torch.rand(3, 2)}, "b": {"one": torch.rand(0, 2)}}
 MARKS = {"a": 8 * torch.rand(3, 2, 1, 2, 2)}
 DOTS = {"a": {"one": [0.9, 0.8], "none": []}, "b": {"one": [0.1], "none": []}}
-GRAPHS = {name: (torch.randn(6, 8, 8), torch.rand(15)) for name in "abc"}
+GRAPHS = [(name, torch.randn(4, 8, 8), torch.rand(6)) for name in "ab"]
 LONG = [f"a long name of column {k}" for k in range(4)]
 
 DRAWN = {
@@ -45,7 +45,8 @@ DRAWN = {
     "captioned_images": lambda: figures.captioned_images(
         torch.rand(5, 1, 16, 16), ["x\ny"] * 5, 3, "ab", [0, 1, 0, 1, 0]
     ),
-    "image_graphs": lambda: figures.image_graphs(torch.rand(6, 3, 16, 16), GRAPHS),
+    "image_arcs": lambda: figures.image_arcs(torch.rand(4, 1, 8, 8), *GRAPHS),
+    "tints and a headline": lambda: figures.headline(figures.with_tints(figures.image_sheet(SHEET), "-", "+"), "what"),
     "curves": lambda: figures.curves(LINES, "iteration", "accuracy", drops=[50, 80], references={"teacher": 0.9}),
     "panels": lambda: figures.panels({"t": {"lines": LINES, "references": {"top": 0.9}}}, "iteration", logs="y"),
     "dots_with_seeds": lambda: figures.dots_with_seeds(DOTS, "accuracy", {"a": {"top": 1.0}}),
@@ -150,8 +151,9 @@ REFUSED: dict[str, tuple[Callable[[], Figure], type[ReuseError]]] = {
     "texts, lines or arrows": (lambda: figures.image_sheet(SHEET, arrows={"a": LINE}), ShapeMismatch),
     "4 images need as many": (lambda: figures.captioned_images(FOUR, ["x", "y"]), ShapeMismatch),
     "across must be": (lambda: figures.captioned_images(FOUR, ["x"] * 4, 0), BadValue),
-    "1 maps and 1 edges": (lambda: figures.image_graphs(FOUR, {"a": (FOUR[:1, 0], [1.0])}), ShapeMismatch),
-    "'a' holds NaN": (lambda: figures.image_graphs(FOUR[:2], {"a": (FOUR[:2, 0], [NAN])}), NonFinite),
+    "1 maps for 4 images": (lambda: figures.image_arcs(FOUR, *[("a", FOUR[:1, 0], [1.0])] * 2), ShapeMismatch),
+    "'a' has 1 edges": (lambda: figures.image_arcs(FOUR, *[("a", FOUR[:, 0], [1.0])] * 2), ShapeMismatch),
+    "'a' holds NaN": (lambda: figures.image_arcs(FOUR[:2], *[("a", FOUR[:2, 0], [NAN])] * 2), NonFinite),
     "line 'a' has": (lambda: figures.curves({"a": (STEPS, STEPS[:-1])}, "x", "y"), ShapeMismatch),
     "panels must be": (lambda: figures.panels({}, "x"), BadValue),
     "bins must be": (lambda: figures.histogram({"a": [1]}, "x", bins=0), BadValue),
