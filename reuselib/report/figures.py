@@ -461,9 +461,9 @@ def matrices(
         axes.hlines(starts, 0, len(columns), color="white", linewidth=1.5)
         if rings is not None:
             down, right = numpy.nonzero(array(rings))
-            look: Any = {"s": (0.62 * 72 * side / len(columns)) ** 2, "facecolors": "none"}
-            axes.scatter(right + 0.5, down + 0.5, edgecolors="white", linewidths=3.2, **look)
-            axes.scatter(right + 0.5, down + 0.5, edgecolors=PALETTE[1], linewidths=1.8, **look)
+            look: Any = {"s": (0.76 * 72 * side / len(columns)) ** 2, "facecolors": "none"}
+            axes.scatter(right + 0.5, down + 0.5, edgecolors="white", linewidths=2.6, **look)
+            axes.scatter(right + 0.5, down + 0.5, edgecolors=PALETTE[1], linewidths=1.4, **look)
         if own:
             figure.colorbar(axes.collections[0], ax=axes, shrink=0.7)
     if not own:

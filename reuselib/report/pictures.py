@@ -191,6 +191,7 @@ def image_sheet(
     lines: Mapping[str, Any] | None = None,
     arrows: Mapping[str, Any] | None = None,
     size: float = 7.5,
+    gap: float = 0.06,
 ) -> Figure:
     """Draw labelled rows of images in titled groups, with texts below images and lines or arrows on them.
 
@@ -202,6 +203,7 @@ def image_sheet(
             in pixels from the upper left corner, each group in a colour of its own. What leaves the image is cut off.
         arrows: the same, with heads.
         size: of the texts, in points.
+        gap: between images, as a share of their width.
 
     Raises:
         ShapeMismatch: images are of several sizes, or a row has another number of texts, lines or arrows.
@@ -222,7 +224,7 @@ def image_sheet(
     for name in {*(texts or {}), *(lines or {}), *(arrows or {})}.difference(labels):
         raise unknown("row of the sheet", name, labels)
     _stacks([row.images for rows in sheets for row in rows], labels)
-    return _sheet(sheets, size)
+    return _sheet(sheets, size, gap)
 
 
 @styled
@@ -260,7 +262,7 @@ def _sheet(sheets: Sequence[Sequence[_Row]], size: float = 7.5, gap: float = 0.0
     """
     every = [row for rows in sheets for row in rows]
     height, width = every[0].images.shape[2:]
-    across, margin = max(len(row.images) for row in every), 0.12 + _inches([row.label for row in every])
+    across, margin = max(len(row.images) for row in every), 0.12 + _inches([row.label.strip() for row in every])
     side = min(side, (WIDTH / len(sheets) - margin) / (across * (1 + gap) - gap))
     step, tall = (1 + gap) * side, side * height / width
     inner, sheet = across * step - gap * side, margin + across * step - gap * side

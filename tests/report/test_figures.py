@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import io
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib
@@ -16,8 +17,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from reuselib.errors import BadValue, NonFinite, ReuseError, ShapeMismatch, UnknownName
-from reuselib.report import figures, theme
+from reuselib.errors import BadValue, MissingFile, NonFinite, ReuseError, ShapeMismatch, UnknownName
+from reuselib.report import figures, pictures, theme
+from reuselib.run.study import write_sheet
 
 STEPS = numpy.arange(0, 100, 10)
 CLASSES = [f"class {index}" for index in range(10)]
@@ -340,3 +342,29 @@ def test_show_gives_a_notebook_one_picture_with_its_texts_and_closes_it(monkeypa
     width = Image.open(io.BytesIO(picture["image/png"])).width / 50
     assert about["image/png"] == {"alt": "Two dots.", "caption": "*Seeds*.", "width": round(width / 7 * theme.COLUMN)}
     assert caption == ({"text/markdown": "*Seeds*."}, {"text/markdown": {"caption": True}})
+
+
+def test_sheet_gives_the_pictures_that_a_run_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randint(0, 256, (16, 3, 6, 6), dtype=torch.uint8)
+    monkeypatch.setattr(pictures.home, "brought", lambda: tmp_path)
+    write_sheet(tmp_path / "pictures" / "paper" / "colab-row.png", images)
+    assert (figures.sheet("paper", "row") * 255 == images.numpy()).all()
+    with pytest.raises(MissingFile, match="reuselib run paper --scale colab --rows other"):
+        figures.sheet("paper", "other")
+
+
+def test_rings_stand_on_the_cells_that_they_mark_in_every_matrix() -> None:
+    marked = torch.eye(3, 4).bool()
+    figure = figures.matrices({"a": torch.rand(3, 4), "b": torch.rand(3, 4)}, "abcd", "xyz", rings=marked)
+    for axes in figure.axes[:2]:
+        places = [each.get_offsets().tolist() for each in axes.collections[-2:]]
+        assert places == [[[k + 0.5, k + 0.5] for k in range(3)]] * 2
+
+
+def test_an_arc_is_as_wide_as_its_place_among_the_edges() -> None:
+    graph = ("a", torch.rand(3, 4, 4), torch.tensor([0.3, -0.2, 0.9]))
+    lines = figures.image_arcs(FOUR[:3], graph, graph).axes[0].lines
+    widths = [line.get_linewidth() for line in lines]
+    assert widths == sorted(widths[:3]) * 2
+    first = lines[0].get_xdata()  # joins the first image and the third
+    assert abs(abs(first[-1] - first[0]) - 2 * figures.WIDTH / 3) < 1e-6
