@@ -257,10 +257,13 @@ class NetGraftJob(run.Job):
         return {"unfolded_accuracy": accuracy, "fold_error": error, "fold_digits": -math.log10(max(error, 1e-16))}
 
     def early(self, method: run.Method | None, history: run.History) -> dict[str, float]:
-        """What stood after as many updates as one block gets: each single block and what it saves, or the whole."""
+        """What stood after as many updates as one block gets: each single block and what it saves, or the whole.
+
+        Nothing, where the run was cut before that.
+        """
         seen = list(zip(*(history.curve(name)[1] for name in ("accuracy", "gap")), strict=True))
         if self.settings.method in ("kd", "whole"):
-            return {"early_accuracy": seen[0][0], "early_gap": seen[0][1]}
+            return dict(zip(("early_accuracy", "early_gap"), seen[0], strict=True)) if seen else {}
         plan = method.plan if isinstance(method, NetGraft) else ()
         single = {graft.blocks[0]: at for graft, at in zip(plan, seen, strict=False) if len(graft.blocks) == 1}
         if not isinstance(method, NetGraft) or len(single) < len(method.scions):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -318,15 +318,27 @@ def _table(columns: list[dict[str, Any]], rows: list[dict[str, Any]], **table: A
     return PaperTable(**table, columns=laid, rows=tuple(found))
 
 
-def _opening(tables: Iterable[PaperTable], of: str, rows: dict[str, str], claims: list[str], **table: Any) -> Opening:
-    """Lay out an opening's table; its published cells are those of the table that it is `of`."""
+def _opening(tables: Iterable[PaperTable], of: str, rows: dict[str, Any], claims: list[str], **table: Any) -> Opening:
+    """Lay out an opening's table; its published cells are those of the table that it is `of`, or of a row's own words."""
     named = {table.id: table for table in tables}
     _known("table in the opening", [of], named)
     cells = {row.id: row.published for row in named[of].rows}
-    laid = [{"id": row, "label": label} for row, label in rows.items()]
+    for row, about in rows.items():
+        for column, place in about.get("published", {}).items() if isinstance(about, dict) else ():
+            cells[row] = {**cells.get(row, {}), column: _cells_at(named, *place)}
+    laid = [{"id": row, "label": about if isinstance(about, str) else about["label"]} for row, about in rows.items()]
     shown = _table(rows=laid, **{"id": "opening", "source": named[of].source, "header": "", **table})
     rows_with_cells = tuple(replace(row, published=cells.get(row.id, {})) for row in shown.rows)
     return Opening(replace(shown, rows=rows_with_cells), tuple(claims))
+
+
+def _cells_at(tables: Mapping[str, PaperTable], name: str, row: str, column: str) -> tuple[Cited, ...]:
+    """Return a published cell by the ids of its table, row and column."""
+    _known("table in the opening", [name], tables)
+    rows = {each.id: each.published for each in tables[name].rows}
+    _known(f"row of {name} in the opening", [row], rows)
+    _known(f"column of {name} in the opening", [column], rows[row])
+    return rows[row][column]
 
 
 def _cited(cell: Any, source: str) -> tuple[Cited, ...]:

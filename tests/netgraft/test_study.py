@@ -192,6 +192,14 @@ def test_early_is_after_as_many_updates_as_one_block_gets(method: str) -> None:
         assert [found[f"saved_{block}"] for block in range(1, 6)] == pytest.approx(saved)
 
 
+@pytest.mark.parametrize("method", ["netgraft", "kd", "whole"])
+def test_a_run_that_was_cut_before_the_first_border_has_no_early_values(method: str) -> None:
+    job = start(f"symbols.1-{method}", 2, **SHORT)
+    learning = job.method()
+    history = run.run(learning, 2, progress=False, evaluate=lambda: job.watch(learning, {3}))
+    assert job.early(learning, history) == {} and "accuracy" in job.measure(learning, history)
+
+
 def test_what_the_folded_student_shows_is_what_it_is_called() -> None:
     result = SMOKE.run("symbols.5-netgraft", 1, progress=False)
     found, chain = result.metrics, nn.Sequential(*result.method.scions).eval()
