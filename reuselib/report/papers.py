@@ -319,7 +319,7 @@ def _table(columns: list[dict[str, Any]], rows: list[dict[str, Any]], **table: A
 
 
 def _opening(tables: Iterable[PaperTable], of: str, rows: dict[str, Any], claims: list[str], **table: Any) -> Opening:
-    """Lay out an opening's table; its published cells are those of the table that it is `of`, or of a row's own words."""
+    """Lay out an opening's table; published cells are the table's that it is `of`, or where a row says."""
     named = {table.id: table for table in tables}
     _known("table in the opening", [of], named)
     cells = {row.id: row.published for row in named[of].rows}

@@ -136,7 +136,7 @@ def test_an_opening_shows_what_has_a_number_and_what_its_claims_found(room: Path
 def test_a_row_of_an_opening_may_say_where_its_published_cells_stand(room: Path) -> None:
     path = room / "papers" / "toy.yaml"
     whole = path.read_text()
-    named = OPENING.replace('"never published"', '{label: other, published: {other: [main, bad, mnist]}}')
+    named = OPENING.replace('"never published"', "{label: other, published: {other: [main, bad, mnist]}}")
     path.write_text(whole + named)
     shown = report.opening("toy")
     assert list(shown.cells["Paper", "Nowhere"]) == ["–", "?"] and list(shown.cells["Paper", "MNIST"]) == ["?", "–"]
