@@ -1,22 +1,42 @@
-"""The pages of the library, made from its modules: one for what all papers share, one for each part of the book."""
+"""The pages of the library, made from its modules: one for each room, one for the command line, and what lists them."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import pkgutil
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
+import click
+
+from reuselib.cli import main
+
 FOLDER = Path("book/api")
-PAGES = {
-    "foundations": ("Foundations", ("errors", "home", "report", "run", "data", "worlds", "nets", "chapters", "doctor")),
-    "without_data": ("Without the data", ("dfad", "cmi", "one_stage_gan")),
-    "few_samples": ("With a few samples", ("netgraft",)),
-    "many_teachers": ("From many teachers", ("layerwise", "adaptive")),
-    "which_network": ("Which network to reuse", ("attribution", "depara")),
-    "unseen_classes": ("Beyond the seen classes", ("qfsl", "selective")),
-}
+SHARED = ("errors", "home", "report", "run", "data", "worlds", "nets", "chapters", "doctor")
+PAPERS = ("dfad", "cmi", "one_stage_gan", "netgraft", "layerwise")
+PAPERS += ("adaptive", "attribution", "depara", "qfsl", "selective")
+INDEX = """# API reference
+
+A method is a class whose `step()` does one update. {{func}}`reuselib.run.run` drives it, shows its progress, writes
+checkpoints, and goes on where it was cut off. The {{doc}}`../../notebooks/00_quickstart` shows it with a network of
+your own, and what a user meets first has an example on its page that runs as it stands. `import reuselib` is quick: its
+modules, and torch with them, load when they are first used. From a terminal: {{doc}}`command_line`.
+
+## The papers
+
+One room a paper: `losses` holds its equations, `method` the procedure, `rivals` what it is compared with, `study` what
+the chapter's tables need.
+
+{papers}
+
+## What they share
+
+Nothing imports what stands below it in this table.
+
+{shared}
+"""
 
 
 def modules(room: str) -> list[str]:
@@ -45,16 +65,29 @@ def section(module: str) -> str:
     members = "" if hasattr(import_module(module), "__path__") else "\n   :members:\n   :show-inheritance:"
     if members and (names := told_twice(module)):
         members += f"\n   :exclude-members: {', '.join(names)}"
-    level = "##" if module.count(".") == 1 else "###"
-    return f"{level} {module}\n\n```{{eval-rst}}\n.. automodule:: {module}{members}\n```"
+    name = module.removeprefix("reuselib.")
+    title = f"# reuselib.{name}" if "." not in name else f"## {name}"
+    return f"{title}\n\n```{{eval-rst}}\n.. automodule:: {module}{members}\n```"
 
 
-def page(title: str, rooms: tuple[str, ...]) -> str:
-    """Return the text of a page."""
-    parts = [section(module) for room in rooms for module in modules(room)]
-    return "\n\n".join([f"# {title}", *parts]) + "\n"
+def table(rooms: tuple[str, ...]) -> str:
+    """Return a table of rooms with the first line of what each says of itself."""
+    said = (inspect.getdoc(import_module(f"reuselib.{room}")) or "" for room in rooms)
+    lines = [f"| {{doc}}`{room}` | {text.splitlines()[0]} |" for room, text in zip(rooms, said, strict=True)]
+    return "\n".join(["| Room | What it holds |", "|---|---|", *lines])
+
+
+def helps(command: click.Command, name: str) -> Iterator[str]:
+    """Give the help of a command and of those in it, as the terminal shows it, each under a heading."""
+    shown = command.get_help(click.Context(command, info_name=name, max_content_width=79, terminal_width=79))
+    yield f"## {name}\n\n```text\n{shown}\n```"
+    for inner in getattr(command, "commands", {}).values():
+        yield from helps(inner, f"{name} {inner.name}")
 
 
 def pages() -> dict[Path, str]:
     """Return the text of every page, by its path from the repository's root."""
-    return {FOLDER / f"{name}.md": page(title, rooms) for name, (title, rooms) in PAGES.items()}
+    texts = {room: "\n\n".join(map(section, modules(room))) + "\n" for room in SHARED + PAPERS}
+    texts["index"] = INDEX.format(papers=table(PAPERS), shared=table(SHARED))
+    texts["command_line"] = "\n\n".join(["# The command line", *helps(main, "reuselib")]) + "\n"
+    return {FOLDER / f"{name}.md": text for name, text in texts.items()}

@@ -57,5 +57,11 @@ def study(name: str, scale: str = "laptop") -> Any:
 
     Raises:
         UnknownName: there is no such paper or scale; the message gives the nearest.
+
+    Example:
+        >>> from reuselib import chapters
+        >>> study = chapters.study("dfad", scale="smoke")
+        >>> study.scale
+        'smoke'
     """
     return getattr(import_module(f"reuselib.{known(name)}.study"), STUDIES[name])(scale)

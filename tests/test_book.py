@@ -162,6 +162,49 @@ def test_text_is_readable(visit: Callable[[str], Visit], name: str, theme: str) 
     assert not faint
 
 
+AXE = """
+async where => (await axe.run(where, {
+  resultTypes: ['violations'], rules: {'label-content-name-mismatch': {enabled: true}}
+})).violations.filter(found => ['critical', 'serious'].includes(found.impact))
+   .flatMap(found => found.nodes.map(node => `${found.id}: ${node.html.slice(0, 160)} (${node.failureSummary})`))
+"""
+OPENED = """
+document.querySelectorAll('.bd-article details').forEach(each => { each.open = true });
+document.querySelectorAll('.bd-article .toggle-hidden').forEach(each => each.classList.remove('toggle-hidden'));
+"""
+MODES = {"light": ("light", 1440), "dark": ("dark", 1440), "phone": ("light", 390)}
+BY_DAY = {"book/index", "book/references", "book/which_method", "notebooks/04_netgraft"}
+SAMPLED = [name if name in BY_DAY else pytest.param(name, marks=pytest.mark.nightly) for name in pages()]
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_page_is_accessible(browser: Any, site: str, name: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python", reason="axe-core is not installed")
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.goto(f"{site}/{name}.html", wait_until="networkidle")
+    page.add_style_tag(content="* { animation: none !important; transition: none !important }")
+    page.evaluate(OPENED)
+    page.evaluate(Path(axe.__file__).with_name("axe.min.js").read_text("utf-8"))
+    for mode, (theme, width) in MODES.items():
+        page.set_viewport_size({"width": width, "height": 900})
+        page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+        page.wait_for_timeout(200)
+        # What surrounds the text is alike on every page.
+        found = page.evaluate(AXE, "html" if name == "book/index" else ".bd-content")
+        assert not found, f"{mode}: {len(found)}\n" + "\n".join(found[:5])
+    page.close()
+
+
+def test_no_page_is_wider_than_a_phone(browser: Any, site: str) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    wide = {}
+    for name in [*pages(), "genindex", "search"]:
+        page.goto(f"{site}/{name}.html", wait_until="load")
+        wide[name] = page.evaluate("document.documentElement.scrollWidth")
+    page.close()
+    assert {name: width for name, width in wide.items() if width > 390} == {}
+
+
 def test_search_finds_a_word(visit: Callable[[str], Visit]) -> None:
     page = visit("search").page
     page.goto(page.url + "?q=distillation", wait_until="networkidle")

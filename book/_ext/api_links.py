@@ -17,13 +17,16 @@ from sphinx.environment import BuildEnvironment
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.Node) -> nodes.Node | None:
     """Resolve a Python name by its public home: the shortest documented name of its room that ends alike."""
     target = node.get("reftarget", "")
-    if node.get("refdomain") != "py" or not target.startswith("reuselib."):
+    if node.get("refdomain") != "py":
         return None
-    room, name = target.split(".")[1], target.rpartition(".")[2]
-    python = env.get_domain("py")
-    homes = [full for full in python.objects if full.split(".")[1:2] == [room] and full.endswith(f".{name}")]
+    python, name = env.get_domain("py"), target.rpartition(".")[2]
+    homes = [full for full in python.objects if full.endswith(f".{name}")]
+    if not target.startswith("reuselib."):  # in a signature, as the code that it stands in calls it
+        homes = homes if len(homes) == 1 else []
+    else:
+        homes = [full for full in homes if full.split(".")[1:2] == target.split(".")[1:2]]
     if not homes:
-        return text if exists(target) else None
+        return text if target.startswith("reuselib.") and exists(target) else None
     node["reftarget"] = min(homes, key=len)
     return python.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], node["reftarget"], node, text)
 

@@ -139,6 +139,12 @@ def choose(pool: Mapping[str, nn.Module], task: str, images: ImageSet) -> Choice
     Raises:
         UnknownName: no source has such a head; the message lists the menu.
         ShapeMismatch: the sources differ in that head's number of classes.
+
+    Example:
+        >>> from reuselib import adaptive, data, nets
+        >>> pool = {name: nets.multi_head_conv({"digit": 10}, widths=(4, 8, 8)) for name in ("a", "b")}
+        >>> adaptive.choose(pool, "digit", data.load("digits").take(8, seed=0)).index.shape
+        torch.Size([8])
     """
     offered = menu(pool)
     if task not in offered:
@@ -182,6 +188,18 @@ def customise(
     Raises:
         ReuseError: no task is chosen, or one twice; see also the methods of both stages.
         UnknownName: no source teaches a task; the message lists the menu.
+
+    Example:
+        >>> from functools import partial
+        >>> from reuselib import adaptive, data, nets
+        >>> build = partial(nets.multi_head_conv, widths=(4, 8, 8))
+        >>> pool = {"a": build({"digit": 10, "parity": 2}), "b": build({"digit": 10})}  # yours are trained
+        >>> adaptive.menu(pool)
+        {'digit': ['a', 'b'], 'parity': ['a']}
+        >>> images = data.load("digits").take(64, seed=0)
+        >>> options = {"component": build, "target": build, "widths": (4, 8, 8), "updates": (2, 2), "progress": False}
+        >>> adaptive.customise(pool, ["digit", "parity"], images, **options).student.tasks
+        {'digit': 10, 'parity': 2}
 
     Source: Shen et al. 2019 (ICCV).
     """

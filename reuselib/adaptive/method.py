@@ -333,8 +333,18 @@ class ComponentLearning(AdaptiveLearning):
         student: the component network.
         lessons: the sources with the images assigned to them, as :func:`~reuselib.adaptive.selection.subsets`
             gives them. An update takes :func:`~reuselib.adaptive.selection.sub_batches` of them.
-        images: as in :class:`AdaptiveLearning`.
+        images: unlabelled; their labels are never read.
         options: those of :class:`AdaptiveLearning`; ``widths`` must be given unless ``features`` is 0.
+
+    Example:
+        >>> from reuselib import adaptive, data, nets, run
+        >>> build = nets.multi_head_conv
+        >>> pool = {name: build({"digit": 10}, widths=(4, 8, 8)) for name in ("a", "b")}  # yours are trained
+        >>> images = data.load("digits")
+        >>> lessons = adaptive.choose(pool, "digit", images).lessons()
+        >>> student = build({"digit": 10}, widths=(4, 8, 8))
+        >>> method = adaptive.ComponentLearning(student, lessons, images, widths=(4, 8, 8))
+        >>> history = run.run(method, updates=2, progress=False)
 
     Source: Shen et al. 2019 (ICCV), first stage.
     """
@@ -362,7 +372,7 @@ class TargetLearning(AdaptiveLearning):
     Args:
         student: the target network, with a head for each task.
         components: task → its component network, or a source in its place.
-        images: as in :class:`AdaptiveLearning`.
+        images: unlabelled; their labels are never read.
         options: those of :class:`AdaptiveLearning`, but for ``widths`` and ``regulariser``.
 
     Source: Shen et al. 2019 (ICCV), second stage.

@@ -102,7 +102,7 @@ def explain(
 
 
 def maps(network: nn.Module, images: Images, method: str | Attribution = "input_x_gradient", **options: Any) -> Tensor:
-    """The attribution maps (n, H, W) of probe images; arguments and errors as in :func:`explain`."""
+    """The attribution maps (n, H, W) of probe images; ``options`` and errors are those of :func:`explain`."""
     return explain(network, images, method, **options).maps
 
 
@@ -329,6 +329,15 @@ def rank(
         ShapeMismatch: a network does not take the images.
         DeviceError: a device ran out of memory; the message names a batch to try.
         ReuseError: there is no candidate, or a network gives no gradient.
+
+    Example:
+        >>> from reuselib import attribution, data, nets
+        >>> from reuselib.nets import zoo
+        >>> networks = {"trained": zoo.load("digits8-conv3", "cpu"), "fresh": nets.conv3()}
+        >>> probes = data.load("digits").take(16, seed=0)
+        >>> table = attribution.rank(networks, probes, zoo.load("digits8-conv3", "cpu"), progress=False)
+        >>> list(table.index)
+        ['trained', 'fresh']
 
     Source: Song et al. 2019 (NeurIPS).
     """

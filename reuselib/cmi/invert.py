@@ -71,6 +71,13 @@ def invert(
         UnknownName: there is no such method.
         ReuseError: the method needs batch norms or a student, and there is none; or the image shape is not known.
         ShapeMismatch: the network does not take such images, or the labels do not fit batch and classes.
+
+    Example:
+        >>> from reuselib import cmi
+        >>> from reuselib.nets import zoo
+        >>> images = cmi.invert(zoo.load("fashion28-resnet", "cpu"), count=4, image_steps=2, progress=False)
+        >>> images.images.shape
+        torch.Size([4, 1, 28, 28])
     """
     card = getattr(network, "card", {})
     if image is None and "image" not in card:

@@ -65,6 +65,11 @@ def load(
         UnknownName: If there is no such set or split; the message names the nearest.
         MissingFile: If its files are not there; the message holds the command that fetches them.
         DamagedFile: If a file has another hash than it should.
+
+    Example:
+        >>> from reuselib import data
+        >>> data.load("digits", "test", size=16).shape
+        (1, 16, 16)
     """
     if name not in SETS:
         raise unknown("image set", name, SETS)

@@ -177,6 +177,14 @@ class ImageSet(Batches):
     Raises:
         ShapeMismatch: If the parts do not fit together, or a label is none of the classes.
         BadValue: If a mean or a std is no number, or a std is not above 0.
+
+    Example:
+        >>> import torch
+        >>> from reuselib.data import ImageSet
+        >>> pixels, labels = torch.zeros(4, 1, 16, 16, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
+        >>> images = ImageSet("mine", pixels, labels, ("cat", "dog"), mean=(0.5,), std=(0.5,))
+        >>> images.sample(2, torch.Generator())[0].shape
+        torch.Size([2, 1, 16, 16])
     """
 
     name: str

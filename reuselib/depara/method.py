@@ -77,9 +77,9 @@ def attribution_graph(network: nn.Module, images: Images, *, centred: bool = Tru
 
     Args:
         network: any network; it is left as it was.
-        images: as in :func:`~reuselib.attribution.explain`.
-        centred: as in :func:`~losses.edge_values`.
-        options: of the nodes, those of :func:`~reuselib.attribution.explain`.
+        images: the probes, float (n, C, H, W) as the network takes them, or an image set.
+        centred: whether features are centred over the probes before their cosines are taken.
+        options: of the nodes: ``method``, ``where``, ``reduce`` and ``batch`` of :func:`~reuselib.attribution.explain`.
     """
     found = attribution.explain(network, images, **options)
     return Graph.of(found.maps, found.features, centred)
@@ -97,7 +97,25 @@ def similarities(graphs: Sequence[Graph]) -> tuple[Tensor, Tensor]:
 
 
 def by_graphs(lambda_: float = 1.0, **options: Any) -> Comparison:
-    """Compare networks by their graphs; ``options`` are those of :func:`attribution_graph`."""
+    """Compare networks by their attribution graphs: the paper's method.
+
+    Args:
+        lambda_: λ, weight of the edges against the nodes.
+        options: ``centred`` of :func:`attribution_graph`; ``method``, ``reduce`` and ``batch`` of
+            :func:`~reuselib.attribution.explain`.
+
+    Returns:
+        The ``way`` of :func:`~reuselib.attribution.rank` and :class:`~reuselib.attribution.ModelSpace`.
+
+    Example:
+        >>> from reuselib import attribution, data, depara, nets
+        >>> from reuselib.nets import zoo
+        >>> networks = {"trained": zoo.load("digits8-conv3", "cpu"), "fresh": nets.conv3()}
+        >>> probes, target = data.load("digits").take(16, seed=0), zoo.load("digits8-conv3", "cpu")
+        >>> table = attribution.rank(networks, probes, target, way=depara.by_graphs(), progress=False)
+        >>> list(table.index)
+        ['trained', 'fresh']
+    """
     checks.number(lambda_=lambda_)
     return Comparison(partial(attribution_graph, **options), partial(similarity, lambda_=lambda_), own=1 + lambda_)
 
@@ -171,6 +189,14 @@ def layer_graphs(
         UnknownName: the network has no such module.
         ShapeMismatch: the network does not take the images.
         ReuseError: a layer does not run, or its output is not one tensor with a row for each image.
+
+    Example:
+        >>> from reuselib import data, depara
+        >>> from reuselib.nets import zoo
+        >>> probes = data.load("digits").take(16, seed=0)
+        >>> graphs = depara.layer_graphs(zoo.load("digits8-conv3", "cpu"), probes)
+        >>> len(graphs)
+        4
     """
     graphs: dict[str, Graph] = {}
     sums: dict[int, Tensor] = {}

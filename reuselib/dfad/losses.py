@@ -51,6 +51,12 @@ def negative_log(discrepancy: Tensor) -> Tensor:
     """The generator's loss for segmentation, ``-log(D + 1)``: its gradient is that of ``-D`` divided by ``D + 1``.
 
     Equation: `dfad-generation`.
+
+    Example:
+        >>> import torch
+        >>> from reuselib import dfad
+        >>> dfad.losses.negative_log(torch.tensor(0.0)).item()
+        -0.0
     """
     return -torch.log1p(discrepancy)
 

@@ -40,6 +40,15 @@ class Distillation(run.Method):
     Raises:
         DeviceError: the networks are on different devices.
         ShapeMismatch: teacher and student differ in classes, or do not take these images.
+
+    Example:
+        >>> from reuselib import data, dfad, nets, run
+        >>> from reuselib.nets import zoo
+        >>> teacher, images = zoo.load("digits8-conv3", "cpu"), data.load("digits")
+        >>> method = dfad.Distillation(teacher, nets.conv3(width=8), dfad.sources.from_images(images), batch=32)
+        >>> history = run.run(method, updates=4, progress=False)
+        >>> history.last("imitation") > 0
+        True
     """
 
     def __init__(
@@ -123,11 +132,12 @@ class Adversarial(Distillation):
     """Distillation with a generator that is trained too; subclasses say how.
 
     Args:
-        teacher: as in :class:`Distillation`.
-        student: as in :class:`Distillation`.
+        teacher: gives logits; is left as it was, bit for bit.
+        student: learns; same number of classes.
         generator: makes images (B, C, H, W), already normalised, from noise (B, latent).
         generator_lr: learning rate of Adam.
-        options: the options of :class:`Distillation`.
+        schedule: iteration → factor on every learning rate.
+        options: the options of :class:`Distillation`, but for ``source``.
     """
 
     def __init__(
@@ -154,12 +164,23 @@ class DFAD(Adversarial):
     Both stages keep the student in training mode, as the paper's code does, so that its batch norm sees the fakes.
 
     Args:
-        teacher: as in :class:`Distillation`.
-        student: as in :class:`Distillation`.
+        teacher: gives logits; is left as it was, bit for bit.
+        student: learns; same number of classes.
         generator: makes images in the teacher's normalised input space.
         generation: the generator's loss as a function of the discrepancy: ``losses.negative`` for classification,
             ``losses.negative_log`` for segmentation.
-        options: the options of :class:`Adversarial`.
+        options: ``generator_lr`` of the generator's Adam, ``schedule`` of both networks, and the options of
+            :class:`Distillation`: ``batch``, ``student_steps``, ``lr``, ``seed`` and so on.
+
+    Example:
+        >>> from reuselib import dfad, nets, run
+        >>> from reuselib.nets import zoo
+        >>> teacher, student = zoo.load("digits8-conv3", "cpu"), nets.conv3(width=8)
+        >>> generator = nets.upsampling_generator(image=(1, 8, 8), latent=16, width=8)
+        >>> method = dfad.DFAD(teacher, student, generator, batch=16, seed=0)
+        >>> history = run.run(method, updates=2, progress=False)
+        >>> sorted(history.rounds[-1])
+        ['generation', 'imitation', 'iteration', 'teacher_logits']
 
     Source: Fang et al. 2019, imitation and generation stages.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,16 +25,19 @@ class DAFL(Adversarial):
 
     Args:
         teacher: its last linear layer's input serves as features, unless ``layer`` names others.
-        student: as in :class:`Distillation`.
-        generator: as in :class:`Adversarial`.
+        student: learns; same number of classes.
+        generator: makes images (B, C, H, W), already normalised, from noise (B, latent).
         layer: module of the teacher whose output serves as features, by its dotted name; for teachers that end in no
             linear layer, ``"decoder"`` for a :class:`~reuselib.nets.Segmenter`.
         weights: of the one-hot, the entropy and the activation loss; by default those for MNIST.
         adam: whether the student learns by Adam, as DAFL's on MNIST, in place of SGD.
-        options: the options of :class:`Adversarial`; ``discrepancy`` is the KL divergence unless given.
+        options: those of :class:`~reuselib.dfad.DFAD`; unless given, ``student_steps`` is 1 and ``discrepancy`` the KL
+            divergence.
 
     Source: Chen et al. 2019 (DAFL).
     """
+
+    defaults = MappingProxyType({"student_steps": 1, "discrepancy": losses.kl_divergence})
 
     def __init__(
         self,
@@ -46,9 +50,8 @@ class DAFL(Adversarial):
         adam: bool = False,
         **options: Any,
     ) -> None:
-        own: dict[str, Any] = {"student_steps": 1, "discrepancy": losses.kl_divergence}
         self.adam = adam
-        super().__init__(teacher, student, generator, **own | options)
+        super().__init__(teacher, student, generator, **{**self.defaults, **options})
         self.layer = layer
         self.one_hot, self.entropy, self.activation = weights
 
@@ -109,21 +112,21 @@ class ZSKT(Adversarial):
     use Adam, gradients are clipped at norm 5.
 
     Args:
-        teacher: as in :class:`Distillation`.
-        student: as in :class:`Distillation`.
+        teacher: gives logits; is left as it was, bit for bit.
+        student: learns; same number of classes.
         generator: in the paper without tanh and with a learned last batch norm.
-        options: the options of :class:`Adversarial`.
+        options: those of :class:`~reuselib.dfad.DFAD`; unless given, ``student_steps`` is 10, ``lr`` 0.002 and
+            ``weight_decay`` 0.
 
     Source: Micaelli & Storkey 2019 (ZSKT), through the comparison of Fang et al. 2019.
     """
 
+    defaults = MappingProxyType({"student_steps": 10, "lr": 2e-3, "weight_decay": 0.0})
     attention, clip = 250.0, 5.0
     """Weight β of the attention transfer, and largest gradient norm."""
 
     def __init__(self, teacher: nn.Module, student: nn.Module, generator: Generator, **options: Any) -> None:
-        super().__init__(
-            teacher, student, generator, **{"student_steps": 10, "lr": 2e-3, "weight_decay": 0.0} | options
-        )
+        super().__init__(teacher, student, generator, **{**self.defaults, **options})
         self.layers = _shared_blocks(teacher, student)
 
     def _make_student_optimizer(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:

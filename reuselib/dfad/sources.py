@@ -24,6 +24,13 @@ def from_images(images: ImageSet, augment: Augment | None = None) -> Source:
     Args:
         images: normalised as the teacher takes them.
         augment: of the uint8 images, for example windows cut out of them.
+
+    Example:
+        >>> import torch
+        >>> from reuselib import data, dfad
+        >>> source = dfad.sources.from_images(data.load("digits"))
+        >>> source(4, torch.Generator()).shape
+        torch.Size([4, 1, 8, 8])
     """
     checks.some(ImageSet, images=images)
     return lambda count, random: images.sample(count, random, augment)[0]

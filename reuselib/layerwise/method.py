@@ -130,9 +130,9 @@ class FeatureLearning(Learning):
     """Stage A: every layer's auto-encoder learns to give the teachers' features back, each for itself.
 
     Args:
-        teachers: as in :class:`~reuselib.layerwise.learning.Learning`.
+        teachers: left as they were, bit for bit.
         encoders: learn; see :func:`make_encoders`.
-        images: as in :class:`~reuselib.layerwise.learning.Learning`.
+        images: unlabelled, on the teachers' device: their labels are never read.
         stage: one learning rate, or one for each layer but the last.
         options: those of :class:`~reuselib.layerwise.learning.Learning`.
 
@@ -248,10 +248,10 @@ class LayerLearning(Learning):
     is off, since the targets are values to be met.
 
     Args:
-        teachers: as in :class:`~reuselib.layerwise.learning.Learning`.
+        teachers: left as they were, bit for bit.
         encoders: as stage A leaves them; frozen.
         student: a sequential network, which learns.
-        images: as in :class:`~reuselib.layerwise.learning.Learning`.
+        images: unlabelled, on the teachers' device: their labels are never read.
         stage: one learning rate, or one for each layer.
         fam: whether adaptation layers stand behind the student's layers.
         seed: of their initial weights and of the images drawn.
@@ -313,9 +313,9 @@ class JointLearning(Learning):
     The student is in training mode: a dropout in it is on.
 
     Args:
-        teachers: as in :class:`~reuselib.layerwise.learning.Learning`; any networks.
+        teachers: any networks; left as they were, bit for bit.
         student: learns; any network.
-        images: as in :class:`~reuselib.layerwise.learning.Learning`.
+        images: unlabelled, on the teachers' device: their labels are never read.
         stage: one learning rate.
         options: those of :class:`~reuselib.layerwise.learning.Learning`.
 

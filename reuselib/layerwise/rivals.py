@@ -54,7 +54,7 @@ class OneStageAmalgamation(Learning):
     Args:
         teachers: any networks; left as they were, bit for bit.
         student: any network; learns.
-        images: as in :class:`~reuselib.layerwise.learning.Learning`.
+        images: unlabelled, on the teachers' device: their labels are never read.
         stage: one learning rate, or one for the student and one for the rest.
         groups: layers that are paired; if left out, all convolutions in the order of definition.
         fam: whether the student's features are projected before they are compared.
@@ -125,8 +125,22 @@ def convolutions(student: nn.Module, teachers: Sequence[nn.Module]) -> list[Grou
 class AmalgamationKD(JointLearning):
     """Plain distillation from several teachers: the KL divergence from the softmax of their scores side by side.
 
-    Any networks; the arguments are those of :class:`~reuselib.layerwise.method.JointLearning`. It is
-    :class:`OneStageAmalgamation` without its features.
+    It is :class:`OneStageAmalgamation` without its features.
+
+    Args:
+        teachers: any networks; left as they were, bit for bit.
+        student: any network; learns. One output for each class of the teachers.
+        images: unlabelled, on the teachers' device: their labels are never read.
+        stage: updates and learning rate.
+        options: ``batch``, ``noise``, ``augment``, ``seed`` and ``precision``.
+
+    Example:
+        >>> from reuselib import data, layerwise, nets, run
+        >>> networks = [nets.conv3(classes=5), nets.conv3(classes=5)]  # yours are trained
+        >>> teachers = layerwise.Teachers(networks, layerwise.ClassSets.divide(range(10), 2))
+        >>> stage = layerwise.Stage(steps=4, lr=1e-3)
+        >>> method = layerwise.AmalgamationKD(teachers, nets.conv3(width=8), data.load("digits"), stage)
+        >>> history = run.run(method, updates=stage.steps, progress=False)
 
     Source: Hinton et al. 2015; the official code's master of 2020, its example of plain distillation.
     """

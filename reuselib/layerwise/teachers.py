@@ -30,6 +30,13 @@ class ClassSets:
     Raises:
         ShapeMismatch: there is no teacher, one knows no class, or one names a class twice.
         BadValue: a class is no whole number from 0 on.
+
+    Example:
+        >>> from reuselib.layerwise import ClassSets
+        >>> ClassSets(((3, 7), (1, 3))).union
+        (3, 7, 1)
+        >>> ClassSets.divide(range(10), parts=3).sets
+        ((0, 1, 2, 3), (4, 5, 6), (7, 8, 9))
     """
 
     sets: tuple[tuple[int, ...], ...]
@@ -99,6 +106,15 @@ class Teachers(nn.Module):
     Raises:
         ShapeMismatch: there are not as many class sets as teachers.
         DeviceError: the teachers are on different devices.
+
+    Example:
+        >>> from reuselib import data, nets
+        >>> from reuselib.layerwise import ClassSets, Teachers
+        >>> teachers = Teachers([nets.conv3(classes=5), nets.conv3(classes=5)], ClassSets.divide(range(10), 2))
+        >>> images = data.load("digits").take(4, seed=0)
+        >>> features, scores = teachers(images.normalised(images.images))
+        >>> scores.shape
+        torch.Size([4, 10])
     """
 
     columns: Tensor

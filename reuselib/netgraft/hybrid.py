@@ -151,6 +151,14 @@ def make_scions(
     Raises:
         ShapeMismatch: the networks differ in the number of blocks or in the size of the maps between them.
 
+    Example:
+        >>> from reuselib import data, netgraft, nets
+        >>> from reuselib.nets import zoo
+        >>> images = data.load("digits").take(1, seed=0)
+        >>> teacher, student = zoo.load("digits8-conv3", "cpu"), nets.conv3(width=8)
+        >>> len(netgraft.make_scions(teacher, student, images.normalised(images.images)))
+        4
+
     Source: Shen et al. 2021 (NetGraft), the adaption modules.
     """
     of_teacher, of_student = maps_of(teacher, images), maps_of(student, images)

@@ -90,7 +90,7 @@ class NetGraft(FewShot):
     Args:
         teacher: what :func:`~reuselib.netgraft.blocks_of` takes apart.
         student: likewise; as many blocks, with maps of the same sizes between them.
-        images: as in :class:`FewShot`.
+        images: the few images, on the networks' device. What their labels say plays no part.
         plan: the grafts, in order. Each gets an Adam of its own.
         loss: of the teacher's output and the hybrid's. :func:`~reuselib.netgraft.normalised_logits_distance` if left
             out, with ``local`` :func:`~reuselib.netgraft.feature_distance`.
@@ -106,6 +106,18 @@ class NetGraft(FewShot):
         ReuseError: the plan names no blocks, or blocks that are not there; adapters could not be folded into the
             student in the end (see :func:`~reuselib.netgraft.entries`); and the errors of :class:`FewShot`.
         ShapeMismatch: the networks do not fit; see :func:`~reuselib.netgraft.make_scions`.
+
+    Example:
+        >>> from reuselib import data, netgraft, nets, run
+        >>> from reuselib.nets import zoo
+        >>> few = data.load("digits").per_class(2, seed=0)  # twenty images
+        >>> teacher, student = zoo.load("digits8-conv3", "cpu"), nets.conv3(width=8)
+        >>> count = len(netgraft.blocks_of(teacher))
+        >>> stages = (netgraft.block_grafting, netgraft.network_grafting)
+        >>> plan = [graft for stage in stages for graft in stage(count, steps=2, lr=1e-3)]
+        >>> method = netgraft.NetGraft(teacher, student, few, plan)
+        >>> history = run.run(method, updates=method.total, progress=False)
+        >>> plain = method.folded()  # the student that you keep
 
     Source: Shen et al. 2021 (NetGraft).
     """

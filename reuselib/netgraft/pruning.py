@@ -109,6 +109,13 @@ def prune(teacher: nn.Module, student: nn.Module) -> list[Tensor]:
         ReuseError: one of the networks is not plain.
         ShapeMismatch: the layers do not correspond.
 
+    Example:
+        >>> from reuselib import netgraft, nets
+        >>> from reuselib.nets import zoo
+        >>> kept = netgraft.prune(zoo.load("digits8-conv3", "cpu"), nets.conv3(width=8))
+        >>> [len(channels) for channels in kept]
+        [8, 16, 32, 10]
+
     Source: Li et al. 2020 (FSKD), official code, with the criterion of Li et al. 2017.
     """
     models, owns = units(teacher), units(student)
@@ -142,6 +149,14 @@ def start_pruned(teacher: nn.Module, scions: Sequence[Scion], kept: Sequence[Ten
         scions: of blocks ``shared``, ``shared + 1``, … to the last.
         kept: what :func:`prune` returned.
         shared: how many of the first blocks have no scion.
+
+    Example:
+        >>> from reuselib import data, netgraft, nets
+        >>> from reuselib.nets import zoo
+        >>> images = data.load("digits").take(1, seed=0)
+        >>> teacher, student = zoo.load("digits8-conv3", "cpu"), nets.conv3(width=8)
+        >>> scions = netgraft.make_scions(teacher, student, images.normalised(images.images))
+        >>> netgraft.start_pruned(teacher, scions, netgraft.prune(teacher, student))
 
     Source: ours; it lets grafting begin where FSKD and cross distillation do.
     """

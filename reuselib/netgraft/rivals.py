@@ -24,7 +24,7 @@ class KnowledgeDistillation(FewShot):
     """The student imitates the teacher's outputs by Adam.
 
     Args:
-        parties: teacher, student and images, as in :class:`FewShot`.
+        parties: teacher, student and images, in this order.
         lr: learning rate of Adam.
         options: the options of :class:`FewShot`.
 
@@ -66,8 +66,9 @@ class FitNet(KnowledgeDistillation):
     teacher's maps; then the whole student imitates the outputs. Each stage has an Adam of its own.
 
     Args:
-        parties: teacher, student and images, as in :class:`FewShot`; :func:`~reuselib.netgraft.blocks_of` takes the
-            networks apart, and their maps behind the hint's block have one size.
+        teacher: what :func:`~reuselib.netgraft.blocks_of` takes apart.
+        student: likewise; its maps behind the hint's block are as large as the teacher's.
+        images: the few images, on the networks' device. What their labels say plays no part.
         hint: index of the block; the middle one of those that learn if left out. Not the classifier.
         hint_steps: updates of the first stage.
         lr: learning rate of Adam, in both stages.
@@ -114,8 +115,9 @@ class Layerwise(FewShot):
     """A student pruned from the teacher, whose layers are mended one by one; it stays in evaluation mode.
 
     Args:
-        parties: teacher, student and images, as in :class:`FewShot`. Both networks are plain (see
-            :func:`~reuselib.netgraft.pruning.units`); the student gets the teacher's strongest filters (:func:`prune`).
+        teacher: a plain network, see :func:`~reuselib.netgraft.pruning.units`; is left as it was, bit for bit.
+        student: likewise; gets the teacher's strongest filters (:func:`prune`).
+        images: the few images, on the networks' device. What their labels say plays no part.
         options: the options of :class:`FewShot`. The layers of shared blocks are not mended.
 
     Raises:
@@ -142,10 +144,21 @@ class FSKD(Layerwise):
     map, made by the layers mended before, into the teacher's kept channels; both are absorbed into the layer.
 
     Args:
-        parties: as in :class:`Layerwise`.
-        ridge: as in :func:`~reuselib.netgraft.losses.least_squares`.
+        parties: teacher, student and images; see :class:`Layerwise`.
+        ridge: weight of the identity, which holds the solution near what it is, λ in
+            :func:`~reuselib.netgraft.losses.least_squares`.
         options: the options of :class:`FewShot`; ``batch`` images are passed through the networks at a time, nothing is
             drawn or augmented, and float32 is used throughout.
+
+    Example:
+        >>> from reuselib import data, netgraft, nets, run
+        >>> from reuselib.nets import zoo
+        >>> few = data.load("digits").per_class(2, seed=0)  # twenty images
+        >>> teacher, student = zoo.load("digits8-conv3", "cpu"), nets.conv3(width=8)
+        >>> method = netgraft.FSKD(teacher, student, few)
+        >>> history = run.run(method, updates=method.total, progress=False)  # a step a layer
+        >>> method.total
+        4
 
     Source: Li et al. 2020 (FSKD), official code.
     """
@@ -182,11 +195,20 @@ class CrossDistillation(Layerwise):
     """Cross distillation: each layer of a pruned student is mended by Adam, on the teacher's and on its own inputs.
 
     Args:
-        parties: as in :class:`Layerwise`.
+        parties: teacher, student and images; see :class:`Layerwise`.
         steps: updates of all layers, spread evenly over them.
         lr: learning rate of Adam, of which each layer has its own.
-        mu: as in :func:`~reuselib.netgraft.losses.cross_distance`.
+        mu: weight of the imitation term against the correction, between 0 and 1, see
+            :func:`~reuselib.netgraft.losses.cross_distance`.
         options: the options of :class:`FewShot`.
+
+    Example:
+        >>> from reuselib import data, netgraft, nets, run
+        >>> from reuselib.nets import zoo
+        >>> few = data.load("digits").per_class(2, seed=0)  # twenty images
+        >>> teacher, student = zoo.load("digits8-conv3", "cpu"), nets.conv3(width=8)
+        >>> method = netgraft.CrossDistillation(teacher, student, few, steps=8)
+        >>> history = run.run(method, updates=8, progress=False)
 
     Source: Bai et al. 2020 (cross distillation), from memory; here without its proximal pruning.
     """

@@ -17,6 +17,12 @@ def conv3(width: int = 16, classes: int = 10, channels: int = 1, batch_norm: boo
 
     Returns:
         A Classifier with three blocks and 4w features (23,946 parameters by default).
+
+    Example:
+        >>> import torch
+        >>> from reuselib import nets
+        >>> nets.conv3(width=8, classes=7, channels=3)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 7])
     """
     blocks = [
         nn.Sequential(*convolution(channels, width, batch_norm=batch_norm), nn.MaxPool2d(2)),

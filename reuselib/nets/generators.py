@@ -78,6 +78,12 @@ def upsampling_generator(
         ShapeMismatch: H or W is no multiple of 4.
         UnknownName: the activation has no such name.
 
+    Example:
+        >>> import torch
+        >>> from reuselib import nets
+        >>> nets.upsampling_generator(image=(3, 32, 32), latent=64, width=8)(torch.randn(2, 64)).shape
+        torch.Size([2, 3, 32, 32])
+
     Source: DFAD, official code, the generator of the 32x32 experiments.
     """
     if activation not in ACTIVATIONS:

@@ -283,6 +283,15 @@ def load(name: str, device: str | torch.device | None = None) -> nn.Module:
         DamagedFile: card, log or weights were altered.
         NonFinite: the weights hold NaN or infinity.
         ReuseError: the card names no architecture: only the study that made the piece can build its network.
+
+    Example:
+        >>> from reuselib.nets import zoo
+        >>> zoo.load("digits8-conv3", "cpu").card["architecture"]
+        'conv3'
+        >>> zoo.load("digit8-conv3")
+        Traceback (most recent call last):
+            ...
+        reuselib.errors.UnknownName: ...
     """
     where = run.device(device)
     if where.type == "meta":

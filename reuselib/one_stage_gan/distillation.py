@@ -19,7 +19,21 @@ class OneStageDFAD(DFAD):
     one number per batch, so batch normalisation in the student does no harm. With ``student_steps=1`` it is the 1:1
     game; its two-stage counterpart is ``DFAD(student_steps=1)``.
 
-    The arguments are those of :class:`~reuselib.dfad.DFAD`.
+    Args:
+        teacher: gives logits; is left as it was, bit for bit.
+        student: learns; same number of classes.
+        generator: makes images in the teacher's normalised input space.
+        generation: the generator's loss as a function of the discrepancy.
+        options: those of :class:`~reuselib.dfad.DFAD`.
+
+    Example:
+        >>> from reuselib import nets, one_stage_gan
+        >>> from reuselib.nets import zoo
+        >>> teacher, student = zoo.load("digits8-conv3", "cpu"), nets.conv3(width=8)
+        >>> generator = nets.upsampling_generator(image=(1, 8, 8), latent=16, width=8)
+        >>> method = one_stage_gan.OneStageDFAD(teacher, student, generator, batch=16, seed=0)
+        >>> sorted(method.step())
+        ['generation', 'imitation', 'teacher_logits']
 
     Source: Shen et al. 2021 (OSGAN), the data-free application; the schedule with more than one student update is ours.
     """

@@ -251,15 +251,25 @@ class OneStageGAN(GAN):
     """Both players learn from one forward and one backward pass (OSGAN).
 
     Args:
-        parties: generator, discriminator and images, as in :class:`GAN`. With batch normalisation in the discriminator
-            the generator's gradient is exact for symmetric losses only, whose ratio is the constant -1; otherwise use
-            group normalisation or none.
-        ratio: as in :func:`~reuselib.one_stage_gan.losses.gradient_ratio`.
-        together: as in :func:`one_stage_losses`; the official WGAN does so.
+        generator: makes images in [-1, 1] from noise (B, latent).
+        discriminator: gives logits (B,) of images. With batch normalisation in it the generator's gradient is exact
+            for symmetric losses only, whose ratio is the constant -1; otherwise use group normalisation or none.
+        images: the real images, normalised to [-1, 1] (:func:`in_tanh_range`), on the networks' device.
+        ratio: of the two players' gradients: ``"closed"`` for the closed form, ``"autograd"``, or one number for all.
+        together: whether the discriminator sees real images and fakes as one batch, as the official WGAN does.
         options: the options of :class:`GAN`.
 
     Raises:
         ReuseError: the loss has no ratio (hinge), and the errors of :class:`GAN`.
+
+    Example:
+        >>> from reuselib import data, nets, one_stage_gan
+        >>> images = one_stage_gan.in_tanh_range(data.load("digits", size=16))
+        >>> generator = nets.dcgan_generator(image=(1, 16, 16), latent=16, width=8)
+        >>> discriminator = nets.dcgan_discriminator(image=(1, 16, 16), width=8, groups=4)
+        >>> method = one_stage_gan.OneStageGAN(generator, discriminator, images, batch=16)
+        >>> sorted(method.step())
+        ['discriminator', 'generator']
 
     Source: Shen et al. 2021 (OSGAN).
     """
@@ -288,7 +298,7 @@ class TwoStageGAN(GAN):
     """First the discriminator learns, then the generator, through the discriminator as it has become.
 
     Args:
-        parties: generator, discriminator and images, as in :class:`GAN`.
+        parties: generator, discriminator and images, in this order.
         variant: how the work is done. ``"plain"``: the second stage also computes gradients of the discriminator's
             weights, which nobody uses (official DCGAN code). ``"frozen"``: it does not. ``"reuse"``: frozen, and the
             generator learns on the fakes of the first stage. ``"wasteful"``: plain, and the first stage propagates

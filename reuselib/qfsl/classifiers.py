@@ -64,6 +64,16 @@ class SeenClassifier(TrainedClassifier):
         hidden: widths of hidden layers of the bridge.
         dropout: share of the features left out.
         network_: the :class:`ZeroShotNetwork`.
+
+    Example:
+        >>> import torch
+        >>> from reuselib import qfsl
+        >>> codes = torch.eye(4)  # four classes, the last of which is never seen
+        >>> labels = torch.arange(60) % 3
+        >>> features = codes[labels] + 0.1 * torch.randn(60, 4)
+        >>> classifier = qfsl.SeenClassifier(steps=50).fit(features, labels, codes)
+        >>> classifier.predict(features, candidates="all").shape
+        torch.Size([60])
     """
 
     passed: ClassVar = (*TrainedClassifier.passed, "softmax")
@@ -87,6 +97,17 @@ class QFSLClassifier(SeenClassifier):
         steps: updates of the warm start, over the softmax of ``softmax``; 0 for none.
         unlabelled_steps: updates with unlabelled features.
         start: a classifier fitted on the same features, whose network takes the place of the warm start.
+
+    Example:
+        >>> import torch
+        >>> from reuselib import qfsl
+        >>> codes, labels = torch.eye(4), torch.arange(80) % 4
+        >>> images = codes[labels] + 0.1 * torch.randn(80, 4)
+        >>> seen = labels < 3
+        >>> classifier = qfsl.QFSLClassifier(weight=1.0, steps=50, unlabelled_steps=50)
+        >>> classifier = classifier.fit(images[seen], labels[seen], codes, unlabelled=images[~seen])
+        >>> classifier.predict(images, candidates="all").shape
+        torch.Size([80])
     """
 
     transductive: ClassVar[bool] = True

@@ -20,11 +20,14 @@ from reuselib import __version__, home
 from reuselib.errors import MissingFile, ReuseError
 from reuselib.report.records import cpu_name, git_state
 from reuselib.report.tables import Table
+from reuselib.report.theme import COLUMN
 
 LIGHT = ("captum", "click", "jsonschema", "pooch", "pyyaml", "safetensors", "tqdm")
 CLONE = "/content/reusing-trained-networks"
 PAGE = 79
 """Characters in a line that a page shows without scrolling."""
+WHOLE = 0.9 * COLUMN
+"""Pixels from which on a figure takes the whole column."""
 
 # The first cell of every notebook, word for word; a test compares them.
 SETUP_CELL = f"""\
@@ -207,7 +210,7 @@ class BookFigure:
         (image,) = renderer.render_image(data)
         image["alt"] = described["alt"]
         if "width" in described:
-            image["width"] = f"{described['width']}px"
+            image["width"] = f"{min(100, round(described['width'] / WHOLE * 100))}%"
         image["classes"] = ["dark-light"]  # or the theme would change its brightness in dark mode
         figure = nodes.figure("", image)
         if "caption" in described:

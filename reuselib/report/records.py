@@ -274,6 +274,12 @@ def frame(paper: str, scale: str | None = None) -> pandas.DataFrame:
 
     Columns: `paper`, `scale`, `task` and `method` (the parts of the row's name before and after its first hyphen),
     `row`, `seed`, `stale`, then every number that :meth:`Record.value` gives; NaN where a record lacks it.
+
+    Example:
+        >>> from reuselib import report
+        >>> frame = report.frame("dfad", "laptop")
+        >>> {"row", "seed", "accuracy"} <= set(frame.columns)
+        True
     """
     import pandas
 

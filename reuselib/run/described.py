@@ -22,7 +22,9 @@ from reuselib.errors import unknown
 WHOLE = 2**24
 """Bytes up to which a tensor counts whole; of a larger one, evenly spaced rows do."""
 PLAIN = (str, bytes, bool, Real, torch.dtype, type(None))
-NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+EMPTY, KEYWORD = inspect.Parameter.empty, inspect.Parameter.KEYWORD_ONLY
+VARIOUS, OPTIONS = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, KEYWORD)
 Pairs = Iterator[tuple[str, str]]
 
 
@@ -53,6 +55,26 @@ def _constructors(kind: type) -> tuple[list[inspect.Signature], bool]:
         if all(each.kind is not each.VAR_KEYWORD for each in signatures[-1].parameters.values()):
             return signatures, True
     return signatures, False
+
+
+def signature(kind: type) -> inspect.Signature:
+    """The signature of a constructor with the options that it passes on written out, as `help` and editors show it.
+
+    The class's ``defaults`` are those that it passes on in place of the other constructors' own.
+    """
+    *later, first = _constructors(kind)[0]
+    parameters = [parameter for name, parameter in first.parameters.items() if name != "self"]
+    for each in reversed(later):
+        own = [parameter for name, parameter in each.parameters.items() if name != "self"]
+        names = {parameter.name for parameter in own}
+        handed = [parameter for parameter in parameters if parameter.name not in names]
+        optional = [parameter.replace(kind=KEYWORD) for parameter in handed if parameter.default is not EMPTY]
+        others: dict[Any, list[inspect.Parameter]] = {}
+        others |= {VARIOUS: [parameter for parameter in handed if parameter.default is EMPTY], OPTIONS: optional}
+        parameters = [one for parameter in own for one in others.get(parameter.kind, [parameter])]
+    usual = dict(getattr(kind, "defaults", {}))
+    parameters = [each.replace(default=usual.get(each.name, each.default)) for each in parameters]
+    return inspect.Signature(parameters)
 
 
 def describe(value: Any, place: str = "", within: tuple[int, ...] = ()) -> Pairs:

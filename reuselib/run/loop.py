@@ -74,6 +74,12 @@ def accuracy(model: nn.Module, images: Labelled, batch: int = 1000) -> float:
         NonFinite: a logit is NaN or infinite.
         ShapeMismatch: a label is none of the model's classes.
         ReuseError: there are no images, or the model gives more than one tensor.
+
+    Example:
+        >>> from reuselib import data, run
+        >>> from reuselib.nets import zoo
+        >>> run.accuracy(zoo.load("digits8-conv3", "cpu"), data.load("digits", "test")) > 0.95
+        True
     """
     checks.whole(batch=batch)
     found, count = [], 0
@@ -131,6 +137,19 @@ def run(
         DeviceError: the device ran out of memory.
         ReuseError: the checkpoint belongs to another method, teacher, architecture or settings, or cannot be written;
             or the method changes its teacher.
+
+    Example:
+        >>> import tempfile
+        >>> from reuselib import data, nets, run
+        >>> from reuselib.nets.supervised import Supervised
+        >>> student = nets.conv3(width=4)
+        >>> method = Supervised(student, data.load("digits"), batch=32)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     options = {"checkpoint": f"{folder}/a.ckpt", "report_every": 4, "progress": False}
+        ...     half = run.run(method, updates=4, **options)
+        ...     whole = run.run(method, updates=8, **options)  # goes on where it was
+        >>> [each["iteration"] for each in whole.rounds]
+        [4, 8]
     """
     checks.whole(0, updates=updates)
     checks.whole(report_every=report_every, **({} if evaluations is None else {"evaluations": evaluations}))

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from reuselib import checks
 from reuselib.errors import BadValue
-from reuselib.run.described import describe, resolved
+from reuselib.run.described import describe, resolved, signature
 from reuselib.run.device import Precision
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -39,6 +39,7 @@ class Method:
         counted: updates of the round that is under way.
         sums: of what these returned.
         described: in words, by its place, everything that was asked of it: a checkpoint is of these settings alone.
+        defaults: options that a class passes on unless it is given others, by name.
 
     Raises:
         UnknownName: there is no such option.
@@ -51,11 +52,13 @@ class Method:
     counted: int = 0
     sums: Mapping[str, Tensor] = MappingProxyType({})
     described: Mapping[str, str] = MappingProxyType({})
+    defaults: Mapping[str, Any] = MappingProxyType({})
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):
             cls.__init__ = _at_the_door(cls.__init__)  # type: ignore[method-assign]
+        cls.__signature__ = signature(cls)  # type: ignore[attr-defined]
 
     def step(self) -> dict[str, Tensor]:
         """Do one update and return named scalar tensors, still on the device."""

@@ -68,12 +68,12 @@ class AugmentedTraining(SeenTraining):
 
     Args:
         student: learns.
-        images: as in :class:`SeenTraining`: images, or features where the student has no backbone.
+        images: labelled images, or features where the student has no backbone.
         task: what the residual attributes learn, one of ``losses.TASKS``.
         beta: weight of their loss; 0 leaves the defined attributes alone, the direct ablation.
         eta: weight of the decorrelation, where the task has one.
         dropout: share of the features that are set to 0 in each update, the same ones for both heads.
-        backbone_lr: as in :class:`SeenTraining`; 0 keeps the backbone as it is, in evaluation mode.
+        backbone_lr: learning rate of the backbone; 0 keeps the backbone as it is, in evaluation mode.
         options: of :class:`SeenTraining`, but for ``seen`` and ``softmax``.
 
     Raises:
@@ -154,6 +154,19 @@ class AugmentedClassifier(TrainedClassifier):
         weight: w of the residual part in it.
         residual_temperature: what residual scores are divided by.
         network_: the trained heads.
+
+    Example:
+        >>> import torch
+        >>> from reuselib import selective
+        >>> codes, labels = torch.eye(5), torch.arange(100) % 5
+        >>> images = codes[labels] + 0.1 * torch.randn(100, 5)
+        >>> seen = labels < 3
+        >>> classifier = selective.AugmentedClassifier(steps=50).fit(images[seen], labels[seen], codes)
+        >>> trust = classifier.confidence(images[~seen])
+        >>> trust.shape
+        torch.Size([40])
+        >>> bool((classifier.answer(images[~seen], threshold=float(trust.max()) + 1) == -1).all())  # asks somebody else
+        True
 
     Source: Song et al. 2018 (ECCV); see the module.
     """
