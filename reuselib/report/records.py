@@ -431,7 +431,7 @@ def git_state() -> tuple[str, bool | None]:
     try:
         if not home.in_clone():
             return "unknown", None
-        changes = _run_git("status", "--porcelain", "--", "reuselib", "data", *made).splitlines()
+        changes = _run_git("status", "--porcelain", "--", "reuselib", "data", "requirements.lock", *made).splitlines()
         # A committed network is an input, one that a run has made is not.
         dirty = any(not change.startswith("?? data/zoo/") for change in changes)
         return _run_git("rev-parse", "HEAD").strip(), dirty

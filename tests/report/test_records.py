@@ -230,7 +230,7 @@ def test_only_changed_code_or_inputs_make_a_record_dirty(tmp_path: Path, monkeyp
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert module.git_state() == ("unknown", None)
     git(tmp_path, "init", "-q")
-    inputs = ("reuselib/code.py", "data/zoo/shipped/card.json", "data/papers/toy.yaml")
+    inputs = ("reuselib/code.py", "data/zoo/shipped/card.json", "data/papers/toy.yaml", "requirements.lock")
     for name in inputs:
         home.write_atomic(tmp_path / name, b"1")
     git(tmp_path, "add", ".")
