@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 
 from reuselib import report
 from reuselib.report.claims import SYMBOLS
+from reuselib.report.papers import Paper
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,32 +29,59 @@ def branch(node: dict[str, Any], depth: int) -> Iterator[str]:
     yield f"**{node['question']}**\n"
     for answer in node["answers"]:
         fence = ":" * (6 - depth)
-        yield from (f"{fence}{{dropdown}} {answer['have']}", ":animate: fade-in", "")
+        yield from (f"{fence}{{dropdown}} {answer['have']}", "")
         yield from branch(answer, depth + 1)
         yield f"{fence}\n"
 
 
 def card(leaf: dict[str, Any]) -> Iterator[str]:
-    """Give the lines of a leaf: what to try, what was measured, the cost, how sure it is, the call, the chapter."""
+    """Give the lines of a leaf: what to try, the call, what was measured and its cost, how sure it is, the chapter."""
     (paper, metric, rows), (source, *claims) = leaf["measured"], leaf["claims"]
     about = report.published(paper)
-    tasks: dict[str, list[str]] = {}
-    for row in rows:
-        label, task = about.label(row)
-        tasks.setdefault(task, []).append(f"{label} {rounded(paper, row, metric)}")
-    found = "; ".join(", ".join(each) + (f" ({task})" if task else "") for task, each in tasks.items())
     yield f"**Try this.** {leaf['try']}\n"
-    yield f"**Measured**, {about.words.get(metric, metric.replace('_', ' '))}: {found}.\n"
-    yield f"**Cost** of the first of these: {rounded(paper, rows[0], 'cpu_minutes')} minutes of one core.\n"
-    verdicts = {verdict.claim.id: verdict for verdict in report.verdicts(source)}
-    yield "**How sure.**\n"
-    yield from (f"- {SYMBOLS[v.outcome]} *{v.words}*: {v.claim.text}" for v in map(verdicts.__getitem__, claims))
     lines = leaf["call"].strip().splitlines()
-    yield from ("", "```" + ("bash" if lines[0].startswith("reuselib") else "python"), *lines, "```", "")
-    yield f"[Chapter {about.chapter}: {about.title}](../notebooks/{about.chapter:02d}_{paper}.ipynb)"
+    yield from ("```" + ("bash" if lines[0].startswith("reuselib") else "python"), *lines, "```", "")
+    shown = [named(about, row) for row in rows]
+    tasks = {task for *_, task in shown if task}
+    head = about.words.get(metric, metric.replace("_", " ")) + (f", {min(tasks)}" if len(tasks) == 1 else "")
+    yield from (f"| Measured | {head} | Time on one core |", "|---|---|---|")
+    for row, label, task in shown:
+        where = f" ({task})" if len(tasks) > 1 else ""
+        yield f"| {label}{where} | {rounded(paper, row, metric)} | {duration(mean(paper, row, 'cpu_seconds'))} |"
+    verdicts = {verdict.claim.id: verdict for verdict in report.verdicts(source)}
+    yield "\n**How sure.**\n"
+    yield from (f"- {SYMBOLS[v.outcome]} *{v.words}*: {v.claim.text}" for v in map(verdicts.__getitem__, claims))
+    yield f"\nRead on: [chapter {about.chapter}, {about.title}](../notebooks/{about.chapter:02d}_{paper}.ipynb)"
+
+
+def named(about: Paper, row: str | dict[str, str]) -> tuple[str, str, str]:
+    """Return a row, its label and its task, from the paper's table where the leaf gives no label of its own."""
+    if isinstance(row, dict):
+        ((name, label),) = row.items()
+        return name, label, ""
+    label, task = about.label(row)
+    return row, re.sub(r"^\d+, ", "", label), task  # the number of images stands in the task
+
+
+def mean(paper: str, row: str, metric: str) -> float:
+    """Return a row's recorded mean."""
+    return report.summary(report.values(paper, "laptop", row, metric)).mean
 
 
 def rounded(paper: str, row: str, metric: str) -> str:
     """Return a row's recorded mean in two digits."""
-    mean = report.summary(report.values(paper, "laptop", row, metric)).mean
-    return f"{mean:.0f}" if mean >= 10 else f"{mean:.2f}" if mean >= 0.1 else f"{mean:.2g}"
+    found = mean(paper, row, metric)
+    return f"{found:.0f}" if found >= 10 else f"{found:.2f}" if found >= 0.1 else f"{found:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in minutes or seconds; a dash where nothing was computed."""
+    return (
+        f"{seconds / 60:.1f} min"
+        if seconds >= 60
+        else f"{seconds:.0f} s"
+        if seconds >= 1
+        else "< 1 s"
+        if seconds
+        else "–"
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -59,10 +60,18 @@ def with_scale(notebook: nbformat.NotebookNode, old: str, new: str) -> nbformat.
     return notebook
 
 
+def is_bar(output: nbformat.NotebookNode) -> bool:
+    """Say whether an output is a bar that shows progress, and nothing else."""
+    lines = output.get("text", "").splitlines() if output.get("name") == "stderr" else []
+    return bool(lines) and all(re.search(r"\d+%\|", line) or not line.strip() for line in lines)
+
+
 def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Remove what a run leaves beside its outputs: timings, paths and empty tags."""
+    """Remove what a run leaves beside its outputs: bars, timings, paths and empty tags."""
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not is_bar(output)]
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if not cell.metadata.get("tags", True):

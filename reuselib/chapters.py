@@ -55,6 +55,9 @@ def study(name: str, scale: str = "laptop") -> Any:
         name: such as ``"dfad"``.
         scale: ``"smoke"``, ``"laptop"``, ``"colab"`` or ``"paper"``.
 
+    Returns:
+        The study, a :class:`~reuselib.run.Study`.
+
     Raises:
         UnknownName: there is no such paper or scale; the message gives the nearest.
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Any
+import sys
+from typing import Any, get_type_hints
 
 from sphinx.application import Sphinx
+from sphinx.util.inspect import stringify_signature
 
 from reuselib.run import Method
 
@@ -43,7 +45,40 @@ def tell(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: lis
     lines[:] = (HEAD.sub(lambda _: block, text) if HEAD.search(text) else f"{text}\n\n{block}").split("\n")
 
 
+def types(kind: type) -> dict[str, Any]:
+    """Return the types of a class's arguments, read in the modules of the classes that take them."""
+    makers = [vars(each)["__init__"] for each in reversed(kind.__mro__[:-1]) if "__init__" in vars(each)]
+    return {name: hint for maker in makers for name, hint in get_type_hints(maker).items()}
+
+
+class Named:
+    """A default that is written by its name, as in the code."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def sign(app: Sphinx, what: str, name: str, thing: Any, options: Any, arguments: str, returns: str) -> Any:
+    """Write a method's signature with its types, where the library keeps their names, and its defaults by name."""
+    if not isinstance(thing, type) or not issubclass(thing, Method) or thing is Method:
+        return None
+    found, hints = inspect.signature(thing), types(thing)
+    spaces = [vars(sys.modules[each.__module__]) for each in thing.__mro__[:-1]]
+    names = {id(value): name for space in spaces for name, value in space.items() if name.isupper()}
+    parameters = []
+    for each in found.parameters.values():
+        default = each.default
+        named = default.__name__ if inspect.isfunction(default) else names.get(id(default))
+        usual = default if named is None or isinstance(default, str | float | None) else Named(named)
+        parameters.append(each.replace(annotation=hints.get(each.name, each.annotation), default=usual))
+    return stringify_signature(found.replace(parameters=parameters), unqualified_typehints=True), returns
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the handler with Sphinx, before docstrings are made into fields."""
     app.connect("autodoc-process-docstring", tell, priority=400)
+    app.connect("autodoc-process-signature", sign)
     return {"version": "1", "parallel_read_safe": True}

@@ -17,8 +17,11 @@ MENDS = (
         r'(<li class="toctree-l\d[^"]*has-children"><a [^>]*>(.*?)</a><details[^>]*><summary)(?=>)',
         r'\1 aria-label="Chapters below \2"',
     ),
+    (r'(<button class="btn search-button-field[^>]*?) title="Search" aria-label="Search"', r"\1"),
+    (r'(<i class="theme-switch [^>]*?)\s+title="[^"]*"', r"\1"),
+    (r'<div (?=id="pst-primary-sidebar")', '<div role="region" aria-label="The book" '),
     (r'role="doc-biblioentry"', 'role="listitem"'),
-    (r'<th class="head"><p></p></th>', '<td class="head"></td>'),
+    (r'<th class="(head[^"]*)"><p></p></th>', r'<td class="\1"></td>'),
     (r"<style>(?=/\* Tables of results)[^<]*</style>", ""),
 )
 """Patterns and what is put in their place; a page that is mended twice stays as it is."""

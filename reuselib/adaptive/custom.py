@@ -136,6 +136,9 @@ def choose(pool: Mapping[str, nn.Module], task: str, images: ImageSet) -> Choice
         task: one of their heads.
         images: unlabelled, on the sources' device.
 
+    Returns:
+        Who teaches which image; its ``lessons()`` are what :class:`~reuselib.adaptive.ComponentLearning` learns.
+
     Raises:
         UnknownName: no source has such a head; the message lists the menu.
         ShapeMismatch: the sources differ in that head's number of classes.
@@ -184,6 +187,9 @@ def customise(
         seed: of the initial weights and of the images drawn.
         checkpoint: file to write to and to resume from.
         progress: whether to show a bar.
+
+    Returns:
+        The target network, the component networks, who taught what, and the history of both stages.
 
     Raises:
         ReuseError: no task is chosen, or one twice; see also the methods of both stages.

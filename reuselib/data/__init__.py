@@ -61,6 +61,9 @@ def load(
         channels: 1 for grey, 3 for colour; None keeps the images as they are.
         download: Whether files that are missing may be fetched.
 
+    Returns:
+        The images on the CPU, 8 bits a pixel, with their labels and the statistics that normalise them.
+
     Raises:
         UnknownName: If there is no such set or split; the message names the nearest.
         MissingFile: If its files are not there; the message holds the command that fetches them.

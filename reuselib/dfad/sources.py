@@ -25,6 +25,9 @@ def from_images(images: ImageSet, augment: Augment | None = None) -> Source:
         images: normalised as the teacher takes them.
         augment: of the uint8 images, for example windows cut out of them.
 
+    Returns:
+        A function of a count and a random generator that gives normalised images (count, C, H, W).
+
     Example:
         >>> import torch
         >>> from reuselib import data, dfad

@@ -277,6 +277,9 @@ def load(name: str, device: str | torch.device | None = None) -> nn.Module:
         name: see :func:`names`.
         device: where to put it; chosen if left out. On "meta" it has no weights and needs none.
 
+    Returns:
+        The network.
+
     Raises:
         UnknownName: no network has this name.
         MissingFile: it has not been trained or fetched.

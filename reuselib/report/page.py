@@ -37,15 +37,11 @@ def report() -> str:
         paper, found = published(name), records(name)
         hours = sum(record.wall_seconds for record in found) / 3600
         scales = shown_scales(name)
-        own, ours = (
-            badge(name, whose=whose).replace(" ", "\xa0").replace("\xa0·\xa0", " · ") for whose in ("paper", "ours")
-        )
+        own, ours = (badge(name, whose=whose) or "–" for whose in ("paper", "ours"))
         runs = str(len(found)) if found else "not run"
         places = (scale if scale == "laptop" else f"{scale} (the paper's data)" for scale in scales)
         where = ", ".join(places) if found else "–"
-        lines.append(
-            f"| [{paper.title}](#tables-{name}) | {where} | {own or '–'} | {ours or '–'} | {runs} | {hours:.1f} |"
-        )
+        lines.append(f"| [{paper.title}](#tables-{name}) | {where} | {own} | {ours} | {runs} | {hours:.1f} |")
         judged += [v for scale in scales for v in verdicts(name, scale) if v.findings or scale == "laptop"]
     return "\n\n".join([HEAD, "\n".join(lines), "## All claims", overview(judged), _claims(judged)]) + "\n"
 

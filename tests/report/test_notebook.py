@@ -167,7 +167,7 @@ def test_book_turns_a_shown_figure_into_html_with_alt_and_caption(tmp_path, monk
     text = writes(v4.new_notebook(cells=[cell], metadata={"language_info": {"name": "python"}}))
     options = {"nb_execution_mode": "off", "nb_output_folder": str(tmp_path), "embed_stylesheet": False}
     html = publish_string(text, parser=Parser(), writer_name="html5", settings_overrides=options).decode()
-    assert 'alt="Two &quot;bells&quot;."' in html and re.search(r"width[=:] ?.?375", html)
+    assert 'alt="Two &quot;bells&quot;."' in html and re.search(r"width[=:] ?.?56%", html)
     assert html.count("<figure") == html.count("<figcaption") == html.count("<em>real</em>") == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from typing import Any
@@ -171,3 +172,23 @@ def test_a_probe_is_checked_and_leaves_no_trace() -> None:
         ShapeMismatch, match=r"Images of shape \(2, 1, 8, 8\) do not fit the other .*build it for these"
     ):
         run.probe(x, other=nn.Linear(3, 4))
+
+
+def test_a_signature_names_the_options_that_are_passed_on() -> None:
+    class Base(run.Method):
+        def __init__(self, teacher: object, images: object, *, batch: int = 64, lr: float = 0.1) -> None: ...
+
+    class Middle(Base):
+        defaults = {"lr": 1.0}
+
+        def __init__(self, *parties: object, steps: int, **options: object) -> None: ...
+
+    class Outer(Middle):
+        def __init__(self, teacher: object, batch: int = 8, **options: object) -> None: ...
+
+    middle = inspect.signature(Middle)
+    assert [*middle.parameters] == ["teacher", "images", "steps", "batch", "lr"]
+    assert middle.parameters["lr"].default == 1.0
+    assert middle.bind("teacher", "images", steps=3, batch=2)
+    outer = {name: each.default for name, each in inspect.signature(Outer).parameters.items()}
+    assert outer == {"teacher": inspect.Parameter.empty, "batch": 8, "lr": 1.0}
