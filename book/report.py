@@ -29,6 +29,8 @@ REPORT = Path("book/reproduction_report.md")
 ALL_TABLES = Path("book/reproduction_tables.md")
 PARTS = ("<!-- parts: made by book/report.py -->", "<!-- end of parts -->")
 README, INDEX = Path("README.md"), Path("book/index.md")
+OPENS = "04_netgraft"
+"""The chapter with whose picture the README opens."""
 
 
 def relative(target: Path, page: Path) -> str:
@@ -88,10 +90,12 @@ def part_cards(page: Path) -> str:
 
 
 def opening(page: Path) -> str:
-    """Return the picture and the finding of the first part, for a page that opens with them."""
-    part = parts()[0]
+    """Return the picture and the finding of one part, for a page that opens with them."""
+    part = next(part for part in parts() if part["picture"] == OPENS)
     _, alt, caption = picture(part)
-    return f"![{alt}]({relative(picture_file(part), page)})\n\n*{caption}*\n\n{finding(part)}"
+    lesson = relative(Path("notebooks") / f"{OPENS}.ipynb", page)
+    more = f"[Chapter {int(OPENS[:2])}]({lesson}) tells the story, with what did not work beside what did."
+    return f"![{alt}]({relative(picture_file(part), page)})\n\n*{caption}*\n\n{finding(part)} {more}"
 
 
 def chapter_table(page: Path) -> str:
