@@ -59,7 +59,8 @@ def picture(part: dict[str, Any]) -> tuple[bytes, str, str]:
     outputs = (output for cell in notebook.cells for output in cell.get("outputs", ()))
     shown = next(output for output in outputs if "alt" in output.get("metadata", {}).get("image/png", {}))
     told = shown.metadata["image/png"]
-    return base64.b64decode(shown.data["image/png"]), told["alt"], told.get("caption", "")
+    caption = re.sub(r" \([^()]*\b(?:above|below)\b[^()]*\)", "", told.get("caption", ""))  # here nothing is
+    return base64.b64decode(shown.data["image/png"]), told["alt"], caption
 
 
 def finding(part: dict[str, Any]) -> str:
