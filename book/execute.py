@@ -62,7 +62,8 @@ def with_scale(notebook: nbformat.NotebookNode, old: str, new: str) -> nbformat.
 
 def is_bar(output: nbformat.NotebookNode) -> bool:
     """Say whether an output is a bar that shows progress, and nothing else."""
-    lines = output.get("text", "").splitlines() if output.get("name") == "stderr" else []
+    text = output.text if output.get("name") == "stderr" else output.get("data", {}).get("text/plain", "")
+    lines = [] if len(output.get("data", ())) > 1 else text.splitlines()
     return bool(lines) and all(re.search(r"\d+%\|", line) or not line.strip() for line in lines)
 
 

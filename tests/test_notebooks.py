@@ -278,3 +278,15 @@ def test_execute_replaces_only_what_ended_well(execute: tuple, monkeypatch: pyte
     monkeypatch.setattr(sys, "argv", ["execute.py", "--scale", "smoke"])
     module.main()
     assert '"smoke\\n"' in (folder.parent / "_build/smoke/01_a.ipynb").read_text() and path.read_bytes() != before
+
+
+def test_execute_keeps_no_bar_that_showed_progress(execute: tuple) -> None:
+    module, _ = execute
+    bar, figure = "DFAD: 100%|████| 5/5 [00:01<00:00, 5.0update/s]", {"image/png": "", "text/plain": "50%| of it"}
+    outputs = [
+        nbformat.v4.new_output("display_data", {"text/plain": bar}),
+        nbformat.v4.new_output("display_data", figure),
+    ]
+    outputs += [nbformat.v4.new_output("stream", name="stderr", text=text) for text in (f"\n{bar}\n", "a warning")]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=outputs)])
+    assert module.tidy(notebook).cells[0].outputs == [outputs[1], outputs[3]]
