@@ -229,7 +229,12 @@ def image_sheet(
 
 @styled
 def captioned_images(
-    images: Any, texts: Sequence[str], across: int = 8, rows: Sequence[str] = (), groups: Sequence[int] | None = None
+    images: Any,
+    texts: Sequence[str],
+    across: int = 8,
+    rows: Sequence[str] = (),
+    groups: Sequence[int] | None = None,
+    size: float = 8,
 ) -> Figure:
     """Draw grey or colour images with some lines of text below each, and a frame in the colour of its group.
 
@@ -237,8 +242,9 @@ def captioned_images(
         images: (N, C, H, W) with C of 1 or 3, row after row; each is stretched to its own range.
         texts: of each image, short lines.
         across: images in a row.
-        rows: what each row is, if anything.
+        rows: what each row is, if anything, as a title above it.
         groups: of each image, from 0; without them there are no frames.
+        size: of the texts, in points; smaller where the longest line would not fit.
 
     Raises:
         ShapeMismatch: there is not one text and one group for each image.
@@ -250,9 +256,9 @@ def captioned_images(
     pictures = _coloured(numpy.stack([*map(stretched, pictures)]))
     frames = [] if groups is None else [PALETTE[int(group)] for group in groups]
     parts = [slice(start, start + across) for start in range(0, len(pictures), across)]
-    labels = [*rows, *[""] * len(parts)]
-    sheet = [_Row(pictures[p], label, "", texts[p], frames[p]) for p, label in zip(parts, labels, strict=False)]
-    return _sheet([sheet], 8, gap=0.22, side=WIDTH / across / 1.22)
+    titles = [*rows, *[""] * len(parts)]
+    sheet = [_Row(pictures[p], "", title, texts[p], frames[p]) for p, title in zip(parts, titles, strict=False)]
+    return _sheet([sheet], size, gap=0.22, side=WIDTH / across / 1.22)
 
 
 def _sheet(sheets: Sequence[Sequence[_Row]], size: float = 7.5, gap: float = 0.06, side: float = WIDTH) -> Figure:

@@ -9,7 +9,7 @@ import emulation
 import pytest
 
 CHAPTERS = sorted(path.stem for path in (emulation.ROOT / "notebooks").glob("[01][0-9]_*.ipynb"))
-QUICK, CHEAP = "00_quickstart", "05_layerwise"
+QUICK, CHEAP = "00_quickstart", "05_layerwise_lab"
 
 
 @pytest.fixture(scope="module")

@@ -207,7 +207,7 @@ def test_sheets_put_texts_frames_and_strokes_where_they_belong() -> None:
     assert sorted(cut.intervalx) == pytest.approx([x, end]) and len(right.patches) == 3
     assert right.images[3].get_extent()[3] > bottom + 0.1, "the text has room below its row"
     (axes,) = figures.captioned_images(other, ["x", "y", "z"], 2, ["one", "two"], [1, 0, 1]).axes
-    assert {"x", "y", "z"} <= set(texts(axes.texts)) and texts(axes.get_yticklabels()) == ["one", "two"]
+    assert {"x", "y", "z", "one", "two"} <= set(texts(axes.texts))
     frames = [matplotlib.colors.to_hex(patch.get_edgecolor()).upper() for patch in axes.patches]
     assert frames == [figures.PALETTE[k] for k in (1, 0, 1)]
 
