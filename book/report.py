@@ -29,7 +29,7 @@ REPORT = Path("book/reproduction_report.md")
 ALL_TABLES = Path("book/reproduction_tables.md")
 PARTS = ("<!-- parts: made by book/report.py -->", "<!-- end of parts -->")
 README, INDEX = Path("README.md"), Path("book/index.md")
-OPENS = "04_netgraft"
+OPENS = "02_cmi"
 """The chapter with whose picture the README opens."""
 
 
@@ -53,14 +53,24 @@ def picture_file(part: dict[str, Any]) -> Path:
     return Path("book/_static/parts") / f"{part['picture']}.png"
 
 
+def read(name: str) -> nbformat.NotebookNode:
+    """Return a notebook by its name."""
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def title(chapter: dict[str, Any]) -> str:
+    """Return a chapter's number and title: that of its lesson, where there is one."""
+    there = (ROOT / "notebooks" / f"{chapter['name']}.ipynb").is_file()
+    words = read(chapter["name"]).cells[0].source.splitlines()[0].removeprefix("# ") if there else chapter["title"]
+    return f"{int(chapter['name'][:2])} {words}"
+
+
 def picture(part: dict[str, Any]) -> tuple[bytes, str, str]:
-    """Return the first picture of the chapter that stands for a part, what it shows in words, and its caption."""
-    notebook = nbformat.read(ROOT / "notebooks" / f"{part['picture']}.ipynb", as_version=4)
-    outputs = (output for cell in notebook.cells for output in cell.get("outputs", ()))
+    """Return the first picture of the lesson that stands for a part, what it shows in words, and what it is of."""
+    outputs = (output for cell in read(part["picture"]).cells for output in cell.get("outputs", ()))
     shown = next(output for output in outputs if "alt" in output.get("metadata", {}).get("image/png", {}))
     told = shown.metadata["image/png"]
-    caption = re.sub(r" \([^()]*\b(?:above|below)\b[^()]*\)", "", told.get("caption", ""))  # here nothing is
-    return base64.b64decode(shown.data["image/png"]), told["alt"], caption
+    return base64.b64decode(shown.data["image/png"]), told["alt"], re.split(r"(?<=\.)\s", told.get("caption", ""))[0]
 
 
 def finding(part: dict[str, Any]) -> str:
@@ -77,15 +87,14 @@ def part_cards(page: Path) -> str:
     """Return the parts for `page`: a picture of each, a finding, its chapters with their status."""
     lines = []
     for part in parts():
-        lines += [f"### {part['part']}", "", "::::{grid} 1 1 2 2", ":gutter: 3", "", ":::{grid-item}"]
-        _, alt, caption = picture(part)
-        lines += [f"```{{figure}} {relative(picture_file(part), page)}", f":alt: {alt}", ":class: dark-light"]
-        lines += [":width: 100%", "", caption, "```", ":::", ":::{grid-item}", finding(part), ""]
+        _, alt, of = picture(part)
+        lines += [f"### {part['part']}", "", "::::{grid} 1 1 2 2", ":gutter: 3", ""]
+        lines += [":::{grid-item}", ":columns: 12 12 7 7", "", f"```{{image}} {relative(picture_file(part), page)}"]
+        lines += [f":alt: {alt}", ":class: dark-light", ":width: 100%", "```", "", f"*{of}*", ":::", ""]
+        lines += [":::{grid-item}", ":columns: 12 12 5 5", "", finding(part), ""]
         for chapter in part["chapters"]:
-            number, _, paper = chapter["name"].partition("_")
-            lines.append(
-                f"- [{int(number)} {chapter['title']}](../notebooks/{chapter['name']}.ipynb): {report.badge(paper)}"
-            )
+            notebook = relative(Path("notebooks") / f"{chapter['name']}.ipynb", page)
+            lines.append(f"- [{title(chapter)}]({notebook}): {report.badge(chapter['name'][3:])}")
         lines += [":::", "::::", ""]
     return "\n".join(lines).rstrip()
 
@@ -93,10 +102,10 @@ def part_cards(page: Path) -> str:
 def opening(page: Path) -> str:
     """Return the picture and the finding of one part, for a page that opens with them."""
     part = next(part for part in parts() if part["picture"] == OPENS)
-    _, alt, caption = picture(part)
+    _, alt, of = picture(part)
     lesson = relative(Path("notebooks") / f"{OPENS}.ipynb", page)
     more = f"[Chapter {int(OPENS[:2])}]({lesson}) tells the story, with what did not work beside what did."
-    return f"![{alt}]({relative(picture_file(part), page)})\n\n*{caption}*\n\n{finding(part)} {more}"
+    return f"![{alt}]({relative(picture_file(part), page)})\n\n*{of}*\n\n{finding(part)} {more}"
 
 
 def chapter_table(page: Path) -> str:
@@ -104,14 +113,13 @@ def chapter_table(page: Path) -> str:
     lines = ["| Part | Chapter | Paper | Status |", "|---|---|---|---|"]
     for part in parts():
         for position, chapter in enumerate(part["chapters"]):
-            number, _, paper = chapter["name"].partition("_")
-            notebook = Path("notebooks") / f"{chapter['name']}.ipynb"
-            title, status = f"{int(number)} {chapter['title']}", "planned"
+            paper, notebook = chapter["name"][3:], Path("notebooks") / f"{chapter['name']}.ipynb"
+            named, status = title(chapter), "planned"
             if (ROOT / notebook).is_file():
-                title = f"[{title}]({relative(notebook, page)})"
+                named = f"[{named}]({relative(notebook, page)})"
                 status = f"![{report.badge(paper)}]({relative(badge_file(paper), page)})"
             where = f"{chapter['venue']}, [arXiv:{chapter['arxiv']}](https://arxiv.org/abs/{chapter['arxiv']})"
-            lines.append(f"| {part['part'] if position == 0 else ''} | {title} | {where} | {status} |")
+            lines.append(f"| {part['part'] if position == 0 else ''} | {named} | {where} | {status} |")
     return "\n".join(lines)
 
 
