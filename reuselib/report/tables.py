@@ -133,8 +133,8 @@ def opening(paper: str) -> Table:
         paper: The paper's name, "dfad".
 
     Returns:
-        What ``opening`` in ``data/papers/<paper>.yaml`` names; columns without a number are left out. A claim is
-        judged at the largest scale at which it was run.
+        What ``opening`` in ``data/papers/<paper>.yaml`` names, ours of the largest scale first; columns without a
+        number are left out. A claim is judged at the largest scale at which it was run.
 
     Raises:
         ReuseError: The file has no opening.
@@ -143,7 +143,7 @@ def opening(paper: str) -> Table:
     if about.opening is None:
         raise ReuseError(f"data/papers/{paper}.yaml has no opening. Fix: add one, as reuselib/schemas/paper.json says")
     layout, footnotes = about.opening.table, {}  # type: ignore[var-annotated]
-    every = _published_and_ours(about, layout, shown_scales(paper), footnotes)
+    every = _published_and_ours(about, layout, shown_scales(paper)[::-1], footnotes)
     shown = [(group, label, [cell(row) for row in layout.rows]) for group, label, cell in every]
     shown = [column for column in shown if set(column[2]) - {"–", "not run"}]
     rows = zip((row.label for row in layout.rows), *(cells for *_, cells in shown), strict=True)
