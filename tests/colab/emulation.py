@@ -156,7 +156,7 @@ class Machine:
         """The cell that comes after the first one."""
         lines = [f"import sys; sys.path.append({str(ROOT / 'tests/colab')!r})", "import inside"]
         lines += [f"inside.shorten({self.updates})", f"inside.stop_after({kill})" if kill else ""]
-        if (paper := name.split("_", 1)[1]) in _papers():
+        if (paper := name.split("_", 1)[1].removesuffix("_lab")) in _papers():
             lines += [
                 f"print('made:', inside.bring({paper!r}, {scale!r}, {self.real!r}, inside.Path({str(self.folder)!r})))"
             ]
