@@ -236,7 +236,7 @@ def test_the_calls_of_the_decision_tree_are_calls_of_the_library() -> None:
     assert len(found) > len(python) > 15
     for call in (node for text in python for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)):
         name = ast.unparse(call.func)
-        if name.startswith(("classifier", "qfsl.", "selective.")) and "(" in name:  # a method of what a call gives
+        if "(" in name or name.startswith("classifier."):  # a method of what a call gives
             continue
         module, _, path = name.partition(".")
         function = functools.reduce(getattr, path.split("."), importlib.import_module(f"reuselib.{module}"))
