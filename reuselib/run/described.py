@@ -62,7 +62,10 @@ def signature(kind: type) -> inspect.Signature:
 
     The class's ``defaults`` are those that it passes on in place of the other constructors' own.
     """
-    *later, first = _constructors(kind)[0]
+    constructors = _constructors(kind)[0]
+    if not constructors:
+        return inspect.Signature()
+    *later, first = constructors
     parameters = [parameter for name, parameter in first.parameters.items() if name != "self"]
     for each in reversed(later):
         own = [parameter for name, parameter in each.parameters.items() if name != "self"]

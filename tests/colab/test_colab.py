@@ -31,7 +31,7 @@ def test_the_machine_has_what_the_image_brings_and_no_more(machine: emulation.Ma
 
 def test_a_notebook_runs_from_an_empty_machine_to_the_end(machine: emulation.Machine) -> None:
     outcome = machine.run(QUICK)
-    assert not outcome.errors and outcome.cells[0] == outcome.cells[1] >= 10, outcome
+    assert not outcome.errors and outcome.cells[0] == outcome.cells[1] >= 8, outcome
     assert (machine.clone / "reuselib").is_dir() and (machine.site / "captum").is_dir()
 
 

@@ -57,7 +57,9 @@ def log_of(name: str) -> list[dict[str, str]]:
 # --- the book's networks ----------------------------------------------------------------------------------------------
 
 
-FETCHED = {"mnist32-lenet5": "MNIST"}
+FETCHED = {"mnist32-lenet5": "MNIST"} | dict.fromkeys(
+    ("cifar10-jpeg-resnet20", "cifar10-jpeg-resnet56"), "CIFAR10-JPEG"
+)
 """Networks whose images do not come with the repository, and the folder in which those would lie."""
 
 
