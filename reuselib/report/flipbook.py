@@ -59,15 +59,15 @@ def flipbook(title: str, figures: Mapping[str, Any], alts: Mapping[str, str], fi
 
     Args:
         title: What is turned, before the buttons: "updates".
-        figures: Figures of one size by the labels of their buttons, two or more.
+        figures: Figures of one size by the labels of their buttons.
         alts: What a reader who cannot see a figure should know, by the same labels.
         first: Number of the figure that is shown first, from the end if negative.
 
     Raises:
-        BadValue: There are fewer than two figures, a text is missing or says nothing, or there is no such first one.
+        BadValue: There is no figure, a text is missing or says nothing, or there is no such first one.
     """
-    if len(figures) < 2 or not -len(figures) <= first < len(figures):
-        raise BadValue(f"A flipbook needs two figures and a first one among them, not {len(figures)} and {first}.")
+    if not -len(figures) <= first < len(figures):
+        raise BadValue(f"A flipbook needs figures and a first one among them, not {len(figures)} and {first}.")
     if missing := [label for label in figures if len(alts.get(label, "").split()) < 4]:
         raise BadValue(f"No alt text says what is seen at {missing[0]!r}. Give a sentence for each figure.")
     return Flipbook(title, tuple((label, png(figures[label]), alts[label]) for label in figures), first % len(figures))
