@@ -5,6 +5,7 @@ Nothing of it is seen by the notebook or by the library.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -15,6 +16,8 @@ from typing import Any
 
 ENOUGH = 20_000, 2_000
 """Images of a small size that rows of `colab` take."""
+PHOTOGRAPHS = 16
+"""Of each list, at the size of the encoders."""
 
 
 class Patch:
@@ -72,7 +75,7 @@ def bring(chapter: str, scale: str, real: str, server: Path) -> list[str]:
     import masks
 
     from reuselib import chapters, home
-    from reuselib.data import fetching, segmentation
+    from reuselib.data import fetching, segmentation, taskonomy
     from reuselib.nets import zoo
 
     for folder in ("MNIST", "CIFAR10-JPEG") if real else ():
@@ -81,7 +84,9 @@ def bring(chapter: str, scale: str, real: str, server: Path) -> list[str]:
     needs, made = chapters.study(chapter, scale).needs(), []
     server.mkdir(parents=True, exist_ok=True)
     for name in needs.images:
-        if not fetching.at_hand(name):
+        if name in (taskonomy.ENCODERS, *taskonomy.PROBES):
+            made.append(_taskonomy(name))
+        elif not fetching.at_hand(name):
             if name in masks.PHOTOGRAPHS or name in segmentation.SETS:
                 masks.bring(name, Patch(), server)
             elif name.upper() in archives.BENCHMARKS:
@@ -97,6 +102,35 @@ def bring(chapter: str, scale: str, real: str, server: Path) -> list[str]:
             zoo.train(name, progress=False)
             made.append(f"{name} barely trained")
     return made
+
+
+def _taskonomy(name: str) -> str:
+    """Have photographs of noise by the published names, or encoders with random weights; return which, in words."""
+    import torch
+    from torchvision.io import write_jpeg
+
+    from reuselib.data import taskonomy
+    from reuselib.nets.taskonomy import TaskonomyEncoder
+
+    folder = taskonomy.folder(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    if name in taskonomy.PROBES:
+        registered, photographs = taskonomy._registered, {f"{number:03}.jpg": None for number in range(PHOTOGRAPHS)}
+        for file in photographs:
+            write_jpeg(torch.randint(256, (3, 260, 300), dtype=torch.uint8), str(folder / file))
+        taskonomy._registered = lambda each, **options: photographs if each == name else registered(each, **options)
+        return f"{name} noise"
+    files = {}
+    for channels in (1, 3):
+        torch.save({"state_dict": TaskonomyEncoder(channels).state_dict()}, weights := folder / f"weights-{channels}")
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        for task in taskonomy.encoders():
+            if (task == "colorization") == (channels == 1):
+                files[task] = f"{task}_encoder-{digest}.pth"
+                os.link(weights, folder / files[task])
+    named = {task: files[task] for task in taskonomy.encoders()}  # in their order
+    taskonomy.encoders = lambda: named
+    return f"{name} with random weights"
 
 
 def _no_pytest() -> types.ModuleType:
