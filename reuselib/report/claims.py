@@ -135,11 +135,14 @@ class Verdict:
 
     @property
     def words(self) -> str:
-        """The outcome; where it is neither holds nor fails, how many conditions are met."""
+        """The outcome; where it is neither holds nor fails, how many conditions are met, or if none is, how many not."""
         results = [finding.result for finding in self.findings]
         if self.outcome not in ("in part", "open") or len(results) == 1:
             return self.outcome
-        return f"{self.outcome}, {results.count('met')} of {len(results)}"
+        met = results.count("met")
+        if self.outcome == "in part" and not met:
+            return f"in part, {results.count('not met')} of {len(results)} not met"
+        return f"{self.outcome}, {met} of {len(results)}"
 
     @property
     def by_means(self) -> str:

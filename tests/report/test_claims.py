@@ -135,6 +135,8 @@ def test_the_spread_is_the_sample_standard_deviation_and_what_is_no_number_has_n
         ([0.9] * 3, [0.5] * 3, "holds"),
         ([0.55] * 3, [0.5] * 3, "in part, 1 of 2"),
         ([0.66, 0.6, 0.6], [0.5] * 3, "open, 1 of 2"),
+        ([0.3, 0.5, 0.7], [0.5] * 3, "open, 0 of 2"),
+        ([0.52, 0.54, 0.56], [0.5] * 3, "in part, 1 of 2 not met"),
         ([0.4] * 3, [0.5] * 3, "fails"),
         ([0.9] * 3, [0.5] * 2, "not run"),
         ([], [], "not run"),
