@@ -144,7 +144,7 @@ class Machine:
         try:
             os.environ.update(self.environment())
             client.execute(env=self.environment())
-        except DeadKernelError:
+        except (DeadKernelError, AssertionError):  # the second is what nbclient's own tidying up raises then
             dead = "killed"
         finally:
             os.environ.clear()
