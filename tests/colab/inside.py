@@ -86,7 +86,7 @@ def bring(chapter: str, scale: str, real: str, server: Path) -> list[str]:
     for name in needs.images:
         if name in (taskonomy.ENCODERS, *taskonomy.PROBES):
             made.append(_taskonomy(name))
-        elif not fetching.at_hand(name):
+        elif name not in fetching.PACKAGED and not fetching.at_hand(name):  # packages come from their registry
             if name in masks.PHOTOGRAPHS or name in segmentation.SETS:
                 masks.bring(name, Patch(), server)
             elif name.upper() in archives.BENCHMARKS:
