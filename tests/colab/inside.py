@@ -34,13 +34,16 @@ class Patch:
 
 
 def shorten(most: int) -> None:
-    """Let every run have so many updates at most."""
+    """Let every run have so many updates at most, and each update so many of its own."""
     from reuselib import run
     from reuselib.run import loop, study
 
     whole = loop.run
 
     def short(method: Any, updates: int, **options: Any) -> Any:
+        for name in ("image_steps", "early_steps", "student_steps"):
+            if hasattr(method, name):
+                setattr(method, name, min(getattr(method, name), most))
         return whole(method, min(updates, most), **options)
 
     for module in (run, loop, study):
