@@ -135,7 +135,7 @@ class Verdict:
 
     @property
     def words(self) -> str:
-        """The outcome; where it is neither holds nor fails, how many conditions are met, or if none is, how many not."""
+        """The outcome; where it is neither holds nor fails, how many conditions are met, or how many are not."""
         results = [finding.result for finding in self.findings]
         if self.outcome not in ("in part", "open") or len(results) == 1:
             return self.outcome

@@ -127,6 +127,7 @@ def test_cifar10_after_a_jpeg_round_trip(tmp_path: Path, monkeypatch: pytest.Mon
         assert (image.int() - torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1)).abs().max() <= 4
     assert (made.name, made.std, made.classes) == ("cifar10-jpeg", original.std, original.classes)
     assert torch.equal(made.labels, original.labels)
+    assert data.load("cifar10-jpeg", "test").images is made.images  # decoded once
     shots = archives.shots(4, (32, 32), "JPEG", 0)[0][1:]  # the first is grey
     held = {"jpeg": np.frombuffer(b"".join(shots), np.uint8), "offsets": np.cumsum([0, *map(len, shots)])}
     path = files.downloads("CIFAR10-JPEG", "test.npz")
