@@ -16,7 +16,7 @@ from typing import Any
 
 ENOUGH = 20_000, 2_000
 """Images of a small size that rows of `colab` take."""
-MEASURED = 1_000
+MEASURED = 2_500
 """Test images of CIFAR-10: with all of them, measuring takes this machine hours."""
 PHOTOGRAPHS = 16
 """Of each list, at the size of the encoders."""
