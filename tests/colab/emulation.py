@@ -179,6 +179,7 @@ class Machine:
                 if output.output_type == "error":
                     said = " ".join(output.evalue.split())
                     outcome.errors.append(f"cell {number - 1}: {output.ename}: {said[:160]}")
+                    print(*output.traceback, sep="\n", file=sys.stderr)
                 outcome.text += output.get("text", "")
         outcome.made = "".join(re.findall(r"^made: (.*)$", outcome.text, re.M))
         outcome.errors += [dead] if dead else []
