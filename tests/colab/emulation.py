@@ -130,7 +130,7 @@ class Machine:
 
         notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
         for cell in notebook.cells:
-            cell.update({"outputs": []} if cell.cell_type == "code" else {})
+            cell.update({"outputs": [], "execution_count": None} if cell.cell_type == "code" else {})
             if "parameters" in cell.metadata.get("tags", ()):
                 cell.source = re.sub(r'scale = "\w+"', f'scale = "{scale}"', cell.source)
         first = next(number for number, cell in enumerate(notebook.cells) if cell.cell_type == "code")
