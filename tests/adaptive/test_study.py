@@ -263,7 +263,7 @@ def test_a_results_pool_is_a_menu_and_every_equation_is_on_the_path_of_a_record(
 # --- the paper's scale -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", ["face", "aircraft"])
+@pytest.mark.parametrize("row", [pytest.param("face", marks=pytest.mark.nightly), "aircraft"])
 def test_one_step_of_the_papers_networks_on_archives_in_the_true_format(
     row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +290,7 @@ def test_one_step_of_the_papers_networks_on_archives_in_the_true_format(
         assert nets.parameter_count(result.student) / 1e6 == pytest.approx(22.1, abs=0.01)
 
 
+@pytest.mark.nightly  # asks every row
 def test_the_cost_of_the_papers_scale_is_predicted() -> None:
     parts = {}
     for row in ("hair", "face", "aircraft"):
@@ -353,5 +354,6 @@ def test_on_photographs_sources_differ_in_what_they_saw_and_selection_differs_fr
     assert sum(asked) == len(one.transfer) == 300 and min(asked) > 60
 
 
+@pytest.mark.nightly  # asks every row
 def test_the_colab_scale_of_one_seed_is_predicted_to_take_less_than_half_an_hour() -> None:
     assert sum(COLAB.predict(row).hours("T4, fp16") for row in COLAB.rows) < 0.5

@@ -84,6 +84,7 @@ def test_the_papers_rows_have_the_papers_settings() -> None:
     assert len({(each.teacher, str(each.student)) for each in study.settings.values()}) == 11
 
 
+@pytest.mark.nightly  # asks every row
 def test_at_colab_every_method_has_about_the_time_of_cmi_and_a_card_half_an_hour() -> None:
     study = chapters.study("cmi", "colab")
     hours = {row.split("-", 1)[1]: study.predict(row).hours("T4, fp16") for row in study.rows}

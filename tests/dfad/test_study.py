@@ -120,6 +120,7 @@ def test_the_rivals_have_the_options_of_their_own_code_on_photographs() -> None:
 COLAB = chapters.study("dfad", "colab")
 
 
+@pytest.mark.nightly  # asks every row
 def test_a_seed_of_the_colab_table_takes_minutes_on_a_card_and_every_row_can_be_built() -> None:
     assert 60 * sum(COLAB.predict(row).hours("T4, fp16") for row in COLAB.rows) < 15
     assert {COLAB.settings[row].teacher for row in COLAB.rows} == {"mnist32-lenet5", "cifar10-jpeg-resnet20"}

@@ -353,5 +353,6 @@ def test_fewer_images_are_drawn_by_the_seed_and_all_tasks_of_two_parts_share_kep
     assert torch.equal(learning.draw(), x)
 
 
+@pytest.mark.nightly  # asks every row
 def test_the_colab_scale_of_one_seed_is_predicted_to_take_less_than_half_an_hour() -> None:
     assert sum(COLAB.predict(row).hours("T4, fp16") for row in COLAB.rows) < 0.5
