@@ -166,9 +166,9 @@ def _cifar(name: str, source: type[datasets.CIFAR10], split: str, download: bool
 def cifar10_jpeg(split: str = "train", download: bool = False) -> ImageSet:
     """Load CIFAR-10 after a JPEG round trip (quality 75, 4:2:0); arguments, errors and statistics as in `cifar10`.
 
-    Read from `CIFAR10-JPEG/<split>.npz` of the downloads where that lies, in its own order, else made from CIFAR-10;
-    once a process, for every row of a table asks for them.
-    The two differ by rounding. A network that learned from the originals loses about ten points on these.
+    Read from `CIFAR10-JPEG/<split>.npz` of the downloads where that lies, in its own order, else made from CIFAR-10.
+    The two differ by rounding. Decoded once a process: every row of a table asks for them. A network that learned from
+    the originals loses about ten points on these.
     """
     files.check_split(split)
     path = files.downloads("CIFAR10-JPEG", f"{split}.npz")

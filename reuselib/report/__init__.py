@@ -19,6 +19,7 @@ from reuselib.report.records import (
     parse_seeds,
     records,
     scratch,
+    shared_seeds,
     values,
 )
 from reuselib.report.tables import Table, opening, table
@@ -43,6 +44,7 @@ __all__ = [
     "records",
     "report",
     "scratch",
+    "shared_seeds",
     "summary",
     "table",
     "titles",

@@ -7,7 +7,7 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -231,32 +231,39 @@ def find_own(paper: str, scale: str, row: str, seed: int, settings: Any = None) 
     return next((record for record in found if record.counts(settings)), None)
 
 
-def values(paper: str, scale: str, row: str, metric: str) -> list[float]:
-    """Return a metric of a row for every recorded seed, stale records left out.
+def shared_seeds(paper: str, scale: str, rows: Iterable[str]) -> set[int]:
+    """Return the seeds with which all rows are recorded, stale records left out: means over others do not compare."""
+    return set.intersection(*({record.seed for record in _fresh(paper, scale, row)} for row in rows))
+
+
+def values(paper: str, scale: str, row: str, metric: str, seeds: Collection[int] | None = None) -> list[float]:
+    """Return a metric of a row for every recorded seed, or for those given; stale records left out.
 
     Raises:
         UnknownName: If a record lacks the metric, or nothing that is recorded or published has such a row.
     """
-    return [record.value(metric) for record in _fresh(paper, scale, row)]
+    return [record.value(metric) for record in _fresh(paper, scale, row, seeds)]
 
 
-def curve(paper: str, scale: str, row: str, metric: str) -> tuple[list[float], list[list[float]]]:
+def curve(
+    paper: str, scale: str, row: str, metric: str, seeds: Collection[int] | None = None
+) -> tuple[list[float], list[list[float]]]:
     """Return a recorded curve of a row, stale records left out.
 
     Returns:
-        The iterations, and one list of values for every seed; both empty where nothing is recorded.
+        The iterations, and one list of values for every seed, or for those given; both empty where nothing is recorded.
 
     Raises:
         UnknownName: If no record of the row has the curve, or nothing that is recorded or published has such a row.
     """
-    found = _fresh(paper, scale, row)
+    found = _fresh(paper, scale, row, seeds)
     curves = [record.curves[metric] for record in found if metric in record.curves]
     if found and not curves:
         raise unknown(f"curve of {row}", metric, {name for record in found for name in record.curves})
     return [x for x, _ in curves[0]] if curves else [], [[y for _, y in points] for points in curves]
 
 
-def _fresh(paper: str, scale: str, row: str) -> list[Record]:
+def _fresh(paper: str, scale: str, row: str, seeds: Collection[int] | None = None) -> list[Record]:
     """Return the records of a row that count; none where it was not run, which a misspelt name must not look like."""
     every, scale = records(paper), known_scale(scale)
     found = [record for record in every if (record.scale, record.row) == (scale, row)]
@@ -266,7 +273,7 @@ def _fresh(paper: str, scale: str, row: str) -> list[Record]:
         parts = [{part[place] for part in (name.partition("-") for name in rows)} for place in (0, 2)]
         if any(part not in known for part, known in zip(str(row).partition("-")[::2], parts, strict=True)):
             raise unknown(f"row of {paper}", row, rows)
-    return [record for record in found if not record.stale]
+    return [record for record in found if not record.stale and (seeds is None or record.seed in seeds)]
 
 
 def frame(paper: str, scale: str | None = None) -> pandas.DataFrame:

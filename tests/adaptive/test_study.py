@@ -290,7 +290,7 @@ def test_one_step_of_the_papers_networks_on_archives_in_the_true_format(
         assert nets.parameter_count(result.student) / 1e6 == pytest.approx(22.1, abs=0.01)
 
 
-@pytest.mark.nightly  # asks every row
+@pytest.mark.nightly  # forty seconds
 def test_the_cost_of_the_papers_scale_is_predicted() -> None:
     parts = {}
     for row in ("hair", "face", "aircraft"):

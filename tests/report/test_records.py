@@ -47,6 +47,8 @@ def test_the_file_is_sorted_whatever_the_order_of_saving(room: Path) -> None:
     again = (room / "results" / "toy.jsonl").read_text().splitlines()
     assert len(again) == 5 and [a != b for a, b in zip(again, [first, *others], strict=True)].count(True) == 1
     assert report.values("toy", "laptop", "toy-good", "accuracy") == [0.7, 0.1, 0.5]
+    assert report.values("toy", "laptop", "toy-good", "accuracy", seeds={2, 10}) == [0.7, 0.5]
+    assert report.shared_seeds("toy", "laptop", ["toy-good", "toy-bad"]) == {2}
 
 
 SAVING = """
