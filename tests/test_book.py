@@ -206,6 +206,16 @@ def test_no_page_is_wider_than_a_phone(browser: Any, site: str) -> None:
     assert {name: width for name, width in wide.items() if width > 390} == {}
 
 
+def test_verdicts_are_seen_without_scrolling(browser: Any, site: str) -> None:
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    claims = "document.querySelector('div[aria-label^=\"The claims and\"]')"
+    for name in (name for name in pages() if re.search(r"/\d\d_.*(?<!_lab)$", name) and "00_" not in name):
+        page.goto(f"{site}/{name}.html", wait_until="load")
+        page.add_style_tag(content="body * { letter-spacing: .05em }")  # fonts differ from machine to machine
+        assert page.evaluate(f"{claims}.scrollWidth <= {claims}.clientWidth"), name
+    page.close()
+
+
 def test_search_finds_a_word(visit: Callable[[str], Visit]) -> None:
     page = visit("search").page
     page.goto(page.url + "?q=distillation", wait_until="networkidle")
