@@ -10,6 +10,7 @@ import ast
 import functools
 import importlib
 import inspect
+import itertools
 import os
 import re
 import shutil
@@ -204,6 +205,17 @@ def test_no_page_is_wider_than_a_phone(browser: Any, site: str) -> None:
         wide[name] = page.evaluate("document.documentElement.scrollWidth")
     page.close()
     assert {name: width for name, width in wide.items() if width > 390} == {}
+
+
+def test_a_tap_enlarges_a_picture_on_a_phone(browser: Any, site: str) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(f"{site}/notebooks/05_layerwise.html", wait_until="load")
+    for picture, _ in itertools.product(page.locator(".bd-article img").all()[:3], range(2)):
+        small = picture.bounding_box()["width"] < 390
+        picture.click()
+        assert (picture.bounding_box()["width"] > 700) == small
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
 
 
 def test_verdicts_are_seen_without_scrolling(browser: Any, site: str) -> None:

@@ -8,3 +8,10 @@ document.addEventListener("DOMContentLoaded", () => {
   window.MathJax?.startup?.promise?.then(reach);
   addEventListener("resize", reach);
 });
+
+// On a phone a tap makes a picture as large as on a desk, to be scrolled; another one shows it whole again.
+document.addEventListener("click", (event) => {
+  if (!event.target.matches(".bd-article img") || !matchMedia("(max-width: 600px)").matches) return;
+  event.preventDefault();  // Pictures are links to themselves.
+  event.target.closest("figure, p, div").classList.toggle("large");
+});
