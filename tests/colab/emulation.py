@@ -9,7 +9,7 @@ cell installs them, from the registry. There is a stub of `google.colab`; the no
 which is cloned from a file:// address; real MNIST and CIFAR-10 (JPEG) come from the folder that REUSELIB_REAL_DATA
 names, what else is fetched is tiny and in the true format. Three things differ from Colab: there is no card, so the
 scale is set by hand; the clone lies in a temporary folder, not in /content; and every run has few updates and is
-measured on a quarter of CIFAR-10's test images.
+measured on few images, and few options stand to choice.
 """
 
 from __future__ import annotations

@@ -16,8 +16,14 @@ from typing import Any
 
 ENOUGH = 20_000, 2_000
 """Images of a small size that rows of `colab` take."""
-MEASURED = 2_500
+MEASURED = 1_000
 """Test images of CIFAR-10: with all of them, measuring takes this machine hours."""
+CHOICES = 3
+"""Of each grid, among which class-wise cross-validation chooses."""
+FEATURES = 60, 25
+"""Training and test images of each class of CIFAR-10 whose features are taken."""
+READOUTS = 10, 50
+"""Labelled images of each class, and test images, by which the found networks are judged."""
 PHOTOGRAPHS = 16
 """Of each list, at the size of the encoders."""
 
@@ -38,6 +44,8 @@ class Patch:
 def shorten(most: int) -> None:
     """Let every run have so many updates at most, and each update so many of its own; measure on few photographs."""
     from reuselib import data, run
+    from reuselib.attribution.found import FoundZoo
+    from reuselib.qfsl import selection, tasks
     from reuselib.run import loop, study
 
     whole = loop.run
@@ -54,6 +62,15 @@ def shorten(most: int) -> None:
     data.SETS["cifar10-jpeg"] = lambda split, *wanted: (
         read(split, *wanted).take(MEASURED, 0) if split == "test" else read(split, *wanted)
     )
+    tasks.CIFAR_IMAGES = FEATURES
+    every, few = selection.ParameterGrid, FoundZoo._few
+    selection.ParameterGrid = lambda grid: list(every(grid))[:CHOICES]  # type: ignore[misc,assignment]
+
+    def fewer(zoo: FoundZoo, target: str, amount: int) -> tuple[data.ImageSet, data.ImageSet]:
+        training, test = few(zoo, target, min(amount, READOUTS[0]))
+        return training, test.take(READOUTS[1], 0)
+
+    FoundZoo._few = fewer  # type: ignore[method-assign]
 
 
 def stop_after(rows: int) -> None:
