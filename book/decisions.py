@@ -47,7 +47,8 @@ def card(leaf: dict[str, Any]) -> Iterator[str]:
     yield from (f"| Measured | {head} | Time on one core |", "|---|---|---|")
     for row, label, task in shown:
         where = f" ({task})" if len(tasks) > 1 else ""
-        yield f"| {label}{where} | {rounded(paper, row, metric)} | {duration(mean(paper, row, 'cpu_seconds'))} |"
+        time = duration(mean(paper, row, "seconds" if metric == "seconds" else "cpu_seconds"))
+        yield f"| {label}{where} | {rounded(paper, row, metric)} | {time} |"
     verdicts = {verdict.claim.id: verdict for verdict in report.verdicts(source)}
     yield "\n**How sure.**\n"
     yield from (f"- {SYMBOLS[v.outcome]} *{v.words}*: {v.claim.text}" for v in map(verdicts.__getitem__, claims))
@@ -71,7 +72,7 @@ def mean(paper: str, row: str, metric: str) -> float:
 def rounded(paper: str, row: str, metric: str) -> str:
     """Return a row's recorded mean in two digits."""
     found = mean(paper, row, metric)
-    return f"{found:.0f}" if found >= 10 else f"{found:.2f}" if found >= 0.1 else f"{found:.2g}"
+    return f"{found:.0f}" if found >= 10 else f"{found:.2f}" if found >= 0.1 else f"{found:#.2g}"
 
 
 def duration(seconds: float) -> str:
