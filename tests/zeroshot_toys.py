@@ -6,9 +6,11 @@ classifier = zeroshot_toys.fitted("eszsl", toy)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from sklearn.base import clone
 from torch import Tensor
@@ -61,6 +63,13 @@ CLASSIFIERS: dict[str, qfsl.ZeroShotClassifier] = {
 for name, kind in rivals.RIVALS.items():
     CLASSIFIERS[name] = kind(**FEW) if hasattr(kind, "steps") else kind()
 CLASSIFIERS["sae-to-features"] = rivals.RIVALS["sae"](projection="to_features")
+
+
+def assert_refused(*cases: tuple[type[Exception], str, Callable[[], Any]]) -> None:
+    """Assert that every attempt raises its error, with a message that says so."""
+    for error, message, attempt in cases:
+        with pytest.raises(error, match=message):
+            attempt()
 
 
 def fitted(name: str, world: Toy, **options: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,14 @@ import torch
 import zeroshot_toys
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from zeroshot_toys import CLASSIFIERS, fitted
+from zeroshot_toys import CLASSIFIERS, assert_refused, fitted
 
 from reuselib.errors import BadValue, NonFinite, ReuseError, ShapeMismatch, UnknownName
 from reuselib.qfsl import Problem, QFSLClassifier, SeenClassifier, ZeroShotClassifier, metrics
 from reuselib.qfsl.rivals import ALE, CMT, DAP, ESZSL, GFZSL, RIVALS, SAE, ConSE, LatEm, SCoRe, SynC, build, chosen
 
 TOY = zeroshot_toys.toy()
-GIVEN = TOY.train, TOY.train_labels, TOY.attributes
+GIVEN = {"features": TOY.train, "labels": TOY.train_labels, "attributes": TOY.attributes}
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -34,12 +34,9 @@ def test_a_classifier_answers_repeats_and_keeps_scikit_learns_manners(name: str)
         assert torch.equal(classifier.predict(TOY.new, candidates), expected)
     accuracy = metrics.mean_class_accuracy(classifier.predict(TOY.new), TOY.new_labels)
     assert classifier.score(TOY.new, TOY.new_labels) == accuracy
-    assert classifier.seen_.tolist() == TOY.seen.tolist() and classifier.unseen_.tolist() == TOY.unseen.tolist()
     assert classifier.n_features_in_ == 9 and repr(classifier) == repr(plain)  # options are never changed
     assert clone(plain).get_params() == plain.get_params() == type(plain)(**plain.get_params()).get_params()
-    again = fitted(name, TOY)
-    for other in (again, pickle.loads(pickle.dumps(classifier))):
-        assert torch.equal(other.decision_function(TOY.new), scores)
+    assert torch.equal(pickle.loads(pickle.dumps(classifier)).decision_function(TOY.new), scores)
     given = [TOY.train.tolist(), TOY.train_labels.numpy().astype("int32"), TOY.attributes.numpy(), TOY.seen.tolist()]
     arrays = clone(plain).fit(*given, TOY.new.double().numpy() if plain.transductive else None)
     assert isinstance(arrays.predict(TOY.new.numpy()), np.ndarray)
@@ -62,83 +59,60 @@ def test_a_classifier_learns_and_names_of_unseen_classes_only_move_its_scores(na
     assert long.score(TOY.new, TOY.new_labels) > 0.45  # chance is 1/3
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
-def test_unlabelled_images_are_for_transductive_classifiers_alone(name: str) -> None:
-    classifier = clone(CLASSIFIERS[name])
-    assert classifier.transductive == (name in ("qfsl", "gfzsl-transductive"))
-    with pytest.raises(NotFittedError, match="call fit"):
-        classifier.predict(TOY.new)
-    message = "is transductive: give" if classifier.transductive else "is inductive and cannot use unlabelled=: leave"
-    with pytest.raises(ReuseError, match=message):
-        classifier.fit(*GIVEN, unlabelled=None if classifier.transductive else TOY.new)
-    if classifier.transductive:
-        with pytest.raises(ShapeMismatch, match="unlabelled have 4 columns, those of the fit had 9"):
-            classifier.fit(*GIVEN, unlabelled=TOY.new[:, :4])
+def test_unlabelled_images_are_for_transductive_classifiers_alone() -> None:
+    assert {name for name, each in CLASSIFIERS.items() if each.transductive} == {"qfsl", "gfzsl-transductive"}
+    inductive, transductive = (partial(build(name).fit, **GIVEN) for name in ("eszsl", "gfzsl-transductive"))
+    assert_refused(
+        (NotFittedError, "call fit", lambda: ESZSL().predict(TOY.new)),
+        (ReuseError, "is inductive and cannot use unlabelled=: leave", lambda: inductive(unlabelled=TOY.new)),
+        (ReuseError, "is transductive: give", transductive),
+        (ShapeMismatch, "unlabelled have 4 columns, .* 9", lambda: transductive(unlabelled=TOY.new[:, :4])),
+    )
 
 
 BAD: list[tuple[dict[str, Any], type[ReuseError], str]] = [
     ({"features": TOY.train[0]}, ShapeMismatch, r"features must be \(images, features\), not \(9,\). Flatten maps"),
-    ({"features": TOY.train[:0], "labels": TOY.train_labels[:0]}, ShapeMismatch, r"not \(0, 9\)"),
     ({"features": TOY.train.where(TOY.train > 0, torch.nan)}, NonFinite, "features hold NaN or infinity"),
-    ({"features": [["a", "b"]]}, ShapeMismatch, "numbers are needed"),
     ({"features": [[1.0, 2.0], [3.0]]}, ShapeMismatch, "numbers are needed, in an array of one shape"),
     ({"labels": TOY.train_labels[1:]}, ShapeMismatch, r"labels must be 48 integers, .* not torch.int64 \(47,\)"),
     ({"labels": TOY.train_labels.float()}, ShapeMismatch, "labels must be 48 integers, .* not torch.float32"),
     ({"labels": TOY.train_labels + 1}, ReuseError, "labels must be classes from 0 to 8, none twice"),
-    ({"attributes": TOY.attributes[0]}, ShapeMismatch, r"attributes must be \(classes, attributes\), not \(8,\)"),
     ({"attributes": TOY.attributes / 0}, ReuseError, "infinity"),
-    ({"attributes": TOY.attributes * torch.nan}, ReuseError, "Attribute 0 is defined for no class"),
-    ({"attributes": 0 * TOY.attributes}, ReuseError, "code of class 0 is zero"),
     ({"seen": [0, 2, 3]}, ReuseError, r"labels of classes \[5, 6, 8\], which are not seen: leave those images out"),
     ({"seen": [0, 2, 3, 5, 6, 8, 4]}, ReuseError, r"seen classes \[4\] have no image: leave them out of seen="),
-    ({"seen": [0, 2, 2, 3, 5, 6, 8]}, ReuseError, "twice"),
-    ({"seen": "all"}, ShapeMismatch, "numbers are needed"),
     ({"attributes": TOY.attributes[:6], "labels": torch.arange(48) % 6}, ReuseError, "All classes are seen"),
 ]
 
 
-@pytest.mark.parametrize(("change", "error", "message"), BAD)
-def test_what_cannot_be_learned_from_is_refused(change: dict[str, Any], error: type[ReuseError], message: str) -> None:
-    with pytest.raises(error, match=message):
-        ESZSL().fit(**{"features": TOY.train, "labels": TOY.train_labels, "attributes": TOY.attributes} | change)
-
-
-def test_what_cannot_be_asked_is_refused() -> None:
-    classifier, broken, s = fitted("eszsl", TOY), fitted("minus-a", TOY), torch.ones(3, 3)
+def test_what_cannot_be_learned_from_or_asked_is_refused() -> None:
+    classifier, broken = fitted("eszsl", TOY), fitted("minus-a", TOY)
     broken.network_.bridge.weight.data[0] = torch.nan
-    asked: list[tuple[type[ReuseError], str, Callable[[], Any]]] = [
-        (ShapeMismatch, "features have 4 columns, those of the fit had 9", lambda: classifier.predict(TOY.new[:, :4])),
-        (NonFinite, "features hold NaN", lambda: classifier.predict(TOY.new / 0)),
+    assert_refused(
+        *((error, message, partial(ESZSL().fit, **GIVEN | change)) for change, error, message in BAD),
+        (ShapeMismatch, "features have 4 columns, .* fit had 9", lambda: classifier.predict(TOY.new[:, :4])),
         (UnknownName, "candidates 'unsen'. Did you mean 'unseen'", lambda: classifier.predict(TOY.new, "unsen")),
         (ReuseError, "candidates must be classes from 0 to 8", lambda: classifier.predict(TOY.new, range(10))),
         (ShapeMismatch, "labels must be 24 integers", lambda: classifier.score(TOY.new, TOY.new_labels[:3])),
         (NonFinite, "scores hold NaN", lambda: broken.score(TOY.new, TOY.new_labels)),
         (UnknownName, "Did you mean 'eszsl'", lambda: build("eszl")),
         (UnknownName, "option of eszsl 'gama'. Did you mean 'gamma'", lambda: build("eszsl", gama=1.0)),
-        (ShapeMismatch, "scores must be", lambda: metrics.predict_among(s[0], TOY.seen)),
-        (ReuseError, "candidates must be classes from 0 to 2", lambda: metrics.predict_among(s, TOY.seen)),
-    ]
-    for error, message, attempt in asked:
-        with pytest.raises(error, match=message):
-            attempt()
+    )
 
 
-NONSENSE = [
+NONSENSE: list[tuple[type[ZeroShotClassifier], dict[str, Any]]] = [
     *((ESZSL, {"codes": "row"}), (SAE, {"projection": "to_code"}), (GFZSL, {"kernel": "rbg"})),
     *((QFSLClassifier, {"term": "biass"}), (SeenClassifier, {"softmax": "every"}), (ESZSL, {"gamma": 0.0})),
     *((SAE, {"lam": -1.0}), (SynC, {"width": 0.0}), (DAP, {"penalty": torch.nan}), (ConSE, {"top": 0})),
     *((GFZSL, {"ridge": 0.0}), (LatEm, {"maps": 0}), (CMT, {"hidden": 0}), (ALE, {"lr": -1.0}), (ALE, {"batch": 8.5})),
-    *((SCoRe, {"codewords": -1.0}), (ALE, {"steps": -1}), (ALE, {"seed": 0.5}), (ALE, {"weight_decay": -1.0})),
-    *((SeenClassifier, {"hidden": (4, 0)}), (SeenClassifier, {"dropout": 1.0}), (QFSLClassifier, {"weight": -0.1})),
-    *((QFSLClassifier, {"unlabelled_steps": -1}), (SeenClassifier, {"batch": -4})),
+    *((SCoRe, {"codewords": -1.0}), (ALE, {"steps": -1}), (ALE, {"seed": 0.5}), (SeenClassifier, {"dropout": 1.0})),
+    *((QFSLClassifier, {"weight": -0.1}), (QFSLClassifier, {"unlabelled_steps": -1})),
 ]
 
 
 @pytest.mark.parametrize(("kind", "options"), NONSENSE)
 def test_options_that_cannot_be_meant_are_refused(kind: type[ZeroShotClassifier], options: dict[str, Any]) -> None:
-    unlabelled = TOY.new if kind.transductive else None
-    with pytest.raises((BadValue, UnknownName), match="|".join([*options, "width"])):
-        kind(**options).fit(*GIVEN, unlabelled=unlabelled)
+    with pytest.raises((BadValue, UnknownName), match="|".join(options)):
+        kind(**options).fit(**GIVEN, unlabelled=TOY.new if kind.transductive else None)
 
 
 def test_chosen_options_are_among_those_tried() -> None:

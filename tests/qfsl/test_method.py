@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import players
@@ -13,8 +12,7 @@ import torch.nn.functional as F
 import zeroshot_toys
 from torch import Tensor, nn
 
-from reuselib import nets, run
-from reuselib.data import ImageSet
+from reuselib import run
 from reuselib.errors import BadValue, DeviceError, NonFinite, ReuseError, ShapeMismatch, UnknownName
 from reuselib.qfsl import QFSL, FeatureSet, SeenTraining, ZeroShotNetwork, bridge, class_codes
 from reuselib.qfsl.rivals.trained import CodewordNetwork, SCoReTraining
@@ -22,51 +20,20 @@ from reuselib.qfsl.rivals.trained import CodewordNetwork, SCoReTraining
 TOY = zeroshot_toys.toy()
 CODES = class_codes(TOY.attributes, TOY.seen)
 OPTIONS: dict[str, Any] = {"batch": 6, "lr": 0.05, "precision": "fp32"}
+LABELLED, NEW = FeatureSet(TOY.train, TOY.train_labels), FeatureSet(TOY.new, TOY.new_labels)
 
 
-def features(where: str = "cpu") -> tuple[FeatureSet, FeatureSet]:
-    """Labelled features of the seen classes and features of the unseen ones, with the labels that no one may read."""
-    pairs = (TOY.train, TOY.train_labels), (TOY.new, TOY.new_labels)
-    labelled, new = (FeatureSet(x.to(where), y.to(where)) for x, y in pairs)
-    return labelled, new
+def network() -> ZeroShotNetwork:
+    with run.seeded(0):
+        return ZeroShotNetwork(CODES, bridge(9, 8, std=0.3))
 
 
-def network(start: int = 0, where: str = "cpu") -> ZeroShotNetwork:
-    with run.seeded(start):
-        return ZeroShotNetwork(CODES, bridge(9, 8, std=0.3)).to(where)
+def seen_training(**options: Any) -> SeenTraining:
+    return SeenTraining(network(), LABELLED, TOY.seen, **OPTIONS | options)
 
 
-def images(count: int, classes: Tensor, where: str = "cpu") -> ImageSet:
-    with run.seeded(count):
-        pixels = torch.randint(256, (count, 1, 8, 8), dtype=torch.uint8)
-        labels = classes[torch.randint(len(classes), (count,))]
-    return ImageSet("tiny", pixels, labels, tuple("abcdefghi"), (0.5,), (0.25,)).to(where)
-
-
-def seen_training(start: int = 0, where: str = "cpu", **options: Any) -> SeenTraining:
-    return SeenTraining(network(start, where), features(where)[0], TOY.seen, **OPTIONS | options)
-
-
-def qfsl(start: int = 0, where: str = "cpu", **options: Any) -> QFSL:
-    return QFSL(network(start, where), *features(where), TOY.seen, **OPTIONS | options)
-
-
-def qfsl_on_images(start: int = 0, where: str = "cpu", **options: Any) -> QFSL:
-    sets = images(40, TOY.seen, where), images(30, TOY.unseen, where)
-    with run.seeded(start):
-        small = nets.conv3(width=2, classes=4, batch_norm=True)
-        top = bridge(small.head.in_features, 8, dropout=0.2, std=0.3)
-        student = ZeroShotNetwork(CODES, top, nn.Sequential(small.blocks, small.pool)).to(where)
-    return QFSL(student, *sets, TOY.seen, **OPTIONS | options)
-
-
-def codewords(start: int = 0, where: str = "cpu", **options: Any) -> SCoReTraining:
-    with run.seeded(start):
-        student = CodewordNetwork(CODES, TOY.seen, bridge(9, 8, std=0.3)).to(where)
-    return SCoReTraining(student, features(where)[0], **OPTIONS | options)
-
-
-# --- the network ------------------------------------------------------------------------------------------------------
+def qfsl(student: nn.Module | None = None, **options: Any) -> QFSL:
+    return QFSL(student or network(), LABELLED, NEW, TOY.seen, **OPTIONS | options)
 
 
 def test_scores_are_products_with_codes_that_no_optimizer_sees() -> None:
@@ -81,11 +48,7 @@ def test_a_bridge_has_relus_between_its_layers_only() -> None:
     kinds = [type(layer) for layer in bridge(5, 8, 6, 7, dropout=0.2)]
     assert kinds == [nn.Dropout, nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
     layer = bridge(400, 300)
-    assert isinstance(layer, nn.Linear) and layer.weight.std().item() == pytest.approx(0.01, rel=0.02)
-    assert not layer.bias.any()
-
-
-# --- updates ----------------------------------------------------------------------------------------------------------
+    assert layer.weight.std().item() == pytest.approx(0.01, rel=0.02) and not layer.bias.any()
 
 
 def draws(count: int, seed: int) -> list[Tensor]:
@@ -95,6 +58,7 @@ def draws(count: int, seed: int) -> list[Tensor]:
 
 @pytest.mark.parametrize(("weight", "softmax"), [(None, "seen"), (None, "all"), (0.7, "all")])
 def test_training_is_sgd_on_the_losses_as_the_paper_writes_them(weight: float | None, softmax: str) -> None:
+    """Labelled batches do not depend on whether there are unlabelled ones."""
     options: dict[str, Any] = {"seed": 3, "weight_decay": 0.01}
     method = seen_training(softmax=softmax, **options) if weight is None else qfsl(weight=weight, **options)
     plain = copy.deepcopy(method.student)
@@ -117,14 +81,6 @@ def test_training_is_sgd_on_the_losses_as_the_paper_writes_them(weight: float | 
         assert 0 < report["unseen_probability"].item() < 1
 
 
-def test_without_weight_qfsl_is_training_over_all_classes() -> None:
-    method, plain = qfsl(weight=0.0, seed=5), seen_training(softmax="all", seed=5)
-    for _ in range(5):
-        method.step()
-        plain.step()
-    torch.testing.assert_close(method.student.state_dict(), plain.student.state_dict(), rtol=1e-5, atol=1e-7)
-
-
 def test_the_bias_goes() -> None:
     def measure(net: nn.Module) -> tuple[float, float]:
         s = net(TOY.new)
@@ -134,101 +90,78 @@ def test_the_bias_goes() -> None:
     warm = seen_training()
     run.run(warm, updates=200, progress=False)
     biased, before = measure(warm.student)
-    run.run(QFSL(warm.student, *features(), TOY.seen, **OPTIONS | {"lr": 0.01}), updates=150, progress=False)
+    run.run(qfsl(warm.student, lr=0.01), updates=150, progress=False)
     unbiased, after = measure(warm.student)
     assert biased > 0.5 and unbiased < 0.1 and before < 0.3 and after > 0.5
 
 
 def test_a_step_of_score_by_hand() -> None:
-    method = codewords(attributes=0.3, codewords=2.0)
+    student = CodewordNetwork(CODES, TOY.seen, bridge(9, 8, std=0.3))
+    method = SCoReTraining(student, LABELLED, attributes=0.3, codewords=2.0, **OPTIONS)
     method.step()
-    student, index = copy.deepcopy(method.student), draws(len(TOY.train), 0)[1]
+    before, index = copy.deepcopy(student), draws(len(TOY.train), 0)[1]
     x, y = TOY.train[index], TOY.train_labels[index]
-    z = student.bridge(x)
-    expected = F.cross_entropy(z @ student.codewords.T, torch.searchsorted(TOY.seen, y))
+    z = before.bridge(x)
+    expected = F.cross_entropy(z @ before.codewords.T, torch.searchsorted(TOY.seen, y))
     p = torch.sigmoid(z)
     expected += 0.3 * -torch.where(CODES[y] > 0, p, 1 - p).log().mean()
-    expected += 2.0 * ((student.codewords - CODES[TOY.seen]) ** 2).sum()
+    expected += 2.0 * ((before.codewords - CODES[TOY.seen]) ** 2).sum()
     assert method.step()["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
-    student = method.student
     assert not torch.equal(student.codewords, CODES[TOY.seen])
     scores, z = student(TOY.test), student.embed(TOY.test)
     torch.testing.assert_close(scores[:, TOY.seen], z @ student.codewords.T)
     torch.testing.assert_close(scores[:, TOY.unseen], z @ CODES[TOY.unseen].T)
 
 
-# --- what holds for all: devices, precisions and resuming are tested with those of all other methods ------------------
+# --- what holds for all: devices, precisions, numbers and resuming are tested with those of all other methods ---------
 
 
-def test_labels_of_unlabelled_images_are_never_read() -> None:
-    def after(make: Callable[..., QFSL], labels: Tensor) -> Any:
-        found = make()
-        extra = found.unlabelled
-        assert not extra.labels.any()
-        object.__setattr__(extra, "labels", labels[: len(extra)])
-        torch.manual_seed(2)  # of the dropout
-        run.run(found, updates=4, progress=False)
-        assert torch.equal(found.student.codes, CODES)
-        return players.state(found.student)
-
-    for make in (qfsl, qfsl_on_images):
-        states = [after(make, labels) for labels in (torch.zeros(30).long(), torch.arange(30) % 9)]
+def test_labels_of_unlabelled_images_are_never_read_and_codes_never_change() -> None:
+    for make in (qfsl, lambda: players.make("zero-shot-qfsl")):
+        states = []
+        for shift in (0, 1):
+            method = make()
+            codes, extra = method.student.codes.clone(), method.unlabelled
+            assert not extra.labels.any()
+            object.__setattr__(extra, "labels", (extra.labels + shift) % 9)
+            run.run(method, updates=4, progress=False)
+            assert torch.equal(method.student.codes, codes)
+            states.append(players.state(method.student))
         assert not list(players.differences(*states))
 
 
 def test_the_backbone_has_a_rate_of_its_own_and_can_be_kept() -> None:
-    method = qfsl_on_images(backbone_lr=0.2)
+    method = players.make("zero-shot-qfsl", lr=0.05, backbone_lr=0.2)
     groups = method.optimizer.param_groups
     assert [group["lr"] for group in groups] == pytest.approx([0.05, 0.01])
     assert {id(p) for p in groups[1]["params"]} == {id(p) for p in method.student.backbone.parameters()}
-    kept = qfsl_on_images(backbone_lr=0.0, frozen_statistics=True)
+    kept = players.make("zero-shot-qfsl", backbone_lr=0.0, frozen_statistics=True)
     before = players.state(kept.student.backbone)
     run.run(kept, updates=3, progress=False)
     assert not list(players.differences(before, players.state(kept.student.backbone)))
-    for options, moves in (({}, True), ({"frozen_statistics": True}, False)):
-        norm = next(m for m in qfsl_on_images(**options).student.modules() if isinstance(m, nn.BatchNorm2d))
-        assert norm.training == moves
-
-
-# --- errors -----------------------------------------------------------------------------------------------------------
+    norms = [[m.training for m in each.student.modules() if isinstance(m, nn.BatchNorm2d)] for each in (method, kept)]
+    assert all(norms[0]) and not any(norms[1])
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    labelled, new = features()
-    narrow = FeatureSet(new.features[:, :4], new.labels)
+    narrow = FeatureSet(TOY.new[:, :4], TOY.new_labels)
+    away = FeatureSet(TOY.train.to("meta"), TOY.train_labels.to("meta"))
     three = nn.Sequential(network(), nn.Unflatten(1, (9, 1)))
-    bad: list[tuple[type[ReuseError], str, Callable[[], Any]]] = [
-        (ReuseError, r"classes \[1, 4, 7\], which are not seen", lambda: SeenTraining(network(), new, TOY.seen)),
-        (ReuseError, "which are not seen", lambda: QFSL(network(), labelled, new, TOY.seen[:4])),
-        (ReuseError, "All classes are seen", lambda: QFSL(network(), labelled, new, range(9))),
-        (ReuseError, "classes from 0 to 8", lambda: QFSL(network(), labelled, new, range(10))),
-        (ShapeMismatch, r"shape \(2, 4\) do not fit the network", lambda: QFSL(network(), labelled, narrow, TOY.seen)),
-        (ShapeMismatch, r"gives \(2, 9, 1\), not scores", lambda: SeenTraining(three, labelled, TOY.seen)),
-        (ShapeMismatch, r"not \(48, 9\) and \(3,\)", lambda: FeatureSet(labelled.features, labelled.labels[:3])),
-        (DeviceError, "images on meta", lambda: SeenTraining(network(), features("meta")[0], TOY.seen)),
+    zeroshot_toys.assert_refused(
+        (ReuseError, r"classes \[1, 4, 7\], which are not seen", lambda: SeenTraining(network(), NEW, TOY.seen)),
+        (ReuseError, "All classes are seen", lambda: QFSL(network(), LABELLED, NEW, range(9))),
+        (ReuseError, "classes from 0 to 8", lambda: QFSL(network(), LABELLED, NEW, range(10))),
+        (ShapeMismatch, r"shape \(2, 4\) do not fit the network", lambda: QFSL(network(), LABELLED, narrow, TOY.seen)),
+        (ShapeMismatch, r"gives \(2, 9, 1\), not scores", lambda: SeenTraining(three, LABELLED, TOY.seen)),
+        (DeviceError, "images on meta", lambda: SeenTraining(network(), away, TOY.seen)),
         (UnknownName, "unknown softmax 'every'", lambda: seen_training(softmax="every")),
         (ReuseError, "Give features and attributes", lambda: bridge(5)),
-        (ShapeMismatch, "do not fit", lambda: SeenTraining(ZeroShotNetwork(CODES, bridge(9, 6)), labelled, TOY.seen)),
-        (ShapeMismatch, "numbers are needed", lambda: SeenTraining(network(), labelled)),
-        (ShapeMismatch, r"not \(0, 9\)", lambda: FeatureSet(new.features[:0], new.labels[:0])),
-        (NonFinite, "features hold NaN", lambda: FeatureSet(new.features / 0, new.labels)),
+        (ShapeMismatch, "do not fit", lambda: SeenTraining(ZeroShotNetwork(CODES, bridge(9, 6)), LABELLED, TOY.seen)),
+        (ShapeMismatch, r"not \(48, 9\) and \(3,\)", lambda: FeatureSet(TOY.train, TOY.train_labels[:3])),
+        (ShapeMismatch, "must be int64", lambda: FeatureSet(TOY.new, TOY.new_labels.float())),
+        (NonFinite, "features hold NaN", lambda: FeatureSet(TOY.new / 0, TOY.new_labels)),
         (BadValue, "dropout", lambda: bridge(9, 6, dropout=1.0)),
         (BadValue, "width", lambda: bridge(9, 0)),
         (ShapeMismatch, "codes must be", lambda: ZeroShotNetwork(CODES[0], bridge(9, 8))),
         (NonFinite, "codes hold NaN", lambda: ZeroShotNetwork(CODES / 0, bridge(9, 8))),
-        (ShapeMismatch, "must be int64", lambda: FeatureSet(new.features, new.labels.float())),
-    ]
-    for error, message, attempt in bad:
-        with pytest.raises(error, match=message):
-            attempt()
-
-
-@pytest.mark.parametrize("make", [seen_training, qfsl, codewords])
-def test_numbers_that_cannot_be_meant_are_refused(make: Callable[..., Any]) -> None:
-    bad: dict[str, tuple[Any, ...]] = {"batch": (0, -4, 8.5), "lr": (0, -1.0, float("nan")), "seed": (0.5, -1, 2**63)}
-    bad |= {"weight_decay": (-1.0,), "momentum": (-0.1,), "backbone_lr": (-1.0, "slow")}
-    own = {qfsl: ("weight",), codewords: ("attributes", "codewords")}
-    bad |= dict.fromkeys(own.get(make, ()), (-1.0, float("inf")))
-    for name, value in ((name, value) for name, values in bad.items() for value in values):
-        with pytest.raises(BadValue, match=name):
-            make(**{name: value})
+    )

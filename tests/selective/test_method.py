@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,22 +13,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.base import clone
-from torch import Tensor, nn
+from torch import Tensor
+from zeroshot_toys import assert_refused
 
 from reuselib import run
 from reuselib.errors import BadValue, NonFinite, ReuseError, ShapeMismatch, UnknownName
 from reuselib.qfsl import FeatureSet
 from reuselib.qfsl.selection import class_folds
-from reuselib.selective import (
-    AugmentedClassifier,
-    AugmentedNetwork,
-    AugmentedTraining,
-    aurcc,
-    choose,
-    losses,
-    risk_coverage,
-    rivals,
-)
+from reuselib.selective import AugmentedClassifier, AugmentedNetwork, AugmentedTraining, choose, losses, rivals
+from reuselib.selective.risk import aurcc, risk_coverage
 
 SEEN, UNSEEN, ATTRIBUTES, FEATURES, WIDTH = 9, 4, 7, 12, 5
 SHORT: dict[str, Any] = {"steps": 60, "width": WIDTH, "batch": 16}
@@ -52,29 +44,27 @@ def world() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
 
 
 TRAIN, (NEW, TRUTH), TABLE = world()
+OTHER = torch.cat([TABLE[:SEEN], torch.rand(UNSEEN, ATTRIBUTES)])  # other attributes of the unseen classes
 
 
-def fitted(**options: Any) -> AugmentedClassifier:
-    return AugmentedClassifier(**SHORT | options).fit(*TRAIN, TABLE)
+def fitted(table: Tensor = TABLE, **options: Any) -> AugmentedClassifier:
+    return AugmentedClassifier(**SHORT | options).fit(*TRAIN, table)
+
+
+def method(images: int = 180, **options: Any) -> AugmentedTraining:
+    with run.seeded(0):
+        student = AugmentedNetwork(CODES, range(SEEN), FEATURES, WIDTH)
+    data = FeatureSet(TRAIN[0][:images], TRAIN[1][:images])
+    return AugmentedTraining(student, data, **{"batch": 8, "precision": "fp32"} | options)
 
 
 # --- training
 
 
-def method(where: str = "cpu", seed: int = 0, backbone: bool = False, images: int = 60, **options: Any) -> Any:
-    with run.seeded(seed):
-        phi = nn.Sequential(nn.Linear(6, FEATURES), nn.BatchNorm1d(FEATURES), nn.ReLU()) if backbone else None
-        student = AugmentedNetwork(CODES, range(SEEN), FEATURES, WIDTH, phi).to(where)
-    random = torch.Generator().manual_seed(99)
-    x = torch.randn(images, 6 if backbone else FEATURES, generator=random).to(where)
-    data = FeatureSet(x, torch.randint(SEEN, (images,), generator=random).to(where))
-    return AugmentedTraining(student, data, **{"batch": 8, "seed": seed, "precision": "fp32"} | options)
-
-
 @pytest.mark.parametrize("task", losses.TASKS)
 def test_a_step_minimises_the_sum_of_its_parts(task: str) -> None:
     first = method(task=task, beta=0.5, eta=2.0, dropout=0.0, weight_decay=0.0, momentum=0.0, lr=0.1)
-    twin = method(task=task)
+    twin = method()
     before = players.state(first.student)
     report = first.step()
     x, labels = twin.images.sample(8, twin.random)
@@ -86,11 +76,10 @@ def test_a_step_minimises_the_sum_of_its_parts(task: str) -> None:
         "decorrelation": losses.decorrelation(attributes, residual),
     }
     loss = parts["defined"] + 0.5 * parts["residual"] + (2 * parts["decorrelation"] if task == "decorrelated" else 0)
-    for name, value in {"loss": loss, **parts}.items():
-        torch.testing.assert_close(report[name], value.detach())
+    torch.testing.assert_close(report, {name: each.detach() for name, each in {"loss": loss, **parts}.items()})
     loss.backward()
     for name, parameter in twin.student.named_parameters():
-        torch.testing.assert_close(dict(first.student.named_parameters())[name], before[name] - 0.1 * parameter.grad)
+        torch.testing.assert_close(first.student.get_parameter(name), before[name] - 0.1 * parameter.grad)
 
 
 def test_the_defined_head_learns_the_same_with_and_without_residual_attributes() -> None:
@@ -118,43 +107,32 @@ def test_dropout_is_the_same_for_both_heads_and_scaled() -> None:
 
 def test_a_backbone_stays_as_it_is_unless_it_is_tuned() -> None:
     for rate in (0.0, 0.1):
-        found = method(backbone=True, backbone_lr=rate)
+        found = players.make("zero-shot-augmented", backbone_lr=rate)
         before = players.state(found.student.backbone)
         run.run(found, updates=3, progress=False)
         moved = list(players.differences(before, players.state(found.student.backbone)))
         assert bool(moved) == found.student.backbone.training == bool(rate) and found.student.training
 
 
-@pytest.mark.parametrize(
-    ("error", "message", "attempt"),
-    [
+def test_bad_input_is_refused() -> None:
+    found, choosing = fitted(), partial(choose, AugmentedClassifier(), *TRAIN, TABLE)
+    numbers = {"width": 2.5, "kappa": 0, "weight": -1, "residual_temperature": 0}
+    assert_refused(
         (UnknownName, "task of the residual attributes", lambda: method(task="owm")),
+        (BadValue, "dropout", lambda: method(dropout=1.0)),
         (UnknownName, "mean 'ridge'", lambda: fitted(synthesis="rigde")),
         (UnknownName, "mean 'sum'", lambda: fitted(kind="som")),
+        *((BadValue, name, partial(fitted, **{name: value})) for name, value in numbers.items()),
         (ReuseError, "not fitted", lambda: AugmentedClassifier().prototypes()),
         (ReuseError, "not fitted", lambda: AugmentedClassifier().confidence(NEW)),
-        (ShapeMismatch, "3 columns", lambda: fitted().residual(NEW[:, :3])),
-        (ShapeMismatch, r"must be \(4, 5\)", lambda: fitted().evidence(NEW, prototypes=torch.zeros(4, 3))),
-        (NonFinite, "residual", lambda: fitted().evidence(NEW, prototypes=torch.full((4, 5), torch.nan))),
-        (NonFinite, "threshold is NaN", lambda: fitted().answer(NEW, math.nan)),
-        *(
-            (BadValue, name, partial(method, **{name: value}))
-            for name, value in (("dropout", 1.0), ("beta", -1.0), ("eta", math.inf), ("batch", 0))
-        ),
-        *(
-            (BadValue, name, partial(fitted, **{name: value}))
-            for name, value in (("width", 0), ("width", 2.5), ("kappa", 0), ("weight", -1), ("residual_temperature", 0))
-        ),
-        *(
-            (BadValue, name, partial(choose, AugmentedClassifier(), *TRAIN, TABLE, **{name + ending: value}))
-            for name, ending, value in (("folds", "", SEEN + 1), ("risk", "", 1.5), ("kappa", "s", [0.0]))
-        ),
-        (BadValue, "choices", lambda: choose(AugmentedClassifier(), *TRAIN, TABLE, weights=())),
-    ],
-)
-def test_bad_input_is_refused(error: type[ReuseError], message: str, attempt: Callable[[], Any]) -> None:
-    with pytest.raises(error, match=message):
-        attempt()
+        (ShapeMismatch, r"must be \(4, 5\)", lambda: found.evidence(NEW, prototypes=torch.zeros(4, 3))),
+        (NonFinite, "residual", lambda: found.evidence(NEW, prototypes=torch.full((4, 5), torch.nan))),
+        (NonFinite, "threshold is NaN", lambda: found.answer(NEW, math.nan)),
+        (BadValue, "folds", lambda: choosing(folds=SEEN + 1)),
+        (BadValue, "risk", lambda: choosing(risk=1.5)),
+        (BadValue, "kappa", lambda: choosing(kappas=[0.0])),
+        (BadValue, "choices", lambda: choosing(weights=())),
+    )
 
 
 # --- the classifier
@@ -166,15 +144,13 @@ def test_shapes_and_answers() -> None:
         rows, evidence = found.prototypes(candidates), found.evidence(NEW, candidates)
         torch.testing.assert_close(rows.norm(dim=1), torch.ones(classes))
         assert rows.shape == (classes, WIDTH) and evidence.defined.shape == (len(NEW), classes)
-        named = found._candidates(candidates)
-        assert torch.equal(found.predict(NEW, candidates), named[evidence.prediction])
-    assert found.residual(NEW).shape == (len(NEW), WIDTH) and found.confidence(NEW).shape == (len(NEW),)
+        assert torch.equal(found.predict(NEW, candidates), found._candidates(candidates)[evidence.prediction])
     trust = found.confidence(NEW)
     threshold = float(trust.median())
     answers = found.answer(NEW, threshold)
     assert torch.equal(answers, torch.where(trust >= threshold, found.predict(NEW), -1))
     arrays = AugmentedClassifier(**SHORT).fit(*(each.numpy() for each in (*TRAIN, TABLE)))
-    assert isinstance(arrays.answer(NEW.numpy(), 0), np.ndarray)
+    np.testing.assert_array_equal(arrays.answer(NEW.numpy(), threshold), answers.numpy())
     np.testing.assert_array_equal(arrays.confidence(NEW.numpy()), trust.numpy())
 
 
@@ -185,20 +161,15 @@ def test_it_knows_when_it_is_right_and_wrong_prototypes_do_not() -> None:
     curve = risk_coverage(plain.confidence(), wrong)
     assert curve.area < curve.full_risk - 0.05
     shuffled = found.evidence(NEW, prototypes=rivals.permuted(found.prototypes(), 1))
-    assert torch.equal(plain.prediction, shuffled.prediction)
-    other = risk_coverage(shuffled.confidence(), wrong)
-    assert other.full_risk == pytest.approx(curve.full_risk) and curve.area < other.area
+    assert torch.equal(plain.prediction, shuffled.prediction) and curve.area < aurcc(shuffled.confidence(), wrong)
 
 
 def test_only_the_attributes_of_unseen_classes_reach_it_and_those_only_their_prototypes() -> None:
-    found = fitted()
-    state, rows = players.state(found.network_), found.prototypes()
-    found.confidence(torch.randn_like(NEW))
-    again = fitted()
-    assert not list(players.differences(state, players.state(again.network_))) and torch.equal(again.prototypes(), rows)
-    other = AugmentedClassifier(**SHORT).fit(*TRAIN, torch.cat([TABLE[:SEEN], torch.rand(UNSEEN, ATTRIBUTES)]))
+    found, other = fitted(), fitted(OTHER)
+    for name, parameter in found.network_.named_parameters():
+        assert torch.equal(parameter, other.network_.get_parameter(name))
     assert torch.equal(found.prototypes("seen"), other.prototypes("seen"))
-    assert not torch.allclose(rows, other.prototypes())
+    assert not torch.allclose(found.prototypes(), other.prototypes())
 
 
 def test_options_that_need_no_training() -> None:
@@ -219,26 +190,22 @@ def test_options_that_need_no_training() -> None:
 # --- choices
 
 
-def test_the_choice_is_the_least_area_of_held_out_classes() -> None:
-    options: dict[str, Any] = {"weights": (0.5, 2.0), "kappas": (0.1, 1.0), "folds": 3}
+def test_the_choice_is_the_least_area_of_held_out_classes_and_the_plain_one_fold_by_fold() -> None:
+    options: dict[str, Any] = {"weights": (0.5, 2.0), "kappas": (0.1, 0.3), "folds": 3, "risk": 0.5}
     found = choose(AugmentedClassifier(**SHORT), *TRAIN, TABLE, **options)
-    assert set(found.areas) == set(itertools.product((0.1, 1.0), (0.5, 2.0)))
+    assert set(found.areas) == set(itertools.product((0.1, 0.3), (0.5, 2.0)))
     assert found.areas[found.kappa, found.weight] == min(found.areas.values())
-    hidden = torch.cat([TABLE[:SEEN], torch.rand(UNSEEN, ATTRIBUTES)])  # unseen classes have no part in it
-    assert choose(AugmentedClassifier(**SHORT), *TRAIN, hidden, **options) == found
-
-
-def test_the_choice_is_the_plain_one_fold_by_fold() -> None:
-    found = choose(AugmentedClassifier(**SHORT), *TRAIN, TABLE, weights=(2.0,), kappas=(0.3,), risk=0.5)
+    assert choose(AugmentedClassifier(**SHORT), *TRAIN, OTHER, **options) == found  # unseen classes have no part
     areas, trust, wrong = [], [], []
     features, labels = TRAIN
-    for held_out in class_folds(SEEN, 4):
+    plain = AugmentedClassifier(**SHORT, kappa=found.kappa, weight=found.weight)
+    for held_out in class_folds(SEEN, 3):
         away = torch.isin(labels, held_out)
-        fold = AugmentedClassifier(**SHORT, kappa=0.3, weight=2.0).fit(features[~away], labels[~away], TABLE[:SEEN])
+        fold = clone(plain).fit(features[~away], labels[~away], TABLE[:SEEN])
         wrong.append(fold.predict(features[away]) != labels[away])
         trust.append(fold.confidence(features[away]))
         areas.append(aurcc(trust[-1], wrong[-1]))
-    assert found.areas == {(0.3, 2.0): pytest.approx(sum(areas) / 4)}
+    assert found.areas[found.kappa, found.weight] == pytest.approx(sum(areas) / 3)
     curve = risk_coverage(torch.cat(trust), torch.cat(wrong))
     assert found.threshold == pytest.approx(curve.threshold_for(0.5))
     assert (found.coverage, found.risk) == pytest.approx(curve.at(curve.threshold_for(0.5)))

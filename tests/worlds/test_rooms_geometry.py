@@ -1,21 +1,23 @@
-"""The renderer of the rooms against geometry: what it says of each pixel is what a slow look at the scene finds."""
+"""The renderer of the rooms against geometry: what it says of each pixel is what a slow look at the scene finds.
+
+That everything is drawn as ever, checksums of the images hold.
+"""
 
 from __future__ import annotations
 
 from dataclasses import fields
 
-import numpy as np
 import pytest
 import torch
-from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
+from matplotlib.colors import rgb_to_hsv
 from scipy.stats import kstest
 from torch import Tensor
 from torch.nn import functional
 
-from reuselib.worlds.rooms import KINDS, SHAPES, Scenes
+from reuselib.worlds.rooms import SHAPES, Scenes
 from reuselib.worlds.rooms.draws import Draws, keys, mixed, normal
 from reuselib.worlds.rooms.render import AMBIENT, ROOM, Hits, camera_axes, camera_rays, dot, in_room, render
-from reuselib.worlds.rooms.scene import BANDS, HUES, MIX, SIZES, SOLIDS, SURFACES, TINTS, rgb
+from reuselib.worlds.rooms.scene import HUES, MIX, SOLIDS, SURFACES, TINTS
 
 COUNT = 48
 
@@ -73,31 +75,9 @@ def in_rooms_frame(scenes: Scenes, hits: Hits) -> Tensor:
 # ---- the scene
 
 
-def test_rooms_cameras_and_lights_are_as_described() -> None:
+def test_solids_fit_into_the_room_away_from_the_camera() -> None:
     scenes = Scenes.sample(2000, seed=1)
-    share = scenes.size / torch.tensor(SIZES)[scenes.kind]
-    assert 0.85 <= share.min() < 0.86 and 1.19 < share.max() <= 1.2
-    place = scenes.camera / scenes.size
-    for axis, (low, high) in enumerate([(0.3, 0.7), (0.4, 0.65), (0.08, 0.25)]):
-        assert low <= place[:, axis].min() + 1e-6 < low + 0.01 and high - 0.01 < place[:, axis].max() <= high + 1e-6
-    for angle, (low, high) in zip(scenes.angles.unbind(1), [(-0.6, 0.6), (-0.05, 0.35), (-0.12, 0.12)], strict=True):
-        assert low <= angle.min() < low + 0.01 and high - 0.01 < angle.max() <= high
-    assert 0.75 <= scenes.focal.min() and scenes.focal.max() <= 1.05
-    assert torch.allclose(scenes.light[:, 1], 0.95 * scenes.size[:, 1])
-    assert scenes.kind.bincount(minlength=6).min() > 2000 / 6 * 0.8
-
-
-def test_solids_are_as_described_and_fit_into_the_room() -> None:
-    scenes = Scenes.sample(2000, seed=1)
-    number = scenes.present.sum(1)
-    assert number.bincount(minlength=5).tolist()[0] == 0 and number.bincount()[1:].min() > 400 and number.max() == 4
-    assert scenes.present[:, 0].all()
-    assert 0.45 <= scenes.radius.min() and scenes.radius.max() <= 0.9
-    sphere = scenes.shape == 0
-    assert torch.equal(scenes.height[sphere], 2 * scenes.radius[sphere])
-    assert 0.7 <= scenes.height[~sphere].min() and scenes.height[~sphere].max() <= 1.6
-    lifted = scenes.base[:, :, 1] > 0
-    assert abs(lifted.float().mean() - 0.25) < 0.03 and scenes.base[:, :, 1].max() <= 0.8
+    assert scenes.present[:, 0].all() and scenes.present.sum(1).bincount()[1:].min() > 400
     radius, (width, height, depth) = scenes.radius, scenes.size.unsqueeze(2).unbind(1)
     x, y, z = scenes.base.unbind(2)
     assert (x - radius).min() > -1e-5 and (width - x - radius).min() > -1e-5 and (depth - z - radius).min() > -1e-5
@@ -106,33 +86,18 @@ def test_solids_are_as_described_and_fit_into_the_room() -> None:
 
 
 def test_the_kind_of_room_decides_the_mix_of_shapes_and_the_hues() -> None:
+    def apart(colour: Tensor, hue: float) -> Tensor:
+        return ((torch.from_numpy(rgb_to_hsv(colour.numpy()))[..., 0] - hue + 0.5) % 1 - 0.5).abs()
+
     scenes = Scenes.sample(6000, seed=2)
     for kind, mix in enumerate(MIX):
         found = scenes.shape[scenes.kind == kind].flatten().bincount(minlength=4) / (scenes.kind == kind).sum() / 4
         assert (found - torch.tensor(mix)).abs().max() < 0.03 and abs(sum(mix) - 1) < 1e-9
-        walls = scenes.colour[scenes.kind == kind, 2]
-        assert distance(hue(walls), TINTS[kind]).max() < 0.0801
-        floors = scenes.colour[scenes.kind == kind, 0]
-        assert distance(hue(floors), 0.08).mean() < distance(hue(walls), 0.08).mean() + 1e-3, "warmer than the walls"
+        floors, walls = (scenes.colour[scenes.kind == kind, surface] for surface in (0, 2))
+        assert apart(walls, TINTS[kind]).max() < 0.0801
+        assert apart(floors, 0.08).mean() < apart(walls, 0.08).mean() + 1e-3, "warmer than the walls"
     for shape, expected in enumerate(HUES):
-        assert distance(hue(scenes.colour[:, ROOM:][scenes.shape == shape]), expected).max() < 0.1001
-    ceilings = scenes.colour[:, 1]
-    assert (ceilings.amax(1) - ceilings.amin(1)).max() < 0.07 and ceilings.min() > 0.75
-    assert 0.45 <= scenes.colour.amax(2).min() and scenes.colour.max() <= 1
-    assert torch.equal(scenes.colour[:, 2:3].expand(-1, 4, -1), scenes.colour[:, 2:6])
-
-
-def hue(colour: Tensor) -> Tensor:
-    return torch.from_numpy(rgb_to_hsv(colour.numpy()))[..., 0]
-
-
-def distance(hues: Tensor, other: float) -> Tensor:
-    return ((hues - other + 0.5) % 1 - 0.5).abs()
-
-
-def test_rgb_has_hue_saturation_and_value() -> None:
-    values = torch.rand(3, 1000, dtype=torch.float64)
-    np.testing.assert_allclose(rgb(*values).numpy(), hsv_to_rgb(values.T.numpy()), atol=1e-9)
+        assert apart(scenes.colour[:, ROOM:][scenes.shape == shape], expected).max() < 0.1001
 
 
 # ---- the draws
@@ -176,26 +141,12 @@ def test_the_same_whatever_the_chunk_and_the_count() -> None:
     assert not torch.equal(Scenes.sample(9, seed=4).key, some.key)
 
 
-def test_it_renders_on_meta_without_looking_at_a_value() -> None:
-    hits = render(Scenes.sample(5, device="meta"))
-    assert hits.rgb.is_meta and hits.images.shape == (5, 3, 32, 32) and hits.surface.dtype == torch.uint8
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_same_images() -> None:
     here, there = Scenes.sample(64), Scenes.sample(64, device="cuda")
     assert all(torch.equal(getattr(here, f.name), getattr(there, f.name).cpu()) for f in fields(Scenes))
     same = render(here).images == render(there).images.cpu()
     assert same.float().mean() > 0.999
-
-
-def test_every_value_is_finite_and_in_range(hits: Hits) -> None:
-    for field in fields(Hits):
-        assert torch.isfinite(getattr(hits, field.name).float()).all(), field.name
-    assert (hits.depth > 0.25).all()
-    assert hits.surface.max() < len(SURFACES) > hits.segment.max() / 2 and hits.kind.max() < len(KINDS)
-    assert AMBIENT <= hits.shading.min() and hits.shading.max() <= 1 + 1e-6
-    assert 0 <= hits.rgb.min() and hits.rgb.max() <= 1
 
 
 def test_the_camera_axes_are_a_frame_and_turn_as_said() -> None:
@@ -239,35 +190,20 @@ def test_shadows_are_where_a_solid_stands_before_the_light(scenes: Scenes, hits:
     assert (deepest[shadow] > -0.02).all() and (deepest[shadow] > 0).float().mean() > 0.98, "shadow: something does"
 
 
-def test_shadows_are_darker_and_nothing_else_changes(scenes: Scenes, hits: Hits) -> None:
-    without = render(scenes, noise=0, shadows=False)
-    cast = without.lit & ~hits.lit
-    assert not (hits.lit & ~without.lit).any() and cast.float().mean() > 0.02
-    difference = (without.rgb - hits.rgb).amin(1)
-    assert (difference[~cast] == 0).all() and (difference[cast] > 0).all() and difference[cast].mean() > 0.05
-    assert torch.equal(without.albedo, hits.albedo) and torch.equal(without.depth, hits.depth)
-    assert (hits.shading[~hits.lit] == AMBIENT).all()
-
-
 def test_light_falls_by_lambert(scenes: Scenes, hits: Hits) -> None:
     ray = functional.normalize(scenes.light.T.unsqueeze(2) - seen(scenes, hits), dim=0)
     cosine = dot(in_rooms_frame(scenes, hits), ray).clamp(min=0).view_as(hits.depth)
     expected = 0.35 + 0.65 * torch.where(hits.lit, cosine, 0.0)
     assert (hits.shading - expected).abs().max() < 0.02 and (hits.shading - expected).abs().mean() < 1e-3
     assert torch.allclose(hits.rgb, hits.albedo * hits.shading.unsqueeze(1))
+    without = render(scenes, noise=0, shadows=False)
+    cast = without.lit & ~hits.lit
+    assert not (hits.lit & ~without.lit).any() and cast.float().mean() > 0.02
+    assert (hits.shading[~hits.lit] == AMBIENT).all() and torch.equal(without.rgb.amin(1) > hits.rgb.amin(1), cast)
 
 
-def test_images_have_noise_of_their_own(scenes: Scenes, hits: Hits) -> None:
-    noisy = render(scenes)
-    inside = (hits.rgb > 0.05) & (hits.rgb < 0.95)
-    difference = (noisy.rgb - hits.rgb)[inside]
-    assert abs(difference.std() - 0.01) < 1e-4 and abs(difference.mean()) < 1e-4
-    assert torch.equal(noisy.images, (noisy.rgb * 255).round().byte())
-    first, second = (noisy.rgb - hits.rgb).flatten(1)[:2]
-    assert abs(torch.stack([first, second]).corrcoef()[0, 1]) < 0.1
-
-
-def test_segments_are_surfaces_with_one_or_two_tones(scenes: Scenes, hits: Hits) -> None:
+def test_segments_are_surfaces_whose_two_tones_are_patterns(scenes: Scenes, hits: Hits) -> None:
+    """In metres: checkers and stripes along the room on floors; on striped solids, four bands a metre."""
     surface, tone = hits.surface.flatten(1).long(), (hits.segment % 2).flatten(1).bool()
     assert torch.equal(hits.segment // 2, hits.surface)
     assert not tone[(scenes.pattern == 0).gather(1, surface)].any(), "plain surfaces have one tone"
@@ -276,12 +212,7 @@ def test_segments_are_surfaces_with_one_or_two_tones(scenes: Scenes, hits: Hits)
     factor = torch.where(tone, scenes.tone.gather(1, surface), 1.0).view_as(hits.depth).unsqueeze(1)
     colour = scenes.colour.permute(2, 0, 1).gather(2, surface.expand(3, -1, -1)).transpose(0, 1)
     assert torch.allclose(hits.albedo, colour.view_as(hits.albedo) * factor)
-    assert 0.45 <= scenes.tone.min() and scenes.tone.max() <= 0.8
-
-
-def test_patterns_are_on_the_surfaces(scenes: Scenes, hits: Hits) -> None:
-    """In metres: checkers and stripes along the room on floors; on striped solids, four bands a metre."""
-    points, surface, tone = seen(scenes, hits), hits.surface.flatten(1), (hits.segment % 2).flatten(1)
+    points = seen(scenes, hits)
     for pattern, lines in ((1, (0, 2)), (2, (0,))):
         there = (surface == 0) & (scenes.pattern[:, :1] == pattern)
         cells = sum((points[axis] * scenes.frequency[:, :1]).floor() for axis in lines) % 2
@@ -290,4 +221,4 @@ def test_patterns_are_on_the_surfaces(scenes: Scenes, hits: Hits) -> None:
         there = (surface == ROOM + solid) & (scenes.material[:, solid, None] == 1)
         there &= in_rooms_frame(scenes, hits)[1].abs() < 0.99
         bands = ((points[1] - scenes.base[:, solid, 1:2]) * 4).floor() % 2
-        assert BANDS == 4 and (bands == tone)[there].float().mean() > 0.995
+        assert (bands == tone)[there].float().mean() > 0.995

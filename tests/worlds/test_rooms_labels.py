@@ -10,24 +10,13 @@ import pytest
 import torch
 from scipy import ndimage
 from torch.nn import functional
+from zeroshot_toys import assert_refused
 
 from reuselib.errors import ShapeMismatch, UnknownName
-from reuselib.worlds.rooms import (
-    GROUPS,
-    KINDS,
-    MATERIALS,
-    SHAPES,
-    TASKS,
-    RoomSet,
-    Scenes,
-    labels,
-    losses,
-    pictures,
-    rooms,
-    task,
-)
+from reuselib.worlds.rooms import KINDS, MATERIALS, SHAPES, RoomSet, Scenes, labels, pictures, rooms
 from reuselib.worlds.rooms.render import ROOM, camera_axes, camera_rays, dot, render
 from reuselib.worlds.rooms.room_set import stream
+from reuselib.worlds.rooms.tasks import GROUPS, TASKS, losses, task
 
 OFFSETS = ((0, 3), (3, 0), (3, 3), (3, -3))
 RANGES = {
@@ -50,9 +39,7 @@ def test_the_tasks_are_those_of_the_description() -> None:
     assert groups["geometric"] == ["layout", "vp"] and groups["semantic"] == ["semseg", "obj", "scene"]
     assert [t.name for t in TASKS.values() if t.source_only] == ["inpaint", "color"]
     assert {t.name for t in TASKS.values() if t.loss == "l2"} == {"edge3d", "layout", "vp"}
-    assert all(t.text and t.name == name for name, t in TASKS.items()) and task("depth").dense > task("vp").dense
-    with pytest.raises(UnknownName, match="unknown task 'depht'. Did you mean 'depth'"):
-        task("depht")
+    assert task("depth").dense > task("vp").dense
 
 
 def test_labels_have_their_shape_are_finite_and_in_range(world: RoomSet) -> None:
@@ -74,18 +61,13 @@ def test_labels_have_their_shape_are_finite_and_in_range(world: RoomSet) -> None
 # ---- of the image
 
 
-def test_color_is_twice_the_difference_of_channels(world: RoomSet) -> None:
-    red, green, blue = (world.images.images.float() / 255).unbind(1)
-    assert torch.allclose(world.labels("color"), torch.stack([2 * (red - green), 2 * (blue - green)], 1), atol=1e-5)
-    assert (labels.color(torch.rand(2, 1, 8, 8).expand(-1, 3, -1, -1)) == 0).all()
-
-
-def test_edge2d_and_kp2d_are_scipys(world: RoomSet) -> None:
+def test_labels_of_the_image_are_numpys_and_scipys(world: RoomSet) -> None:
     x = world.x.double().numpy()
+    expected = np.stack([x[:, 0] - x[:, 1], x[:, 2] - x[:, 1]], 1)  # x spans 2, so that this is twice the difference
+    np.testing.assert_allclose(world.labels("color").numpy(), expected, atol=1e-5)
     grey = 0.299 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2]
     right, down = (ndimage.correlate1d(grey, [-0.5, 0, 0.5], axis, mode="nearest") for axis in (2, 1))
-    expected = 2 * np.sqrt(right**2 + down**2)
-    np.testing.assert_allclose(world.labels("edge2d")[:, 0].numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(world.labels("edge2d")[:, 0].numpy(), 2 * np.sqrt(right**2 + down**2), atol=1e-5)
     a, b, c = (ndimage.uniform_filter(each, (0, 3, 3), mode="nearest") for each in (right**2, down**2, right * down))
     harris = a * b - c**2 - 0.05 * (a + b) ** 2
     np.testing.assert_allclose(world.labels("kp2d")[:, 0].numpy(), 6 * np.cbrt(harris.clip(0)), atol=5e-3)
@@ -113,41 +95,31 @@ def test_edge3d_is_the_largest_jump_to_a_neighbour_on_another_surface(world: Roo
     np.testing.assert_allclose(world.labels("edge3d")[:, 0].numpy(), 3 * np.max(jumps, 0).clip(0, 0.5), atol=1e-4)
 
 
-def test_depth_and_reshade_are_their_formulas(world: RoomSet) -> None:
+def test_depth_and_reshade_are_their_formulas_and_know_neither_light_nor_paint(world: RoomSet) -> None:
     assert torch.allclose(world.labels("depth")[:, 0], (world.depth.log() - 0.8) / 0.7, atol=1e-6)
     ray = camera_rays(world.scenes.focal, 32).view(3, -1, 32, 32)
-    unit = functional.normalize(ray, dim=0)
-    distance = (ray * world.depth).norm(dim=0)
-    expected = 3 * ((-(unit * world.normal.transpose(0, 1)).sum(0)).clamp(min=0) / (1 + 0.08 * distance**2) - 0.4)
+    cosine = -dot(functional.normalize(ray, dim=0), world.normal.transpose(0, 1))
+    expected = 3 * (cosine.clamp(min=0) / (1 + 0.08 * (ray * world.depth).square().sum(0)) - 0.4)
     assert torch.allclose(world.labels("reshade")[:, 0], expected, atol=1e-5)
-
-
-def test_reshade_knows_neither_light_nor_paint() -> None:
-    scenes = Scenes.sample(4, seed=1)
-    first = render(scenes)
+    scenes = world.scenes[:4]
     other = render(replace(scenes, light=scenes.camera, colour=scenes.colour.flip(1), key=scenes.key + 1))
-    one, two = (labels.reshade(hits.depth, hits.normal, scenes.focal) for hits in (first, other))
-    assert torch.equal(one, two) and not torch.equal(first.images, other.images)
+    assert torch.equal(labels.reshade(other.depth, other.normal, scenes.focal), world.labels("reshade")[:4])
+    assert not torch.equal(other.images, world.images.images[:4])
 
 
 # ---- of the room
 
 
-def test_the_cameras_axes_come_back_from_vp(world: RoomSet) -> None:
+def test_layout_and_vp_give_the_room_back(world: RoomSet) -> None:
+    """From the nine numbers alone, and depth: all points are within half the size of the centre, along its axes."""
     directions = labels.directions_of(world.labels("vp"))
     assert torch.allclose(directions, camera_axes(world.scenes.angles).transpose(0, 1), atol=1e-3)
-    _, size, angles = labels.box_of(world.labels("layout"))
-    assert torch.allclose(size, world.scenes.size, atol=1e-3) and torch.allclose(angles, world.scenes.angles, atol=1e-3)
-
-
-def test_the_layouts_box_holds_every_point_and_touches_the_outermost(world: RoomSet) -> None:
-    """From the nine numbers alone, and depth: all points are within half the size of the centre, along its axes."""
     centre, size, angles = labels.box_of(world.labels("layout"))
+    assert torch.allclose(size, world.scenes.size, atol=1e-3) and torch.allclose(angles, world.scenes.angles, atol=1e-3)
     points = camera_rays(world.scenes.focal, 32) * world.depth.flatten(1) - centre.T.unsqueeze(2)
     axes = camera_axes(angles).transpose(0, 1).unsqueeze(3)
     for axis, reach in zip(axes, size.T.unsqueeze(2) / 2, strict=True):
-        beyond = dot(points, axis).abs() - reach
-        assert beyond.max() < 1e-3
+        assert (dot(points, axis).abs() - reach).max() < 1e-3
     far = dot(points, axes[2]) - size[:, 2:] / 2
     assert (far.amax(1).abs() < 1e-3).float().mean() > 0.7, "the far wall is mostly in sight"
 
@@ -160,56 +132,6 @@ def test_the_constants_are_those_of_the_zoos_rooms() -> None:
     ):
         for value, constant in zip(torch.std_mean(found.double(), 0, correction=0), constants, strict=True):
             assert torch.allclose(value, torch.tensor(constant).double(), atol=6e-5)
-    for values in (labels.layout(scenes), labels.vp(scenes)):
-        assert values.mean(0).abs().max() < 2e-3 and (values.std(0) - 1).abs().max() < 2e-3
-
-
-# ---- of what is in it
-
-
-def test_semseg_tells_the_surfaces_kinds(world: RoomSet) -> None:
-    kinds, solids = world.labels("semseg"), world.scenes.shape + len(KINDS) - len(SHAPES)
-    kind_of = torch.cat([torch.tensor([[0, 1, 2, 2, 2, 2]]).expand(len(world), -1), solids], 1)
-    assert torch.equal(kinds.flatten(1), kind_of.gather(1, world.surface.flatten(1).long()))
-    assert (kinds.flatten().bincount() / kinds.numel() > 0.005).all()
-    rows = [(kinds == kind).nonzero()[:, 1].float().mean() for kind in (0, 1)]
-    assert rows[0] > 18 and rows[1] < 12, "floors are below, ceilings above"
-
-
-def test_obj_is_the_solid_with_most_pixels(world: RoomSet) -> None:
-    found = world.labels("obj")
-    for n in range(len(world)):
-        pixels = [(world.surface[n] == ROOM + solid).sum().item() for solid in range(4)]
-        solid = pixels.index(max(pixels))
-        shape, material = world.scenes.shape[n, solid], world.scenes.material[n, solid]
-        assert max(pixels) and found[n] == len(MATERIALS) * shape + material
-
-
-def test_obj_takes_the_first_of_equals_and_where_none_is_seen() -> None:
-    shape, material = torch.tensor([[3, 0, 1, 2]] * 2), torch.tensor([[1, 0, 0, 1]] * 2)
-    surface = torch.zeros(2, 4, 4, dtype=torch.uint8)
-    surface[1, :2], surface[1, 2:] = ROOM + 3, ROOM + 1
-    assert labels.obj(surface, shape, material).tolist() == [7, 0]
-
-
-# ---- losses
-
-
-def test_losses_are_means_over_each_image(world: RoomSet) -> None:
-    kinds = {"l1": functional.l1_loss, "l2": functional.mse_loss, "ce": functional.cross_entropy}
-    kinds["bce"] = functional.binary_cross_entropy_with_logits
-    for name, asked in TASKS.items():
-        truth, answers = world.subset(slice(5)).labels(name), torch.randn(5, *asked.shape)
-        each = [kinds[asked.loss](answers[n : n + 1], truth[n : n + 1]) for n in range(5)]
-        assert torch.allclose(losses(name, answers, truth), torch.stack(each), rtol=1e-5), name
-        assert losses(name, answers.to("meta"), truth.to("meta")).is_meta
-
-
-def test_losses_refuse_other_shapes() -> None:
-    with pytest.raises(ShapeMismatch, match=r"depth takes answers \(B, \*\(1, 32, 32\)\)"):
-        losses("depth", torch.zeros(2, 3, 32, 32), torch.zeros(2, 1, 32, 32))
-    with pytest.raises(ShapeMismatch, match="semseg"):
-        losses("semseg", torch.zeros(2, 7, 32, 32), torch.zeros(2, 7, 32, 32))
 
 
 def test_the_frame_of_a_room_runs_along_the_borders_of_its_walls(world: RoomSet) -> None:
@@ -226,3 +148,38 @@ def test_the_frame_of_a_room_runs_along_the_borders_of_its_walls(world: RoomSet)
     assert len(found) > 500 and all(len(near) > 1 or max(near) >= ROOM for near in found)
     arrows = pictures.direction_arrows(world.labels("vp"), focal, 32)
     assert arrows.shape == (40, 3, 1, 2, 2) and torch.equal(arrows[:, 0, :, 0], arrows[:, 2, :, 0])  # of one place
+
+
+# ---- of what is in it
+
+
+def test_semseg_tells_the_surfaces_kinds_and_obj_the_solid_with_most_pixels(world: RoomSet) -> None:
+    kinds, solids = world.labels("semseg"), world.scenes.shape + len(KINDS) - len(SHAPES)
+    kind_of = torch.cat([torch.tensor([[0, 1, 2, 2, 2, 2]]).expand(len(world), -1), solids], 1)
+    assert torch.equal(kinds.flatten(1), kind_of.gather(1, world.surface.flatten(1).long()))
+    for n, found in enumerate(world.labels("obj").tolist()):
+        pixels = world.surface[n].flatten().bincount(minlength=ROOM + 4)[ROOM:]
+        solid = int(pixels.argmax())
+        assert found == len(MATERIALS) * world.scenes.shape[n, solid] + world.scenes.material[n, solid]
+    shape, material = torch.tensor([[3, 0, 1, 2]] * 2), torch.tensor([[1, 0, 0, 1]] * 2)
+    surface = torch.zeros(2, 4, 4, dtype=torch.uint8)  # no solid is seen; two have as many pixels
+    surface[1, :2], surface[1, 2:] = ROOM + 3, ROOM + 1
+    assert labels.obj(surface, shape, material).tolist() == [7, 0]
+
+
+# ---- losses
+
+
+def test_losses_are_means_over_each_image(world: RoomSet) -> None:
+    kinds = {"l1": functional.l1_loss, "l2": functional.mse_loss, "ce": functional.cross_entropy}
+    kinds["bce"] = functional.binary_cross_entropy_with_logits
+    for name, asked in TASKS.items():
+        truth, answers = world.subset(slice(5)).labels(name), torch.randn(5, *asked.shape)
+        each = [kinds[asked.loss](answers[n : n + 1], truth[n : n + 1]) for n in range(5)]
+        assert torch.allclose(losses(name, answers, truth), torch.stack(each), rtol=1e-5), name
+    depths, seven = torch.zeros(2, 1, 32, 32), torch.zeros(2, 7, 32, 32)
+    assert_refused(
+        (ShapeMismatch, r"depth takes answers \(B, \*\(1, 32, 32\)\)", lambda: losses("depth", seven, depths)),
+        (ShapeMismatch, "semseg", lambda: losses("semseg", seven, seven)),
+        (UnknownName, "unknown task 'depht'. Did you mean 'depth'", lambda: task("depht")),
+    )
