@@ -205,11 +205,9 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator, ABC):
         name = type(self).__name__
         if unlabelled is None and self.transductive:
             raise ReuseError(f"{name} is transductive: give unlabelled=, features (M, d) of images of unseen classes.")
-        if unlabelled is None:
-            return x[:0]
-        if not self.transductive:
+        if unlabelled is not None and not self.transductive:
             raise ReuseError(f"{name} is inductive and cannot use unlabelled=: leave it out.")
-        return self._scaler(self._matrix(unlabelled, "unlabelled").to(x.device))
+        return x[:0] if unlabelled is None else self._scaler(self._matrix(unlabelled, "unlabelled").to(x.device))
 
 
 def seen_classes(labels: Tensor, seen: Classes | None, count: int) -> Tensor:

@@ -26,7 +26,7 @@ from reuselib.qfsl.method import QFSL, SeenTraining, ZeroShotNetwork, bridge
 from reuselib.qfsl.rivals import RIVALS, build, tuned
 from reuselib.qfsl.rivals.stacking import calibrated, choose_shift, curve
 from reuselib.qfsl.samples import Standardise
-from reuselib.qfsl.selection import class_folds, class_wise, held_out
+from reuselib.qfsl.selection import class_wise, fold_masks
 from reuselib.qfsl.tasks import WorldTask, backbone, features_of, opened, published, resnet101, world_task
 
 
@@ -308,17 +308,15 @@ class Split:
     def folds(self) -> list[ZeroShotSet]:
         """The training images of the seen classes as splits, in each of which some of those classes are unseen."""
         data, (features, labels) = self.data, self.train
-        y, place = torch.searchsorted(data.seen, labels), torch.arange(len(labels), device=labels.device)
-        other, found = held_out(y.cpu(), 0.2, self.seed).to(labels.device), []
+        y, found = torch.searchsorted(data.seen, labels), []
         names, images = tuple(data.classes[k] for k in data.seen.tolist()), data.part_images("train")
         held: dict[str, Any] = {"classes": names, "attributes": data.attributes[data.seen], "labels": y}
         held |= {"attribute_names": data.attribute_names, "features": features}
         held["images"] = replace(images, labels=y, classes=names)
-        for unseen in class_folds(len(names), self.settings.folds, self.seed):
-            away = torch.isin(y.cpu(), unseen).to(labels.device)
-            held |= {"seen": others(unseen, len(names)).to(place), "unseen": unseen.to(place)}
-            held |= {"train": place[~away & ~other], "test_seen": place[~away & other], "test_unseen": place[away]}
-            found.append(ZeroShotSet(name=data.name, **held))
+        for unseen, masks in fold_masks(y.cpu(), len(names), self.settings.folds, 0.2, self.seed):
+            parts = {part: mask.nonzero().flatten().to(y) for part, mask in zip(attributes.PARTS, masks, strict=True)}
+            parts |= {"seen": others(unseen, len(names)).to(y), "unseen": unseen.to(y)}
+            found.append(ZeroShotSet(name=data.name, **held, **parts))
         return found
 
     def network(self) -> ZeroShotNetwork:

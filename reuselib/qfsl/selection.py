@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -57,13 +57,23 @@ def class_wise(
     y, table = as_labels(labels, len(x)), as_tensor(attributes)
     seen = seen_classes(y, None, len(table))
     y, table = torch.searchsorted(seen, y), table[seen.to(table.device)]
-    out, found = held_out(y, holdout, seed), []
-    for unseen in class_folds(len(seen), folds, seed):
-        away = torch.isin(y, unseen)
-        masks = (~away & ~out, ~away & out, away)
-        train, other, played = ((x[mask.to(x.device)], y[mask]) for mask in masks)
-        found.append(Fold(train, other, played, table))
-    return found
+    return [
+        Fold(*((x[mask.to(x.device)], y[mask]) for mask in masks), attributes=table)
+        for _, masks in fold_masks(y, len(seen), folds, holdout, seed)
+    ]
+
+
+def fold_masks(
+    labels: Tensor, classes: int, folds: int, holdout: float, seed: int
+) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor, Tensor]]]:
+    """For each fold the classes that play the unseen ones, and which images are its parts: bool (N,) each.
+
+    The parts are those of a :class:`Fold`: what is learned from, what is held out of the same classes, and the rest.
+    """
+    out = held_out(labels, holdout, seed)
+    for unseen in class_folds(classes, folds, seed):
+        away = torch.isin(labels, unseen)
+        yield unseen, (~away & ~out, ~away & out, away)
 
 
 def class_folds(classes: int, folds: int, seed: int = 0) -> list[Tensor]:

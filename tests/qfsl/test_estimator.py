@@ -15,8 +15,8 @@ from sklearn.exceptions import NotFittedError
 from zeroshot_toys import CLASSIFIERS, assert_refused, fitted
 
 from reuselib.errors import BadValue, NonFinite, ReuseError, ShapeMismatch, UnknownName
-from reuselib.qfsl import Problem, QFSLClassifier, SeenClassifier, ZeroShotClassifier, metrics
-from reuselib.qfsl.rivals import ALE, CMT, DAP, ESZSL, GFZSL, RIVALS, SAE, ConSE, LatEm, SCoRe, SynC, build, chosen
+from reuselib.qfsl import Problem, ZeroShotClassifier, metrics
+from reuselib.qfsl.rivals import ESZSL, RIVALS, build, chosen
 
 TOY = zeroshot_toys.toy()
 GIVEN = {"features": TOY.train, "labels": TOY.train_labels, "attributes": TOY.attributes}
@@ -32,8 +32,6 @@ def test_a_classifier_answers_repeats_and_keeps_scikit_learns_manners(name: str)
     for candidates, classes in (("unseen", TOY.unseen), ("seen", TOY.seen), ("all", torch.arange(9)), ([4, 2], [4, 2])):
         expected = metrics.predict_among(scores, torch.as_tensor(classes))
         assert torch.equal(classifier.predict(TOY.new, candidates), expected)
-    accuracy = metrics.mean_class_accuracy(classifier.predict(TOY.new), TOY.new_labels)
-    assert classifier.score(TOY.new, TOY.new_labels) == accuracy
     assert classifier.n_features_in_ == 9 and repr(classifier) == repr(plain)  # options are never changed
     assert clone(plain).get_params() == plain.get_params() == type(plain)(**plain.get_params()).get_params()
     assert torch.equal(pickle.loads(pickle.dumps(classifier)).decision_function(TOY.new), scores)
@@ -75,7 +73,6 @@ BAD: list[tuple[dict[str, Any], type[ReuseError], str]] = [
     ({"features": TOY.train.where(TOY.train > 0, torch.nan)}, NonFinite, "features hold NaN or infinity"),
     ({"features": [[1.0, 2.0], [3.0]]}, ShapeMismatch, "numbers are needed, in an array of one shape"),
     ({"labels": TOY.train_labels[1:]}, ShapeMismatch, r"labels must be 48 integers, .* not torch.int64 \(47,\)"),
-    ({"labels": TOY.train_labels.float()}, ShapeMismatch, "labels must be 48 integers, .* not torch.float32"),
     ({"labels": TOY.train_labels + 1}, ReuseError, "labels must be classes from 0 to 8, none twice"),
     ({"attributes": TOY.attributes / 0}, ReuseError, "infinity"),
     ({"seen": [0, 2, 3]}, ReuseError, r"labels of classes \[5, 6, 8\], which are not seen: leave those images out"),
@@ -99,20 +96,19 @@ def test_what_cannot_be_learned_from_or_asked_is_refused() -> None:
     )
 
 
-NONSENSE: list[tuple[type[ZeroShotClassifier], dict[str, Any]]] = [
-    *((ESZSL, {"codes": "row"}), (SAE, {"projection": "to_code"}), (GFZSL, {"kernel": "rbg"})),
-    *((QFSLClassifier, {"term": "biass"}), (SeenClassifier, {"softmax": "every"}), (ESZSL, {"gamma": 0.0})),
-    *((SAE, {"lam": -1.0}), (SynC, {"width": 0.0}), (DAP, {"penalty": torch.nan}), (ConSE, {"top": 0})),
-    *((GFZSL, {"ridge": 0.0}), (LatEm, {"maps": 0}), (CMT, {"hidden": 0}), (ALE, {"lr": -1.0}), (ALE, {"batch": 8.5})),
-    *((SCoRe, {"codewords": -1.0}), (ALE, {"steps": -1}), (ALE, {"seed": 0.5}), (SeenClassifier, {"dropout": 1.0})),
-    *((QFSLClassifier, {"weight": -0.1}), (QFSLClassifier, {"unlabelled_steps": -1})),
-]
+NONSENSE: dict[str, dict[str, Any]] = {
+    **{"eszsl": {"codes": "row", "gamma": 0.0}, "gfzsl": {"kernel": "rbg"}, "dap": {"penalty": torch.nan}},
+    **{"conse": {"top": 0}, "latem": {"maps": 0}, "cmt": {"hidden": 0}, "score": {"codewords": -1.0}},
+    **{"ale": {"lr": -1.0, "batch": 8.5, "steps": -1, "seed": 0.5}, "minus-a": {"dropout": 1.0}},
+    "qfsl": {"term": "biass", "weight": -0.1, "unlabelled_steps": -1},
+}
 
 
-@pytest.mark.parametrize(("kind", "options"), NONSENSE)
-def test_options_that_cannot_be_meant_are_refused(kind: type[ZeroShotClassifier], options: dict[str, Any]) -> None:
-    with pytest.raises((BadValue, UnknownName), match="|".join(options)):
-        kind(**options).fit(**GIVEN, unlabelled=TOY.new if kind.transductive else None)
+@pytest.mark.parametrize("name", NONSENSE)
+def test_options_that_cannot_be_meant_are_refused(name: str) -> None:
+    for option, value in NONSENSE[name].items():
+        with pytest.raises((BadValue, UnknownName), match=option):
+            fitted(name, TOY, **{option: value})
 
 
 def test_chosen_options_are_among_those_tried() -> None:

@@ -52,7 +52,7 @@ def test_the_rows_are_those_of_tables_and_claims() -> None:
     assert set(tables.named("qfsl", "smoke")) <= set(SMOKE.rows)
 
 
-def test_what_no_record_holds_is_as_specified() -> None:
+def test_what_no_record_holds_is_as_specified_and_which_rows_are_transductive() -> None:
     """Whoever changes one of these changes the results: raise the chapter's version."""
     default = job.QFSLClassifier()
     assert (default.steps, default.unlabelled_steps, default.batch, default.lr) == (1500, 400, 32, 1e-2)
@@ -60,11 +60,6 @@ def test_what_no_record_holds_is_as_specified() -> None:
     assert (tuned.updates, tuned.options, tuned.dropout) == (5000, {"lr": 1e-3}, 0.2)
     assert tuned.flip and tuned.start is None and tasks.FIRST_WORLD == 3
     assert "sun-qfsl-end-to-end" not in PAPER.rows and "sun-qfsl-1" in PAPER.rows
-    cost = PAPER.predict("awa2-qfsl-end-to-end")
-    assert 1e16 < cost.operations < 3e16 and 0.1 < cost.hours("T4, fp16") < 1
-
-
-def test_which_rows_are_transductive() -> None:
     named = {row.split("-", 1)[1] for row in LAPTOP.rows}
     found = {method for method in named if study.transductive(method)}
     assert found == {method for method in named if method.startswith("qfsl")} | {*study.TERMS, "gfzsl-transductive"}

@@ -43,17 +43,6 @@ def test_confidences_are_their_plain_formulas() -> None:
         assert values.shape == (30,) and values.dtype == torch.float64
 
 
-def test_no_weight_or_nothing_said_leaves_the_ranking_of_the_defined_attributes() -> None:
-    defined, residual, prototypes = parts(200)
-    found, silent = Evidence.of(defined, residual, prototypes), Evidence.of(defined, 0 * residual, prototypes)
-    plain = found.confidence("defined").argsort(stable=True)
-    for kind in ("sum", "joint", "standardised"):
-        assert torch.equal(found.confidence(kind, 0.0).argsort(stable=True), plain)
-        assert torch.equal(silent.confidence(kind, 4.0).argsort(stable=True), plain)
-    longer = Evidence.of(defined, 50 * residual, prototypes)
-    torch.testing.assert_close(longer.confidence("standardised"), found.confidence("standardised"))
-
-
 def test_residual_attributes_can_judge_another_classifier_and_what_does_not_fit_is_refused() -> None:
     found, scores = Evidence.of(*parts()), torch.randn(30, CLASSES)
     judged = found.judging(scores)

@@ -16,7 +16,7 @@ from reuselib.data.attributes import PARTS
 from reuselib.errors import BadValue, ReuseError, UnknownName
 from reuselib.worlds.attributes import QFSL_PLAN, SELECTIVE_PLAN, AttributeWorld, WorldPlan, classes, drawing
 from reuselib.worlds.attributes.classes import REDRAW, draw_classes, frequencies
-from reuselib.worlds.attributes.drawing import plain, render, sample
+from reuselib.worlds.attributes.drawing import plain, render
 from reuselib.worlds.attributes.factors import ANNOTATED, ATTRIBUTES, FACTORS, NAMES, REGIMES, SIZES, columns, words
 from reuselib.worlds.attributes.world import SPLITS
 from reuselib.worlds.rooms.draws import Draws, keys
@@ -110,8 +110,6 @@ def test_auxiliary_images_have_any_hidden_factors() -> None:
     for place, size in enumerate(SIZES[6:], 6):
         shares = functional.one_hot(tuples[:, place].view(50, 200), size).double().mean(1)
         assert close(shares, 1 / size, 200), NAMES[place]
-    changed = (tuples[:, :6] != world.classes.auxiliary.repeat_interleave(200, 0)).double().mean(0)
-    assert close(changed, REDRAW * (1 - 1 / torch.tensor(SIZES[:6]).double()), len(tuples))
 
 
 def test_classes_follow_their_families_as_often_as_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,8 +134,9 @@ def test_classes_follow_their_families_as_often_as_they_should(monkeypatch: pyte
 
 
 def test_attributes_are_the_frequencies_with_the_noise_of_annotators() -> None:
-    tuples = torch.cat([AttributeWorld(seed).classes.tuples for seed in range(20)])
-    exact, said = frequencies(tuples), torch.cat([AttributeWorld(seed).attributes() for seed in range(20)])
+    worlds = [AttributeWorld(seed) for seed in range(8)]
+    tuples = torch.cat([world.classes.tuples for world in worlds])
+    exact, said = frequencies(tuples), torch.cat([world.attributes() for world in worlds])
     for row, numbers in zip(tuples[:30].tolist(), exact.tolist(), strict=False):
         expected = [0.08 / size + 0.92 * (value == row[k]) for k, size in enumerate(SIZES[:6]) for value in range(size)]
         assert numbers == pytest.approx(expected, abs=1e-12)
@@ -163,21 +162,6 @@ def test_regimes_are_columns_of_the_same_numbers(world: AttributeWorld) -> None:
 # ---- images
 
 
-def test_each_factor_is_drawn_anew_as_often_as_it_should_be_and_place_radius_and_colour_vary() -> None:
-    count = 40_000
-    own = one(shape="ring", colour="blue", background="noise", outline="black", tilt="tilted").expand(count, -1)
-    scenes = sample(own, keys(3, torch.arange(count)))
-    changed = scenes.tuples != own
-    for place, size in enumerate(SIZES):
-        expected = torch.full((size,), REDRAW / size, dtype=torch.float64)
-        expected[own[0, place]] += 1 - REDRAW
-        assert close(scenes.tuples[:, place].bincount(minlength=size) / count, expected, count), NAMES[place]
-    assert (torch.corrcoef(changed.double().T) - torch.eye(9)).abs().max() < 0.03, "factors are drawn independently"
-    for values, low, high in ((scenes.shift[:, 0], -3, 3), (scenes.shift[:, 1], -3, 3), (scenes.scale, 0.9, 1.1)):
-        assert close(torch.histc(values, 10, low, high) / count, 0.1, count), "uniform"
-    assert abs(scenes.tint.std() - 0.07) < 0.001 and abs(scenes.tint.mean()) < 0.001
-
-
 def test_the_tuple_decides_the_image() -> None:
     tuples = torch.cat([many(1500), one(), one(tilt="tilted"), one(shape="ring"), one(shape="ring", tilt="tilted")])
     tuples[tuples[:, 3] == 3, 3] = 0  # a noisy background differs from image to image
@@ -198,41 +182,13 @@ AREAS |= {"cross": 2 * 2.3 * 0.56 - 0.56**2, "ring": 2 * math.pi * 0.82 * 0.4}
 
 @pytest.mark.parametrize("shape", AREAS)
 def test_an_object_has_the_area_and_the_place_of_its_shape(shape: str) -> None:
-    shift = 6 * torch.rand(400, 2) - 3
+    shift = 6 * torch.rand(100, 2) - 3
     for size, radius, tilt in (("small", 5.0, "tilted"), ("large", 8.5, "upright")):
-        images = {}
-        for texture in FACTORS["texture"]:
-            tuples = one(shape=shape, colour="yellow", size=size, tilt=tilt, texture=texture).expand(400, -1)
-            images[texture] = render(replace(plain(tuples), shift=shift), noise=0)[:, 0].float() / 255
-        there = images["solid"] > 0.5
-        assert there.float().sum() / 400 == pytest.approx(radius**2 * AREAS[shape], rel=0.02)
-        for texture in ("stripes", "checker"):
-            dark = there & (images[texture] < 0.5)
-            assert 0.35 < dark.sum() / there.sum() < 0.65
-            assert torch.equal(images[texture][~there], images["solid"][~there])
+        tuples = one(shape=shape, colour="yellow", size=size, tilt=tilt).expand(100, -1)
+        there = render(replace(plain(tuples), shift=shift), noise=0)[:, 0] > 127
+        assert there.float().sum() / 100 == pytest.approx(radius**2 * AREAS[shape], rel=0.02)
         middle = (there.float().sum(1) * (torch.arange(32) + 0.5)).sum(1) / there.sum((1, 2))
         assert (middle - 16 - shift[:, 0]).abs().max() < 0.6
-    two = render(plain(one(shape=shape, colour="yellow", size="large", count="two")), noise=0)[0, 0] > 127
-    assert two.sum() == pytest.approx(2 * (0.75 * 8.5) ** 2 * AREAS[shape], rel=0.2)
-    assert two[:, :16].any() and two[:, 16:].any()
-
-
-def test_grounds_outlines_and_frames() -> None:
-    values = {"dark": [0.08] * 32, "grey": [0.55] * 32, "gradient": [0.1 + 0.8 * (n + 0.5) / 32 for n in range(32)]}
-    for ground, expected in values.items():
-        column = render(plain(one(background=ground)), noise=0)[0, :, :, 0].double() / 255
-        torch.testing.assert_close(column, torch.tensor([expected] * 3).double(), atol=0.5 / 255 + 1e-6, rtol=0)
-    noisy = render(plain(one(background="noise", size="small").expand(40, -1)), noise=0)[:, :, :8].float() / 255
-    assert torch.equal(noisy[:, :1].expand_as(noisy), noisy) and len(noisy.flatten(1).unique(dim=0)) == 40
-    assert close(torch.histc(noisy[:, 0], 5, 0.05, 0.55) / noisy[:, 0].numel(), 0.2, 1000)
-    for outline, level in {"white": 255, "black": 0}.items():
-        ring = render(plain(one(background="grey", outline=outline, size="large")), noise=0)[0, 0] == level
-        assert ring.sum() == pytest.approx(math.pi * (10.3**2 - 8.5**2), rel=0.1)
-    for frame, colour in {"orange": (255, 140, 26), "green": (0, 89, 26)}.items():
-        image = render(plain(one(frame=frame)), noise=0)[0]
-        edge = image != render(plain(one()), noise=0)[0]
-        assert edge.any(0).sum() == 32**2 - 28**2 and not edge[:, 2:-2, 2:-2].any()
-        assert image[:, 0, 0].tolist() == pytest.approx(colour, abs=1)
 
 
 # ---- the world as a whole

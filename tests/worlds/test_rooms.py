@@ -62,7 +62,7 @@ def test_it_is_made_on_another_device() -> None:
 def test_what_cannot_be_meant_is_refused(few: RoomSet) -> None:
     numbers = ("count", 0), ("count", 2.5), ("seed", -1), ("seed", 2**62)
     draws = partial(rooms, "test"), collage, noise, partial(closeups, "real", "train")
-    bad = {"size": 0}, {"noise": -1.0}, {"chunk": -1}
+    bad = {"size": 0}, {"noise": -1.0}
     assert_refused(
         (UnknownName, "unknown split of rooms 'tset'. Did you mean 'test'", lambda: rooms("tset")),
         *(
@@ -104,16 +104,6 @@ def test_probes_from_elsewhere(draw: object) -> None:
     assert torch.equal(draw(9, seed=2).images, images.images[:9]), "image i is the same for any count"
     assert not torch.equal(draw(9, seed=3).images, images.images[:9])
     assert len(draw(1)) == 1 and len(draw()) == 256 and draw(2, device="meta").images.is_meta
-
-
-def test_noise_is_uniform_and_collages_are_flat_with_upright_edges() -> None:
-    counts = noise(64).images.flatten().bincount(minlength=256) / (64 * 12)
-    assert len(counts) == 256 and (counts - 1).abs().max() < 0.2
-    images = collage(64).images.float() / 255
-    across = (images[..., 1:] - images[..., :-1]).abs().amax(1) > 10 * NOISE
-    assert 0.02 < across.float().mean() < 0.3, "most neighbours are of one rectangle"
-    same = (across[:, 1:] & across[:, :-1]).sum() / across[:, :-1].sum()
-    assert same > 0.8, "an edge to the right goes on downwards"
 
 
 # ---- close-ups

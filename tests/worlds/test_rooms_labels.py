@@ -19,13 +19,6 @@ from reuselib.worlds.rooms.room_set import stream
 from reuselib.worlds.rooms.tasks import GROUPS, TASKS, losses, task
 
 OFFSETS = ((0, 3), (3, 0), (3, 3), (3, -3))
-RANGES = {
-    **dict.fromkeys(("autoencoder", "denoise", "inpaint"), (-1, 1)),
-    **dict.fromkeys(("seg2d", "seg25d"), (0, 1)),
-    **dict.fromkeys(("layout", "vp"), (-5, 5)),
-    **{"color": (-2, 2), "edge2d": (0, 2.9), "kp2d": (0, 6), "edge3d": (0, 1.5), "depth": (-3, 2.5)},
-    **{"normals": (-1.001, 1.001), "reshade": (-1.2, 1.8)},
-}
 
 
 @pytest.fixture(scope="module")
@@ -33,25 +26,17 @@ def world() -> RoomSet:
     return rooms("probes", 40, seed=7)
 
 
-def test_the_tasks_are_those_of_the_description() -> None:
+def test_labels_have_the_shapes_and_types_that_the_tasks_say(world: RoomSet) -> None:
     groups = {group: [t.name for t in TASKS.values() if t.group == group] for group in GROUPS}
-    assert [len(names) for names in groups.values()] == [7, 5, 2, 3] and len(TASKS) == 17
-    assert groups["geometric"] == ["layout", "vp"] and groups["semantic"] == ["semseg", "obj", "scene"]
-    assert [t.name for t in TASKS.values() if t.source_only] == ["inpaint", "color"]
-    assert {t.name for t in TASKS.values() if t.loss == "l2"} == {"edge3d", "layout", "vp"}
-    assert task("depth").dense > task("vp").dense
-
-
-def test_labels_have_their_shape_are_finite_and_in_range(world: RoomSet) -> None:
+    assert [len(names) for names in groups.values()] == [7, 5, 2, 3] and task("depth").dense > task("vp").dense
     for name, asked in TASKS.items():
         found = world.labels(name)
         if asked.loss == "ce":
             assert found.dtype == torch.int64 and found.shape == (len(world), *asked.shape[1:]), name
             assert 0 <= found.min() and found.max() < asked.shape[0] and len(found.unique()) > asked.shape[0] / 2
         else:
-            low, high = RANGES[name]
             assert found.dtype == torch.float32 and found.shape == (len(world), *asked.shape), name
-            assert low <= found.min() and found.max() <= high and found.std() > 0.05, name
+            assert found.isfinite().all() and found.std() > 0.05, name
     for name in ("autoencoder", "denoise", "inpaint"):
         assert torch.allclose(world.labels(name), world.images.images / 127.5 - 1, atol=1e-6)
     assert torch.equal(world.labels("normals"), world.normal)

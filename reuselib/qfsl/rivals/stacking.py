@@ -59,11 +59,6 @@ class Curve:
         """H at any constants, float64 like ``shifts``."""
         return self.harmonic[torch.searchsorted(self.changes, shifts.double())]
 
-    @property
-    def area(self) -> float:
-        """AUSUC, the area under MCA_t over MCA_s: from 0 to 1, whatever the constant."""
-        return float(torch.trapezoid(self.unseen.flip(0), self.seen.flip(0)))
-
 
 def curve(
     seen_scores: Tensor, seen_labels: Tensor, unseen_scores: Tensor, unseen_labels: Tensor, seen: Tensor, unseen: Tensor

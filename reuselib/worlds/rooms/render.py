@@ -62,13 +62,12 @@ class Hits(Rows):
         return self.rgb.mul(255).round().byte()
 
 
-def render(scenes: Scenes, size: int = 32, chunk: int = 0, shadows: bool = True, noise: float = NOISE) -> Hits:
+def render(scenes: Scenes, size: int = 32, shadows: bool = True, noise: float = NOISE) -> Hits:
     """Render scenes.
 
     Args:
         scenes: On any device, `meta` too.
         size: Height and width in pixels.
-        chunk: Scenes at a time, for memory and caches; the result does not depend on it. 0 for a good one.
         shadows: Whether solids keep the light from what is behind them.
         noise: Standard deviation of the image noise.
 
@@ -76,9 +75,8 @@ def render(scenes: Scenes, size: int = 32, chunk: int = 0, shadows: bool = True,
         BadValue: If the size is below 1, or the noise below 0.
     """
     checks.whole(size=size)
-    checks.whole(0, chunk=chunk)
     checks.number(noise=noise)
-    chunk = chunk or max(1, (2**13 if scenes.device.type == "cpu" else 2**20) // size**2)
+    chunk = max(1, (2**13 if scenes.device.type == "cpu" else 2**20) // size**2)  # for caches and memory
     starts = range(0, len(scenes), chunk)
     return joined([_render(scenes[start : start + chunk], size, shadows, noise) for start in starts])
 
