@@ -73,13 +73,10 @@ def test_plans_that_fit_no_world_and_what_else_cannot_be_meant(
     assert_refused(
         (BadValue, "seen must be a whole number from 1 to 29", lambda: WorldPlan(seen=30)),
         *((BadValue, f"{name} must be a whole number of", partial(WorldPlan, **{name: 0})) for name in counts),
-        *((BadValue, name, partial(WorldPlan, **{name: 1.2})) for name in ("p_family", "p_hidden")),
         (UnknownName, "regime of annotation 'fuor'. Did you mean 'four'", lambda: WorldPlan(annotated="fuor")),
         (ReuseError, none, lambda: draw_classes(tight, 0)),
         (ReuseError, "of 1700 auxiliary classes differ", lambda: draw_classes(crowded, 0)),
         *((BadValue, "seed must be", partial(AttributeWorld, seed, SMALL)) for seed in (-1, 0.5, 2**62)),
-        (BadValue, "noise must be", lambda: render(plain(one()), -0.1)),
-        (UnknownName, "regime of annotation 'ful'. Did you mean 'full'", lambda: world.attributes("ful")),
         (UnknownName, "split of the attribute world 'test_unseen'", lambda: world.images("test_unseen")),
     )
 
