@@ -36,11 +36,7 @@ def test_what_is_no_attribute_matrix_and_no_class_is_refused() -> None:
     zero = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [0.2, 0.9]])
     twice, empty = ([0, 7], [-1, 2], [1, 1]), ([], [0.5], [True, False])
     assert_refused(
-        (
-            ReuseError,
-            "look like values. Scale values to 0 to 1",
-            lambda: filled(torch.tensor([[-0.5, 1.0], [0.2, -0.3]])),
-        ),
+        (ReuseError, "look like values. Scale values to 0", lambda: filled(torch.tensor([[-0.5, 1.0], [0.2, -0.3]]))),
         (NonFinite, "infinity", lambda: filled(torch.tensor([[1.0, torch.inf]]))),
         (ReuseError, "Attribute 1 is defined for no", lambda: filled(torch.tensor([[1.0, -1.0], [0.5, -1.0]]))),
         (UnknownName, "kind of codes 'centered'. Did you mean 'centred'", lambda: class_codes(A, SEEN, "centered")),

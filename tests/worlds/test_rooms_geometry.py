@@ -16,7 +16,7 @@ from reuselib.worlds.rooms import SHAPES, Scenes
 from reuselib.worlds.rooms.render import ROOM, Hits, camera_axes, camera_rays, dot, in_room, render
 from reuselib.worlds.rooms.scene import SOLIDS, SURFACES
 
-COUNT = 48
+COUNT = 24
 
 
 @pytest.fixture(scope="module")
