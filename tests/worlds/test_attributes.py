@@ -28,7 +28,7 @@ SIGMAS = 4.5  # of a binomial: one test in a hundred thousand fails by chance, a
 
 @pytest.fixture(scope="module")
 def world() -> AttributeWorld:
-    return AttributeWorld(0)
+    return AttributeWorld(0, SMALL)
 
 
 def close(share: Tensor | float, expected: Tensor | float, count: int) -> bool:
@@ -148,7 +148,7 @@ def test_attributes_are_the_frequencies_with_the_noise_of_annotators() -> None:
 def test_regimes_are_columns_of_the_same_numbers(world: AttributeWorld) -> None:
     full = world.attributes()
     for name in REGIMES:
-        part = AttributeWorld(0, replace(QFSL_PLAN, annotated=name))
+        part = AttributeWorld(0, replace(SMALL, annotated=name))
         assert torch.equal(part.attributes(), full[:, columns(name)])
         assert torch.equal(world.attributes(name), part.attributes())
         assert world.attribute_names(name) == part.attribute_names()
@@ -204,7 +204,7 @@ def test_images_depend_on_seed_split_class_and_place_alone(monkeypatch: pytest.M
 
 
 def test_splits_have_their_sizes_labels_and_tuples(world: AttributeWorld) -> None:
-    sizes = {"train": 1200, "test_seen": 400, "unseen": 600, "auxiliary": 2000}
+    sizes = {"train": 60, "test_seen": 40, "unseen": 40, "auxiliary": 100}
     for split, size in sizes.items():
         images, scenes = world.images(split), world.scenes(split)
         assert len(images) == len(scenes) == size and images.shape == (3, 32, 32), split
@@ -214,7 +214,7 @@ def test_splits_have_their_sizes_labels_and_tuples(world: AttributeWorld) -> Non
         same = scenes.tuples[:, :6] == tuples[images.labels, :6]
         assert close(same.double().mean(), 1 - REDRAW * (1 - (1 / torch.tensor(SIZES[:6])).mean()), 6 * size)
         assert images.classes == tuple(words(row) for row in tuples) and len(set(images.classes)) == len(images.classes)
-    assert world.images("auxiliary").labels.bincount().tolist() == [40] * 50
+    assert world.images("auxiliary").labels.bincount().tolist() == [2] * 50
     assert repr(world) == "AttributeWorld(seed 0, 20 seen, 10 unseen and 50 auxiliary classes, 23 attributes, cpu)"
     found = world.zero_shot("four")
     assert torch.equal(found.attributes, world.attributes("four")) and found.classes == world.class_names

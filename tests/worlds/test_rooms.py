@@ -13,6 +13,7 @@ from reuselib.errors import BadValue, ReuseError, ShapeMismatch, UnknownName
 from reuselib.report import figures
 from reuselib.worlds import rooms as world
 from reuselib.worlds.rooms import SHAPES, TASKS, RoomSet, Scenes, closeups, collage, gallery, noise, room_set
+from reuselib.worlds.rooms.draws import keys
 from reuselib.worlds.rooms.render import NOISE, render
 from reuselib.worlds.rooms.room_set import MOST_STREAMS, SPLITS, STREAMS, inputs, rooms, stream
 
@@ -32,8 +33,9 @@ def test_splits_have_their_sizes_and_images_and_share_no_scene(few: RoomSet) -> 
     assert repr(few) == "RoomSet('rooms_probes', 24 x (3, 32, 32), 17 tasks, cpu)"
     used = [stream(name, seed) for name in STREAMS for seed in range(4)]
     assert len(set(used)) == len(used) and len(STREAMS) <= MOST_STREAMS
-    keys = [Scenes.sample(count, stream(split, seed)).key for split, count in SPLITS.items() for seed in range(3)]
-    assert len(torch.cat(keys).unique()) == 3 * sum(SPLITS.values())
+    every = [keys(stream(split, seed), torch.arange(count)) for split, count in SPLITS.items() for seed in range(3)]
+    assert len(torch.cat(every).unique()) == 3 * sum(SPLITS.values())
+    assert torch.equal(few.scenes.key, keys(stream("probes", 0), torch.arange(24)))
 
 
 def test_a_room_depends_on_split_seed_and_place_alone(monkeypatch: pytest.MonkeyPatch, few: RoomSet) -> None:
