@@ -154,11 +154,8 @@ def test_expectation_maximisation_is_its_formula_and_no_class_dies() -> None:
     expected = ((r * x.unsqueeze(1)).sum(0) + 2 * means) / total
     torch.testing.assert_close(found[0], expected)
     torch.testing.assert_close(found[1], ((r * (x.unsqueeze(1) - expected) ** 2).sum(0) + 2 * variances) / total)
-    centres = torch.tensor([[0.0, 0.0], [6.0, 0.0], [0.0, 6.0], [500.0, 500.0]]).double()
-    x = centres[:3].repeat_interleave(50, 0) + 0.5 * torch.randn(150, 2).double()
-    means, variances = expectation_maximisation(x, centres, torch.ones(4, 2).double(), 20)
-    torch.testing.assert_close(means, centres, atol=0.4, rtol=0)
-    assert variances.min() > 0 and torch.equal(means[3], centres[3])
+    far = torch.cat([means, means + 500])  # a class without images keeps its Gaussian
+    torch.testing.assert_close(expectation_maximisation(x, far, torch.ones(6, 2).double())[0][3:], far[3:])
     plain, refined = (zeroshot_toys.fitted(name, TOY) for name in ("gfzsl", "gfzsl-transductive"))
     assert torch.equal(plain.means_[TOY.seen], refined.means_[TOY.seen])
     assert not torch.isclose(plain.means_[TOY.unseen], refined.means_[TOY.unseen]).all()
@@ -240,15 +237,6 @@ def test_the_curve_is_what_every_constant_gives() -> None:
     some = torch.linspace(float(found.shifts[0]) - 2, float(found.shifts[-1]) + 2, 41, dtype=torch.float64)
     expected = torch.tensor([at(sides, float(each))["harmonic"] for each in some], dtype=torch.float64)
     torch.testing.assert_close(found.harmonic_at(some), expected)
-
-
-def test_the_curve_by_hand() -> None:
-    # Columns: one seen class, one unseen. Gaps: seen images 2 and 4, unseen ones 1 and 3; all right on their own side.
-    scores, labels = torch.tensor([[[2.0, 0], [4, 0]], [[1.0, 0], [3, 0]]]), torch.tensor([[0, 0], [1, 1]])
-    found = curve(scores[0], labels[0], scores[1], labels[1], torch.tensor([0]), torch.tensor([1]))
-    assert found.shifts.tolist() == [0, 1.5, 2.5, 3.5, 5]
-    assert found.seen.tolist() == [1, 1, 0.5, 0.5, 0] and found.unseen.tolist() == [0, 0.5, 0.5, 1, 1]
-    assert found.best == (1.5, pytest.approx(2 / 3))
 
 
 def test_the_constant_is_chosen_on_seen_classes_and_the_best_of_many() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import partial
 
@@ -170,22 +169,6 @@ def test_the_tuple_decides_the_image() -> None:
     visible[round_one, 8] = 0
     assert len(visible.unique(dim=0)) < len(tuples.unique(dim=0)), "there are such pairs"
     assert len(first.flatten(1).unique(dim=0)) == len(visible.unique(dim=0)), "other tuples never look alike"
-
-
-# Of a radius of 1; a square, a diamond and a cross are bounded by their sides, a ring by two circles.
-AREAS = {"disc": math.pi, "square": 1.8**2, "triangle": 3 * math.sqrt(3) * 0.66**2, "diamond": 2 * 0.6 * 1.3}
-AREAS |= {"cross": 2 * 2.3 * 0.56 - 0.56**2, "ring": 2 * math.pi * 0.82 * 0.4}
-
-
-@pytest.mark.parametrize("shape", AREAS)
-def test_an_object_has_the_area_and_the_place_of_its_shape(shape: str) -> None:
-    shift = 6 * torch.rand(100, 2) - 3
-    for size, radius, tilt in (("small", 5.0, "tilted"), ("large", 8.5, "upright")):
-        tuples = one(shape=shape, colour="yellow", size=size, tilt=tilt).expand(100, -1)
-        there = render(replace(plain(tuples), shift=shift), noise=0)[:, 0] > 127
-        assert there.float().sum() / 100 == pytest.approx(radius**2 * AREAS[shape], rel=0.02)
-        middle = (there.float().sum(1) * (torch.arange(32) + 0.5)).sum(1) / there.sum((1, 2))
-        assert (middle - 16 - shift[:, 0]).abs().max() < 0.6
 
 
 # ---- the world as a whole

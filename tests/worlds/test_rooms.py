@@ -137,14 +137,10 @@ def test_domains_show_four_classes_and_differ_in_texture_shadow_noise_and_hue(re
     for other in (closeups(domain, "train", 6), closeups(domain, "test", 6, seed=1)):
         assert not (other.images == images.images[:6]).flatten(1).all(1).any()
     assert (len(hits.albedo.unique()) > 1) == (hits.segment % 2 == 1).any() == real
-    if not real:
-        assert torch.equal(images.images, images.images[:, :1].expand(-1, 3, -1, -1)), "it is grey"
-        return
+    assert real or torch.equal(images.images, images.images[:, :1].expand(-1, 3, -1, -1)), "it is grey"
     many = Scenes.closeups(4000, seed=1)
-    for colour in (many.colour[:, 6], many.colour[:, 2]):  # of the solid and of the walls
-        means = torch.stack([colour[many.shape[:, 0] == shape].mean(0) for shape in range(4)])
-        assert (means - means.mean(0)).abs().max() < 0.03, "hues tell nothing of the shape"
-    assert many.pattern[:, 6].bincount().min() > 600
+    means = torch.stack([many.colour[many.shape[:, 0] == shape, 6].mean(0) for shape in range(4)])
+    assert (means - means.mean(0)).abs().max() < 0.03, "hues tell nothing of the shape"
 
 
 # ---- the gallery
