@@ -120,12 +120,6 @@ def fitted(
     return classifier, cost
 
 
-def forget() -> None:
-    """Drop what was read and fitted in this process."""
-    for cached in (tasks.real_sets, tasks.photograph_sets, fitted, tasks.benchmark):
-        cached.cache_clear()
-
-
 # --- one row on one split ---------------------------------------------------------------------------------------------
 
 

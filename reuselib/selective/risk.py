@@ -74,11 +74,6 @@ class RiskCoverage:
         return selective_risk(self.errors, self.shares)
 
     @property
-    def full_risk(self) -> float:
-        """The error rate of all answers: the same for every confidence."""
-        return float(self.risk[-1])
-
-    @property
     def area(self) -> float:
         """AURCC, see :func:`area`: lower is better."""
         return area(self.errors, self.shares)

@@ -45,7 +45,7 @@ def test_no_order_is_better_than_errors_last() -> None:
 def test_coverages_and_thresholds_belong_together() -> None:
     confidence, wrong = answers(150)
     curve = risk.risk_coverage(confidence, wrong)
-    assert curve.full_risk == pytest.approx(wrong.double().mean().item())
+    assert float(curve.risk[-1]) == pytest.approx(wrong.double().mean().item())
     assert curve.coverage[-1] == 1 and (curve.coverage.diff() > 0).all()
     for threshold in (-1.0, 0.0, 0.5, float(confidence[7])):
         kept = confidence >= threshold

@@ -17,7 +17,7 @@ import torch
 
 from reuselib import chapters
 from reuselib.errors import MissingFile
-from reuselib.qfsl import class_codes
+from reuselib.qfsl import class_codes, tasks
 from reuselib.qfsl.rivals import OPTIONS
 from reuselib.selective import AugmentedClassifier, choose, job, losses, rivals, study
 from reuselib.selective.job import Judge, SelectiveResult, measures
@@ -35,12 +35,18 @@ class Runs(dict[str, SelectiveResult]):
         return self[row]
 
 
+def forget() -> None:
+    """Drop what was read and fitted in this process."""
+    for cached in (tasks.real_sets, job.fitted, tasks.benchmark):
+        cached.cache_clear()
+
+
 @pytest.fixture(scope="module")
 def runs() -> Iterator[Runs]:
     """Share the runs among all tests."""
-    job.forget()
+    forget()
     yield Runs()
-    job.forget()
+    forget()
 
 
 def test_the_rows_are_those_of_tables_and_claims_and_the_choices_were_made_before_any_record() -> None:
@@ -136,7 +142,7 @@ def test_a_row_costs_what_its_fits_did_also_where_they_were_at_hand(runs: Runs) 
 
 def test_runs_repeat_seeds_differ_metrics_are_means_over_splits_and_equations_are_called(runs: Runs) -> None:
     before = {row: runs[row] for row in ("four-random", "four-sae-augmented", "digits-augmented", "segments-augmented")}
-    job.forget()
+    forget()
     for row, run in before.items():
         again = SMOKE.run(row, 0, progress=False)
         assert torch.equal(again.confidence, run.confidence) and again.metrics == run.metrics
@@ -146,7 +152,7 @@ def test_runs_repeat_seeds_differ_metrics_are_means_over_splits_and_equations_ar
     assert not torch.equal(*(judge.data.unseen for judge in judges))
     for name, value in before["segments-augmented"].metrics.items():
         assert value == pytest.approx(sum(each[name] for each in found) / 2)
-    job.forget()
+    forget()
     rows = ("four-augmented", "four-joint", "four-standardised")
     equations.check("selective", lambda: [SMOKE.run(row, 0, progress=False) for row in rows])
 
@@ -155,7 +161,7 @@ def test_runs_repeat_seeds_differ_metrics_are_means_over_splits_and_equations_ar
 
 
 def test_rows_of_the_benchmarks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    job.forget()
+    forget()
     with pytest.raises(MissingFile, match="res101.mat is missing. Fix: run .*, or bring xlsa17.zip"):
         PAPER.run("cub-augmented", progress=False)
     monkeypatch.setitem(OPTIONS["tried"], "eszsl", {"gamma": [10.0]})  # others would take seconds
@@ -166,4 +172,4 @@ def test_rows_of_the_benchmarks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
             short = each.settings[row].heads.but(steps=1)
             run = each.run(row, progress=False, heads=short, choice={"folds": 2})
             assert all(math.isfinite(value) for value in run.metrics.values()) and run.data.name == f"{name}_ps"
-    job.forget()
+    forget()
