@@ -314,9 +314,9 @@ class Split:
         held |= {"attribute_names": data.attribute_names, "features": features}
         held["images"] = replace(images, labels=y, classes=names)
         for unseen, masks in fold_masks(y.cpu(), len(names), self.settings.folds, 0.2, self.seed):
-            parts = {part: mask.nonzero().flatten().to(y) for part, mask in zip(attributes.PARTS, masks, strict=True)}
-            parts |= {"seen": others(unseen, len(names)).to(y), "unseen": unseen.to(y)}
-            found.append(ZeroShotSet(name=data.name, **held, **parts))
+            held |= {part: mask.nonzero().flatten().to(y) for part, mask in zip(attributes.PARTS, masks, strict=True)}
+            held |= {"seen": others(unseen, len(names)).to(y), "unseen": unseen.to(y)}
+            found.append(ZeroShotSet(name=data.name, **held))
         return found
 
     def network(self) -> ZeroShotNetwork:

@@ -57,10 +57,11 @@ def class_wise(
     y, table = as_labels(labels, len(x)), as_tensor(attributes)
     seen = seen_classes(y, None, len(table))
     y, table = torch.searchsorted(seen, y), table[seen.to(table.device)]
-    return [
-        Fold(*((x[mask.to(x.device)], y[mask]) for mask in masks), attributes=table)
-        for _, masks in fold_masks(y, len(seen), folds, holdout, seed)
-    ]
+    found = []
+    for _, masks in fold_masks(y, len(seen), folds, holdout, seed):
+        train, other, played = ((x[mask.to(x.device)], y[mask]) for mask in masks)
+        found.append(Fold(train, other, played, table))
+    return found
 
 
 def fold_masks(
