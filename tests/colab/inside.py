@@ -24,6 +24,8 @@ FEATURES = 60, 25
 """Training and test images of each class of CIFAR-10 whose features are taken."""
 READOUTS = 10, 50
 """Labelled images of each class, and test images, by which the found networks are judged."""
+PROBES = 16
+"""Images on which the found networks are compared."""
 PHOTOGRAPHS = 16
 """Of each list, at the size of the encoders."""
 
@@ -44,7 +46,7 @@ class Patch:
 def shorten(most: int) -> None:
     """Let every run have so many updates at most, and each update so many of its own; measure on few photographs."""
     from reuselib import data, run
-    from reuselib.attribution.found import FoundZoo
+    from reuselib.attribution import found
     from reuselib.qfsl import selection, tasks
     from reuselib.run import loop, study
 
@@ -63,14 +65,15 @@ def shorten(most: int) -> None:
         read(split, *wanted).take(MEASURED, 0) if split == "test" else read(split, *wanted)
     )
     tasks.CIFAR_IMAGES = FEATURES
-    every, few = selection.ParameterGrid, FoundZoo._few
+    every, few, probes = selection.ParameterGrid, found.FoundZoo._few, found.probe_images
     selection.ParameterGrid = lambda grid: list(every(grid))[:CHOICES]  # type: ignore[misc,assignment]
 
-    def fewer(zoo: FoundZoo, target: str, amount: int) -> tuple[data.ImageSet, data.ImageSet]:
+    def fewer(zoo: found.FoundZoo, target: str, amount: int) -> tuple[data.ImageSet, data.ImageSet]:
         training, test = few(zoo, target, min(amount, READOUTS[0]))
         return training, test.take(READOUTS[1], 0)
 
-    FoundZoo._few = fewer  # type: ignore[method-assign]
+    found.FoundZoo._few = fewer  # type: ignore[method-assign]
+    found.probe_images = lambda *asked: probes(*asked).take(PROBES, 0)
 
 
 def stop_after(rows: int) -> None:
