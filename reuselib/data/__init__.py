@@ -76,7 +76,7 @@ def load(
     """
     if name not in SETS:
         raise unknown("image set", name, SETS)
-    return _shaped(SETS[name](split, size, channels, download), size, channels)
+    return SETS[name](split, size, channels, download).resized(size).with_channels(channels)
 
 
 def load_few(
@@ -98,11 +98,6 @@ def load_few(
         ReuseError: If a class has fewer images; also every error of `load`.
     """
     if name == "imagenet":
-        return _shaped(photographs.imagenet_few(per_class, seed), size, channels)
+        return photographs.imagenet_few(per_class, seed).resized(size).with_channels(channels)
+
     return load(name, "train", size, channels, download).per_class(per_class, seed)
-
-
-def _shaped(images: ImageSet, size: int | None, channels: int | None) -> ImageSet:
-    """Return the images in the size and with the channels wanted."""
-    images = images if size is None else images.resized(size)
-    return images if channels is None else images.with_channels(channels)

@@ -26,19 +26,12 @@ def crop_and_flip(images: Tensor, generator: torch.Generator | None, padding: in
         The augmented images, of the same shape and type.
     """
     checks.whole(0, padding=padding)
-    count, channels, height, width = images.shape
+    count, _, height, width = images.shape
     device = images.device
     down, right = torch.randint(2 * padding + 1, (2, count, 1), generator=generator, device=device)
     rows = torch.arange(height, device=device) + down
-    columns = torch.arange(width, device=device).expand(count, width)
-    if flip:
-        mirrored = torch.randint(2, (count, 1), generator=generator, device=device).bool()
-        columns = torch.where(mirrored, width - 1 - columns, columns)
-    columns = columns + right
-    padded = functional.pad(images, (padding,) * 4)
-    image = torch.arange(count, device=device).view(-1, 1, 1, 1)
-    channel = torch.arange(channels, device=device).view(1, -1, 1, 1)
-    return padded[image, channel, rows.view(count, 1, height, 1), columns.view(count, 1, 1, width)]
+    columns = _mirrored(torch.arange(width, device=device).expand(count, width), generator, flip) + right
+    return _picked(functional.pad(images, (padding,) * 4), rows, columns)
 
 
 def window_and_flip(
@@ -57,19 +50,30 @@ def window_and_flip(
     Returns:
         The windows, (B, C, size, size), of the same type.
     """
-    count, channels, height, width = images.shape
+    count, _, height, width = images.shape
     checks.whole(1, min(height, width), size=1 if size is None else size)
     device, tall, wide = images.device, size or height, size or width
     rows, columns = (torch.arange(side, device=device).expand(count, side) for side in (tall, wide))
-    if flip:
-        mirrored = torch.randint(2, (count, 1), generator=generator, device=device).bool()
-        columns = torch.where(mirrored, wide - 1 - columns, columns)
+    columns = _mirrored(columns, generator, flip)
     if size:
         rows = rows + torch.randint(height - tall + 1, (count, 1), generator=generator, device=device)
         columns = columns + torch.randint(width - wide + 1, (count, 1), generator=generator, device=device)
-    image = torch.arange(count, device=device).view(-1, 1, 1, 1)
-    channel = torch.arange(channels, device=device).view(1, -1, 1, 1)
-    return images[image, channel, rows.view(count, 1, tall, 1), columns.view(count, 1, 1, wide)]
+    return _picked(images, rows, columns)
+
+
+def _mirrored(columns: Tensor, generator: torch.Generator | None, flip: bool) -> Tensor:
+    """Columns (B, W) that are 0 to W - 1: half of the rows, drawn at random, from the last to the first."""
+    if not flip:
+        return columns
+    mirrored = torch.randint(2, (len(columns), 1), generator=generator, device=columns.device).bool()
+    return torch.where(mirrored, columns.shape[1] - 1 - columns, columns)
+
+
+def _picked(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The pixels of each image at its rows (B, h) and columns (B, w), (B, C, h, w)."""
+    image, channel = (torch.arange(size, device=images.device) for size in images.shape[:2])
+    place = image.view(-1, 1, 1, 1), channel.view(1, -1, 1, 1)
+    return images[*place, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 def resized_crop(
@@ -129,8 +133,6 @@ def roll_and_flip(images: Tensor, generator: torch.Generator | None, shift: int 
     device = images.device
     down, right = torch.randint(-shift, shift + 1, (2, 1), generator=generator, device=device)
     rows = (torch.arange(height, device=device) - down) % height
-    columns = (torch.arange(width, device=device) - right) % width
-    if flip:
-        mirrored = torch.randint(2, (1,), generator=generator, device=device).bool()
-        columns = torch.where(mirrored, width - 1 - columns, columns)
+    columns = ((torch.arange(width, device=device) - right) % width).unsqueeze(0)
+    columns = _mirrored(columns, generator, flip).squeeze(0)
     return images.index_select(2, rows).index_select(3, columns)

@@ -27,12 +27,15 @@ def downloads(*parts: str) -> Path:
 
 def command(name: str) -> str:
     """The command that fetches a set."""
-    call = (
-        "multi_label.celeba_attributes(download=True)"
-        if name == "celeba_attributes"
-        else f"load('{name}', download=True)"
-    )
+    celeba = name == "celeba_attributes"
+    call = "multi_label.celeba_attributes(download=True)" if celeba else f"load('{name}', download=True)"
     return f'python -c "from reuselib import data; data.{call}"'
+
+
+def fetch_again(name: str, place: Path) -> str:
+    """How what lies somewhere below `downloads/` is brought back."""
+    return f"delete {place} if it is there, then run {command(name)}"
+
 
 
 def check_split(split: str, name: str = "", splits: Sequence[str] = SPLITS) -> None:
@@ -47,14 +50,12 @@ def count_and_seed(split: str, train: int, test: int, seed: int = 0) -> tuple[in
     return (train, test)[SPLITS.index(split)], seed + SPLITS.index(split)
 
 
+CUT_OFF = "what came was cut off, or is a page in its place: run {command} again"
+TOO_OFTEN = "its server gave it too often today: run {command} tomorrow"
 MENDED = {
     "'gdown' is required": "pip install gdown, and run {command}",
-    **dict.fromkeys(
-        ("quota", "many accesses", "many users"), "its server gave it too often today: run {command} tomorrow"
-    ),
-    **dict.fromkeys(
-        ("corrupted", "incomplete"), "what came was cut off, or is a page in its place: run {command} again"
-    ),
+    **dict.fromkeys(("quota", "many accesses", "many users"), TOO_OFTEN),
+    **dict.fromkeys(("corrupted", "incomplete"), CUT_OFF),
     "no space left": "free some space, or set REUSELIB_DATA to a folder on another disk, and run {command}",
     "http error": "its server is there but does not give it: run {command} later",
 }
@@ -71,9 +72,8 @@ def fetch(name: str, download: Callable[[], object], again: str = "") -> None:
         download()
     except Exception as error:  # urllib's, torchvision's and gdown's errors have no narrower base in common
         reason = " ".join(str(error).split()) or type(error).__name__
-        fix = next(
-            (fix for sign, fix in MENDED.items() if sign in reason.lower()), "connect to the network and run {command}"
-        )
+        known = (mended for sign, mended in MENDED.items() if sign in reason.lower())
+        fix = next(known, "connect to the network and run {command}")
         raise ReuseError(
             f"{name} could not be fetched ({reason}). Fix: {fix.format(command=again or command(name))}, "
             f"or bring the files from elsewhere to {downloads()}"
@@ -99,6 +99,14 @@ def present(path: Path, fix: str) -> Path:
     """The path itself; MissingFile where nothing is."""
     if not path.exists():
         raise MissingFile(f"{path} is missing. Fix: {fix}")
+    return path
+
+
+def named(path: Path, fix: str) -> Path:
+    """The path itself; DamagedFile unless its name ends, after a hyphen, in the first digits of the file's SHA-256."""
+    expected = path.stem.rpartition("-")[2]
+    if not (digest := home.sha256(path)).startswith(expected):
+        raise DamagedFile(path, f"expected sha256 {expected}..., found {digest}", fix)
     return path
 
 
@@ -164,8 +172,7 @@ def pictures(
         found[index] = picture
 
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(put, range(len(names))):
-            pass
+        list(pool.map(put, range(len(names))))
     return found
 
 

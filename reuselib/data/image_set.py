@@ -238,16 +238,18 @@ class ImageSet(Batches):
         """Return the same images as one class, "unlabelled", for methods that must not see a label."""
         return replace(self, labels=torch.zeros_like(self.labels), classes=("unlabelled",))
 
-    def resized(self, size: int) -> ImageSet:
-        """Return the set with square images of `size` pixels, rounded back to uint8.
+    def resized(self, size: int | None) -> ImageSet:
+        """Return the set with square images of `size` pixels, rounded back to uint8; None keeps them as they are.
+
 
         28-pixel images that shrink to a divisor of 32 get a border of zeros first and then exact averages, so
         that every pixel weighs the same. Every other case is bilinear with antialiasing. Mean and std become
         those of the resized training pixels where they are known (`STATISTICS`); elsewhere they stay, and so
         do those taken from another set.
         """
-        checks.whole(size=size)
-        if self.shape[1:] == (size, size):
+        if size is not None:
+            checks.whole(size=size)
+        if size is None or self.shape[1:] == (size, size):
             return self
         images = torch.cat([_resize(chunk, size) for chunk in self.images.split(4096)])
         mean, std = self.mean, self.std
@@ -256,9 +258,12 @@ class ImageSet(Batches):
             mean, std = new[0] * self.shape[0], new[1] * self.shape[0]
         return replace(self, images=images, mean=mean, std=std)
 
-    def with_channels(self, channels: int) -> ImageSet:
-        """Return the set in grey (1) or colour (3); grey made from colour is normalised by its own pixels."""
-        if channels == self.shape[0]:
+    def with_channels(self, channels: int | None) -> ImageSet:
+        """Return the set in grey (1) or colour (3); grey made from colour is normalised by its own pixels.
+
+        None keeps the images as they are.
+        """
+        if channels in (None, self.shape[0]):
             return self
         if (self.shape[0], channels) == (1, 3):
             return replace(self, images=self.images.repeat(1, 3, 1, 1), mean=self.mean * 3, std=self.std * 3)

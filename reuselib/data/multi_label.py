@@ -128,8 +128,7 @@ def fashion_attributes(split: str = "train", size: int | None = None) -> MultiLa
         MissingFile: If a file is neither there nor to be fetched.
         DamagedFile: If a file has another hash than the one shipped.
     """
-    images = vision.fashion_mnist(split)
-    images = images if size is None else images.resized(size)
+    images = vision.fashion_mnist(split).resized(size)
     initials = {task: [name[0] for name in names] for task, names in FASHION_TASKS.items()}
     table = {task: [initials[task].index(letter) for letter in row] for task, row in FASHION_TABLE.items()}
     return from_classes(images, FASHION_TASKS, table)
@@ -169,8 +168,7 @@ def cifar_kinds(split: str = "train", size: int | None = None) -> MultiLabelSet:
         MissingFile: If the files are not there.
         DamagedFile: If a file has another hash than the one published.
     """
-    images = vision.cifar10_jpeg(split)
-    images = images if size is None else images.resized(size)
+    images = vision.cifar10_jpeg(split).resized(size)
     table = {"vehicles": [0, 1, *[-1] * 6, 2, 3], "animals": [-1, -1, *range(6), -1, -1]}
     return from_classes(images, CIFAR_KINDS, table)
 

@@ -45,18 +45,15 @@ COUNTS = {  # images where no hash tells that all are there
     "sunrgbd": {"train": 5_285},
     "voc2012": {"train": 1_464},
 }
-DOGS = "http://vision.stanford.edu/aditya86/ImageNetDogs"
-AIRCRAFT = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz"
-LSUN = "http://dl.yf.io/lsun/scenes/church_outdoor_train_lmdb.zip"
+STANFORD, CALTECH = "http://vision.stanford.edu/aditya86/ImageNetDogs/", "https://data.caltech.edu/records/"
+OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/"
+LSUN = "91128ae026840ac0c5982b4445ab5fc4e092d6847cca76793b2b1a0815c2e74a"
 URLS = {  # address and MD5, of LSUN's archive SHA-256
-    "cub200": (
-        "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
-        "97eceeb196236b17998738112f37df78",
-    ),
-    "fgvc_aircraft": (AIRCRAFT, "d4acdd33327262359767eeaa97a4f732"),
-    "lsun_church": (LSUN, "91128ae026840ac0c5982b4445ab5fc4e092d6847cca76793b2b1a0815c2e74a"),
-    "stanford_dogs": (f"{DOGS}/images.tar", "1bb1f2a596ae7057f99d7d75860002ef"),
-    "stanford_dogs lists": (f"{DOGS}/lists.tar", "edbb9f16854ec66506b5f09b583e0656"),
+    "cub200": (f"{CALTECH}65de6-vp158/files/CUB_200_2011.tgz", "97eceeb196236b17998738112f37df78"),
+    "fgvc_aircraft": (f"{OXFORD}fgvc-aircraft-2013b.tar.gz", "d4acdd33327262359767eeaa97a4f732"),
+    "lsun_church": ("http://dl.yf.io/lsun/scenes/church_outdoor_train_lmdb.zip", LSUN),
+    "stanford_dogs": (f"{STANFORD}images.tar", "1bb1f2a596ae7057f99d7d75860002ef"),
+    "stanford_dogs lists": (f"{STANFORD}lists.tar", "edbb9f16854ec66506b5f09b583e0656"),
     "tiny_imagenet": ("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"),
 }
 
@@ -74,7 +71,7 @@ def caltech101(split: str = "train", download: bool = False) -> ImageSet:
         files.fetch("caltech101", lambda: datasets.Caltech101(str(files.downloads()), download=True))
     folder = files.present(files.downloads("caltech101", "101_ObjectCategories"), files.command("caltech101"))
     train, test = caltech_split(folder)
-    fix = f"delete the folder, then run {files.command('caltech101')}"
+    fix = files.fetch_again("caltech101", folder)
     files.count(folder, len(train) + len(test), COUNTS["caltech101"]["train and test"], fix)
     paths, labels = zip(*(train if split == "train" else test), strict=True)
     classes = tuple(category.name for category in _categories(folder))
@@ -171,10 +168,8 @@ def _list_imagenet(part: str) -> datasets.ImageNet:
     archives = {name: datasets.imagenet.ARCHIVE_META[name][0] for name in ("devkit", part)}
     there = {"devkit": folder / datasets.imagenet.META_FILE, part: folder / part}
     address = "https://image-net.org/challenges/LSVRC/2012/2012-downloads.php"
-    fix = (
-        f"torchvision cannot fetch ILSVRC-2012: get {' and '.join(archives.values())} from {address} "
-        f"and put them into {folder}"
-    )
+    needed = f"get {' and '.join(archives.values())} from {address} and put them into {folder}"
+    fix = f"torchvision cannot fetch ILSVRC-2012: {needed}"
     for name, archive in archives.items():
         if not there[name].exists():
             files.present(folder / archive, fix)
@@ -202,11 +197,12 @@ def stanford_dogs(split: str = "train", download: bool = False) -> ImageSet:
     A class is named as its folder is ("n02085620-Chihuahua"), and classes are sorted by that name. Mean and std are
     those of ImageNet. The images of both splits take 3.1 GB of memory.
     """
-    folder, fix = files.downloads("stanford_dogs"), _again("stanford_dogs", "stanford_dogs")
+    folder = files.downloads("stanford_dogs")
+    fix = files.fetch_again("stanford_dogs", folder)
     lists = {part: folder / f"{part}_list.mat" for part in SPLITS}
     if download and not all(path.is_file() for path in lists.values()):
-        _unpack("stanford_dogs", folder)
-        _unpack("stanford_dogs", folder, "stanford_dogs lists")
+        for archive in ("stanford_dogs", "stanford_dogs lists"):
+            _unpack("stanford_dogs", folder, archive)
     names = {part: files.matlab(path, ["file_list"], fix, squeeze=True)["file_list"] for part, path in lists.items()}
     listed = {part: [(f"Images/{name}", str(name).split("/")[0]) for name in names[part]] for part in SPLITS}
     return _fine_grained("stanford_dogs", folder, listed, split, fix)
@@ -217,7 +213,8 @@ def cub200(split: str = "train", download: bool = False) -> ImageSet:
 
     A class is named as its folder is ("001.Black_footed_Albatross"). The images of both splits take 1.8 GB of memory.
     """
-    folder, fix = files.downloads("CUB_200_2011"), _again("cub200", "CUB_200_2011")
+    folder = files.downloads("CUB_200_2011")
+    fix = files.fetch_again("cub200", folder)
     if download and not folder.is_dir():
         _unpack("cub200", folder.parent)
     training = dict(_lines(folder / "train_test_split.txt", fix))
@@ -253,7 +250,8 @@ def fgvc_aircraft(split: str = "train", download: bool = False) -> ImageSet:
     "train" is the published training and validation set together. The line of text below each photograph stays. The
     images of both splits take 1.5 GB of memory.
     """
-    folder, fix = files.downloads("fgvc-aircraft-2013b"), _again("fgvc_aircraft", "fgvc-aircraft-2013b")
+    folder = files.downloads("fgvc-aircraft-2013b")
+    fix = files.fetch_again("fgvc_aircraft", folder)
     if download and not folder.is_dir():
         _unpack("fgvc_aircraft", folder.parent)
     lists = {"train": "images_variant_trainval.txt", "test": "images_variant_test.txt"}
@@ -292,11 +290,6 @@ def _lines(path: Path, fix: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _again(name: str, folder: str) -> str:
-    """Return how to bring an unpacked set back."""
-    return f"delete {files.downloads(folder)} if it is there, then run {files.command(name)}"
-
-
 # ---- photographs of one class
 
 
@@ -326,7 +319,7 @@ def celeba_files(name: str, wanted: Sequence[str], download: bool) -> list[Path]
 
 def packed(name: str, path: Path, names: Sequence[str], change: Change) -> Tensor:
     """Read photographs of a zip archive; see `files.pictures`."""
-    fix = f"delete {path}, then run {files.command(name)}"
+    fix = files.fetch_again(name, path)
     with zipfile.ZipFile(path) as archive:
         return files.pictures(path, names, change, fix, lambda file: io.BytesIO(archive.read(file)))
 
@@ -349,10 +342,10 @@ def lsun_church(split: str = "train", download: bool = False) -> ImageSet:
     if download and not (folder / "data.mdb").is_file():
         (url, digest), archive = URLS["lsun_church"], folder.with_suffix(".zip")
         files.fetch("lsun_church", lambda: utils.download_url(url, archive.parent, archive.name))
-        home.verify(archive, digest, f"delete {archive}, then run {files.command('lsun_church')}")
+        home.verify(archive, digest, files.fetch_again("lsun_church", archive))
         utils.extract_archive(str(archive), str(archive.parent), remove_finished=True)
     files.present(folder / "data.mdb", files.command("lsun_church"))
-    fix = f"delete {folder}, then run {files.command('lsun_church')}"
+    fix = files.fetch_again("lsun_church", folder)
     try:
         with lmdb.open(str(folder), readonly=True, lock=False, readahead=False) as database:
             with database.begin() as transaction:
@@ -414,9 +407,8 @@ def _brought(name: str, split: str, folder: Path, pattern: str, word: str, chang
     """Read the photographs of a folder that no program can fetch."""
     files.check_split(split, name, ("train",))
     fix = f"{fix} to {folder}"
-    return one_class(
-        name, files.pictures(folder, files.listed(folder, pattern, COUNTS[name]["train"], fix), change, fix), word
-    )
+    found = files.listed(folder, pattern, COUNTS[name]["train"], fix)
+    return one_class(name, files.pictures(folder, found, change, fix), word)
 
 
 def voc2012(split: str = "train", download: bool = False) -> ImageSet:
@@ -433,7 +425,7 @@ def voc2012(split: str = "train", download: bool = False) -> ImageSet:
     if download:
         files.fetch("voc2012", lambda: source(download=True))
     folder = files.present(files.downloads("VOCdevkit", "VOC2012"), files.command("voc2012"))
-    fix = f"delete {folder}, then run {files.command('voc2012')}"
+    fix = files.fetch_again("voc2012", folder)
     names = source().images
     files.count(folder, len(names), COUNTS["voc2012"]["train"], fix)
     return one_class("voc2012", files.pictures(folder, names, files.square(SHORTER), fix), "photograph")

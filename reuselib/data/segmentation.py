@@ -1,4 +1,5 @@
-"""Images with a class for every pixel: CamVid and NYUv2, and sets made of any masks.
+"""Images with a class for every pixel: CamVid and NYUv2.
+
 
 torchvision can fetch neither: they must be brought to `downloads/` of the data folder, and are counted and looked at
 when they are read.
@@ -6,7 +7,7 @@ when they are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
 from reuselib.data import files
-from reuselib.data.image_set import HALVES, Batches, Change, OfImages, check_form, check_range, one_class
+from reuselib.data.image_set import Batches, Change, OfImages, check_form, check_range, one_class
 from reuselib.data.rendered import rendered
 from reuselib.errors import DamagedFile, ShapeMismatch, unknown
 
@@ -75,32 +76,6 @@ class SegmentationSet(OfImages, Batches):
             batch: Images at a time; as many as have a million pixels if left out.
         """
         return super().batches(max(1, 2**20 // self.masks[0].numel()) if batch is None else batch)
-
-
-def from_masks(
-    name: str,
-    images: Tensor,
-    masks: Tensor,
-    classes: Sequence[str],
-    mean: tuple[float, ...] = HALVES[0],
-    std: tuple[float, ...] = HALVES[1],
-    ignore: int = IGNORE,
-) -> SegmentationSet:
-    """Make a set of any images and masks.
-
-    Args:
-        name: Name of the set.
-        images: uint8, (N, C, H, W).
-        masks: int64, (N, H, W).
-        classes: The class names, in the order of the labels.
-        mean: Per channel, in [0, 1] units.
-        std: Per channel, in [0, 1] units.
-        ignore: The label of pixels without a class.
-
-    Raises:
-        ShapeMismatch: If the parts do not fit together.
-    """
-    return SegmentationSet(one_class(name, images, "image", (mean, std)), masks, tuple(classes), ignore)
 
 
 def camvid(split: str = "train") -> SegmentationSet:
@@ -164,7 +139,7 @@ def _pairs(
     if len(wrong := (found < 0).flatten(1).any(1).nonzero()):
         raise DamagedFile(masks[wrong[0]], f"it holds a value that is none of {sorted(table)}", fix)
     pixels = files.pictures(images[0].parent, images, files.shrunk(SHORTER), fix)
-    return from_masks(name, pixels, found, classes)
+    return SegmentationSet(one_class(name, pixels, "image"), found, classes)
 
 
 SETS: dict[str, Callable[[str], SegmentationSet]] = {

@@ -113,7 +113,7 @@ def encoder_file(task: str) -> Path:
     if task not in encoders():
         raise unknown("task of Taskonomy", task, encoders())
     path = files.present(folder(ENCODERS) / encoders()[task], "reuselib fetch attribution --scale colab")
-    return home.verify(path, path.stem.rpartition("-")[2], f"delete {path} and fetch it again")
+    return files.named(path, f"delete {path} and fetch it again")
 
 
 def _shorter(path: Path) -> int:

@@ -126,10 +126,8 @@ def stl10(split: str = "train", download: bool = False) -> ImageSet:
     source, root = datasets.STL10, files.downloads()
     paths = [(root / source.base_folder / name, digest) for name, digest in source.train_list + source.test_list]
     read = _open("stl10", source, paths, root, download, split=split)
-    images = _tensor(read.data)
-    return ImageSet(
-        "stl10", images, torch.from_numpy(read.labels.astype(np.int64)), tuple(read.classes), *statistics(images)
-    )
+    images, labels = _tensor(read.data), torch.from_numpy(read.labels.astype(np.int64))
+    return ImageSet("stl10", images, labels, tuple(read.classes), *statistics(images))
 
 
 def cifar10(split: str = "train", download: bool = False) -> ImageSet:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from reuselib.errors import unknown
-from reuselib.nets.chain import Link, chain_of, works_in_place
+from reuselib.nets.chain import chain_of, works_in_place
 from reuselib.nets.conv import conv3, conv4, lenet5, lenet5_half
 from reuselib.nets.encoder_decoder import (
     TaskNetwork,
@@ -50,7 +50,7 @@ from reuselib.nets.resnet import (
     wrn40_2,
 )
 from reuselib.nets.segmentation import Segmenter, deeplabv3_mobilenet, deeplabv3_resnet50, small_segmenter
-from reuselib.nets.taps import Penultimate, penultimate, tap
+from reuselib.nets.taps import penultimate, tap
 from reuselib.nets.vgg import alexnet, plain_vgg, take_torchvision_alexnet, vgg11_bn, vgg16_plain, vgg16_plain_half
 
 

@@ -129,7 +129,6 @@ RECIPES: dict[str, Recipe | Published] = {
     "cifar100-vgg11": _cifar("cifar100", "vgg11_bn", 200, _CMI),
     # Thirteen convolutions without batch norm: tried on Fashion-MNIST, the loss grew again above a rate of 0.03.
     "cifar10-vgg16": _cifar("cifar10", "vgg16_plain", 200, lr=0.02),
-    "cifar10-vgg16-short": _cifar("cifar10", "vgg16_plain", 30, lr=0.02),
     "cifar100-vgg16": _cifar("cifar100", "vgg16_plain", 200, lr=0.02),
     "tiny-imagenet-vgg11": _cifar("tiny_imagenet", "vgg11_bn", 200, _CMI, updates=781, pools=4),
     "tiny-imagenet-resnet34": _cifar("tiny_imagenet", "resnet34_8x", 200, _CMI, updates=781),

@@ -42,9 +42,6 @@ def _closed(module: nn.Module) -> bool:
     return isinstance(module, torch.jit.ScriptModule)
 
 
-OPAQUE = (torch.fx.GraphModule, torch.jit.ScriptModule)
-
-
 @contextmanager
 def listening(
     network: nn.Module, note: Note, names: Iterable[str] | None = None, *, inputs: bool = False, copy: bool = False
@@ -64,10 +61,8 @@ def listening(
         ReuseError: a module lies inside what was traced, scripted or exported.
     """
     own = unwrapped(network)
-    if names is None:
-        watched = list(own.named_modules())
-    else:
-        watched = [(name, _module(own, name)) for name in names]
+    watched = list(own.named_modules()) if names is None else [(name, _module(own, name)) for name in names]
+
     with _listening(network, note, watched, inputs, copy):
         yield
 
@@ -86,7 +81,8 @@ def _listening(
     """The same for modules at hand; the network is looked through once, since steps of training listen too."""
     closed, compiled, copied = False, False, copy
     for part in _parts(network):
-        closed = closed or (isinstance(part, OPAQUE) and _closed(part))
+        closed = closed or _closed(part)
+
         compiled = compiled or part._compiled_call_impl is not None or "_orig_mod" in part._modules
         copied = copied or part.__dict__.get("inplace", False)
 

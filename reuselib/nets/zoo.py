@@ -148,7 +148,7 @@ class Piece:
             ReuseError: it was made by another recipe.
             NonFinite: they hold NaN or infinity.
         """
-        if recipe is not None and self.card()["recipe"] != _plain(recipe):
+        if recipe is not None and self.card()["recipe"] != json.loads(json.dumps(recipe)):  # lists for tuples
             raise ReuseError(f"{self.folder} was made by another recipe. Delete it, then {self.fix}")
         return self._finite(safetensors.torch.load(self.verify().read_bytes()))
 
@@ -225,11 +225,6 @@ def _sealed(card: Mapping[str, Any]) -> bytes:
     return (json.dumps(facts | {"digest": digest}, indent=2) + "\n").encode()
 
 
-def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as JSON gives it back: lists for tuples."""
-    return json.loads(json.dumps(content))
-
-
 def _log(history: run.History) -> str:
     import pandas  # takes a while, and only what is trained has a log
 
@@ -298,7 +293,11 @@ def load(name: str, device: str | torch.device | None = None) -> nn.Module:
     """
     where = run.device(device)
     if where.type == "meta":
-        return _blank(_recipe(name))
+        recipe = _recipe(name)
+        space = blank.SPACES[recipe.dataset]
+        with torch.device("meta"):
+            size = {"classes": space.classes, "channels": space.channels}
+            return nets.build(recipe.architecture, **recipe.arguments, **size).eval().requires_grad_(False)
     piece = _piece(name)
     facts = piece.card()
     if "architecture" not in facts:
@@ -321,14 +320,6 @@ def images(name: str, split: str, device: str | torch.device | None = None) -> A
         return (blank.masked_images if masked else blank.images)(recipe.dataset, recipe.size)
     facts = card(name)
     return _images(facts["dataset"], split, facts["size"]).to(where)
-
-
-def _blank(recipe: Made) -> nn.Module:
-    """A network without weights, for asking what it costs."""
-    space = blank.SPACES[recipe.dataset]
-    with torch.device("meta"):
-        network = nets.build(recipe.architecture, **recipe.arguments, classes=space.classes, channels=space.channels)
-    return network.eval().requires_grad_(False)
 
 
 def _images(dataset: str, split: str, size: int | None) -> ImageSet | SegmentationSet:

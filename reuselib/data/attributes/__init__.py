@@ -4,6 +4,8 @@
 images that are at hand, and `reuselib.worlds.attributes` draws classes of its own. Each is a `ZeroShotSet`.
 """
 
+# ruff: noqa: F401
+
 from reuselib.data.attributes.gbu import BENCHMARKS, fetch_gbu, gbu, gbu_attributes, gbu_images
 from reuselib.data.attributes.human import (
     CIFAR_BODY,
@@ -15,16 +17,3 @@ from reuselib.data.attributes.human import (
     unseen_places,
 )
 from reuselib.data.attributes.zero_shot import PARTS, ZeroShotSet
-
-__all__ = ["BENCHMARKS", "CIFAR_BODY", "PARTS", "SEGMENTS", "ZeroShotSet"]
-__all__ += [
-    "cifar10",
-    "digits",
-    "fashion",
-    "fetch_gbu",
-    "gbu",
-    "gbu_attributes",
-    "gbu_images",
-    "random_features",
-    "unseen_places",
-]

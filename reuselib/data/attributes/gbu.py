@@ -46,20 +46,15 @@ class Benchmark:
     source: str = ""
 
 
+AWA2_IMAGES = "AwA2-data.zip of cvml.ista.ac.at/AwA2, unpacked"
+CUB_IMAGES = "CUB_200_2011.tgz of data.caltech.edu/records/65de6-vp158, unpacked"
+SUN_IMAGES = "SUNAttributeDB_Images.tar.gz of cs.brown.edu/~gmpatter/sunattributes.html, unpacked into a folder SUN"
+AWA2_FOLDER = "Animals_with_Attributes2/JPEGImages"
 BENCHMARKS: dict[str, Benchmark] = {
     "AWA1": Benchmark(30_475, 50, 10, 85, (6_180, 5_685)),
-    "AWA2": Benchmark(
-        *(37_322, 50, 10, 85, (6_985, 7_913), "Animals_with_Attributes2/JPEGImages"),
-        source="AwA2-data.zip of cvml.ista.ac.at/AwA2, unpacked",
-    ),
-    "CUB": Benchmark(
-        *(11_788, 200, 50, 312, (2_933, 2_967), "CUB_200_2011/images"),
-        source="CUB_200_2011.tgz of data.caltech.edu/records/65de6-vp158, unpacked",
-    ),
-    "SUN": Benchmark(
-        *(14_340, 717, 72, 102, (1_440, 1_440), "SUN/images"),
-        source="SUNAttributeDB_Images.tar.gz of cs.brown.edu/~gmpatter/sunattributes.html, unpacked into a folder SUN",
-    ),
+    "AWA2": Benchmark(37_322, 50, 10, 85, (6_985, 7_913), AWA2_FOLDER, AWA2_IMAGES),
+    "CUB": Benchmark(11_788, 200, 50, 312, (2_933, 2_967), "CUB_200_2011/images", CUB_IMAGES),
+    "SUN": Benchmark(14_340, 717, 72, 102, (1_440, 1_440), "SUN/images", SUN_IMAGES),
     "APY": Benchmark(15_339, 32, 12, 64, (2_644, 7_924)),
 }
 """AwA with either images, CUB, SUN and aPY, as Xian et al. count them."""
@@ -92,10 +87,9 @@ def gbu(name: str, split: str = "ps") -> ZeroShotSet:
     source.check_kept()
     features, labels, classes = source.images("features")
     if features.shape != (FEATURES, len(labels)):
-        reason = f"features must be ({FEATURES}, {len(labels)}), not {features.shape}"
-        raise DamagedFile(source.listed, reason, source.fix)
+        raise source.damaged(source.listed, f"features must be ({FEATURES}, {len(labels)}), not {features.shape}")
     if not np.isfinite(features).all():
-        raise DamagedFile(source.listed, "features must be finite", source.fix)
+        raise source.damaged(source.listed, "features must be finite")
     rows = torch.from_numpy(np.ascontiguousarray(features.T, dtype=np.float32))
     return source.zero_shot(labels, classes).with_features(rows)
 
@@ -180,6 +174,10 @@ class _Source:
         self.fix = f"run {self.command}, or bring {needed} of {ADDRESS}, unpacked, to {self.downloads}"
         self.pictures = f"bring {self.benchmark.source}, to {self.downloads}"
 
+    def damaged(self, path: Path, reason: str) -> DamagedFile:
+        """The error for a file that does not hold what was published."""
+        return DamagedFile(path, reason, self.fix)
+
     def check_kept(self) -> None:
         """Compare the files with those that were fetched first; files that were brought have no hash."""
         kept = _kept(self.downloads)
@@ -210,8 +208,7 @@ class _Source:
         """Return numbers from 1 to `end` as positions from 0."""
         places = found.ravel().astype(np.int64) - 1
         if len(places) and (places.min() < 0 or places.max() >= end):
-            reason = f"{what} must be 1 to {end}, not {places.min() + 1} to {places.max() + 1}"
-            raise DamagedFile(path, reason, self.fix)
+            raise self.damaged(path, f"{what} must be 1 to {end}, not {places.min() + 1} to {places.max() + 1}")
         return places
 
     def images(self, key: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
@@ -228,7 +225,8 @@ class _Source:
         matrix = files.matlab(self.described, ("original_att",), self.fix)["original_att"]
         shape = (self.benchmark.attributes, self.benchmark.classes)
         if matrix.shape != shape:
-            raise DamagedFile(self.described, f"original_att must be {shape}, not {matrix.shape}", self.fix)
+            raise self.damaged(self.described, f"original_att must be {shape}, not {matrix.shape}")
+
         return torch.from_numpy(np.ascontiguousarray(matrix.T, dtype=np.float32))
 
     def zero_shot(self, labels: np.ndarray, classes: tuple[str, ...]) -> ZeroShotSet:
@@ -258,7 +256,7 @@ class _Source:
                 attribute_names=tuple(f"attribute {number}" for number in range(1, self.benchmark.attributes + 1)),
             )
         except ReuseError as error:
-            raise DamagedFile(self.divided, str(error), self.fix) from error
+            raise self.damaged(self.divided, str(error)) from error
 
     def paths(self, names: Sequence[str]) -> list[Path]:
         """Return where photographs lie, by the end of the names that they had where they were listed."""
@@ -266,7 +264,8 @@ class _Source:
         for name in names:
             _, marker, rest = name.rpartition(f"/{folder.name}/")
             if not marker:
-                raise DamagedFile(self.listed, f"{name!r} is none of its photographs", self.fix)
+                raise self.damaged(self.listed, f"{name!r} is none of its photographs")
+
             found.append(files.present(folder / rest, self.pictures))
         return found
 
@@ -295,9 +294,8 @@ def _keep(path: Path, downloads: Path, fix: str) -> None:
     kept[name] = home.sha256(path)
     lines = "".join(f"{digest}  {each}\n" for each, digest in sorted(kept.items()))
     home.write_atomic(downloads / KEPT, lines.encode())
-    print(
-        f"{name}: no hash is published; this one's, {kept[name][:16]}..., is kept in {KEPT} and compared from now on."
-    )
+    said = f"this one's, {kept[name][:16]}..., is kept in {KEPT} and compared from now on."
+    print(f"{name}: no hash is published; {said}")
 
 
 def _text(cell: Any) -> str:

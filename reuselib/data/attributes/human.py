@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -16,6 +16,12 @@ from reuselib.data.attributes.zero_shot import ZeroShotSet, standardised
 from reuselib.data.files import SPLITS
 from reuselib.data.image_set import ImageSet, drawing
 from reuselib.errors import ReuseError, unknown
+
+
+def _table(traits: Iterable[Sequence[str]], names: Sequence[str]) -> Tensor:
+    """Whether each class has each trait, 0 or 1, a row a class."""
+    return torch.tensor([[float(name in each) for name in names] for each in traits])
+
 
 DIGIT_NAMES = (
     *("top", "up-left", "up-right", "middle", "low-left", "low-right", "bottom"),
@@ -37,12 +43,8 @@ DIGIT_TRAITS: tuple[tuple[str, ...], ...] = (
     ("upper loop", "lower loop"),
     ("upper loop", "open low-left"),
 )
-DIGIT_ATTRIBUTES = torch.tensor(
-    [
-        [float(bit) for bit in bars] + [float(name in traits) for name in DIGIT_NAMES[SEGMENTS:]]
-        for bars, traits in zip(DIGIT_SEGMENTS, DIGIT_TRAITS, strict=True)
-    ]
-)
+_BARS = torch.tensor([[float(bit) for bit in bars] for bars in DIGIT_SEGMENTS])
+DIGIT_ATTRIBUTES = torch.cat([_BARS, _table(DIGIT_TRAITS, DIGIT_NAMES[SEGMENTS:])], 1)
 """(10, 16): what a person says of each digit."""
 UNSEEN_DIGITS = 3
 RANDOM_FEATURES = 64
@@ -63,9 +65,7 @@ FASHION_TRAITS: dict[str, tuple[str, ...]] = {
     "Bag": ("handle", "boxy"),
     "Ankle boot": ("footwear", "high shaft"),
 }
-FASHION_ATTRIBUTES = torch.tensor(
-    [[float(name in traits) for name in FASHION_NAMES] for traits in FASHION_TRAITS.values()]
-)
+FASHION_ATTRIBUTES = _table(FASHION_TRAITS.values(), FASHION_NAMES)
 """(10, 14): conventions about such garments, not what one photograph shows."""
 
 CIFAR_NAMES = (
@@ -90,7 +90,7 @@ CIFAR_TRAITS: dict[str, tuple[str, ...]] = {
     "ship": ("large body", "metal", "windows", "engine", "cargo", "sky behind", "water around", "carries people"),
     "truck": ("large body", "wheels", "metal", "windows", "engine", "cargo", "headlights", "road below"),
 }
-CIFAR_ATTRIBUTES = torch.tensor([[float(name in traits) for name in CIFAR_NAMES] for traits in CIFAR_TRAITS.values()])
+CIFAR_ATTRIBUTES = _table(CIFAR_TRAITS.values(), CIFAR_NAMES)
 """(10, 24): what such a thing is like, written before any result; not what one photograph shows."""
 
 
@@ -145,7 +145,7 @@ def fashion(
         UnknownName: If there is no such class.
         ReuseError: If no class or every class is unseen, or a class has fewer images.
     """
-    train, test = (vision.fashion_mnist(split).resized(size).per_class(per_class, seed) for split in SPLITS)
+    train, test = (vision.fashion_mnist(split).per_class(per_class, seed).resized(size) for split in SPLITS)
     for name in unseen:
         if name not in train.classes:
             raise unknown("class of Fashion-MNIST", name, train.classes)
