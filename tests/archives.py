@@ -17,10 +17,13 @@ import shutil
 import struct
 import sys
 import tarfile
+import threading
 import types
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.request import urlretrieve
@@ -171,6 +174,39 @@ def square(image: Image.Image, shorter: int, side: int) -> np.ndarray:
     small = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
     left, top = round((small.width - side) / 2), round((small.height - side) / 2)
     return np.asarray(small.crop((left, top, left + side, top + side))).transpose(2, 0, 1)
+
+
+class Server(BaseHTTPRequestHandler):
+    """Gives files of `folder`, or behaves as `mood` says: busy, or giving a page, an altered file or a part of it."""
+
+    folder = Path()
+    mood = "well"
+
+    def do_GET(self) -> None:
+        if self.mood == "busy":
+            return self.send_error(503)
+        content = (self.folder / self.path.strip("/")).read_bytes()
+        altered = bytes([content[0] ^ 1]) + content[1:]
+        sent = {"altered": altered, "page": b"<html>Too many users</html>"}.get(self.mood, content)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(sent)))
+        self.end_headers()
+        self.wfile.write(sent[:-5] if self.mood == "cut" else sent)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def serving(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Serve a folder over HTTP; gives the address."""
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setattr(Server, "folder", folder)
+    monkeypatch.setenv("no_proxy", "*")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/"
+        running.shutdown()
 
 
 # ---- arrays
@@ -531,11 +567,6 @@ def bring_benchmark(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path, pe
     members = {f"xlsa17/data/{name}/res101.mat": mat(features=features.T, image_files=cells(listed), labels=numbers)}
     for split, place in {"ps": "xlsa17/data", "ss": "standard_split"}.items():
         held = {f"{part}_loc": np.uint16(places + 1).reshape(-1, 1) for part, places in parts[split].items()}
-        # As in some of the published files: they hold test images of seen classes.
-        both = np.concatenate([parts[split]["trainval"], parts[split].get("test_seen", labels[:0])])
-        held |= {
-            key: np.uint16(both[start::2] + 1).reshape(-1, 1) for start, key in enumerate(("train_loc", "val_loc"))
-        }
         held |= {"allclasses_names": cells(classes), "original_att": original.T}
         members[f"{place}/{name}/att_splits.mat"] = mat(**held)
     write(files.downloads(), members)
