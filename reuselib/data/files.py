@@ -37,7 +37,6 @@ def fetch_again(name: str, place: Path) -> str:
     return f"delete {place} if it is there, then run {command(name)}"
 
 
-
 def check_split(split: str, name: str = "", splits: Sequence[str] = SPLITS) -> None:
     """Refuse a split that a set has not; UnknownName names the nearest."""
     if split not in splits:

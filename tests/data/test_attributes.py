@@ -96,7 +96,6 @@ def test_some_attributes_and_other_features_also_elsewhere() -> None:
 MISFITS = {
     "one row a class": {"attributes": torch.zeros(3, 4)},
     "attributes must be float": {"attributes": torch.zeros(4, 3).long()},
-
     "train must be int64 with one dimension": {"train": torch.zeros(2, 2).long()},
     "features must be .40, d.": {"features": torch.zeros(39, 2)},
     "40 labels need as many images": {"images": little().images.subset(slice(39))},
