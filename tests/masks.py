@@ -21,9 +21,7 @@ Contents = archives.Contents
 PHOTOGRAPHS = ("cityscapes", "sunrgbd", "voc2012")
 
 
-def bring(
-    name: str, monkeypatch: pytest.MonkeyPatch, folder: Path, train: int = 5, test: int = 3, shorter: int = SHORTER
-) -> Contents:
+def bring(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path, train: int = 5, test: int = 3) -> Contents:
     """Write one set below `folder`.
 
     Args:
@@ -32,22 +30,21 @@ def bring(
         folder: An empty folder, usually `tmp_path`.
         train: Number of training images.
         test: Number of test images, where there is such a split.
-        shorter: The shorter side that images get when they are read.
 
     Returns:
         For each split of CamVid and NYUv2, what should be read: images uint8 (N, 3, H, W) and masks int64 (N, H, W).
     """
     (folder / "data").mkdir(exist_ok=True)
     monkeypatch.setenv("REUSELIB_DATA", str(folder / "data"))
-    monkeypatch.setattr(segmentation, "SHORTER", shorter)
-    monkeypatch.setattr(photographs, "SHORTER", shorter)
+    monkeypatch.setattr(segmentation, "SHORTER", SHORTER)
+    monkeypatch.setattr(photographs, "SHORTER", SHORTER)
     counts = {"train": train, "test": test}
     if name in PHOTOGRAPHS:
         archives.publish(name, monkeypatch, folder, train, test)
         return {}
     monkeypatch.setattr(segmentation, f"{name.upper()}_IMAGES", counts)
     writer = {"camvid": _camvid, "nyuv2": _nyuv2}[name]
-    return {split: writer(split, counts, shorter) for split in counts}
+    return {split: writer(split, counts) for split in counts}
 
 
 def regions(size: tuple[int, int], values: int, seed: int) -> Image.Image:
@@ -56,33 +53,31 @@ def regions(size: tuple[int, int], values: int, seed: int) -> Image.Image:
     return Image.fromarray(coarse).resize(size, Image.Resampling.NEAREST)
 
 
-def _pair(
-    size: tuple[int, int], values: int, seed: int, shorter: int, image: Path, mask: Path
-) -> tuple[np.ndarray, np.ndarray]:
+def _pair(size: tuple[int, int], values: int, seed: int, image: Path, mask: Path) -> archives.Part:
     """Write a smooth random picture and a mask; return what they are when the shorter side has its length."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
     picture, kinds = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC), regions(size, values, seed)
     for path, content in ((image, picture), (mask, kinds)):
         path.parent.mkdir(parents=True, exist_ok=True)
         content.save(path, compress_level=1)
-    small = (int(shorter * size[0] / size[1]), shorter)
+    small = (int(SHORTER * size[0] / size[1]), SHORTER)
     pixels = np.asarray(picture.resize(small, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
     return pixels, np.asarray(kinds.resize(small, Image.Resampling.NEAREST)).astype(np.int64)
 
 
-def _camvid(split: str, counts: dict[str, int], shorter: int) -> tuple[np.ndarray, np.ndarray]:
+def _camvid(split: str, counts: dict[str, int]) -> archives.Part:
     """Pictures of 480x360 pixels; in the masks 11 means void."""
     found, folder = [], files.downloads("CamVid")
     for number in range(counts[split]):
         name = f"{'0016E5' if split == 'test' else '0001TP'}_{8000 + 30 * number:06d}.png"
         seed = 100 * (split == "test") + number
-        found.append(_pair((480, 360), 12, seed, shorter, folder / split / name, folder / f"{split}annot" / name))
+        found.append(_pair((480, 360), 12, seed, folder / split / name, folder / f"{split}annot" / name))
     archives.write(folder, {"val/other.png": b"", "test.txt": b"/SegNet/CamVid/test/0001TP_008550.png ...\n"})
     images, masks = (np.stack(each) for each in zip(*found, strict=True))
     return images, np.where(masks == 11, 255, masks)
 
 
-def _nyuv2(split: str, counts: dict[str, int], shorter: int) -> tuple[np.ndarray, np.ndarray]:
+def _nyuv2(split: str, counts: dict[str, int]) -> archives.Part:
     """Pictures of 640x480 pixels, numbered from 1, the two splits in turn; in the masks 0 means no class."""
     order = np.random.default_rng(3).permutation(sum(counts.values())) + 1
     numbers = {"train": np.sort(order[: counts["train"]]), "test": np.sort(order[counts["train"] :])}
@@ -92,6 +87,6 @@ def _nyuv2(split: str, counts: dict[str, int], shorter: int) -> tuple[np.ndarray
     for number in numbers[split].tolist():
         image = folder / f"nyu_{split}_rgb" / f"nyu_rgb_{number:04d}.png"
         mask = folder / f"{split}_labels_13" / f"new_nyu_class13_{number:04d}.png"
-        found.append(_pair((640, 480), 14, number, shorter, image, mask))
+        found.append(_pair((640, 480), 14, number, image, mask))
     images, masks = (np.stack(each) for each in zip(*found, strict=True))
     return images, np.where(masks == 0, 255, masks - 1)

@@ -100,7 +100,9 @@ def test_a_gpu_draws_the_same_subset() -> None:
 def test_nothing_touches_the_global_generator() -> None:
     before = torch.get_rng_state()
     numbered().take(3, 0).sample(5, seed(), crop_and_flip)
-    for name in ("printed_digits", "textures", "noise", "digits", "shapes", "symbols", "room_collage"):
+    for draw in (data.digits.printed_digits, data.procedural.textures, data.procedural.noise):
+        draw(20, seed=1)
+    for name in ("digits", "shapes", "symbols"):
         data.load(name, "test").per_class(1, 0)
     data.attributes.digits(1)
     rooms.rooms("probes", 3, seed=5)
