@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from reuselib import data, nets, run
 from reuselib.data import ImageSet
 from reuselib.data.augment import crop_and_flip
+from reuselib.data.image_set import Augment
 from reuselib.dfad import losses, sources
 from reuselib.dfad.method import DFAD, Distillation
 from reuselib.dfad.rivals import DAFL, ZSKT
@@ -93,6 +95,12 @@ class DFADJob(run.Job):
         other = data.load(name, "train", size=None if self.settings.get("windows") else size, channels=channels)
         return other.to(self.device).with_statistics_of(own)
 
+    @property
+    def augment(self) -> Augment | None:
+        """How students see real images: changed at random as the teacher saw its own."""
+        crop = self.settings.get("crop", 0)
+        return partial(crop_and_flip, padding=crop) if crop else None
+
     # --- methods
 
     @property
@@ -120,10 +128,8 @@ class DFADJob(run.Job):
         return Distillation(self.teacher, self.student, source, **self.options())
 
     def imitate(self, name: str | None = None) -> Distillation:
-        """Distillation on the teacher's own training images, or on those of another set, as the teacher saw its own."""
-        crop = self.settings.get("crop", 0)
-        augment = partial(crop_and_flip, padding=crop) if crop else None
-        return self.distil(sources.from_images(self.training(name), augment))
+        """Distillation on the teacher's own training images, or on those of another set."""
+        return self.distil(sources.from_images(self.training(name), self.augment))
 
     def play(self, method: Callable[..., Distillation], **own: Any) -> Distillation:
         """A method with a generator."""
@@ -132,10 +138,8 @@ class DFADJob(run.Job):
 
     def learn_labels(self) -> run.Method:
         """The student's architecture trained with labels on as many batches."""
-        crop = self.settings.get("crop", 0)
-        seen = {"crop": crop, "flip": crop > 0}
-        options = {"schedule": self.schedule(), "seed": self.seed, **seen, **self.settings.options}
-        return Supervised(self.student, self.training(), **options)
+        options = {"schedule": self.schedule(), "seed": self.seed, **self.settings.options}
+        return Supervised(self.student, self.training(), augment=self.augment, **options)
 
     def plan(self) -> Iterator[tuple[run.Method, int]]:
         """The row's method; none for those that are only tested."""
@@ -146,8 +150,7 @@ class DFADJob(run.Job):
         """Train one student and test it."""
         history = run.History()
         for method, updates in self.plan():
-            evaluations = self.settings.evaluations
-            history = self.train(method, updates, evaluate=self.evaluate, evaluations=evaluations)
+            history = self.train(method, updates, evaluate=self.evaluate, evaluations=self.settings.evaluations)
         return DFADResult(
             metrics=self.measure(history),
             history=history,
@@ -177,12 +180,8 @@ class DFADJob(run.Job):
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
-        """Images (count, C, H, W) of the generator from fixed noise, in training mode, its buffers untouched."""
-        buffers = [(b, b.clone()) for b in self.generator.buffers()]
-        images = sources.from_generator(self.generator)(count, run.generator(self.device, 0))
-        for buffer, before in buffers:
-            buffer.copy_(before)
-        return images.cpu()
+        """Images (count, C, H, W) of a copy of the generator from fixed noise, in training mode."""
+        return sources.from_generator(copy.deepcopy(self.generator))(count, run.generator(self.device, 0)).cpu()
 
     def tested(self) -> nn.Module:
         """The network that the row is about."""

@@ -31,8 +31,9 @@ class Distillation(run.Method):
         discrepancy: the loss between teacher's and student's logits.
         batch: images per update.
         student_steps: student updates per iteration (5 in DFAD).
-        lr: learning rate of SGD with momentum 0.9.
+        lr: learning rate of SGD with momentum 0.9, or of Adam.
         weight_decay: of the student.
+        adam: whether the student learns by Adam in place of SGD.
         schedule: iteration → factor on every learning rate.
         seed: of the images drawn.
         precision: ``"bf16"``, ``"fp16"``, ``"fp32"``; chosen if left out.
@@ -62,6 +63,7 @@ class Distillation(run.Method):
         student_steps: int = 5,
         lr: float = 0.05,
         weight_decay: float = 5e-4,
+        adam: bool = False,
         schedule: run.Schedule = run.constant,
         seed: int = 0,
         precision: str | None = None,
@@ -74,12 +76,10 @@ class Distillation(run.Method):
         self.precision = run.precision(self.device, precision)
         self.random = run.generator(self.device, seed)
         self._check_fit()
-        self.student_optimizer = self._make_student_optimizer(lr, weight_decay)
+        make: Callable[..., torch.optim.Optimizer] = run.adam if adam else run.sgd
+        self.student_optimizer = make(student.parameters(), self.device, lr=lr, weight_decay=weight_decay)
         self.schedulers = [LambdaLR(self.student_optimizer, schedule)]
         student.train()
-
-    def _make_student_optimizer(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-        return run.sgd(self.student.parameters(), self.device, lr=lr, weight_decay=weight_decay)
 
     def step(self) -> dict[str, Tensor]:
         """One iteration: ``student_steps`` updates of the student, each on fresh images.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from reuselib import run
@@ -30,9 +28,8 @@ class DAFL(Adversarial):
         layer: module of the teacher whose output serves as features, by its dotted name; for teachers that end in no
             linear layer, ``"decoder"`` for a :class:`~reuselib.nets.Segmenter`.
         weights: of the one-hot, the entropy and the activation loss; by default those for MNIST.
-        adam: whether the student learns by Adam, as DAFL's on MNIST, in place of SGD.
         options: those of :class:`~reuselib.dfad.DFAD`; unless given, ``student_steps`` is 1 and ``discrepancy`` the KL
-            divergence.
+            divergence. On MNIST DAFL's student learns by Adam: ``adam=True``.
 
     Source: Chen et al. 2019 (DAFL).
     """
@@ -47,18 +44,11 @@ class DAFL(Adversarial):
         layer: str | None = None,
         *,
         weights: Sequence[float] = (1.0, 5.0, 0.1),
-        adam: bool = False,
         **options: Any,
     ) -> None:
-        self.adam = adam
         super().__init__(teacher, student, generator, **{**self.defaults, **options})
         self.layer = layer
         self.one_hot, self.entropy, self.activation = weights
-
-    def _make_student_optimizer(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-        if self.adam:
-            return run.adam(self.student.parameters(), self.device, lr=lr, weight_decay=weight_decay)
-        return super()._make_student_optimizer(lr, weight_decay)
 
     def step(self) -> dict[str, Tensor]:
         """``student_steps`` times: one batch, one step of the generator, one of the student on the same batch.
@@ -81,21 +71,13 @@ class DAFL(Adversarial):
             + self.activation * losses.activation_loss(features)
         )
 
-    @contextmanager
-    def _features(self) -> Iterator[Callable[[], Tensor]]:
-        """Watch the teacher; what is yielded gives the features of its last forward pass."""
-        if (layer := self.layer) is None:
-            with penultimate(self.teacher) as seen:
-                yield lambda: seen.value
-        else:
-            with tap(self.teacher, layer) as outputs:
-                yield lambda: outputs[layer]
-
     def _one_batch(self) -> dict[str, Tensor]:
-        with self.precision.autocast(), self._features() as features:
+        watching: Any = penultimate(self.teacher) if self.layer is None else tap(self.teacher, self.layer)
+        with self.precision.autocast(), watching as seen:
             images = self.source(self.batch, self.random)
             t = self.teacher(images)
-        generation = self.generation_loss(t, features())
+        features = seen.value if self.layer is None else seen[self.layer]
+        generation = self.generation_loss(t, features)
         self.precision.minimise(generation, self.generator_optimizer)
         t = t.detach()
         with self.precision.autocast():
@@ -115,22 +97,19 @@ class ZSKT(Adversarial):
         teacher: gives logits; is left as it was, bit for bit.
         student: learns; same number of classes.
         generator: in the paper without tanh and with a learned last batch norm.
-        options: those of :class:`~reuselib.dfad.DFAD`; unless given, ``student_steps`` is 10, ``lr`` 0.002 and
-            ``weight_decay`` 0.
+        options: those of :class:`~reuselib.dfad.DFAD`; unless given, ``student_steps`` is 10, ``lr`` 0.002,
+            ``weight_decay`` 0 and ``adam`` true.
 
     Source: Micaelli & Storkey 2019 (ZSKT), through the comparison of Fang et al. 2019.
     """
 
-    defaults = MappingProxyType({"student_steps": 10, "lr": 2e-3, "weight_decay": 0.0})
+    defaults = MappingProxyType({"student_steps": 10, "lr": 2e-3, "weight_decay": 0.0, "adam": True})
     attention, clip = 250.0, 5.0
     """Weight β of the attention transfer, and largest gradient norm."""
 
     def __init__(self, teacher: nn.Module, student: nn.Module, generator: Generator, **options: Any) -> None:
         super().__init__(teacher, student, generator, **{**self.defaults, **options})
         self.layers = _shared_blocks(teacher, student)
-
-    def _make_student_optimizer(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-        return run.adam(self.student.parameters(), self.device, lr=lr, weight_decay=weight_decay)
 
     def step(self) -> dict[str, Tensor]:
         """One generator update, then ``student_steps`` student updates on the same images.

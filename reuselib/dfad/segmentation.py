@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from reuselib import run
 from reuselib.data import SegmentationSet
 from reuselib.data.augment import window_and_flip
-from reuselib.dfad import job, losses, sources
-from reuselib.dfad.method import DFAD, Distillation
+from reuselib.data.image_set import Augment
+from reuselib.dfad import job, losses
+from reuselib.dfad.method import DFAD
 from reuselib.dfad.rivals import DAFL
 from reuselib.nets import zoo
 from reuselib.nets.supervised import SegmentationTraining, segmentation_scores
@@ -35,10 +36,10 @@ class SegmentationJob(job.DFADJob):
         "dfad-plain": lambda job: job.play(DFAD),
     }
 
-    def imitate(self, name: str | None = None) -> Distillation:
-        """Distillation on the teacher's own training images, or on those of another set."""
-        window = partial(window_and_flip, size=self.settings.image[1]) if self.settings.windows else None
-        return self.distil(sources.from_images(self.training(name), window))
+    @property
+    def augment(self) -> Augment | None:
+        """How students see real images: cut out of larger ones and mirrored, or as they are."""
+        return partial(window_and_flip, size=self.settings.image[1]) if self.settings.windows else None
 
     def learn_labels(self) -> run.Method:
         """The student's architecture trained with masks on as many batches."""
