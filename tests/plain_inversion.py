@@ -51,6 +51,7 @@ def cmi(
     capacity: int = 1000,
     negatives: int = 1000,
     contrastive: float = 0.8,
+    temperature: float = 0.1,
     one_hot: float = 0.5,
     student: nn.Module | None = None,
     adversarial: float = 0.5,
@@ -85,7 +86,7 @@ def cmi(
                 features = torch.cat([local, broad], 1)
                 chosen = torch.randperm(len(result.bank), generator=contrast_random)[:negatives].tolist()
                 rows = torch.stack([*features, *(result.bank[i] for i in chosen)])
-                loss = loss + contrastive * contrast(head, rows, batch)
+                loss = loss + contrastive * contrast(head, rows, batch, temperature)
             log.append(loss.item())
             if loss.item() < best:
                 best, kept = loss.item(), (x.detach().clone(), features.detach().clone())

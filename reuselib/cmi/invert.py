@@ -110,8 +110,8 @@ def invert(
     )
     if progress:
         tqdm.write(f"{method}: {_cost(network, image, batches, image_steps, batch)}", file=sys.stderr)
-    options: dict[str, Any] = {"checkpoint": checkpoint, "progress": progress, "settings": {"count": count}}
-    run.run(inversion, updates=batches, report_every=1, title=method, **options)
+    kept: dict[str, Any] = {"checkpoint": checkpoint, "settings": {"count": count}}
+    run.run(inversion, batches, report_every=1, progress=progress, title=method, **kept)
     return inversion.pool.images().subset(slice(count))
 
 

@@ -146,13 +146,13 @@ class Inversion(run.Method):
         seed: int = 0,
         precision: str | None = None,
     ) -> None:
-        steps = {} if early_steps is None else {"early_steps": early_steps}
-        checks.whole(batch=batch, image_steps=image_steps, embedding=embedding, bank=bank, **steps)
+        early_steps = image_steps if early_steps is None else early_steps
+        checks.whole(batch=batch, image_steps=image_steps, early_steps=early_steps, embedding=embedding, bank=bank)
         checks.whole(0, early=early, negatives=negatives)
         self.device = run.device_of(teacher)
         self.teacher, self.canvas, self.terms, self.pool = teacher, canvas, terms, pool
         self.batch, self.image_steps, self.negatives = batch, image_steps, negatives
-        self.early, self.early_steps = early, early_steps or image_steps
+        self.early, self.early_steps = early, early_steps
         self.views, self.labels = views, None if labels is None else torch.as_tensor(labels, device=self.device)
         self.layers = spread(teacher) if terms.contrastive and layers is None else layers
         self.precision = run.precision(self.device, precision)

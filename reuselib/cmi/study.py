@@ -239,6 +239,7 @@ def pictures(
 class CMIStudy(Study):
     """Chapter 02; a run gives a :class:`~reuselib.cmi.job.CMIResult`."""
 
+    jobs = CMIJob
     name = "cmi"
     title = "Contrastive Model Inversion"
     live = {
@@ -256,10 +257,6 @@ class CMIStudy(Study):
             for method in METHODS
             if scale != "colab" or method not in ONLY_SMALL
         }
-
-    def job(self, settings: Settings, seed: int = 0, **options: Any) -> CMIJob:
-        """The job of a row."""
-        return CMIJob(settings, seed, **options)
 
     def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
         """The teacher, its images, and the judge."""
