@@ -87,8 +87,7 @@ def test_weights_and_statistics_can_be_changed_in_a_call() -> None:
     teacher, seen = players.cast().teacher, []
     teacher.register_forward_pre_hook(lambda *_: seen.append(None))
     images = call(teacher, contrastive=0.0, mean=(0.1,), std=(0.9,))
-    assert len(seen) == 1 + 2  # no second view
-    assert (images.mean, images.std) == ((0.1,), (0.9,))
+    assert len(seen) == 1 + 2 and (images.mean, images.std) == ((0.1,), (0.9,))  # no second view
     layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 5, 1), nn.AdaptiveAvgPool2d(1)]
     assert len(call(nn.Sequential(*layers, nn.Flatten()), (3, 8, 8))) == 4  # without linear layers
 

@@ -54,15 +54,6 @@ def test_discrepancy_and_both_generator_losses_vanish_for_two_equal_networks(
     assert not list(players.differences(players.state(cast.teacher), players.state(twin)))
 
 
-def test_every_update_has_images_of_its_own_and_noise_is_normal() -> None:
-    method, seen = players.make("kd-noise", student_steps=4), []
-    method.student.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    method.step()
-    random = torch.Generator().manual_seed(0)
-    assert torch.equal(torch.cat(seen), torch.cat([torch.randn(6, *players.IMAGE, generator=random) for _ in seen]))
-    assert len(seen) == 4
-
-
 def test_dafl_for_segmentation_takes_every_pixel_as_a_case_and_the_layer_that_is_named() -> None:
     method: Any = players.make("segmentation-dafl")
     t, features = torch.randn(2, 4, 8, 8), torch.randn(2, 3, 8, 8)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import plain
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from reuselib import nets, run
-from reuselib.errors import ReuseError
+from reuselib.errors import ReuseError, UnknownName
 from reuselib.one_stage_gan import (
+    HINGE,
+    LEAST_SQUARES,
     LOSSES,
     NON_SATURATING,
     WASSERSTEIN,
@@ -23,6 +26,7 @@ from reuselib.one_stage_gan import (
     one_stage_losses,
     scale_gradient,
 )
+from reuselib.one_stage_gan.losses import LARGEST_RATIO
 
 IMAGE, LATENT, BATCH = (1, 16, 16), 6, 8
 GAMES = [*(loss for loss in LOSSES.values() if loss.ratio is not None), leaky_hinge(0.1)]
@@ -109,17 +113,6 @@ def test_with_one_ratio_for_all_the_generator_plays_on_the_discriminators_loss(r
     assert error(discriminator, expected[1]) < 1e-10 and error(generator, expected[0]) > 0.05  # so the ratio matters
 
 
-@by_loss
-def test_extreme_logits_in_float32_give_no_nan(loss: AdversarialLoss) -> None:
-    for ratio in ("closed", "autograd"):
-        for logit in (-100.0, -1000.0, 100.0):
-            game = Game(dtype=torch.float32)
-            nn.init.constant_(game.discriminator.layers[-1].bias, logit)
-            together, of_generator = game.losses(loss, ratio)
-            assert together.isfinite() and of_generator.isfinite()
-            assert all(gradient.isfinite().all() for gradient in game.gradients(together))
-
-
 def test_half_precision_logits_get_their_ratio_in_float32() -> None:
     game, seen = Game(dtype=torch.float32), []
 
@@ -162,3 +155,70 @@ def test_a_scaled_gradient_needs_its_own_factor_and_is_not_differentiated_again(
     (gradient,) = torch.autograd.grad(out, images, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+# ---- the losses and their ratios, against closed forms and differentiation
+
+
+def logits() -> Tensor:
+    """Float64 logits on both sides of all kinks, none on one."""
+    return torch.linspace(-6.03, 6.01, 41, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("loss", [*LOSSES.values(), leaky_hinge(0.1)], ids=lambda loss: loss.name)
+def test_the_terms_are_those_of_the_papers_and_per_sample(loss: AdversarialLoss) -> None:
+    y, (real, fake, generator) = logits(), plain.GAMES[loss.name]
+    for term, expected in ((loss.real, real), (loss.fake, fake), (loss.generator, generator)):
+        torch.testing.assert_close(term(y), expected(y))
+    torch.testing.assert_close(loss.discriminator(y, y.flip(0)), (real(y) + fake(y)).mean())
+    assert loss.name == "leaky_hinge" or LOSSES[loss.name] is loss
+
+
+@by_loss
+def test_the_ratio_turns_the_discriminators_gradient_into_the_generators_and_stays_finite(
+    loss: AdversarialLoss,
+) -> None:
+    y = logits().requires_grad_()
+    of_fake, of_generator = (torch.autograd.grad(term(y).sum(), y)[0] for term in (loss.fake, loss.generator))
+    for way in ("closed", "autograd"):
+        with torch.no_grad():  # also where nothing else is differentiated
+            ratio = gradient_ratio(loss, y, way)
+        torch.testing.assert_close(ratio * of_fake, of_generator, rtol=1e-12, atol=1e-15)
+        assert not ratio.requires_grad and y.grad is None
+        if loss.name in ("saturating", "wasserstein"):  # symmetric
+            assert torch.equal(ratio, -torch.ones_like(ratio))
+    for dtype in (torch.float32, torch.float64):
+        extremes = torch.tensor([-1e30, -1000, -100, -1, -1e-40, 0, 1e-40, 1, 100, 1000, 1e30], dtype=dtype)
+        y = extremes.clone().requires_grad_()
+        (of_fake,) = torch.autograd.grad(loss.fake(y).sum(), y)
+        for way in ("closed", "autograd"):
+            ratio = gradient_ratio(loss, extremes, way)
+            assert ratio.dtype == dtype and ratio.isfinite().all() and (ratio * of_fake).isfinite().all()
+            assert ratio.abs().max() <= LARGEST_RATIO * (1 + 1e-6)
+
+
+def test_the_leaky_hinge_has_an_exact_ratio_on_both_sides_of_its_kink_and_approaches_the_hinge() -> None:
+    y = torch.tensor([-100.0, -1.5, -1.0, -0.5, 0.0, 100.0])
+    for slope in (1e-3, 0.1, 1.0):
+        expected = -torch.tensor([1 / slope] * 3 + [1.0] * 3)
+        for way in ("closed", "autograd"):
+            torch.testing.assert_close(gradient_ratio(leaky_hinge(slope), y, way), expected)
+    gap = [(leaky_hinge(slope).fake(logits()) - HINGE.fake(logits())).abs().max() for slope in (0.1, 0.01)]
+    assert gap[0] == pytest.approx(0.1 * 5.03) and gap[1] == pytest.approx(gap[0] / 10)
+    for slope in (0.0, 1.5, math.nan):
+        with pytest.raises(ReuseError, match="slope must be a finite number above 0 and at most 1"):
+            leaky_hinge(slope)
+
+
+def test_the_hinge_has_no_ratio_and_ratios_have_names_or_are_numbers() -> None:
+    for ratio in ("closed", "autograd", -1.0):
+        with pytest.raises(ReuseError, match="'hinge' has no gradient ratio.*leaky_hinge.*TwoStageGAN"):
+            gradient_ratio(HINGE, logits(), ratio)
+    assert gradient_ratio(LEAST_SQUARES, logits(), 2) == 2.0
+    with pytest.raises(UnknownName, match="ratio 'close'. Did you mean 'closed'"):
+        gradient_ratio(LEAST_SQUARES, logits(), "close")
+
+
+def test_the_non_saturating_ratio_stops_where_float32_would() -> None:
+    found = gradient_ratio(NON_SATURATING, torch.tensor([-100.0, -30.0, -29.0]))
+    torch.testing.assert_close(found, -torch.tensor([math.exp(30), math.exp(30), math.exp(29)]))

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from reuselib import chapters, data, one_stage_gan, run
+from reuselib.data.image_set import one_class
 from reuselib.errors import ReuseError
 from reuselib.one_stage_gan import judge, study
 from reuselib.one_stage_gan.job import UNTRAINED
@@ -94,29 +95,13 @@ def test_the_papers_distillation_has_the_published_settings(scheme: str, steps: 
     assert tuple(round(share * 500) for share in job.settings.decays) == (100, 200)
 
 
-def test_the_cost_of_a_scheme_is_that_of_its_passes() -> None:
-    laptop = chapters.study("one_stage_gan", "laptop")
-    for widths, plain in ((study.WIDTHS["heavy-generator"], 1.38), (study.WIDTHS["heavy-discriminator"], 1.48)):
-        one = laptop.predict("fashion-ns-one", widths=widths)
-        costs = [laptop.predict("fashion-ns-two", widths=widths, options={"variant": v}) for v in ("frozen", "plain")]
-        ratios = [each.operations / one.operations for each in costs]
-        assert ratios == pytest.approx([4 / 3, plain], abs=0.03) and one.memory > 0
-
-
-def test_a_colab_row_that_was_cut_goes_on_bit_for_bit_and_keeps_its_pictures(
-    room: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_colab_row_follows_both_distances_and_keeps_its_pictures(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     players.stand_in(monkeypatch)
     row = "cifar10-wgan-two"
-    short = {"updates": 10, "evaluations": 2, "options": COLAB.settings[row].options | {"batch": 4}}
-    once = functools.partial(COLAB.run, row, progress=False, fakes=70, references=40, **short)
-    whole = once()
-    players.cut(monkeypatch, lambda: once(resume=True), 1)
-    resumed = once(resume=True)
-    assert not resumed.record.differences(whole.record)
-    assert not list(players.differences(players.state(whole.generator), players.state(resumed.generator)))
-    assert len(whole.history.curve("kernel_distance")[1]) == 2
-    whole.save()
+    short = {"updates": 4, "evaluations": 2, "options": COLAB.settings[row].options | {"batch": 4}}
+    result = COLAB.run(row, progress=False, fakes=70, references=40, **short)
+    assert len(result.history.curve("kernel_distance")[1]) == len(result.history.curve("frechet")[1]) == 2
+    result.save()
     with Image.open(room / "pictures" / "one_stage_gan" / f"colab-{row}.png") as sheet:
         assert sheet.size == (33 * 8 + 1, 33 * 8 + 1)
 
@@ -124,10 +109,7 @@ def test_a_colab_row_that_was_cut_goes_on_bit_for_bit_and_keeps_its_pictures(
 # --- rows
 
 
-GAN_ROWS = ("fashion-ns-one", "fashion-wgan-two", "fashion-ns-batchnorm")
-
-
-@pytest.mark.parametrize("row", [*GAN_ROWS, "digits-real", "digits-noise", "digits-untrained"])
+@pytest.mark.parametrize("row", ["fashion-wgan-two", "fashion-ns-batchnorm", "digits-untrained", "digits-real"])
 def test_a_gan_row_runs_and_gives_what_it_is_to_give(row: str) -> None:
     result, settings = SMOKE.run(row, 3, progress=False), SMOKE.settings[row]
     values, trained = result.metrics, settings.scheme not in UNTRAINED
@@ -138,9 +120,7 @@ def test_a_gan_row_runs_and_gives_what_it_is_to_give(row: str) -> None:
     assert {tuple(images.shape[1:]) for images in result.samples} == {settings.image}
     assert all(images.min() >= -1 and images.max() <= 1 for images in result.samples)
     if trained:
-        counts = {"one": (1, 1, 2, 2), "two": (2, 1, 3, 3)}[settings.scheme]
-        names = [f"{player}_{way}" for player in ("generator", "discriminator") for way in ("forward", "backward")]
-        assert result.record.passes == {name: 6 * count for name, count in zip(names, counts, strict=True)}
+        assert result.record.passes["discriminator_backward"] == 6 * (2 if settings.scheme == "one" else 3)
         assert len(result.samples) == len(result.record.curves["frechet"]) == settings.evaluations
         assert result.record.curves["seconds"] and result.record.curves["discriminator"]
 
@@ -206,16 +186,8 @@ def test_the_metrics_are_what_they_are_called() -> None:
         noise = torch.randn(60, 32, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(result.samples[-1], result.generator(noise)[:64])
     assert values["train_seconds"] == pytest.approx(sum(result.history.curve("seconds")[1]) * 2)
-    real, floor = (SMOKE.run(f"fashion-{row}", progress=False).metrics for row in ("real", "noise"))
+    real, floor = (SMOKE.run(f"digits-{row}", progress=False).metrics for row in ("real", "noise"))
     assert real["frechet"] < floor["frechet"] / 2 and real["coverage"] > floor["coverage"]
-
-
-def test_a_row_takes_exactly_its_updates() -> None:
-    for updates, evaluations in ((7, 2), (1, 1)):
-        changes = {"updates": updates, "evaluations": evaluations, "options": {"batch": 2}}
-        result = SMOKE.run("digits-ns-one", progress=False, **changes)
-        assert result.record.passes["generator_forward"] == updates
-        assert result.history.rounds[-1]["iteration"] == updates and "frechet" in result.history.rounds[-1]
 
 
 def test_the_equations_shown_are_the_equations_trained() -> None:
@@ -231,28 +203,25 @@ class TinyInception(nn.Module):
 
     def __init__(self, weights: object) -> None:
         super().__init__()
-        self.convolution, self.fc = nn.Conv2d(3, 8, 16, stride=16), nn.Linear(8, 1000)
-        self.sizes: set[tuple[int, ...]] = set()
+        self.fc, self.sizes = nn.Linear(3, 1000), set()
 
     def forward(self, images: Tensor) -> Tensor:
         self.sizes.add(tuple(images.shape[1:]))
-        return self.fc(self.convolution(images).mean((2, 3)))
+        return self.fc(images.std((2, 3)))
+
+
+def unreachable(weights: object) -> nn.Module:
+    raise OSError("no network")
 
 
 def test_inception_judges_at_its_own_size_and_without_its_weights_the_error_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pixels = torch.randint(256, (30, 3, 64, 64), dtype=torch.uint8)
-    half = (0.5,) * 3
-    images = data.ImageSet("faces", pixels, torch.zeros(30, dtype=torch.int64), ("face",), half, half)
+    images = one_class("faces", torch.randint(256, (30, 3, 64, 64), dtype=torch.uint8), "face")
     monkeypatch.setattr(torchvision.models, "inception_v3", TinyInception)
     inception = judge.Judge(judge.INCEPTION, images, 20)
-    assert inception.real.shape == (20, 8) and inception.network.trunk.sizes == {(3, 299, 299)}
+    assert inception.real.shape == (20, 3) and inception.network.trunk.sizes == {(3, 299, 299)}
     assert math.isfinite(inception.metrics(inception.features(torch.rand(25, 3, 64, 64)))["frechet"])
-
-    def fetch(weights: object) -> nn.Module:
-        raise OSError("no network")
-
-    monkeypatch.setattr(torchvision.models, "inception_v3", fetch)
+    monkeypatch.setattr(torchvision.models, "inception_v3", unreachable)
     with pytest.raises(ReuseError, match="could not be fetched .no network.*judge="):
         judge.Judge(judge.INCEPTION, images, 20)

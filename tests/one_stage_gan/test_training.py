@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from reuselib import nets, one_stage_gan, run
 from reuselib.data import ImageSet
+from reuselib.dfad import DFAD, losses
 from reuselib.errors import BadValue, DeviceError, ReuseError, ShapeMismatch, UnknownName
-from reuselib.one_stage_gan import OneStageGAN, TwoStageGAN
+from reuselib.one_stage_gan import OneStageDFAD, OneStageGAN, TwoStageGAN
 from reuselib.one_stage_gan.method import GAN
 
 IMAGE, LATENT, BATCH = (1, 16, 16), 5, 6
@@ -221,37 +222,35 @@ def test_any_module_with_one_logit_an_image_is_a_discriminator_and_patches_are_r
 
 
 G, D, X = trio()
+SMALL = nets.deconvolution_generator((1, 8, 8), LATENT, width=4)
 
 
 @pytest.mark.parametrize(
-    ("error", "message", "changes"),
+    ("error", "message", "parts", "options"),
     [
-        (DeviceError, "generator on meta.*Move them", {"generator": copy.deepcopy(G).to("meta")}),
-        (DeviceError, "images on meta.*Move them", {"images": X.to("meta")}),
-        (
-            ShapeMismatch,
-            r"makes images of shape \(1, 8, 8\).*image=images.shape",
-            {"generator": nets.deconvolution_generator((1, 8, 8), LATENT, width=4)},
-        ),
-        (ShapeMismatch, "do not fit the discriminator", {"discriminator": foreign(channels=3)}),
-        (ReuseError, r"mean \(0.5,\) and std \(0.25,\).*in_tanh_range", {"images": replace(X, std=(0.25,))}),
-        (BadValue, "Sequential does not say how long its noise is. Wrap it", {"generator": G.layers}),
-        (BadValue, "images must be ImageSet", {"images": X.images}),
-        (BadValue, "Nothing can learn", {"generator": copy.deepcopy(G).requires_grad_(False)}),
-        (UnknownName, "ratio 'closd'. Did you mean 'closed'", {"ratio": "closd"}),
-        (ReuseError, "'hinge' has no gradient ratio.*leaky_hinge", {"loss": one_stage_gan.HINGE}),
-        *((BadValue, "clip must be", {"clip": value}) for value in (0.0, -0.01, math.inf)),
-        *((BadValue, "ratio must be", {"ratio": value}) for value in (1.0, math.nan)),
-        (UnknownName, "variant 'frosen'. Did you mean 'frozen'", {"variant": "frosen"}),
+        (DeviceError, "generator on meta.*Move them", (copy.deepcopy(G).to("meta"), D, X), {}),
+        (DeviceError, "images on meta.*Move them", (G, D, X.to("meta")), {}),
+        (ShapeMismatch, r"makes images of shape \(1, 8, 8\).*image=images.shape", (SMALL, D, X), {}),
+        (ShapeMismatch, "do not fit the discriminator", (G, foreign(channels=3), X), {}),
+        (ReuseError, r"mean \(0.5,\) and std \(0.25,\).*in_tanh_range", (G, D, replace(X, std=(0.25,))), {}),
+        (BadValue, "Sequential does not say how long its noise is. Wrap it", (G.layers, D, X), {}),
+        (BadValue, "images must be ImageSet", (G, D, X.images), {}),
+        (ReuseError, "'hinge' has no gradient ratio.*leaky_hinge", (G, D, X), {"loss": one_stage_gan.HINGE}),
+        (UnknownName, "ratio 'closd'. Did you mean 'closed'", (G, D, X), {"ratio": "closd"}),
+        *((BadValue, "clip must be", (G, D, X), {"clip": value}) for value in (0.0, -0.01, math.inf)),
+        *((BadValue, "ratio must be", (G, D, X), {"ratio": value}) for value in (1.0, math.nan)),
     ],
 )
 def test_what_does_not_fit_and_what_cannot_be_meant_is_refused(
-    error: type[Exception], message: str, changes: dict[str, Any]
+    error: type[Exception], message: str, parts: tuple[Any, ...], options: dict[str, Any]
 ) -> None:
-    parts = [changes.get(name, part) for name, part in (("generator", G), ("discriminator", D), ("images", X))]
-    options = {name: value for name, value in changes.items() if name in ("ratio", "loss", "clip", "variant")}
     with pytest.raises(error, match=message):
-        (TwoStageGAN if "variant" in options else OneStageGAN)(*parts, **options)
+        OneStageGAN(*parts, **options)
+
+
+def test_a_variant_is_one_of_those_that_there_are() -> None:
+    with pytest.raises(UnknownName, match="variant 'frosen'. Did you mean 'frozen'"):
+        TwoStageGAN(*trio(), variant="frosen")
 
 
 def test_images_in_tanh_range_reach_from_minus_one_to_one() -> None:
@@ -261,3 +260,64 @@ def test_images_in_tanh_range_reach_from_minus_one_to_one() -> None:
     ends = changed.normalised(changed.images)
     torch.testing.assert_close(ends, torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand_as(ends))
     assert images.mean == (0.1,) * 3 and torch.equal(changed.images, images.images)
+
+
+# ---- data-free distillation in one stage
+
+
+DISCREPANCIES = {  # the library's own are computed in float32
+    "l1": lambda t, s: (t - s).abs().mean(),
+    "l2": lambda t, s: (t - s).square().mean(),
+    "kl": lambda t, s: F.kl_div(s.log_softmax(1), t.softmax(1), reduction="batchmean"),
+}
+
+
+def distilling(scheme: type[DFAD], **options: Any) -> Any:
+    """A method on players in float64, with batch norm in the student; noise is drawn in float32 and widened."""
+    cast = players.cast(seed=2)
+    parts = [network.double() for network in (cast.teacher, cast.student, cast.generator)]
+    cast.generator.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
+    return scheme(*parts, **{"batch": 8, "student_steps": 1, "seed": 4, "precision": "fp32"} | options)
+
+
+def gradients(network: nn.Module) -> Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+
+
+@pytest.mark.parametrize("generation", [losses.negative, losses.negative_log])
+@pytest.mark.parametrize("discrepancy", DISCREPANCIES.values(), ids=list(DISCREPANCIES))
+def test_one_stage_gives_the_gradients_of_two_on_the_same_noise(
+    generation: Callable[[Tensor], Tensor], discrepancy: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    options = {"generation": generation, "discrepancy": discrepancy}
+    fused, imitating, generating = (distilling(scheme, **options) for scheme in (OneStageDFAD, DFAD, DFAD))
+    fused.fused_stage(), imitating.imitation_stage(), generating.generation_stage()
+    for player, alone in (("student", imitating), ("generator", generating)):
+        found, expected = (gradients(getattr(method, player)) for method in (fused, alone))
+        assert expected.norm() > 1e-6 and (found - expected).norm() < 1e-10 * expected.norm()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_an_iteration_has_one_generator_update_within_as_many_student_updates(steps: int) -> None:
+    method: Any = players.make("dfad-one-stage", student_steps=steps)
+    updates: list[torch.optim.Optimizer] = []
+    for optimizer in (method.student_optimizer, method.generator_optimizer):
+        optimizer.register_step_post_hook(lambda which, *_: updates.append(which))
+    with run.count_passes(method.networks()) as passes:
+        method.step()
+    assert updates.count(method.student_optimizer) == steps and updates.count(method.generator_optimizer) == 1
+    forward = {f"{player}_forward": steps for player in ("teacher", "student", "generator")}
+    assert passes == forward | {"teacher_backward": 1, "student_backward": steps, "generator_backward": 1}
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_report_is_the_mean_over_the_student_updates(steps: int) -> None:
+    whole, parts = (distilling(OneStageDFAD, student_steps=steps) for _ in range(2))
+    report = whole.step()
+    seen = [parts.imitation_stage(1) for _ in range(steps - 1)]
+    last, generation = parts.fused_stage()
+    for name in ("imitation", "teacher_logits"):
+        mean = sum(each[name].item() for each in [*seen, last]) / steps
+        assert report[name].item() == pytest.approx(mean, rel=1e-6)
+    assert torch.equal(report["generation"], generation)
+    assert report.keys() == distilling(DFAD).step().keys() and not any(value.requires_grad for value in report.values())
