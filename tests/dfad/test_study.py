@@ -155,6 +155,13 @@ def test_the_metrics_are_what_they_are_called(row: str, short: dict[str, Any]) -
     assert result.record.passes["student_forward"] == updates
 
 
+def test_looking_at_samples_leaves_the_generator_as_it_was() -> None:
+    of_row = start("digits-dfad")
+    before = players.state(of_row.generator)
+    assert of_row.sample(3).shape == (3, 1, 8, 8)
+    assert not list(players.differences(before, players.state(of_row.generator)))
+
+
 def test_classes_covered_is_the_exponential_of_the_entropy() -> None:
     images = torch.eye(4).repeat(5, 1)
     mixed = math.exp(-sum(share * math.log(share) for share in (0.75, 0.25)))
