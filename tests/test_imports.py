@@ -37,8 +37,6 @@ def test_light_modules_load_nothing_heavy_and_others_on_first_use() -> None:
     for code in ("import reuselib", "from reuselib import chapters, checks, errors, home, report"):
         assert loaded_by(code) == set()
     assert loaded_by("import reuselib; reuselib.nets.conv3") >= {"torch"}
-    done = run("-c", "import reuselib; reuselib.no_such_module")
-    assert done.returncode != 0 and "AttributeError" in done.stderr
 
 
 def test_help_and_list_and_refusals_load_nothing_heavy_and_are_quick() -> None:
@@ -48,7 +46,7 @@ def test_help_and_list_and_refusals_load_nothing_heavy_and_are_quick() -> None:
         invoked += f"assert CliRunner().invoke(main, {line.split()!r}).exit_code == {code}; "
     assert loaded_by(invoked + "0") == set()
     used = []
-    for _ in range(3):
+    for _ in range(2):
         began = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = run("-c", "from reuselib.cli import main; main(['list'])")
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)

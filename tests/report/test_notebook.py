@@ -2,10 +2,10 @@
 
 import ast
 import inspect
-import os
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.util import find_spec as real_find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -32,25 +32,16 @@ def documented(value: int) -> int:
     return inner()
 
 
-class Documented:
-    """A class."""
-
-    def method(self) -> None:
-        """Say nothing else."""
-
-
 def test_source_is_what_runs_and_compiles_without_its_docstrings_too() -> None:
     shown = notebook.source(documented)
     assert repr(shown).startswith(f'# {__name__}\ndef documented(value: int) -> int:\n    """Say something.')
     assert shown._repr_markdown_() == f"```python\n{shown.text}\n```"
     inner = "    # Why not.\n    def inner() -> int:\n        return value\n\n    return inner()"
-    text = repr(notebook.source(documented, Documented, docstring=False))
-    compile(text, "shown", "exec")
-    assert text.startswith(f"# {__name__}\ndef documented(value: int) -> int:\n{inner}\n\nclass Documented:")
-    assert '"""Say nothing else."""' in text and "A class" not in text
-    for thing in (len, 3, Documented()):
-        with pytest.raises(ReuseError, match="no Python source.*Give a function"):
-            notebook.source(thing)
+    text = repr(notebook.source(documented, Colab.__init__, docstring=False))
+    assert text.startswith(f"# {__name__}\ndef documented(value: int) -> int:\n{inner}\n\ndef __init__(")
+    assert "Take the place" not in text
+    with pytest.raises(ReuseError, match="no Python source.*Give a function"):
+        notebook.source(len)
 
 
 def long_lines(values: list[float], name: str) -> float:
@@ -86,15 +77,16 @@ class Colab:
         )
 
 
-def test_first_cell_clones_and_installs_on_colab_goes_there_again_and_does_nothing_elsewhere(monkeypatch) -> None:
+def test_first_cell_clones_and_installs_on_colab_goes_there_again_and_does_nothing_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     played = Colab(monkeypatch, installed=False)
     exec(notebook.SETUP_CELL, {})
     assert not played.commands and not played.moves
-    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
-    monkeypatch.delenv("REUSELIB_REPOSITORY", raising=False)
-    if not home.REPOSITORY:
-        with pytest.raises(RuntimeError, match="os.environ\\['REUSELIB_REPOSITORY'\\] = 'https://...'"):
-            exec(notebook.SETUP_CELL, {})
+    colab = ModuleType("google.colab")
+    colab.drive = SimpleNamespace(mount=lambda place: None)
+    monkeypatch.setitem(sys.modules, "google", ModuleType("google"))
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
     monkeypatch.setenv("REUSELIB_REPOSITORY", address := "https://github.com/some-body/book")
     exec(notebook.SETUP_CELL, {})
     clone, light, package = played.commands
@@ -103,46 +95,26 @@ def test_first_cell_clones_and_installs_on_colab_goes_there_again_and_does_nothi
     assert package[-3:] == ["--no-deps", "--editable", notebook.CLONE]
     assert sys.path[0] == notebook.CLONE and played.moves == [f"{notebook.CLONE}/notebooks"]
     again = Colab(monkeypatch, installed=True)
-    exec(notebook.SETUP_CELL, {})
-    assert not again.commands and again.moves == [f"{notebook.CLONE}/notebooks"]
-
-
-def test_first_cell_keeps_what_is_made_in_a_folder_of_drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Colab(monkeypatch, installed=True)
-    module = ModuleType("google.colab")
-    module.drive = SimpleNamespace(mount=lambda place: None)
-    monkeypatch.setitem(sys.modules, "google", ModuleType("google"))
-    monkeypatch.setitem(sys.modules, "google.colab", module)
     cell = notebook.SETUP_CELL.replace('drive = ""', 'drive = "reuselib"').replace(notebook.CLONE, str(home.CLONE))
-    cell = cell.replace("/content/drive", str(tmp_path))
     for _ in range(2):
-        exec(cell, {})
-    assert os.environ["REUSELIB_DATA"] == str(room := tmp_path / "MyDrive" / "reuselib")
-    assert (room / "results" / "dfad.jsonl").read_bytes() == (home.CLONE / "data/results/dfad.jsonl").read_bytes()
-    assert home.root() == room and home.shipped("papers/dfad.yaml").is_file()
-
-
-def project() -> dict:
-    """The project table of the clone's pyproject.toml."""
-    import tomllib
-
-    file = home.CLONE / "pyproject.toml"
-    if not file.is_file():
-        pytest.skip("not in a clone")
-    return tomllib.loads(file.read_text("utf-8"))["project"]
+        exec(cell.replace("/content/drive", str(tmp_path)), {})
+    assert not again.commands and again.moves == [f"{home.CLONE}/notebooks"] * 2
+    room = tmp_path / "MyDrive" / "reuselib"
+    assert home.root() == room and (room / "results" / "dfad.jsonl").is_file()
 
 
 def test_first_cell_installs_all_that_colab_may_lack_from_the_address_of_the_config() -> None:
-    names = {re.match(r"[\w-]+", requirement)[0].lower() for requirement in project()["dependencies"]}
+    project = tomllib.loads((home.CLONE / "pyproject.toml").read_text("utf-8"))["project"]
+    names = {re.match(r"[\w-]+", requirement)[0].lower() for requirement in project["dependencies"]}
     there = {"torch", "torchvision", "numpy", "scipy", "scikit-learn", "matplotlib", "pandas", "jinja2", "seaborn"}
     assert names - there == set(notebook.LIGHT)
     config = yaml.safe_load((home.CLONE / "_config.yml").read_text("utf-8"))
     assert f'address = "{config["repository"]["url"].rstrip("/")}"' in notebook.SETUP_CELL
+    assert project["entry-points"]["myst_nb.mime_renderers"]["reuselib"] == "reuselib.report.notebook:BookFigure"
 
 
-def test_provenance_names_versions_device_and_hashes(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REUSELIB_DATA", str(tmp_path))
-    (tmp_path / "some.txt").write_bytes(b"abc")
+def test_provenance_names_versions_device_and_hashes(room: Path) -> None:
+    (room / "some.txt").write_bytes(b"abc")
     made = notebook.provenance(files=["some.txt"]).cells.iloc[:, 0]
     assert {"python", "torch", "torchvision", "numpy", "reuselib", "device"} < set(made.index)
     assert made["some.txt"] == "sha256 ba7816bf8f01cfea…"
@@ -169,10 +141,6 @@ def test_book_turns_a_shown_figure_into_html_with_alt_and_caption(tmp_path, monk
     html = publish_string(text, parser=Parser(), writer_name="html5", settings_overrides=options).decode()
     assert 'alt="Two &quot;bells&quot;."' in html and re.search(r"width[=:] ?.?56%", html)
     assert html.count("<figure") == html.count("<figcaption") == html.count("<em>real</em>") == 1
-
-
-def test_package_offers_the_plug_in_to_myst_nb() -> None:
-    assert project()["entry-points"]["myst_nb.mime_renderers"]["reuselib"] == "reuselib.report.notebook:BookFigure"
 
 
 def test_packages_are_brought_on_colab_alone(monkeypatch: pytest.MonkeyPatch) -> None:

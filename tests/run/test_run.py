@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,32 +37,43 @@ class Fitting(run.Method):
         return {"fit": loss * self.spoilt.get(self.iteration + 1, 1.0), "other": torch.ones(())}
 
 
-def test_a_run_reports_every_round() -> None:
-    history = players.drive(Fitting(), 5)
-    assert [entry["iteration"] for entry in history.rounds] == [1, 2, 3, 4, 5]
-    iterations, fits = history.curve("fit")
-    assert iterations == [1, 2, 3, 4, 5] and fits == sorted(fits, reverse=True)
-    assert history.last("fit") == fits[-1]
-    assert history.cost.wall_seconds > 0 and history.cost.peak_memory_mb > 0
+def test_a_run_reports_every_round_in_equal_parts_and_evaluates_so_many_times_and_at_the_end() -> None:
+    assert [run.divisor(*each) for each in ((2400, 50), (78, 50), (7, 50), (53, 50), (0, 50))] == [50, 39, 7, 1, 1]
+    one, other = Fitting(), Fitting()
+    other.student.load_state_dict(one.student.state_dict())
+    fits = run.run(one, updates=6, report_every=1, progress=False).curve("fit")[1]
+    means = [sum(fits[:3]) / 3, sum(fits[3:]) / 3]
+    assert run.run(other, updates=6, report_every=4, progress=False).curve("fit") == ([3, 6], pytest.approx(means))
+    assert not run.run(Fitting(), updates=0, progress=False).rounds
+    torch.set_num_threads(2)
+    try:
+        for times, expected in ((None, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (1, [5])):
+            method = Fitting()
+            seen = {"seen": lambda method=method: float(method.iteration), "threads": torch.get_num_threads}
+            history = players.drive(
+                method, 5, evaluate=lambda seen=seen: {k: call() for k, call in seen.items()}, evaluations=times
+            )
+            assert history.curve("seen") == (expected, expected) and history.last("threads") == 1
+            iterations, fits = history.curve("fit")
+            assert iterations == [1, 2, 3, 4, 5] and fits == sorted(fits, reverse=True)
+        assert torch.get_num_threads() == 2 and history.curve("nothing") == ([], [])
+    finally:
+        torch.set_num_threads(1)
 
 
-def test_evaluation_comes_so_many_times_and_at_the_end() -> None:
-    for times, expected in ((None, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (1, [5])):
-        method = Fitting()
-        seen = {"evaluate": lambda method=method: {"seen": float(method.iteration)}, "evaluations": times}
-        history = players.drive(method, 5, **seen)
-        assert history.curve("seen") == (expected, expected)
-        assert len(history.curve("fit")[0]) == 5 and history.curve("nothing") == ([], [])
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path, bad: float) -> None:
+def test_a_number_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     path, good = tmp_path / "run.pt", Fitting()
+    for checkpoint in (None, path):
+        with pytest.raises(NonFinite, match="Nothing was saved"):
+            players.drive(Fitting({1: float("nan")}), 3, checkpoint=checkpoint)
+        with pytest.raises(NonFinite, match="'accuracy' became nan by update 1"):
+            players.drive(Fitting(), 3, checkpoint=checkpoint, evaluate=lambda: {"accuracy": float("nan")})
+    assert not list(tmp_path.iterdir())
     start = players.state(good.student)
     players.drive(good, 3)
-    spoilt, mended = Fitting({4: bad}), Fitting()
+    spoilt, mended = Fitting({4: float("inf")}), Fitting()
     spoilt.student.load_state_dict(start)
-    words = rf"'fit' became {bad} by update 4.*last good checkpoint, of update 3, is kept in .*run.pt.*rate.*fp32"
+    words = r"'fit' became inf by update 4.*last good checkpoint, of update 3, is kept in .*run.pt.*rate.*fp32"
     with pytest.raises(NonFinite, match=words):
         players.drive(spoilt, 6, checkpoint=path)
     content = run.load_checkpoint(path)
@@ -88,19 +98,6 @@ def test_weights_that_are_not_finite_never_reach_a_checkpoint(tmp_path: Path) ->
         with pytest.raises(NonFinite, match=r"(a weight of the student|fit)' became (inf|nan) by update \d.*kept in"):
             players.drive(other, 4, checkpoint=path, save_every=every)
         assert path.read_bytes() == before
-
-
-def test_a_measured_number_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(NonFinite, match="'accuracy' became nan by update 1"):
-        players.drive(Fitting(), 3, checkpoint=tmp_path / "run.pt", evaluate=lambda: {"accuracy": float("nan")})
-    assert not list(tmp_path.iterdir())
-
-
-def test_without_a_checkpoint_the_guard_promises_none(tmp_path: Path) -> None:
-    for checkpoint in (None, tmp_path / "run.pt"):
-        with pytest.raises(NonFinite, match="Nothing was saved"):
-            players.drive(Fitting({1: float("nan")}), 3, checkpoint=checkpoint)
-    assert not list(tmp_path.iterdir())
 
 
 def test_lack_of_memory_names_the_batch_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,23 +152,6 @@ def test_on_a_slow_machine_a_bar_and_a_checkpoint_move_within_a_round(
     assert clock.written == [1] and "Fitting:   2%" in shown and "1/50" in shown and "fit=" in shown
 
 
-def test_updates_are_reported_in_equal_parts() -> None:
-    assert [run.divisor(*each) for each in ((2400, 50), (78, 50), (7, 50), (53, 50), (0, 50))] == [50, 39, 7, 1, 1]
-    history = run.run(Fitting(), updates=6, report_every=4, progress=False)
-    assert not run.run(Fitting(), updates=0, progress=False).rounds
-    assert [entry["iteration"] for entry in history.rounds] == [3, 6]
-
-
-def test_threads_are_one_during_a_run_and_come_back() -> None:
-    seen = []
-    torch.set_num_threads(2)
-    try:
-        players.drive(Fitting(), 1, evaluate=lambda: seen.append(torch.get_num_threads()) or {})
-        assert seen == [1] and torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(1)
-
-
 def test_accuracy_counts_hits_and_restores_the_mode() -> None:
     cast = players.cast()
     student = cast.student.train()
@@ -180,21 +160,16 @@ def test_accuracy_counts_hits_and_restores_the_mode() -> None:
     measured = run.accuracy(student, cast.images, batch=7)
     assert [module.training for module in student.modules()] == modes
     assert not list(players.differences(before, players.state(student)))
-    assert all(parameter.requires_grad for parameter in student.parameters())
-    student.eval()
-    logits = student(cast.images.normalised(cast.images.images))
+    logits = student.eval()(cast.images.normalised(cast.images.images))
     hits = sum(int(row.argmax()) == int(y) for row, y in zip(logits, cast.images.labels, strict=True))
     assert measured == pytest.approx(hits / len(cast.images))
-    with pytest.raises(BadValue, match="no images"):
-        run.accuracy(student, cast.images.subset(slice(0)))
-    with pytest.raises(ShapeMismatch, match="of 40 labels are none of the network's 3 classes"):
-        run.accuracy(players.nets.conv3(width=2, classes=3), cast.images)
-    for odd in (float("nan"), float("inf")):
-        with torch.no_grad(), pytest.raises(NonFinite, match="NaN or infinity for 40 of 40 images"):
-            other = copy.deepcopy(student)
-            other.head.bias.fill_(odd)
-            run.accuracy(other, cast.images)
-    student.train().forward = players.rigged(student.forward, at=1)
-    with pytest.raises(players.Explosion):
-        run.accuracy(student, cast.images, batch=7)
-    assert all(module.training for module in student.modules())
+    with torch.no_grad():
+        student.head.bias.fill_(float("inf"))
+    few = players.nets.conv3(width=2, classes=3)
+    for network, images, error, words in (
+        (few, cast.images.subset(slice(0)), BadValue, "no images"),
+        (few, cast.images, ShapeMismatch, "of 40 labels are none of the network's 3 classes"),
+        (student, cast.images, NonFinite, "NaN or infinity for 40 of 40 images"),
+    ):
+        with pytest.raises(error, match=words):
+            run.accuracy(network, images)
