@@ -102,12 +102,11 @@ def rows(chapter: str, scale: str) -> None:
     from reuselib.run import SUSTAINED
 
     study = chapters.study(chapter, scale)
-    width = max(map(len, study.rows))
+    spent, width = _spent(chapter, scale), max(map(len, study.rows))
     cards = "  ".join(f"{card:>10}" for card in SUSTAINED)
     click.secho(f"{'':{width}}  {'recorded':>13}  {'memory':>9}  {cards}", bold=True)
     for row in study.rows:
-        found = [r.wall_seconds for r in ledger.records(chapter, scale) if r.row == row and not r.stale]
-        here = f"{_span(statistics.median(found))} ({len(found)})" if found else "–"
+        here = f"{_span(statistics.median(spent[row]))} ({len(spent[row])})" if row in spent else "–"
         cost = _cost(study, row)
         hours = [_span(3600 * cost.hours(card)) if cost else "–" for card in SUSTAINED]
         memory = f"{cost.memory / 2**20:,.0f} MiB" if cost else "–"
@@ -143,24 +142,27 @@ def predict(papers: tuple[str, ...], scale: str) -> None:
         )
 
 
-def _measured(paper: str, scale: str, rows: Collection[str]) -> str:
-    """What is known of rows whose cost is not that of a training: their number, and the minutes of those recorded."""
+def _spent(paper: str, scale: str, what: str = "wall_seconds", device: str = "") -> dict[str, list[float]]:
+    """The seconds that the fresh records of each row took, on one kind of device or on any."""
     spent: dict[str, list[float]] = {}
     for record in ledger.records(paper, scale):
-        if record.row in rows and not record.stale:
-            spent.setdefault(record.row, []).append(record.wall_seconds)
-    minutes = sum(map(statistics.median, spent.values())) / 60
-    recorded = f", {len(spent)} of them took {minutes:.1f} min where they were recorded" if spent else ""
+        if not record.stale and record.device.startswith(device):
+            spent.setdefault(record.row, []).append(getattr(record, what))
+    return spent
+
+
+def _measured(paper: str, scale: str, rows: Collection[str]) -> str:
+    """What is known of rows whose cost is not that of a training: their number, and the minutes of those recorded."""
+    spent = [statistics.median(seconds) for row, seconds in _spent(paper, scale).items() if row in rows]
+    recorded = f", {len(spent)} of them took {sum(spent) / 60:.1f} min where they were recorded" if spent else ""
     return f"; {len(rows)} unpredicted{recorded}" if rows else ""
 
 
 def _ratios(paper: str, scale: str, most: int = 12) -> list[float]:
     """Predicted processor seconds of recorded rows, at ``RATE``, in units of the measured ones."""
-    study, measured = chapters.study(paper, scale), dict[str, list[float]]()
-    for record in ledger.records(paper, scale):
-        if not record.stale and record.row in study.settings and record.device.startswith("cpu"):
-            measured.setdefault(record.row, []).append(record.cpu_seconds)
-    long = [row for row, seconds in measured.items() if min(seconds) > 1]  # the rest is overhead
+    study, measured = chapters.study(paper, scale), _spent(paper, scale, "cpu_seconds", "cpu")
+    # The rest is overhead.
+    long = [row for row, seconds in measured.items() if row in study.settings and min(seconds) > 1]
     found = {row: _cost(study, row) for row in long[:: max(1, len(long) // most)][:most]}
     return [cost.operations / RATE["cpu"] / statistics.median(measured[row]) for row, cost in found.items() if cost]
 
@@ -258,10 +260,7 @@ def _recorded(study: Any, row: str, seed: int) -> bool:
 
 def _predicted(study: Any, rows: Iterable[str], kind: str) -> dict[str, float]:
     """Seconds by row: the median of its records, else its operations at the device's rate; not all can be known."""
-    recorded: dict[str, list[float]] = {}
-    for record in ledger.records(study.name, study.scale):
-        recorded.setdefault(record.row, []).append(record.wall_seconds)
-    began = time.monotonic()
+    recorded, began = _spent(study.name, study.scale), time.monotonic()
     # The recorded seconds are of training: a row without any still takes one.
     seconds = {row: max(1.0, statistics.median(recorded[row])) for row in rows if row in recorded}
     for row in rows:

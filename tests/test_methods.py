@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import players
@@ -75,29 +76,27 @@ def test_a_student_that_is_part_of_one_of_its_teachers_is_refused() -> None:
     cast = players.cast()
     teacher, images, source = cast.teachers[0], cast.images, players.pool(cast)["s1"]
     teachers, sharing = Teachers([teacher], ClassSets(((0, 1, 2),))), nets.MultiHead(source.stages, (4, 6), {"a": 3})
+    cast.student.blocks[0] = cast.teacher.blocks[0]
     for build in (
-        lambda: netgraft.NetGraft(teacher, teacher, images, players.grafts(1)),
-        lambda: netgraft.KnowledgeDistillation(teacher, teacher, images),
+        *(partial(players.MAKERS[name], cast) for name in ("kd-images", "dfad", "dafl", "zskt", "few-kd", "fitnet")),
         lambda: JointLearning(teachers, teacher, images, Stage(1)),
         lambda: LayerwiseAmalgamation(teachers, teacher, images, Stage(1), Stage(1)),
         lambda: TargetLearning(sharing, {"a": source}, images),
         lambda: ComponentLearning(sharing, [Lesson(source, "a")], images, widths=players.WIDTHS),
     ):
-        with pytest.raises(BadValue, match="must not change: they share"):
+        with pytest.raises(BadValue, match="which must not change: they share .*Give copies"):
             build()
 
 
-ROUNDED = players.DISTILLING | players.INVERTING | players.GRAFTING | players.AMALGAMATING | players.STAGED
-
-
-@pytest.mark.parametrize("name", ROUNDED)
-def test_building_a_method_leaves_the_teacher_untouched(name: str) -> None:
+def built(name: str) -> tuple[run.Method, list[dict[str, Any]]]:
+    """A method whose teachers are in odd modes, which building it left as they were; and how those look."""
     cast = players.cast()
     everyone = unusual(cast.teacher, *cast.teachers)
     before = look_at(everyone)
-    method = (players.MAKERS | players.STAGED)[name](cast, precision="fp32")
+    method = (players.MAKERS | players.STAGED)[name](cast, batch=players.BATCH, seed=0, precision="fp32")
     assert not list(players.differences(before, look_at(everyone)))
     assert_ready(method)
+    return method, look_at(unusual(*players.kept(method)))
 
 
 def places(method: run.Method) -> dict[str, tuple[Any, str]]:
@@ -118,8 +117,7 @@ def places(method: run.Method) -> dict[str, tuple[Any, str]]:
 
 @pytest.mark.parametrize("name", players.METHODS)
 def test_the_teacher_is_untouched_and_no_hook_stays_also_after_an_exception_anywhere_in_a_step(name: str) -> None:
-    normal = players.make(name)
-    before, counters = look_at(unusual(*players.kept(normal))), {}
+    (normal, before), counters = built(name), {}
     assert bool(before) == (name in players.TAUGHT)
     normal.step()
     for place, (owner, attribute) in places(normal).items():
@@ -132,8 +130,7 @@ def test_the_teacher_is_untouched_and_no_hook_stays_also_after_an_exception_anyw
     assert networks[0] == networks[1]
     for place, counter in counters.items():
         for call in range(counter.calls):
-            method = players.make(name)
-            before = look_at(unusual(*players.kept(method)))
+            method, before = built(name)
             owner, attribute = places(method)[place]
             setattr(owner, attribute, players.rigged(getattr(owner, attribute), at=call))
             with pytest.raises(players.Explosion):
@@ -200,9 +197,8 @@ def test_the_guards_notice() -> None:
     for waits in (lambda t: t.sum().item(), lambda t: bool(t[0] > 0), lambda t: t[t > 0], lambda t: t.nonzero()):
         with NoSync(), pytest.raises(AssertionError, match="waits"):
             waits(torch.randn(3))
-    for astray in (lambda: torch.zeros(()), lambda: torch.randn(3), lambda: torch.arange(4)):
-        with OnlyMeta(), pytest.raises(AssertionError, match="on cpu"):
-            astray()
+    with OnlyMeta(), pytest.raises(AssertionError, match="on cpu"):
+        torch.zeros(())
 
 
 @pytest.mark.parametrize("name", players.METHODS)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -75,46 +76,35 @@ def test_executed_from_top_to_bottom_without_errors_and_at_most_a_megabyte(noteb
     assert notebook.path.stat().st_size <= 2_000_000  # figures are twice as sharp as a page shows them
 
 
-def test_parameters(notebook: Notebook) -> None:
+def test_parameters_and_what_nbval_compares(notebook: Notebook) -> None:
     (cell,) = notebook.tagged("parameters")
     values = {
         statement.targets[0].id: ast.literal_eval(statement.value)
         for statement in ast.parse(cell.source).body
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
     }
-    assert {"scale", "seed", "recompute"} <= set(values)
-    assert (values["scale"], values["seed"]) == ("auto", 0)
+    assert {"scale", "seed", "recompute"} <= set(values) and (values["scale"], values["seed"]) == ("auto", 0)
     assert not notebook.tagged("injected-parameters"), "committed with other parameters than its own"
     # A mistyped scale must not run the long form.
-    settled = [cell for cell in notebook.code if "scale = chapters.scale(scale)" in cell.source]
-    assert len(settled) == 1
+    assert sum("scale = chapters.scale(scale)" in cell.source for cell in notebook.code) == 1
     fetching = [cell for cell in notebook.code if "study.fetch(" in cell.source]
     assert bool(fetching) == (notebook.path.stem not in PAGES)
     assert all("nbval-ignore-output" in cell.metadata.tags for cell in fetching)
-
-
-def test_nbval_compares_a_third(notebook: Notebook) -> None:
-    tagged = [cell for cell in notebook.code if not UNCOMPARED & set(cell.metadata.get("tags", []))]
-    compared = [cell for cell in tagged if not re.search(r"#\s*NBVAL_(IGNORE|SKIP)", cell.source)]
+    compared = [each for each in notebook.code if not UNCOMPARED & set(each.metadata.get("tags", []))]
     assert len(compared) >= len(notebook.code) / 3, f"{len(compared)} of {len(notebook.code)} cells are compared"
     assert any(cell.outputs for cell in compared), "what is compared prints nothing"
+    trained = [each for each in compared if re.search(r"\brecompute\b", each.source) and each is not cell]
+    assert not trained, f"nbval runs with recompute off:\n{trained[0].source}"
 
 
-def test_what_is_trained_is_not_compared(notebook: Notebook) -> None:
-    for cell in notebook.code:
-        tags = set(cell.metadata.get("tags", []))
-        if re.search(r"\brecompute\b", cell.source) and "parameters" not in tags:
-            assert "nbval-ignore-output" in tags, f"nbval runs with recompute off:\n{cell.source}"
-
-
-def test_no_line_of_code_that_is_shown_scrolls_sideways(notebook: Notebook) -> None:
+def test_code_that_is_shown_neither_scrolls_sideways_nor_defines_long_functions(notebook: Notebook) -> None:
     """`ruff format` keeps the cells, but for long strings and comments; source of the library is printed as it is."""
-    for cell in notebook.code:
-        if not HIDDEN & set(cell.metadata.get("tags", [])):
-            assert [line for line in cell.source.splitlines() if len(line) > 79] == []
-    for output in notebook.outputs:
-        if (source := output.get("data", {}).get("text/markdown", "")).startswith("```python"):
-            assert [line for line in source.splitlines() if len(line) > 79] == []
+    printed = [output.get("data", {}).get("text/markdown", "") for output in notebook.outputs]
+    shown = [cell.source for cell in notebook.shown] + [text for text in printed if text.startswith("```python")]
+    assert [line for source in shown for line in source.splitlines() if len(line) > 79] == []
+    for node in (node for cell in notebook.code for node in ast.walk(ast.parse(cell.source))):
+        long = isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 15
+        assert not long, f"{node.name} belongs in the library"
 
 
 def test_a_lesson_opens_with_its_answer_and_is_short(notebook: Notebook) -> None:
@@ -140,17 +130,13 @@ def test_a_lesson_opens_with_its_answer_and_is_short(notebook: Notebook) -> None
     assert words <= WORDS and lines <= LINES, f"{words} words and {lines} shown lines"
 
 
-def test_the_claims_stand_once_in_a_chapter_in_its_lesson(notebook: Notebook) -> None:
-    count = sum("report.verdicts(" in cell.source for cell in notebook.code)
-    assert count == notebook.is_lesson
-    assert not any("report.badge(" in cell.source for cell in notebook.code), "the opening counts the claims"
-
-
-def test_what_plots_imports_and_reports_is_folded_away(notebook: Notebook) -> None:
+def test_what_plots_imports_and_reports_is_folded_away_and_claims_stand_once(notebook: Notebook) -> None:
     for cell in notebook.shown:
         assert not re.search(r"figures\.|flipbook\(|report\.|notebook\.provenance", cell.source), cell.source
         if notebook.path.stem != "00_quickstart":
             assert not re.match(r"(import|from) ", cell.source), cell.source
+    assert sum("report.verdicts(" in cell.source for cell in notebook.code) == notebook.is_lesson
+    assert not any("report.badge(" in cell.source for cell in notebook.code), "the opening counts the claims"
 
 
 def test_solutions_are_enclosed(notebook: Notebook) -> None:
@@ -161,45 +147,30 @@ def test_solutions_are_enclosed(notebook: Notebook) -> None:
     assert len(closed) == len(exercises) == len(re.findall(r"{solution(?:-start)?}", text))
 
 
-def test_a_cell_defines_no_long_function(notebook: Notebook) -> None:
-    for cell in notebook.code:
-        for node in ast.walk(ast.parse(cell.source)):
-            if isinstance(node, ast.FunctionDef):
-                lines = (node.end_lineno or 0) - node.lineno + 1
-                assert lines <= 15, f"{node.name} has {lines} lines: it belongs in the library"
-
-
-def test_every_image_has_alt_text(notebook: Notebook) -> None:
+def test_every_image_has_alt_text_and_no_output_needs_scripts_or_the_network(notebook: Notebook) -> None:
     for output in notebook.outputs:
-        for kind in output.get("data", {}):
+        data = output.get("data", {})
+        page = "".join(data.get("text/html", ""))
+        for kind in data:
+            assert "widget" not in kind and kind != "application/javascript"
             if kind.startswith("image/"):
                 alt = output.metadata.get(kind, {}).get("alt", "")
                 assert len(alt.split()) >= 4, f"an image says of itself only {alt!r}: use reuselib.report.figures.show"
-        for tag in re.findall(r"<img\b[^>]*>", "".join(output.get("data", {}).get("text/html", ""))):
-            assert re.search(r'\balt="[^"]{12,}"', tag), tag[:120]
+        assert not re.search(r"<script|(?:src|href)=[\"']https?:", page)
+        assert len(re.findall(r"<img\b", page)) == len(re.findall(r'<img\b[^>]*\balt="[^"]{12,}"', page))
     for cell in notebook.text:
         assert not re.search(r"!\[\s*\]\(", cell.source), "an image in the text has no alt text"
 
 
-def test_no_output_needs_scripts_or_the_network(notebook: Notebook) -> None:
-    for output in notebook.outputs:
-        data = output.get("data", {})
-        assert not [kind for kind in data if "widget" in kind or kind == "application/javascript"]
-        assert not re.search(r"<script|(?:src|href)=[\"']https?:", "".join(data.get("text/html", "")))
-
-
-def test_links_to_colab_at_the_one_address_or_not_at_all(notebook: Notebook) -> None:
+def test_opens_with_one_title_the_link_to_colab_at_the_one_address_and_the_setup_cell(notebook: Notebook) -> None:
+    titles = [line for cell in notebook.text for line in cell.source.splitlines() if line.startswith("# ")]
+    assert notebook.cells[0].source.startswith("# ") and len(titles) == 1
+    assert notebook.code[0].source.strip() == SETUP_CELL.strip()
     place = CONFIG["repository"]["url"].removeprefix("https://github.com/")
     blob = f"https://colab.research.google.com/github/{place}/blob/main/notebooks/{notebook.path.name}"
     links = re.findall(r"https://colab[^)\s]*", "\n".join(cell.source for cell in notebook.text))
     assert links == ([blob] if place else [])
     assert not place or blob in notebook.cells[0].source
-
-
-def test_opens_with_one_title_and_the_setup_cell(notebook: Notebook) -> None:
-    titles = [line for cell in notebook.text for line in cell.source.splitlines() if line.startswith("# ")]
-    assert notebook.cells[0].source.startswith("# ") and len(titles) == 1
-    assert notebook.code[0].source.strip() == SETUP_CELL.strip()
 
 
 def test_nbval_fails_where_a_result_changed_and_not_where_another_python_warns(tmp_path: Path) -> None:
@@ -220,7 +191,7 @@ def test_nbval_fails_where_a_result_changed_and_not_where_another_python_warns(t
 
 
 @pytest.fixture
-def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[object, Path]:
+def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Path]:
     """Return the module book/execute.py, its notebooks a temporary folder."""
     pytest.importorskip("papermill")
     monkeypatch.syspath_prepend(str(ROOT / "book"))
@@ -242,51 +213,37 @@ def small_notebook(path: Path, parameters: str, body: str) -> bytes:
     return path.read_bytes()
 
 
-def test_execute_refuses_a_notebook_without_the_parameters_and_names_the_chapters(
-    execute: tuple, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_execute_replaces_only_what_ended_well(execute: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     module, folder = execute
-    small_notebook(folder / "01_a.ipynb", 'scale = "laptop"', "1")
-    for arguments, words in (
-        ([], "no parameter seed, recompute"),
-        (["02_b"], "No such chapter: 02_b. There are: 01_a"),
-    ):
+    path, smoke = folder / "01_a.ipynb", folder.parent / "_build/smoke/01_a.ipynb"
+
+    def refuse(*arguments: str, words: str) -> None:
         monkeypatch.setattr(sys, "argv", ["execute.py", *arguments])
         with pytest.raises(SystemExit, match=words):
             module.main()
 
-
-def test_execute_replaces_only_what_ended_well(execute: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, folder = execute
-    path = folder / "01_a.ipynb"
-    parameters = 'scale = "laptop"\nseed = 0\nrecompute = False'
+    small_notebook(path, 'scale = "auto"', "1")
+    refuse(words="no parameter seed, recompute")
+    refuse("02_b", words="No such chapter: 02_b. There are: 01_a")
+    parameters = 'scale = "auto"\nseed = 0\nrecompute = False'
     before = small_notebook(path, parameters, 'print(scale)\nassert scale != "smoke"')
-    monkeypatch.setattr(sys, "argv", ["execute.py", "--scale", "smoke"])
-    with pytest.raises(SystemExit, match="01_a failed; the notebook is as it was"):
-        module.main()
-    assert path.read_bytes() == before and not list(folder.parent.glob("_build/smoke/*"))
+    refuse("--scale", "smoke", words="01_a failed; the notebook is as it was")
+    assert path.read_bytes() == before and not smoke.exists()
     monkeypatch.setattr(sys, "argv", ["execute.py"])
     module.main()
     done = nbformat.read(path, as_version=4)
-    assert done.cells[1].outputs[0].text == "laptop\n"
+    assert done.cells[1].outputs[0].text == "laptop\n" and done.cells[0].source == parameters
     assert len(done.cells) == 2 and "papermill" not in done.metadata and "papermill" not in done.cells[0].metadata
     assert [entry.name for entry in folder.iterdir()] == ["01_a.ipynb"]
-    before = small_notebook(path, parameters.replace("laptop", "auto"), "print(scale)")
-    module.main()
-    done = nbformat.read(path, as_version=4)
-    assert done.cells[1].outputs[0].text == "laptop\n" and done.cells[0].source == parameters.replace("laptop", "auto")
+    before = small_notebook(path, parameters, "print(scale)")
     monkeypatch.setattr(sys, "argv", ["execute.py", "--scale", "smoke"])
     module.main()
-    assert '"smoke\\n"' in (folder.parent / "_build/smoke/01_a.ipynb").read_text() and path.read_bytes() != before
+    assert '"smoke\\n"' in smoke.read_text() and path.read_bytes() == before
 
 
-def test_execute_keeps_no_bar_that_showed_progress(execute: tuple) -> None:
-    module, _ = execute
+def test_execute_keeps_no_bar_that_showed_progress(execute: tuple[Any, Path]) -> None:
     bar, figure = "DFAD: 100%|████| 5/5 [00:01<00:00, 5.0update/s]", {"image/png": "", "text/plain": "50%| of it"}
-    outputs = [
-        nbformat.v4.new_output("display_data", {"text/plain": bar}),
-        nbformat.v4.new_output("display_data", figure),
-    ]
+    outputs = [nbformat.v4.new_output("display_data", each) for each in ({"text/plain": bar}, figure)]
     outputs += [nbformat.v4.new_output("stream", name="stderr", text=text) for text in (f"\n{bar}\n", "a warning")]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=outputs)])
-    assert module.tidy(notebook).cells[0].outputs == [outputs[1], outputs[3]]
+    assert execute[0].tidy(notebook).cells[0].outputs == [outputs[1], outputs[3]]

@@ -19,15 +19,15 @@ NOTE = (
 )
 
 
-def chart(judged: Iterable[Verdict], caption: str = "The claims and what the records say") -> Table:
+def chart(judged: Iterable[Verdict]) -> Table:
     """Return verdicts as a table with a strip for each claim; rule, conditions and source open on a click.
 
     Args:
         judged: Verdicts of any papers and scales.
-        caption: Of the table.
     """
     heads = [("", head) for head in ("Claim", "Whose", "Against its margin", "Weakest effect", "Seeds", "Verdict")]
-    return Table.of(caption, heads, [cells(verdict) for verdict in judged], [NOTE], raw=True)
+    rows = [cells(verdict) for verdict in judged]
+    return Table.of("The claims and what the records say", heads, rows, [NOTE], raw=True)
 
 
 def cells(verdict: Verdict) -> list[str]:

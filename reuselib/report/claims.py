@@ -211,19 +211,6 @@ def judge(condition: Condition, found: Iterable[Record], seeds: int) -> Finding:
     return Finding(condition, result, above >= 0, difference)
 
 
-def spoken(about: Paper, conditions: Iterable[Condition]) -> str:
-    """Return conditions in words, with the labels of the paper's tables; those alike are said as one."""
-    tasks: dict[tuple[str, str, str], dict[str, None]] = {}
-    for condition in conditions:
-        sentence, task = said(about, condition)
-        tasks.setdefault(sentence, {})[task] = None
-    others: dict[tuple[str, str, str], list[str]] = {}
-    for (before, other, after), found in tasks.items():
-        named = ", ".join(filter(None, found))
-        others.setdefault((before, after, f" ({named})" if named else ""), []).append(other)
-    return "; ".join(f"{before}{', '.join(each)}{after}{where}" for (before, after, where), each in others.items())
-
-
 def said(about: Paper, condition: Condition) -> tuple[tuple[str, str, str], str]:
     """Return a condition in words, what it is about or held against apart, and its task."""
     metric = about.words.get(condition.metric, condition.metric.replace("_", " ").replace(".", " of "))
@@ -251,32 +238,6 @@ class Verdicts(list[Verdict]):
         from reuselib.report.chart import chart  # only a notebook or a page needs pandas for this
 
         return chart(self)._repr_html_()
-
-
-class Claims(list[Claim]):
-    """A paper's claims, shown with their rules before any result."""
-
-    def __init__(self, about: Paper, scale: str) -> None:
-        super().__init__(about.of(scale))
-        self.about, self.scale = about, scale
-
-    def __repr__(self) -> str:
-        """Return each claim and its rule."""
-        return "\n".join(
-            f"{n}. {c.text}\n    Rule of {c.since(self.scale)}: {c.rule(self.scale)}" for n, c in enumerate(self, 1)
-        )
-
-    def _repr_html_(self) -> str:
-        from reuselib.report.tables import Table
-
-        heads = [("", head) for head in ("Claim", "Whose", "Rule", "Written")]
-        cells = [(c.text, c.whose, spoken(self.about, c.at(self.scale)) or c.note, c.since(self.scale)) for c in self]
-        return Table.of("Claims and the rules that test them", heads, cells)._repr_html_()
-
-
-def claims(paper: str, scale: str = "laptop") -> Claims:
-    """Return a paper's claims and rules, to be read before any result; those of other scales alone are left out."""
-    return Claims(published(paper), scale)
 
 
 def verdicts(paper: str | None = None, scale: str = "laptop") -> Verdicts:

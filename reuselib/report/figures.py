@@ -46,7 +46,7 @@ from scipy.cluster import hierarchy
 
 from reuselib import checks
 from reuselib.errors import ShapeMismatch
-from reuselib.report.pictures import (  # noqa: F401  # noqa: F401
+from reuselib.report.pictures import (  # noqa: F401
     captioned_images,
     image_arcs,
     image_grid,
@@ -56,7 +56,7 @@ from reuselib.report.pictures import (  # noqa: F401  # noqa: F401
     tinted,
     with_tints,
 )
-from reuselib.report.theme import (  # noqa: F401  # noqa: F401
+from reuselib.report.theme import (  # noqa: F401
     FAINT,
     INK,
     PALETTE,

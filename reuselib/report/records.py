@@ -345,7 +345,7 @@ def merge(paper: str) -> Path:
     Returns:
         The path of the paper's file.
     """
-    path = _file(paper)
+    path = home.path("results", f"{paper}.jsonl")
     lock = path.parent / ".scratch" / f"{paper}.lock"
     with home.writing(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -369,10 +369,6 @@ def _lines(found: Iterable[Record]) -> bytes:
 
 def _line(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _file(paper: str) -> Path:
-    return home.path("results", f"{paper}.jsonl")
 
 
 def _finished(paper: str) -> list[Path]:

@@ -12,44 +12,8 @@ from reuselib.run.needs import Needs
 from reuselib.run.outputs import one_tensor, probe
 from reuselib.run.study import SCALES, Job, Result, Settings, Study, write_sheet
 
-__all__ = [
-    "Cost",
-    "History",
-    "Job",
-    "Method",
-    "Needs",
-    "Precision",
-    "Prediction",
-    "Result",
-    "SCALES",
-    "SUSTAINED",
-    "Schedule",
-    "Settings",
-    "Study",
-    "Timing",
-    "accuracy",
-    "adam",
-    "constant",
-    "cosine",
-    "count_passes",
-    "device",
-    "device_of",
-    "divisor",
-    "frozen",
-    "generator",
-    "interleaved",
-    "load_checkpoint",
-    "measured",
-    "on_device",
-    "one_cycle",
-    "one_tensor",
-    "precision",
-    "probe",
-    "run",
-    "save_checkpoint",
-    "seeded",
-    "sgd",
-    "step_decay",
-    "threads",
-    "write_sheet",
-]
+__all__ = ["accuracy", "adam", "constant", "cosine", "Cost", "count_passes", "device", "device_of", "divisor"]
+__all__ += ["frozen", "generator", "History", "interleaved", "Job", "load_checkpoint", "measured", "Method", "Needs"]
+__all__ += ["on_device", "one_cycle", "one_tensor", "Precision", "precision", "Prediction", "probe", "Result", "run"]
+__all__ += ["save_checkpoint", "SCALES", "Schedule", "seeded", "Settings", "sgd", "step_decay", "Study", "SUSTAINED"]
+__all__ += ["threads", "Timing", "write_sheet"]

@@ -215,9 +215,7 @@ class Study:
     """By scale: changes that make a row short enough to run while one reads; ``run(row, seed, **study.shortened)``."""
 
     def __init__(self, scale: str = "laptop") -> None:
-        if scale not in SCALES:
-            raise unknown("scale", scale, SCALES)
-        self.scale = scale
+        self.scale = report.known_scale(scale)
         self.settings = dict(self.declare(scale))
 
     @classmethod
@@ -283,13 +281,8 @@ class Study:
         row = self.row(row)
         settings = self.settings[row].but(**changes)
         checkpoint = self.checkpoint(row, seed, **changes) if resume else checkpoint
-        options = {
-            "device": device,
-            "checkpoint": checkpoint,
-            "progress": progress,
-            "title": title or f"{row} seed {seed}",
-        }
-        job = self.job(settings, seed, **options)
+        options: dict[str, Any] = {"device": device, "checkpoint": checkpoint, "progress": progress}
+        job = self.job(settings, seed, title=title or f"{row} seed {seed}", **options)
         result = job.result()
         result.record = self._record(row, seed, settings, result)
         for file in job.parts:
@@ -384,23 +377,13 @@ class Study:
         return total, silent
 
     def _record(self, row: str, seed: int, settings: Settings, result: Result) -> report.Record:
-        cost, where = result.history.cost, result.device
+        where, cuda = result.device, result.device.type == "cuda"
+        measured: dict[str, Any] = {
+            "metrics": result.metrics,
+            "device": torch.cuda.get_device_name(where) if cuda else f"{where.type} ({platform.machine()})",
+            "precision": result.precision,
+            "curves": {name: result.points(name) for name in result.curves},
+            **vars(result.history.cost),
+        }
         with threads() as count:
-            return report.Record.new(
-                self.name,
-                self.scale,
-                row,
-                seed,
-                metrics=result.metrics,
-                settings=settings,
-                device=torch.cuda.get_device_name(where)
-                if where.type == "cuda"
-                else f"{where.type} ({platform.machine()})",
-                threads=count,
-                precision=result.precision,
-                wall_seconds=cost.wall_seconds,
-                cpu_seconds=cost.cpu_seconds,
-                peak_memory_mb=cost.peak_memory_mb,
-                passes=cost.passes,
-                curves={name: result.points(name) for name in result.curves},
-            )
+            return report.Record.new(self.name, self.scale, row, seed, settings=settings, threads=count, **measured)

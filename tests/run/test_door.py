@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
@@ -32,19 +31,14 @@ NONSENSE: dict[str, tuple[Callable[[], object], str]] = {
     "evaluations": (driving(evaluations=0), "evaluations must be a whole number of at least 1, not 0"),
     "evaluate": (driving(evaluate={"accuracy": 1.0}), "evaluate must be a function"),
     "measured": (driving(evaluate=lambda: 0.5), "evaluate must return named numbers, not 0.5"),
-    "a seed beyond": (lambda: run.generator(CPU, 2**64), "seed must be a whole number from 0 to"),
-    "a negative seed": (lambda: run.seeded(-1).__enter__(), "seed must be"),
-    "a study's seed": (lambda: run.Job(run.Settings(), -1), "seed must be"),
-    "accuracy's batch": (lambda: run.accuracy(nn.Identity(), players.cast().images, 0), "batch must be"),
-    "an infinite lr": (lambda: run.adam(WEIGHTS, CPU, lr=float("inf")), "lr must be a finite number"),
-    "weight_decay": (lambda: run.sgd(WEIGHTS, CPU, lr=1, weight_decay=float("nan")), "weight_decay"),
+    "generator": (lambda: run.generator(CPU, 2**64), "seed must be a whole number from 0 to"),
+    "seeded": (lambda: run.seeded(-1).__enter__(), "seed must be"),
+    "job": (lambda: run.Job(run.Settings(), -1), "seed must be"),
+    "adam": (lambda: run.adam(WEIGHTS, CPU, lr=float("inf")), "lr must be a finite number"),
     "nothing": (lambda: run.sgd([], CPU, lr=1), "empty parameter list"),
     "nothing that learns": (lambda: run.sgd([torch.ones(2)], CPU, lr=1), "every parameter is frozen. Use network.req"),
     "milestones": (lambda: run.step_decay([5, 3]), r"must ascend, not \[5, 3\]"),
-    "cosine": (lambda: run.cosine(-1), "iterations must be"),
-    "one_cycle": (lambda: run.one_cycle(10, rise=1.5), "rise must be"),
     "threads": (lambda: run.threads(0).__enter__(), "count must be"),
-    "turns": (lambda: run.interleaved({}, turns=0), "turns must be"),
 }
 
 
@@ -59,10 +53,9 @@ def test_the_environment_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REUSELIB_PRECISION", "bf61")
     with pytest.raises(UnknownName, match="REUSELIB_PRECISION 'bf61'. Did you mean 'bf16'"):
         run.precision(CPU)
-    for nonsense in ("many", "0", "1.5"):
-        monkeypatch.setenv("REUSELIB_THREADS", nonsense)
-        with pytest.raises(BadValue, match=f"REUSELIB_THREADS must be .*{nonsense}"), run.threads():
-            pass
+    monkeypatch.setenv("REUSELIB_THREADS", "1.5")
+    with pytest.raises(BadValue, match="REUSELIB_THREADS must be .*1.5"), run.threads():
+        pass
 
 
 def test_a_misspelt_option_is_named_with_the_nearest_one_and_a_signature_has_them_all() -> None:
@@ -86,17 +79,6 @@ def test_a_misspelt_option_is_named_with_the_nearest_one_and_a_signature_has_the
     assert middle.bind("teacher", "images", steps=3, batch=2)
     outer = {name: each.default for name, each in inspect.signature(Outer).parameters.items()}
     assert outer == {"teacher": inspect.Parameter.empty, "batch": 8, "lr": 1.0}
-
-
-@pytest.mark.parametrize("name", ["kd-images", "dfad", "dafl", "zskt", "few-kd", "fitnet"])
-def test_what_learns_is_no_part_of_what_must_not_change(name: str) -> None:
-    words = r"part of the teacher, which must not change.*blocks\.0\.0\.weight.*deepcopy"
-    for whole in (True, False):
-        cast = players.cast()
-        cast.student = cast.teacher if whole else copy.deepcopy(cast.teacher)
-        cast.student.blocks[0] = cast.teacher.blocks[0]
-        with pytest.raises(BadValue, match=words):
-            players.MAKERS[name](cast)
 
 
 class Counting(nn.Module):
