@@ -89,11 +89,19 @@ def test_rows_are_run_once_unless_told_otherwise_or_their_settings_change(
     assert report.find("dfad", "smoke", "digits-untrained", 0, changed) and len(records()) == 4 and left(room) == []
 
 
-def test_a_run_that_was_cut_is_resumed_and_gives_the_same_record(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_could_not_be_recorded_is_resumed_and_gives_the_same_record(
+    room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        with home.writing(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
     study = chapters.study("dfad", "smoke")
-    expected = study.run("digits-random", 0, progress=False).record
-    checkpoint = study.checkpoint("digits-random", 0)
-    players.cut(monkeypatch, lambda: study.run("digits-random", 0, checkpoint=checkpoint, progress=False), at=3)
+    expected, checkpoint = study.run("digits-random", 0, progress=False).record, study.checkpoint("digits-random", 0)
+    with monkeypatch.context() as now:
+        now.setattr(home, "write_atomic", full)  # of records; the checkpoint had still room
+        output = call("run", *LEARNED, code=1)
+    assert "cannot be written: No space left" in output and "the same command goes on from there" in output
     assert left(room) == ["seed0.pt"] and records() == []
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[:-1])
@@ -103,36 +111,21 @@ def test_a_run_that_was_cut_is_resumed_and_gives_the_same_record(room: Path, mon
     assert "row 1 of 1  digits-random  seed 0  accuracy" in call("resume", "dfad", "--scale", "smoke")
     found = report.find("dfad", "smoke", "digits-random", 0, study.settings["digits-random"])
     assert found and not found.differences(expected) and found.passes == expected.passes and left(room) == []
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_bytes(whole)  # it outlived its record
+    home.write_atomic(checkpoint, whole)  # it outlived its record
     assert "recorded already: 1 of 1" in call("resume", "dfad", "--scale", "smoke") and left(room) == []
     assert call("resume", "dfad", "--scale", "smoke") == "Nothing of dfad was cut off at the smoke scale.\n"
 
 
-def test_a_full_disk_keeps_checkpoint_and_records(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, data: bytes) -> None:
-        with home.writing(path):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    call("run", *UNTRAINED)
-    before = (room / "results" / "dfad.jsonl").read_bytes()
-    with monkeypatch.context() as now:
-        now.setattr(home, "write_atomic", full)  # of records; the checkpoint had still room
-        output = call("run", *LEARNED, code=1)
-    assert "cannot be written: No space left" in output and "the same command goes on from there" in output
-    assert left(room) == ["seed0.pt"] and (room / "results" / "dfad.jsonl").read_bytes() == before
-    call("run", *LEARNED)
-    assert records() == ["digits-random 0", "digits-untrained 0"] and left(room) == []
-
-
-def test_a_place_that_cannot_be_written_is_found_before_a_row_starts(
+def test_a_place_that_cannot_be_written_is_found_before_a_row_starts_and_other_errors_are_not_hidden(
     room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DFADStudy, "run", players.rigged(DFADStudy.run, at=0))
     (room / "results").touch()
     assert "results/.scratch cannot be written" in call("run", *LEARNED, code=1)
+    (room / "results").unlink()
+    assert isinstance(CliRunner().invoke(cli.main, ["run", *LEARNED]).exception, players.Explosion)
     monkeypatch.setenv("REUSELIB_DATA", str(room / "nowhere"))
-    for command in (["list"], ["run", *LEARNED], ["verdicts"], ["zoo", "list"], ["doctor"]):
+    for command in (["list"], ["run", *LEARNED], ["zoo", "list"], ["doctor"]):
         assert "nowhere, which does not exist. Fix: make that folder" in call(*command, code=1)
 
 
@@ -158,14 +151,7 @@ def test_bad_arguments_get_the_nearest_or_the_list_before_anything_runs(
     assert not (room / "results").exists()
 
 
-def test_options_are_chosen_by_rows_that_choose_some(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "dfad chooses no options when it runs. Fix: name qfsl" in call("choose", "dfad", code=1)
-    assert "world-eszsl chooses nothing" in call("choose", "qfsl", "--rows", "world-eszsl", code=1)
-    monkeypatch.setattr(QFSLStudy, "choose", lambda study, rows, seed: [(rows[0], [{"gamma": 1.0, "lam": seed}, {}])])
-    assert call("choose", "qfsl", "--rows", "cifar-eszsl", "--seed", "3") == "cifar-eszsl: gamma 1.0, lam 3; \n"
-
-
-def test_list_table_verdicts_and_report_print(room: Path) -> None:
+def test_list_table_verdicts_report_and_choices_print(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call("run", *UNTRAINED)
     lines = call("list").splitlines()
     assert [line.split()[1] for line in lines] == report.names()
@@ -178,9 +164,15 @@ def test_list_table_verdicts_and_report_print(room: Path) -> None:
     path = room / "results" / "dfad.jsonl"
     path.write_text(path.read_text().replace('"schema":2', '"schema":0'))
     assert "line 1, has record schema 0" in call("table", "dfad", "--scale", "smoke", code=1)
+    assert "dfad chooses no options when it runs. Fix: name qfsl" in call("choose", "dfad", code=1)
+    monkeypatch.setattr(QFSLStudy, "choose", lambda study, rows, seed: [(rows[0], [{"gamma": 1.0, "lam": seed}, {}])])
+    assert call("choose", "qfsl", "--rows", "cifar-eszsl", "--seed", "3") == "cifar-eszsl: gamma 1.0, lam 3; \n"
 
 
-def test_the_zoo_is_listed_shown_and_verified(room: Path) -> None:
+def test_the_zoo_is_listed_shown_trained_and_verified(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = zoo.Recipe("digits", None, "conv3", {"width": 2}, 3, options={"batch": 8})
+    monkeypatch.setitem(zoo.RECIPES, "tiny", recipe)
+    assert "tiny: test accuracy" in call("zoo", "train", "tiny")
     listed = {line.split()[0]: line for line in call("zoo", "list").splitlines()}
     assert set(listed) == set(zoo.names())
     card = zoo.card("digits8-conv3")
@@ -188,24 +180,9 @@ def test_the_zoo_is_listed_shown_and_verified(room: Path) -> None:
     assert "reuselib zoo train cifar10-resnet34" in listed["cifar10-resnet34"]
     assert json.loads(call("zoo", "show", "digits8-conv3")) == card
     shipped = {path[4:-10] for path in home.registry() if path.endswith("/card.json")}
-    assert {line.split(":")[0] for line in call("zoo", "verify").splitlines()} == shipped
-    weights = room / "zoo" / "digits8-conv3" / "weights.safetensors"
-    home.write_atomic(weights, b"no weights")
-    for names in ([], ["digits8-conv3"]):
-        assert f"{weights} is damaged" in call("zoo", "verify", *names, code=1)
-
-
-def test_zoo_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = zoo.Recipe("digits", None, "conv3", {"width": 2}, 3, options={"batch": 8})
-    monkeypatch.setitem(zoo.RECIPES, "tiny", recipe)
-    assert "tiny: test accuracy" in call("zoo", "train", "tiny")
-    assert "tiny" in call("zoo", "list") and "tiny" in call("zoo", "verify", "tiny")
-
-
-def test_what_is_no_error_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DFADStudy, "run", players.rigged(DFADStudy.run, at=0))
-    result = CliRunner().invoke(cli.main, ["run", *LEARNED])
-    assert isinstance(result.exception, players.Explosion)
+    assert {line.split(":")[0] for line in call("zoo", "verify").splitlines()} == shipped | {"tiny"}
+    home.write_atomic(room / "zoo" / "digits8-conv3" / "weights.safetensors", b"no weights")
+    assert "weights.safetensors is damaged" in call("zoo", "verify", code=1)
 
 
 def test_records_are_reproduced_or_said_to_differ() -> None:

@@ -44,17 +44,6 @@ def test_a_healthy_installation_and_what_was_damaged_in_it(room: Path) -> None:
     assert f"{weights[0]} is damaged" in missing[1] and missing[2].split(",")[0] == "network: mine"
 
 
-def test_what_was_shipped_and_is_gone_is_found(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clone = room / "clone"
-    (clone / "data" / "papers").mkdir(parents=True)
-    monkeypatch.delenv("REUSELIB_DATA")
-    monkeypatch.setattr(home, "CLONE", clone)
-    _, missing = doctor(1)
-    assert any("FashionMNIST" in line and "is missing. Fix: git checkout" in line for line in missing)
-    shipped = {path[4:-10] for path in home.registry() if path.endswith("/card.json")}
-    assert {line.split()[1].rstrip(",") for line in missing if line.startswith("network: ")} == shipped
-
-
 def test_what_is_not_there_stale_or_damaged_is_found(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoo, "names", list)
     for name, value, words in (
