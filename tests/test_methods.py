@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from contextlib import nullcontext
 from dataclasses import replace
@@ -76,6 +77,7 @@ def test_a_student_that_is_part_of_one_of_its_teachers_is_refused() -> None:
     cast = players.cast()
     teacher, images, source = cast.teachers[0], cast.images, players.pool(cast)["s1"]
     teachers, sharing = Teachers([teacher], ClassSets(((0, 1, 2),))), nets.MultiHead(source.stages, (4, 6), {"a": 3})
+    cast.student = copy.deepcopy(cast.teacher)
     cast.student.blocks[0] = cast.teacher.blocks[0]
     for build in (
         *(partial(players.MAKERS[name], cast) for name in ("kd-images", "dfad", "dafl", "zskt", "few-kd", "fitnet")),

@@ -189,10 +189,8 @@ class Paper:
 
     def of(self, scale: str) -> tuple[Claim, ...]:
         """Return the claims that a scale can be asked about: those of larger scales alone are left out."""
-        asked = ({condition.scale for condition in claim.conditions} for claim in self.claims)
-        return tuple(
-            c for c, scales in zip(self.claims, asked, strict=True) if not scales or scales & {"laptop", scale}
-        )
+        asked = {"laptop", scale}
+        return tuple(c for c in self.claims if not c.conditions or asked & {each.scale for each in c.conditions})
 
     def label(self, row: str) -> tuple[str, str]:
         """Return what the method and the task of a row of the records are called."""

@@ -58,7 +58,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_how_to_go_on(
     assert not list(players.differences(players.state(whole), players.state(resumed)))
 
 
-def test_where_nothing_can_be_written_nothing_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_can_be_written_nothing_starts(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     method = players.make("dfad")
     places = {tmp_path: "is a folder. Give a file in it", tmp_path / "file" / "run.pt": "cannot be written"}

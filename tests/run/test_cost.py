@@ -58,9 +58,6 @@ PER_STEP = {
     "dfad-one-stage": {"teacher": (3, 1), "student": (3, 3), "generator": (3, 1)},
     "gan-one-stage": {"generator": (1, 1), "discriminator": (2, 2)},
     "gan-two-stage-plain": {"generator": (2, 1), "discriminator": (3, 3)},
-    "gan-two-stage-frozen": {"generator": (2, 1), "discriminator": (3, 3)},
-    "gan-two-stage-reuse": {"generator": (1, 1), "discriminator": (3, 3)},
-    "gan-two-stage-wasteful": {"generator": (2, 2), "discriminator": (3, 3)},
     "amalgamation-layers": {"teachers": (1, 0), "encoders": (1, 0), "adapted": (1, 0)},
     "component-one-step": {"student": (1, 1), "sources": (1, 0)},
 }

@@ -22,7 +22,7 @@ players.drive(method, 200, checkpoint=sys.argv[2])
 
 
 @pytest.mark.parametrize(
-    "name", ["dfad", *(pytest.param(each, marks=pytest.mark.nightly) for each in ("inversion-cmi", "netgraft"))]
+    "name", ["dfad", *(pytest.param(each, marks=pytest.mark.nightly) for each in ("inversion-cmi", "zskt"))]
 )
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, name: str) -> None:
     checkpoint = tmp_path / "run.pt"
