@@ -45,6 +45,7 @@ def test_a_healthy_installation_and_what_was_damaged_in_it(room: Path) -> None:
 
 
 def test_what_is_not_there_stale_or_damaged_is_found(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = chapters.study("dfad", "smoke").run("digits-untrained", 0, progress=False).record
     monkeypatch.setattr(zoo, "names", list)
     for name, value, words in (
         ("DEVICE", "gpu", "'gpu' is not a device"),
@@ -54,7 +55,6 @@ def test_what_is_not_there_stale_or_damaged_is_found(room: Path, monkeypatch: py
             wrong.setenv(f"REUSELIB_{name}", value)
             (line,) = doctor(1)[1]
             assert words in line
-    record = chapters.study("dfad", "smoke").run("digits-untrained", 0, progress=False).record
     path = record.save()
     assert "dfad: 1 records" in doctor(0)[0]
     replace(record, version=record.version + 1).save()
