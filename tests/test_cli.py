@@ -96,6 +96,8 @@ def test_a_run_that_could_not_be_recorded_is_resumed_and_gives_the_same_record(
         with home.writing(path):
             raise OSError(errno.ENOSPC, "No space left on device")
 
+    short = {"digits-random": DFADStudy.declare("smoke")["digits-random"].but(updates=10, evaluations=1, limit=10)}
+    monkeypatch.setattr(DFADStudy, "declare", classmethod(lambda cls, scale: short))
     study = chapters.study("dfad", "smoke")
     expected, checkpoint = study.run("digits-random", 0, progress=False).record, study.checkpoint("digits-random", 0)
     with monkeypatch.context() as now:

@@ -190,14 +190,27 @@ def test_an_empty_room_is_filled_and_then_a_row_runs(
         study.fetch()  # all else all the same
     assert f"To fetch: mnist (about 12 MB), tiny. Kept in {tmp_path / 'data'};" in capsys.readouterr().out
     zoo.train("tiny")
-    (images,) = tmp_path.glob("data/downloads/**/train-images-idx3-ubyte")
-    images.write_bytes(images.read_bytes()[:-7])
-    assert study.needs().missing == ("mnist",)
-    study.fetch(progress=False)
     study.fetch(["dfad"])
     assert capsys.readouterr().out.splitlines()[-1] == "All is there: mnist, tiny."
     record = study.run("dfad", progress=False, updates=10, evaluations=1, options={"batch": 8, "lr": 0.01}).record
     assert 0 <= record.metrics["accuracy"] <= 1
+
+
+CUT_OFF = {"svhn": "SVHN/train_32x32.mat", "stl10": "stl10_binary/test_X.bin"}
+CUT_OFF["celeba_attributes"] = "celeba/img_align_celeba.zip"
+
+
+@pytest.mark.parametrize("name", CUT_OFF)
+def test_a_file_that_was_cut_off_is_missing_and_is_fetched_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archives.publish(name, monkeypatch, tmp_path)
+    needs, path = run.Needs((name,)), tmp_path / "data" / "downloads" / CUT_OFF[name]
+    needs.fetch()
+    path.write_bytes(path.read_bytes()[:-7])
+    assert needs.missing == (name,)
+    needs.fetch()
+    assert needs.missing == ()
 
 
 def test_a_readers_runs_are_kept_beside_the_books_and_read_back_after_a_cut(

@@ -44,8 +44,8 @@ def test_a_record_comes_back_as_it_was_saved_and_the_file_is_sorted_whatever_the
 
 SAVING = """
 import sys, toy
-for seed in range(20):
-    toy.make(f"toy-{sys.argv[1]}", seed, seed / 20).save()
+for seed in range(10):
+    toy.make(f"toy-{sys.argv[1]}", seed, seed / 10).save()
 """
 
 
@@ -57,9 +57,9 @@ def test_two_processes_lose_nothing_and_a_reader_sees_whole_records_meanwhile(ro
         counts.append(len(report.records("toy")))
         time.sleep(0.002)
     assert counts == sorted(counts) and [process.wait() for process in processes] == [0, 0]
-    assert len(report.records("toy")) == 40
+    assert len(report.records("toy")) == 20
     for row in ("toy-0", "toy-1"):
-        assert report.values("toy", "laptop", row, "accuracy") == [seed / 20 for seed in range(20)]
+        assert report.values("toy", "laptop", row, "accuracy") == [seed / 10 for seed in range(10)]
     assert list(room.glob("results/**/*.json")) + list(room.glob("results/**/*.part")) == []
 
 
