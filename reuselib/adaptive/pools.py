@@ -18,7 +18,7 @@ from torch import Tensor
 from reuselib import data, home, nets, report, run
 from reuselib.data import ImageSet, MultiLabelSet, augment, multi_label
 from reuselib.errors import ReuseError, unknown
-from reuselib.layerwise import relabelled
+from reuselib.layerwise import joined, relabelled
 from reuselib.nets import MultiHead, blank, pretrained, zoo
 from reuselib.nets.supervised import MultiTaskSupervised
 
@@ -150,12 +150,8 @@ def class_images(plan: run.Settings, where: torch.device) -> Pool:
 
 def _two_parts(main: ImageSet, first: list[int], other: ImageSet, second: list[int]) -> MultiLabelSet:
     """Some classes of one set and then some of another, as one task."""
-    one, two = relabelled(main, first), relabelled(other, second)
-    classes, labels = (*one.classes, *two.classes), torch.cat([one.labels, two.labels + len(first)])
-    joined = ImageSet(
-        f"{main.name} and {other.name}", torch.cat([one.images, two.images]), labels, classes, main.mean, main.std
-    )
-    return MultiLabelSet(joined, joined.labels.unsqueeze(1), {ALL: joined.classes})
+    images = joined([relabelled(main, first), relabelled(other, second)])
+    return MultiLabelSet(images, images.labels.unsqueeze(1), {ALL: images.classes})
 
 
 def blank_images(plan: run.Settings) -> Pool:

