@@ -183,7 +183,7 @@ def test_what_the_folded_student_shows_is_what_it_is_called() -> None:
 
 
 def test_all_methods_of_a_seed_start_from_one_student_and_see_the_same_few_images() -> None:
-    rows = [f"symbols.5-{method}" for method in (*study.METHODS, *study.ABLATIONS)] + ["symbols-supervised"]
+    rows = ["symbols.5-netgraft", "symbols.5-kd", "symbols.5-stage1", "symbols-supervised"]
     first, other = start(rows[0]), start(rows[0], 1)
     assert first.images.labels.bincount().tolist() == [5] * 10
     for row in rows:
@@ -192,9 +192,12 @@ def test_all_methods_of_a_seed_start_from_one_student_and_see_the_same_few_image
         assert torch.equal(first.images.images, job.images.images) or not job.settings.shots, row
     assert list(players.differences(players.state(first.student), players.state(other.student)))
     assert not torch.equal(first.images.images, other.images.images)
-    pruned = [start(f"symbols{method}") for method in (".1-cd", ".1-netgraft-pruned", "-kd-full-pruned")]
-    first, *others = (players.state((job.method(), job.student)[1]) for job in pruned)
-    assert not any(list(players.differences(first, each)) for each in others)
+    pruned = []
+    for method in (".1-cd", ".1-netgraft-pruned", "-kd-full-pruned"):
+        job = start(f"symbols{method}")
+        job.method()
+        pruned.append(players.state(job.student))
+    assert not any(list(players.differences(pruned[0], each)) for each in pruned[1:])
 
 
 def test_with_a_prefix_every_method_keeps_the_teachers_blocks() -> None:
