@@ -8,7 +8,7 @@ import players
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from reuselib import nets, run
 from reuselib.adaptive import losses, selection
@@ -87,18 +87,6 @@ def test_sub_batches_follow_the_official_rule() -> None:
             selection.sub_batches(sizes, batch)
 
 
-class Giving(nn.Module):
-    """A source that gives NaN, or no dict."""
-
-    def __init__(self, bare: bool) -> None:
-        super().__init__()
-        self.bare = bare
-
-    def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
-        found = torch.full((len(images), 2), torch.nan)
-        return found if self.bare else {"b": found}
-
-
 def test_predictions_are_those_of_the_evaluation_mode_and_what_cannot_be_selected_is_refused() -> None:
     cast = players.cast()
     images, pool = cast.images, [source for source in players.pool(cast).values() if "b" in source.tasks]
@@ -110,12 +98,14 @@ def test_predictions_are_those_of_the_evaluation_mode_and_what_cannot_be_selecte
         expected = torch.stack([source(images.normalised(images.images))["b"] for source in pool])
     torch.testing.assert_close(found, expected)
     assert found.shape == (2, 40, 2) and not found.requires_grad
+    broken = nets.multi_head_conv({"b": 2}, widths=(2, 2))
+    nn.init.constant_(broken.heads["b"].bias, torch.nan)
     for sources, task, error, message in (
         (pool, "e", UnknownName, "task 'e'"),
         ([], "b", ReuseError, "no source teaches 'b'"),
         ([*pool, nets.multi_head_conv({"b": 3}, widths=(2, 2))], "b", ShapeMismatch, r"of classes: \[2, 2, 3\]"),
-        ([*pool, Giving(bare=False)], "b", NonFinite, "source 2 gives NaN or infinity for 'b'"),
-        ([Giving(bare=True)], "b", ReuseError, r"\(Giving\) gives Tensor, not a dict of logits by task. Wrap it .*'b'"),
+        ([*pool, broken], "b", NonFinite, "source 2 gives NaN or infinity for 'b'"),
+        ([nn.Flatten()], "b", ReuseError, r"\(Flatten\) gives Tensor, not a dict of logits by task. Wrap it .*'b'"),
     ):
         with pytest.raises(error, match=message):
             selection.predictions(sources, task, images)

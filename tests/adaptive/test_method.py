@@ -16,12 +16,6 @@ from reuselib.errors import DeviceError, NonFinite, ReuseError, ShapeMismatch, U
 WIDTHS = players.WIDTHS
 
 
-@pytest.fixture(autouse=True)
-def fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same bits on every processor."""
-    monkeypatch.setenv("REUSELIB_PRECISION", "fp32")
-
-
 def conv(tasks: dict[str, int], widths: tuple[int, ...] = (4, 6), **options: int) -> nets.MultiHead:
     with run.seeded(0):
         return nets.multi_head_conv(tasks, widths=widths, **options)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -13,11 +11,9 @@ from torch import Tensor, nn
 from reuselib.errors import BadValue, ShapeMismatch
 from reuselib.netgraft import losses
 
-DISTANCES = [losses.normalised_logits_distance, losses.logits_distance, losses.feature_distance, losses.soft_targets]
 
-
-def logits(seed: int = 0, count: int = 6, classes: int = 5) -> Tensor:
-    return torch.randn(count, classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def logits(seed: int) -> Tensor:
+    return torch.randn(6, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def test_the_normalised_distance_is_the_sum_of_two_minus_two_cosines_and_sees_no_length() -> None:
@@ -45,17 +41,6 @@ def test_the_other_distances_by_hand() -> None:
     p, q = (u / 4).softmax(1), (v / 4).softmax(1)
     expected = 16 * (p * (p / q).log()).sum() / len(u)
     assert losses.soft_targets(u, v).item() == pytest.approx(expected.item(), rel=1e-4)
-
-
-@pytest.mark.parametrize("loss", DISTANCES)
-def test_half_precision_is_lifted_and_other_shapes_are_refused(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-    u, v = logits(0).bfloat16(), logits(1).bfloat16().requires_grad_()
-    value = loss(u, v)
-    assert value.dtype == torch.float32 and value.shape == ()
-    value.backward()
-    assert v.grad.isfinite().all() and v.grad.abs().sum() > 0
-    with pytest.raises(ShapeMismatch, match=r"\(6, 5\) and \(6, 4\).*same number of classes"):
-        loss(logits(), logits(classes=4))
 
 
 def test_the_cross_distance_weighs_imitation_and_correction() -> None:

@@ -27,12 +27,6 @@ def grafting_method(plan: list[Graft] | None = None, **options: Any) -> NetGraft
     return NetGraft(little.teacher(), little.student(first=4 if shared else 3), little.images(), plan, **options)
 
 
-def advance(method: NetGraft, steps: int) -> None:
-    for _ in range(steps):
-        method.step()
-        method.iteration += 1
-
-
 # --- the plan
 
 
@@ -118,7 +112,7 @@ def test_a_step_calls_each_block_as_often_as_it_must_and_those_before_the_scions
 @pytest.mark.parametrize("shared", [0, 1])
 def test_folding_gives_the_plain_student_that_the_scions_make(shared: int) -> None:
     method = grafting_method(shared=shared)
-    advance(method, method.total)
+    run.run(method, updates=method.total, report_every=1, progress=False)
     images, folded = method.images.normalised(method.images.images), method.folded().eval()
     torch.testing.assert_close(folded(images), method.hybrid(method.blocks)(images), rtol=1e-4, atol=1e-5)
     shapes = [{name: value.shape for name, value in each.state_dict().items()} for each in (folded, method.student)]
