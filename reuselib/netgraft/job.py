@@ -175,9 +175,10 @@ class NetGraftJob(run.Job):
             every = run.divisor(math.gcd(*borders), 50)
             watch = partial(self.watch, method, set(borders))
             history = self.train(method, borders[-1], report_every=every, evaluate=watch, evaluations=borders[-1])
-        options: dict[str, Any] = {"metrics": self.measure(method, history), "history": history, "method": method}
+        metrics = self.measure(method, history)  # folds the student
         made = {name: getattr(self, name) for name in ("device", "precision", "teacher", "student", "test")}
-        return NetGraftResult(curves=("loss", "accuracy", "gap"), job=self, **options, **made)
+        curves = ("loss", "accuracy", "gap")
+        return NetGraftResult(metrics=metrics, history=history, curves=curves, method=method, job=self, **made)
 
     def watch(self, method: run.Method, borders: set[int]) -> dict[str, float]:
         """At a border: the accuracy of the network that learns, and its loss on test images less that on the few."""

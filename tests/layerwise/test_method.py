@@ -265,12 +265,6 @@ def plain(*widths: int, classes: int = 2, **options: Any) -> nn.Module:
     return nets.plain_vgg(tuple((w,) for w in widths), hidden=5, classes=classes, **shape)
 
 
-def wide() -> nn.Module:
-    """Layers as in `plain`, but without pooling."""
-    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.Flatten(), nn.Linear(256, 5)]
-    return nn.Sequential(*layers, nn.Linear(5, 2))
-
-
 def endless() -> nn.Module:
     network = plain(3, 4)
     nn.init.constant_(network.head.bias, math.inf)
@@ -282,7 +276,6 @@ def endless() -> nn.Module:
     [
         ([plain(3, 4)] * 2, plain(3, 4, classes=3), r"of shape \(2, 3\), its teachers know 4 classes.*classes=4"),
         ([plain(3, 4), nets.conv3(2, classes=2)], plain(3, 4, classes=4), "Teacher 2 has the layers.*OneStageAmalgam"),
-        ([plain(3, 4), wide()], plain(3, 4, classes=4), r"'blocks.1.0' the student has maps of 4x4 .*'4x4', '8x8'"),
         ([plain(3, 4), plain(3, 4, size=16)], plain(3, 4, classes=4), "size=16"),
         ([plain(3, 4)], players.cast().student, "'blocks.0.1' is a BatchNorm2d"),
         ([players.cast().teacher], plain(3, 4), "'blocks.0.1' is a BatchNorm2d"),
