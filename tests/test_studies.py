@@ -14,11 +14,11 @@ import players
 import pytest
 import torch
 
-from reuselib import chapters, data, home, report, run
+from reuselib import chapters, data, home, nets, report, run
 from reuselib.data import fetching
 from reuselib.dfad.study import DFADStudy
 from reuselib.errors import MissingFile, UnknownName
-from reuselib.nets import zoo
+from reuselib.nets import blank, zoo
 from reuselib.run import Settings
 
 PAPERS = chapters.names()
@@ -113,6 +113,51 @@ def test_an_interrupted_row_goes_on_and_gives_the_record_that_its_seed_decides(
     assert not kept.exists() and not list(room.rglob("*.pt"))
     assert not resumed.differences(whole) and resumed.passes == whole.passes
     assert resumed.differences(other)
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of the zoo's recipes with random weights, and random images, in place of what is fetched."""
+
+    def images(name: str, split: str, device: Any = None) -> data.ImageSet:
+        pixels = torch.randint(256, (60, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        return replace(blank.images(zoo.dataset(name), 32), images=pixels, labels=torch.arange(60) % 10)
+
+    def load(name: str, device: Any = None) -> torch.nn.Module:
+        with run.seeded(0):
+            network = nets.build(zoo.RECIPES[name].architecture, channels=3, **zoo.RECIPES[name].arguments)
+        return run.on_device(network.eval().requires_grad_(False), torch.device("cpu"))
+
+    card = {"dataset": "", "size": None, "classes": [*map(str, range(10))]}
+    monkeypatch.setattr(zoo, "load", load)
+    monkeypatch.setattr(zoo, "card", lambda name: card)
+    monkeypatch.setattr(zoo, "images", images)
+    monkeypatch.setattr("reuselib.cmi.job.instance_accuracy", lambda *views: 0.0)
+    monkeypatch.setattr(data, "load_few", lambda *_, **options: images("cifar10-jpeg-vgg16", "train").per_class(1, 0))
+
+
+CUT: dict[str, dict[str, Any]] = {
+    "cifar10-cmi": {"batches": 4, "batch": 8, "image_steps": 1, "updates": 3, "student_steps": 2, "limit": 20}
+    | {"memory": {"bank": 32, "negatives": 8}, "learning": {"batch": 8, "lr": 0.01}},
+    "cifar10.shared.1-netgraft": {"block_steps": (2, 1, 1), "network_steps": (1, 2), "limit": 20, "watched": 10},
+}
+
+
+@pytest.mark.parametrize(
+    ("paper", "row", "at"),
+    [
+        ("cmi", "cifar10-cmi", 6),
+        pytest.param("netgraft", "cifar10.shared.1-netgraft", 6, marks=pytest.mark.nightly),  # 60 MB at a time
+    ],
+)
+def test_a_row_of_colab_goes_on_where_it_was_cut(
+    paper: str, row: str, at: int, room: Path, monkeypatch: pytest.MonkeyPatch, untrained: None
+) -> None:
+    once = partial(chapters.study(paper, "colab").run, row, 0, progress=False, device="cpu", **CUT[row])
+    whole = once().record
+    players.cut(monkeypatch, lambda: once(resume=True), at)
+    assert list(room.rglob("*.pt"))
+    assert not once(resume=True).record.differences(whole) and not list(room.rglob("*.pt"))
 
 
 @pytest.mark.nightly

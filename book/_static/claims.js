@@ -3,7 +3,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const table = document.querySelector(".all-claims table");
   if (!table || !window.simpleDatatables) return;
   const heads = [...table.querySelectorAll("thead tr:last-child > *")].map((head) => head.textContent.trim());
-  const kinds = ["holds", "in part", "open", "fails", "not run"];
+  const kinds = ["holds", "in part", "open", "fails", "run in part", "not run"];
   const value = (name, text) => (name === "Verdict" ? kinds.find((kind) => text.includes(kind)) : text.trim());
   const rows = [...table.querySelectorAll("tbody tr")];
   const bar = document.createElement("div");

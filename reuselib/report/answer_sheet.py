@@ -20,6 +20,7 @@ from PIL import Image
 
 from reuselib import checks
 from reuselib.errors import BadValue, NonFinite, ShapeMismatch
+from reuselib.report.papers import plain
 from reuselib.report.theme import PALETTE, array
 
 SHARES = tuple(part / 10 for part in range(11))  # of all images, that are answered in each state; half at first
@@ -28,7 +29,7 @@ RIGHT, WRONG = PALETTE[:2]  # Okabe and Ito's blue and vermilion; the frames and
 
 # @ is the sheet's name.
 LOOK = f"""
-@ {{ background: #fff; color: #222; padding: .6em; max-width: 46em }}
+@ {{ background: #fff; color: #222; color-scheme: light; padding: .6em; max-width: 46em }}
 @ p {{ margin: .5em 0; font-size: .9em }} @ .said p {{ display: none }}
 @ input {{ margin: 0 .15em 0 .5em; accent-color: {RIGHT} }} @ label {{ font-size: .85em; cursor: pointer }}
 @ .sheet {{ display: flex; flex-wrap: wrap; gap: 4px }}
@@ -89,7 +90,7 @@ class AnswerSheet:
         rate = f"{state.wrong} of the answers are wrong ({100 * state.wrong / state.answered:.1f} %)"
         here = len(self.pictures)
         shown = f"Of the {here} on this sheet {state.shown} are answered, {state.shown_wrong} of them wrong"
-        return f"Threshold {state.threshold:.2f}: {whole}, {rate}. {shown}, {here - state.shown} refused."
+        return f"Threshold {plain(state.threshold, 2)}: {whole}, {rate}. {shown}, {here - state.shown} refused."
 
     def _repr_html_(self) -> str:
         name = "answers-" + hashlib.sha256((repr(self) + self.pictures[0][0]).encode()).hexdigest()[:8]

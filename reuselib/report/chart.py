@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from html import escape
 
-from reuselib.report.claims import SYMBOLS, Finding, Verdict, said
+from reuselib.report.claims import SYMBOLS, WAITING, Finding, Verdict, said
 from reuselib.report.papers import published
 from reuselib.report.tables import Table
 
@@ -32,7 +32,7 @@ def chart(judged: Iterable[Verdict]) -> Table:
 
 def cells(verdict: Verdict) -> list[str]:
     """Return the cells of a claim as HTML: text with details, whose it is, strip, weakest effect, seeds, verdict."""
-    weakest = verdict.weakest
+    weakest = None if verdict.outcome in WAITING else verdict.weakest
     effect, seeds = ("–", "0") if weakest is None else (weakest.found().split(" (")[0], str(weakest.difference.n))  # type: ignore[union-attr]
     outcome = f'<b class="{verdict.outcome.replace(" ", "-")}">{SYMBOLS[verdict.outcome]} {verdict.words}</b>'
     return [details(verdict), verdict.claim.whose, strip(weakest), effect, seeds, outcome]
@@ -56,12 +56,11 @@ def details(verdict: Verdict) -> str:
 
 def strip(finding: Finding | None) -> str:
     """Return an SVG of an interval against its margin, which stands in the middle; nothing where nothing is known."""
-    if finding is None or not math.isfinite(finding.margin):
+    if finding is None or math.isnan(finding.margin):
         return ""
-    x = max(-HALF_WIDTHS, min(HALF_WIDTHS, finding.margin))
+    x, kind = max(-HALF_WIDTHS, min(HALF_WIDTHS, finding.margin)), finding.result.replace(" ", "-")
+    head = f'<svg class="strip {kind}" viewBox="-5.5-1 11 2" aria-hidden="true"><path d="M0-1V1"/>'
+    if math.isinf(finding.margin):  # the interval is a point
+        return f'{head}<circle cx="{x:.2g}" r=".35"/></svg>'
     arrow = "" if x == finding.margin else "l-.6-.6m.6.6l-.6.6" if x > 0 else "m-2 0l.6-.6m-.6.6l.6.6"
-    kind = finding.result.replace(" ", "-")
-    return (
-        f'<svg class="strip {kind}" viewBox="-5.5-1 11 2" aria-hidden="true"><path d="M0-1V1"/>'
-        f'<path d="M{x - 1:.2g} 0h2{arrow}"/><circle cx="{x:.2g}" r=".35"/></svg>'
-    )
+    return f'{head}<path d="M{x - 1:.2g} 0h2{arrow}"/><circle cx="{x:.2g}" r=".35"/></svg>'

@@ -18,7 +18,8 @@ from reuselib.errors import BadValue, NonFinite
 from reuselib.report.papers import Claim, Condition, Paper, names, plain, published
 from reuselib.report.records import Record, known_scale, records
 
-SYMBOLS = {"holds": "✓", "in part": "◐", "open": "?", "fails": "✗", "not run": "○"}
+SYMBOLS = {"holds": "✓", "in part": "◐", "open": "?", "fails": "✗", "run in part": "○", "not run": "○"}
+WAITING = ("run in part", "not run")
 FEW, UNPAIRED = "too few paired seeds", "no paired seeds yet"
 CONFIDENCE = 0.95
 # 0.9 - 0.8 is a little less than 0.1 in binary: a margin reached exactly counts as reached.
@@ -41,16 +42,23 @@ class Summary:
     n: int
 
     def show(self, digits: int = 3) -> str:
-        """Return "mean ± sd (n)" in at most three significant digits of the mean and `digits` decimals."""
-        whole = self.mean.is_integer() and (self.sd or 0.0).is_integer()
-        places = 0 if whole else decimals(self.mean, digits)
-        spread = "" if self.sd is None else f" ± {plain(self.sd, places)}"
-        return f"{plain(self.mean, places)}{spread} ({self.n})"
+        """Return "mean ± sd (n)" in at most three significant digits of the mean and `digits` decimals.
+
+        The spread is left out where all values are one, and what would be rounded to zero is said to be below.
+        """
+        places = 0 if self.mean.is_integer() and (self.sd or 0.0).is_integer() else decimals(self.mean, digits)
+        spread = f" ± {_above_zero(self.sd, places)}" if self.sd else ""
+        return f"{_above_zero(self.mean, places)}{spread} ({self.n})"
 
     @property
     def reach(self) -> float:
         """Half the width of the 95 % interval of the mean; infinite for one value."""
         return math.inf if self.sd is None else _quantile(self.n - 1) * self.sd / math.sqrt(self.n)
+
+
+def _above_zero(value: float, places: int) -> str:
+    least = 10.0**-places
+    return plain(value, places) if value == 0 or abs(value) >= least / 2 else f"{'−' * (value < 0)}< {least:g}"
 
 
 def decimals(value: float, most: int = 3) -> int:
@@ -96,7 +104,8 @@ class Finding:
         """Of the mean from what is asked, in half widths of the interval: beyond ±1 the condition is decided."""
         if self.difference is None:
             return math.nan
-        return (self.difference.mean - self.condition.at_least) / max(self.difference.reach, ROUNDING)
+        beyond, reach = self.difference.mean - self.condition.at_least, self.difference.reach
+        return beyond / reach if reach > ROUNDING else math.copysign(math.inf, beyond + ROUNDING)
 
     def found(self) -> str:
         """Return the difference with its interval and the number of seeds, and the result."""
@@ -123,7 +132,8 @@ class Verdict:
         claim: The claim.
         scale: Whose records were judged.
         outcome: "holds" if all conditions are met, "fails" if all are not met, "in part" if only some are not met,
-            "open" if none is not met and more seeds may still settle it, "not run" if one lacks seeds.
+            "open" if none is not met and more seeds may still settle it, "run in part" if some lack seeds, "not run"
+            if all do.
         findings: One for each condition.
     """
 
@@ -164,7 +174,10 @@ class Verdict:
 
     def finding(self) -> str:
         """Return outcome, claim, scale and the weakest effect with its interval, for a page's first screen."""
-        effect = f"; weakest effect {self.weakest.found().split(' (')[0]}" if self.weakest else ""
+        effect = ""
+        if weakest := self.weakest:
+            effect = f"; weakest effect {weakest.found().split(' (')[0]}"
+            effect += f" in {metric_of(published(self.paper), weakest.condition)}"
         return f"{self} ({self.scale} scale{effect})"
 
     def figures(self) -> list[str]:
@@ -175,8 +188,8 @@ class Verdict:
 def outcome(results: Sequence[str]) -> str:
     """Return the verdict on a claim from the results of its conditions."""
     kinds = set(results)
-    if not kinds or not kinds <= {"met", "not met", "open"}:
-        return "not run"
+    if not kinds <= {"met", "not met", "open"} or not kinds:
+        return "run in part" if kinds & {"met", "not met", "open"} else "not run"
     if "not met" not in kinds:
         return "open" if "open" in kinds else "holds"
     return "in part" if len(kinds) > 1 else "fails"
@@ -211,9 +224,14 @@ def judge(condition: Condition, found: Iterable[Record], seeds: int) -> Finding:
     return Finding(condition, result, above >= 0, difference)
 
 
+def metric_of(about: Paper, condition: Condition) -> str:
+    """Return in words what a condition compares."""
+    return about.words.get(condition.metric, condition.metric.replace("_", " ").replace(".", " of "))
+
+
 def said(about: Paper, condition: Condition) -> tuple[tuple[str, str, str], str]:
     """Return a condition in words, what it is about or held against apart, and its task."""
-    metric = about.words.get(condition.metric, condition.metric.replace("_", " ").replace(".", " of "))
+    metric = metric_of(about, condition)
     (left, task), least = about.label(condition.left), condition.at_least
     if not isinstance(condition.right, str):
         return (f"{metric} of ", left, f" is at least {plain(condition.factor * condition.right + least)}"), task

@@ -46,6 +46,8 @@ from scipy.cluster import hierarchy
 
 from reuselib import checks
 from reuselib.errors import ShapeMismatch
+from reuselib.report.claims import decimals
+from reuselib.report.papers import plain
 from reuselib.report.pictures import (  # noqa: F401
     captioned_images,
     image_arcs,
@@ -72,6 +74,7 @@ from reuselib.report.theme import (  # noqa: F401
     styled,
 )
 
+LINES = (*PALETTE[:7], "#882255", "#999933")
 DASHES = ("-", "--", "-.", ":")
 MARKS = "oDs^vP"
 BAND = "band: mean ± sd over seeds"
@@ -195,7 +198,7 @@ def _draw_lines(axes: Axes, lines: Mapping[str, Any], labels: Sequence[str]) -> 
     for label, line in lines.items():
         k, frame = labels.index(label), _line(line, label)
         banded |= len(frame) > frame.x.nunique()
-        look: Any = {"color": PALETTE[k % 7], "linestyle": DASHES[k % 4], "err_kws": {"linewidth": 0}, "label": label}
+        look: Any = {"color": LINES[k % 9], "linestyle": DASHES[k % 4], "err_kws": {"linewidth": 0}, "label": label}
         if frame.x.nunique() <= 16:
             look |= {"marker": "o", "markersize": 3.5, "markeredgewidth": 0}
         seaborn.lineplot(frame, x="x", y="y", errorbar="sd", legend=False, ax=axes, **look)
@@ -289,7 +292,7 @@ def dots_with_seeds(
             for k, mean in means.items():
                 look = stroke | {"color": PALETTE[first + k] if len(parts) > 1 else INK}
                 axes.errorbar(mean, place, xerr=errors[title][label] if errors else None, **look)
-            _write_right(axes, " ".join(f"{mean:.3f}" for mean in means.values()) or "not run", place)
+            _write_right(axes, " ".join(plain(mean, decimals(mean)) for mean in means.values()) or "not run", place)
         for label, x in (references or {}).get(title, {}).items():
             axes.axvline(x, color=FAINT, linestyle="--", linewidth=1)
             above = axes.get_xaxis_transform()
@@ -357,7 +360,7 @@ def differences(values: Any, margins: Mapping[str, float] | float, xlabel: str =
             colour = PALETTE[int(mean < margin)] if decided else FAINT
             axes.lines[-1].set_color(colour)
             axes.errorbar(mean, place, xerr=reach, fmt="D", markersize=5.5, elinewidth=2.2, color=colour)
-            _write_right(axes, f"{mean:+.3f}", place)
+            _write_right(axes, f"{'+' * bool(mean > 0)}{plain(mean, decimals(mean))}", place)
     drawn[-1][0].set_xlabel(xlabel)
     _note(figure, "Diamonds and numbers: means. Bars: 95 % intervals. Small dots: pairs of seeds. Upright: margins.")
     return figure
@@ -402,8 +405,9 @@ def class_bars(
             axes.axhline(reference, color=FAINT, linestyle="--", linewidth=1)
         axes.set(title=title, xlim=(-0.7, len(classes) - 0.3))
         axes.grid(axis="y")
-    turned: Any = {"rotation": 90, "fontsize": 8} if len(classes) > 12 else {"rotation": 35, "ha": "right"}
-    column[-1].set_xticks(range(len(classes)), [classes[k] for k in order], rotation_mode="anchor", **turned)
+    turned: Any = {"rotation": 90, "fontsize": 8, "va": "center"} if len(classes) > 12 else {"rotation": 35}
+    turned |= {"ha": "right", "rotation_mode": "anchor"}
+    column[-1].set_xticks(range(len(classes)), [classes[k] for k in order], **turned)
     figure.supylabel(ylabel, fontsize="medium")
     if any(names):
         _legend(figure, "dashed: mean of the group" if means else "")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from html import escape
 
 from reuselib.report.chart import HALF_WIDTHS, NOTE, cells
-from reuselib.report.claims import Verdict, badge, verdicts
+from reuselib.report.claims import WAITING, Verdict, badge, verdicts
 from reuselib.report.papers import Paper, names, published
 from reuselib.report.records import Record, records
 from reuselib.report.tables import Table, shown_scales, table
@@ -17,7 +16,7 @@ HEAD = """# Reproduction report
 This page is made by `reuselib report` from the records in `data/results/` and the published tables in
 `data/papers/`. What did not reproduce stands here as plainly as what did. Every rule was written before its
 result, on the date that it shows; {doc}`how_to_read` says how a rule becomes a verdict, and {doc}`reproduction_tables`
-has every table and what it cost."""
+has every table and what it cost. Verdicts are counted at the laptop scale."""
 TABLES = """# All tables
 
 Every table of the ten papers beside our records, made by `reuselib report --tables` from the same files as the
@@ -39,8 +38,8 @@ def report() -> str:
         scales = shown_scales(name)
         own, ours = (badge(name, whose=whose) or "–" for whose in ("paper", "ours"))
         runs = str(len(found)) if found else "not run"
-        places = (scale if scale == "laptop" else f"{scale} (the paper's data)" for scale in scales)
-        where = ", ".join(places) if found else "–"
+        judged_at = {v.scale for scale in scales for v in verdicts(name, scale) if v.weakest}
+        where = ", ".join(scale for scale in scales if scale in judged_at) or "–"
         lines.append(f"| [{paper.title}](#tables-{name}) | {where} | {own} | {ours} | {runs} | {hours:.1f} |")
         judged += [v for scale in scales for v in verdicts(name, scale) if v.findings or scale == "laptop"]
     return "\n\n".join([HEAD, "\n".join(lines), "## All claims", overview(judged), _claims(judged)]) + "\n"
@@ -65,7 +64,7 @@ def overview(judged: Sequence[Verdict]) -> str:
         y = TALL * (line + 1)
         marks.append(f'<text x="0" y="{y + 4}">{published(paper).chapter} {escape(paper)}</text>')
         lowest: dict[float, int] = {}
-        for verdict in (v for v in judged if v.paper == paper and v.weakest and math.isfinite(v.weakest.margin)):
+        for verdict in (v for v in judged if v.paper == paper and v.weakest and v.outcome not in WAITING):
             x = middle + unit * max(-HALF_WIDTHS, min(HALF_WIDTHS, verdict.weakest.margin))  # type: ignore[union-attr]
             place = round(x / NEAR)
             lowest[place] = lowest.get(place, -1) + 1
@@ -81,7 +80,8 @@ def overview(judged: Sequence[Verdict]) -> str:
         f'<div class="forest"><svg viewBox="0 0 {width:.0f} {height}" role="img" aria-label="Where the claims of each '
         f'chapter lie of their margins"><path d="{edges}" stroke="currentColor" opacity=".4"/>{"".join(marks)}</svg>'
         "<p>A dot a claim (filled: the paper's, hollow: ours): how far its weakest condition lies from the margin, in "
-        f"half widths of its 95 % interval, at most {HALF_WIDTHS:.0f}. Between the outer strokes it is open.</p></div>"
+        f"half widths of its 95 % interval, at most {HALF_WIDTHS:.0f}. Between the outer strokes it is open. Blue: "
+        "the claim holds, orange: it fails, purple: in part, grey: open.</p></div>"
     )
 
 

@@ -75,7 +75,9 @@ def image_grid(
     if len(columns) not in (0, across):
         raise ShapeMismatch(f"{len(columns)} column labels for rows of {across} images: one per column.")
     note = "Each image has its own scale."
-    if ends:
+    if ends in ((0, 1), (0, 255)):  # as they are
+        note = ""
+    elif ends:
         note = f"One scale for all images: {ends[0]:.3g} to {ends[1]:.3g}{'.' if scale == 'shared' else ', clipped.'}"
     scaled = [numpy.stack([stretched(image, ends) for image in stack]) for stack in stacks]
     if values:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from reuselib import home
 from reuselib.errors import ReuseError
-from reuselib.report.claims import badge, summary, verdicts
+from reuselib.report.claims import WAITING, badge, summary, verdicts
 from reuselib.report.papers import SCALES, Column, Paper, PaperTable, Row, published
 from reuselib.report.records import Record, known_scale, records
 
@@ -147,7 +147,7 @@ def opening(paper: str) -> Table:
     shown = [(group, label, [cell(row) for row in layout.rows]) for group, label, cell in every]
     shown = [column for column in shown if set(column[2]) - {"–", "not run"}]
     rows = zip((row.label for row in layout.rows), *(cells for *_, cells in shown), strict=True)
-    judged = [verdict for scale in SCALES[1:] for verdict in verdicts(paper, scale) if verdict.outcome != "not run"]
+    judged = [verdict for scale in SCALES[1:] for verdict in verdicts(paper, scale) if verdict.outcome not in WAITING]
     last = {verdict.claim.id: verdict for verdict in judged}
     below = [last[name].finding() for name in about.opening.claims if name in last]
     below += [f"All of the paper's own claims, laptop scale: {badge(paper)}."]

@@ -98,7 +98,11 @@ def test_the_spread_is_the_sample_standard_deviation_and_numbers_have_three_digi
     found = report.summary([1.0, 2.0, 3.0, 4.0])
     assert (found.mean, found.n) == (2.5, 4) and found.sd == pytest.approx(math.sqrt(5 / 3))
     assert found.show(2) == "2.50 ± 1.29 (4)" and report.summary([-0.5]).show(1) == "−0.5 (1)"
-    assert report.summary([16340.0] * 3).show() == "16340 ± 0 (3)" and report.summary([0.5]).reach == math.inf
+    assert report.summary([16340.0] * 3).show() == "16340 (3)" and report.summary([0.5]).reach == math.inf
+    assert (
+        report.summary([0.1, 0.1001]).show() == "0.100 ± < 0.001 (2)"
+        and report.summary([0.0, 0.02]).show(1) == "< 0.1 ± < 0.1 (2)"
+    )
     for value, shown in ((14.83, "14.8"), (0.98849, "0.988"), (123.4, "123"), (-0.04, "−0.040")):
         assert plain(value, decimals(value)) == shown
     with pytest.raises(BadValue, match="no value to summarise"):
@@ -113,7 +117,7 @@ def test_the_spread_is_the_sample_standard_deviation_and_numbers_have_three_digi
         ([0.3, 0.5, 0.7], [0.5] * 3, "open, 0 of 2"),
         ([0.52, 0.54, 0.56], [0.5] * 3, "in part, 1 of 2 not met"),
         ([0.4] * 3, [0.5] * 3, "fails"),
-        ([0.9] * 3, [0.5] * 2, "not run"),
+        ([0.9] * 3, [0.5] * 2, "run in part"),
     ],
 )
 def test_verdicts_on_saved_records(room: Path, good: list[float], bad: list[float], expected: str) -> None:
