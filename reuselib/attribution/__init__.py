@@ -5,7 +5,7 @@ from reuselib.attribution import evaluation, found, job, learning, losses, ordin
 from reuselib.attribution.attributions import METHODS, epsilon_lrp, gradient_times_input, input_x_gradient, saliency
 from reuselib.attribution.evaluation import Score, Truth, bootstrap_error, split_half, taskonomy
 from reuselib.attribution.job import PROBES, WAYS, ZooJob, ZooResult, by_features, probe_images
-from reuselib.attribution.larger import FAMILIES, ClassifierJob, FoundJob, OfFound, TaskonomyJob
+from reuselib.attribution.larger import FAMILIES, ClassifierJob, FoundJob, TaskonomyJob
 from reuselib.attribution.losses import (
     absolute_channel_mean,
     affinity,

@@ -121,11 +121,8 @@ def attributed(
     with run.frozen(network), torch.enable_grad(), rule or nullcontext():
         if rule is not None:
             check_linear(network, images[:1].detach(), where)
-        return (
-            getattr(attr, name)(partial(total, network, where=where))
-            .attribute(images.detach().requires_grad_())
-            .detach()
-        )
+        method = getattr(attr, name)(partial(total, network, where=where))
+        return method.attribute(images.detach().requires_grad_()).detach()
 
 
 # --- the rule of ε-LRP ------------------------------------------------------------------------------------------------

@@ -6,11 +6,11 @@ that is a source too never counts as its own source.
 Source: Song et al. 2019 (NeurIPS), section 3.6 of their code; the controls are ours.
 """
 
-import csv
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import pandas
 import torch
 from torch import Tensor
 
@@ -142,9 +142,9 @@ class Score:
         """The mean rank correlation over the targets; 0 stands where it is undefined."""
         return float(self.correlations.nan_to_num(0).mean())
 
-    def precision_error(self, draws: int = 2000, seed: int = 0) -> Tensor:
+    def precision_error(self) -> Tensor:
         """Standard error of P@K over the targets, by :func:`bootstrap_error`."""
-        return bootstrap_error(self.hits / torch.arange(1, self.hits.shape[1] + 1), draws, seed)
+        return bootstrap_error(self.hits / torch.arange(1, self.hits.shape[1] + 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,10 +172,10 @@ class Truth:
         """Check shapes and names."""
         shape = len(self.targets), len(self.sources)
         if tuple(self.affinity.shape) != shape or not 0 < self.top <= self.candidates:
-            asked = (
-                f"(targets and sources), not {tuple(self.affinity.shape)}, and 1 to {self.candidates} relevant sources"
+            found = f"{shape} (targets and sources), not {tuple(self.affinity.shape)}"
+            raise ShapeMismatch(
+                f"Affinities must be {found}, and 1 to {self.candidates} relevant sources, not {self.top}."
             )
-            raise ShapeMismatch(f"Affinities must be {shape} {asked}, not {self.top}.")
         if odd := [name for name in self.targets if name not in self.sources]:
             raise unknown("target", odd[0], self.sources)
         finite(affinities=self._without_own(self.affinity))
@@ -312,10 +312,9 @@ def taskonomy() -> Truth:
 
     Source: Zamir et al. 2018, released results; their order is that of the official code of Song et al. 2019.
     """
-    lines = home.shipped("papers/taskonomy_affinities.csv").read_text("utf-8").splitlines()
-    header, *rows = csv.reader(line for line in lines if not line.startswith("#"))
-    values = torch.tensor([[float(value) for value in row[1:]] for row in rows], dtype=torch.float64)
-    return Truth(tuple(row[0] for row in rows), tuple(header[1:]), values)
+    file = home.shipped("papers/taskonomy_affinities.csv")
+    found = pandas.read_csv(file, comment="#", index_col=0, float_precision="round_trip")
+    return Truth(tuple(found.index), tuple(found.columns), torch.tensor(found.to_numpy(dtype=float)))
 
 
 def split_half(truth: Truth, losses: Tensor, seed: int = 0) -> Score:

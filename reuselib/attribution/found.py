@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reuselib import checks, data, home, nets, report, run
-from reuselib.attribution import learning, ordinal
+from reuselib import checks, data, home, nets, run
+from reuselib.attribution import job, learning, ordinal
 from reuselib.attribution.evaluation import Truth
 from reuselib.attribution.representation import Adapted, features
 from reuselib.attribution.rooms_zoo import PLAN as ROOMS_PLAN
@@ -36,7 +36,6 @@ from reuselib.nets import efficientnet, zoo
 from reuselib.nets.recipes import RECIPES
 from reuselib.nets.supervised import Supervised
 from reuselib.run import Settings
-from reuselib.run.progress import Progress
 from reuselib.worlds import rooms
 
 SIDE = rooms.SIZE
@@ -163,10 +162,8 @@ def probe_images(name: str, count: int, seed: int, where: torch.device | str) ->
     checks.whole(count=count)
     if name not in PROBES:
         raise unknown("probes", name, PROBES)
-    if name == "world":
-        return rooms.rooms("probes", count, seed, where).images.unlabelled()
-    if name == "noise":
-        return rooms.noise(count, seed, where)
+    if name not in PROBED:
+        return job.probe_images(name, count, seed, where)
     whole = data.load(PROBED[name], "test", size=SIDE, channels=3)
     drawn = whole[len(whole) // 2 :].take(count, seed).unlabelled()
     return replace(drawn, mean=HALVES[0], std=HALVES[1]).to(where)
@@ -216,6 +213,7 @@ class FoundZoo(learning.Shelf):
         checks.whole(**{name: plan[name] for name in ("test_images", "size", "updates", "tuning_updates", "top")})
         super().__init__(plan, device)
         self.tasks, self.targets = tuple(plan.members), tuple(plan.targets)
+        self.sides = self.targets, self.tasks
         self.everyone = tuple(name for name in plan.members if MEMBERS[name].origin == "here")
         self.groups = {name: MEMBERS[name].group for name in plan.members}
         self.network, self.few = cache(self._network), cache(self._few)
@@ -328,55 +326,21 @@ class FoundZoo(learning.Shelf):
         found = [self.read(target, source, amount)[1:] for amount in self.plan.amounts]
         return torch.stack([losses for losses, _ in found]), [right for _, right in found]
 
-    def table(self, kind: str, progress: bool = False) -> run.Cost:
-        """Measure the truth in one of the two ways, unless that is done; every target that is finished is kept.
+    def row(self, kind: str, target: str) -> tuple[learning.Row, run.Cost]:
+        """Measure how well every source serves a target: losses (amounts, sources, test images), and accuracies."""
+        with run.measured(cost := run.Cost()):
+            pairs = [self._measure(kind, target, source) for source in self.tasks]
+        losses, accuracy = zip(*pairs, strict=True)
+        return (torch.stack(losses, 1), {"accuracy": list(accuracy)}), cost
 
-        Returns:
-            What it cost now.
-        """
-        total, piece = self.train(progress), self.piece(kind)
-        if piece.has():
-            return total
-        settings = report.config_hash(self.truth_recipe)
-        done = learning.parts_done(piece.checkpoint, settings)
-        title = f"{self.name}: {kind}"
-        with Progress(total=len(self.targets), disable=not progress, desc=title, unit="target") as bar:
-            for target in self.targets:
-                if target not in done:
-                    with run.measured(cost := run.Cost()):
-                        pairs = [self._measure(kind, target, source) for source in self.tasks]
-                    losses, accuracy = torch.stack([each for each, _ in pairs], 1), [right for _, right in pairs]
-                    spent = learning.seconds(cost, self.device)
-                    total.add(cost)
-                    done[target] = {"losses": losses, "accuracy": accuracy, "seconds": spent}
-                    run.save_checkpoint(piece.checkpoint, {"settings": settings, "done": done})
-                bar.update()
-        piece.save(
-            {"losses": torch.stack([done[target]["losses"] for target in self.targets], 1)},
-            recipe=self.truth_recipe,
-            targets=self.targets,
-            sources=self.tasks,
-            accuracy={target: done[target]["accuracy"] for target in self.targets},
-            seconds=round(sum(done[target]["seconds"] for target in self.targets), 2),
-        )
-        return total
-
-    @property
-    def truth_recipe(self) -> dict[str, Any]:
+    def table_recipe(self) -> dict[str, Any]:
         """Everything that decides the truth, the plan's folder aside."""
         return {key: value for key, value in self.plan.plain().items() if key not in ("name", "kept", "top")}
-
-    def ready(self, progress: bool = False) -> run.Cost:
-        """Make whatever is missing; returns what it cost now."""
-        total = run.Cost()
-        for kind in self.made:
-            total.add(self.table(kind, progress))
-        return total
 
     @cached_property
     def all_losses(self) -> dict[str, Tensor]:
         """The losses of all transfers by truth, (T, S, test images): "" is that of the readout with more labels."""
-        read, tuned = (self.piece(kind).tensors(self.truth_recipe)["losses"] for kind in self.made)
+        read, tuned = (self.piece(kind).tensors(self.table_recipe())["losses"] for kind in self.made)
         return {"": read[0], "_few": read[1], "_tuned": tuned[0]}
 
     @property
@@ -398,7 +362,10 @@ class FoundZoo(learning.Shelf):
         return self.truths[""]
 
     def metrics(self, kind: str) -> dict[str, float]:
-        """Seconds, and by target the accuracy of its own network, of the best other one and of untrained ones."""
+        """Seconds and accuracies: of the "training", or by target of its own network, the best other, and untrained."""
+        if kind == "training":
+            cards = {name: self.piece(name).card() for name in self.everyone}
+            return {f"{key}_{name}": card[key] for name, card in cards.items() for key in ("accuracy", "seconds")}
         card, found = self.piece(kind).card(), {}
         for target, rows in card["accuracy"].items():
             right = dict(zip(card["sources"], (row[0] for row in rows), strict=True))

@@ -21,7 +21,7 @@ from reuselib.attribution.losses import pooled
 from reuselib.attribution.method import Comparison, ModelSpace, Prepare, by_maps
 from reuselib.attribution.representation import features
 from reuselib.attribution.rivals import rsa, svcca, upper
-from reuselib.attribution.rooms_zoo import COLOR, UNTRAINED, Zoo, open_zoo
+from reuselib.attribution.rooms_zoo import COLOR, open_zoo
 from reuselib.attribution.tree import Tree, cophenetic_correlation, purity
 from reuselib.data import ImageSet
 from reuselib.errors import ShapeMismatch, unknown
@@ -140,35 +140,12 @@ def true_tree(truth: Truth) -> Tree:
     return Tree.of(truth.standardised_log().T, truth.sources)
 
 
-def training_metrics(zoo: Zoo) -> dict[str, float]:
-    """Networks of the matrix, how many passed, seconds of their training, and each one's loss beside the blind one."""
-    cards, matrix = {name: zoo.card(name) for name in zoo.members}, zoo.plan.tasks
-    metrics = {"networks": len(matrix), "passed": len(zoo.tasks), "other_networks": len(cards) - len(matrix)}
-    metrics["seconds"] = sum(cards[name]["seconds"] for name in matrix)
-    metrics["other_seconds"] = sum(card["seconds"] for name, card in cards.items() if name not in matrix)
-    return metrics | {f"ratio_{name}": card["test_loss"] / card["blind_loss"] for name, card in cards.items()}
-
-
-def transfer_metrics(zoo: Zoo) -> dict[str, float]:
-    """Transfers, seconds of their training, targets whose own network is best, share above the untrained encoder."""
-    card, losses, truth = zoo.piece("transfers").card(), zoo.all_losses, zoo.truth
-    means = {(t, s): losses[t][s].mean() for t in zoo.targets for s in (*zoo.tasks, UNTRAINED)}
-    better = [float(means[t, s] < means[t, UNTRAINED]) for t in zoo.targets for s in zoo.tasks]
-    return {
-        "seconds": card["seconds"],
-        "transfers": card["transfers"],
-        "targets": len(zoo.targets),
-        "own_best": float((truth.affinity.argmax(1) == truth.own).sum()),
-        "above_untrained": sum(better) / len(better),
-    }
-
-
 # --- jobs -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(kw_only=True)
 class ZooResult(run.Result):
-    """A scored zoo; what belongs to no score is empty where a zoo is made.
+    """Scored networks; what belongs to no score is empty where a zoo is made, and the truth where there is none.
 
     Attributes:
         zoo: the networks and their transfers.
@@ -188,8 +165,8 @@ class ZooResult(run.Result):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The sources."""
-        return self.truth.sources
+        """The sources, or networks without a truth."""
+        return self.truth.sources if self.truth else self.space.names
 
     @property
     def tree(self) -> Tree:
@@ -265,11 +242,11 @@ class ZooJob(run.Job):
             return self.methods.get(self.settings.method, type(self).scored)(self)
 
     def make(self) -> ZooResult:
-        """Train networks or transfers, or find them made; the numbers are those of the making."""
-        training = self.settings.method == "training"
-        history = run.History(cost=self.zoo.train(self.progress) if training else self.zoo.ready(self.progress))
-        metrics = training_metrics(self.zoo) if training else transfer_metrics(self.zoo)
-        return ZooResult(metrics=metrics, history=history, device=self.device, precision=self.precision, zoo=self.zoo)
+        """Train networks or measure tables, or find them made; the numbers are those of the making."""
+        part, zoo = self.settings.method, self.zoo
+        cost = zoo.train(self.progress) if part == "training" else zoo.table(part, self.progress)
+        where: dict[str, Any] = {"device": self.device, "precision": self.precision}
+        return ZooResult(metrics=zoo.metrics(part), history=run.History(cost=cost), zoo=zoo, **where)
 
     def control(self) -> ZooResult:
         """A ranking that looks at no network, or a ceiling."""
@@ -326,8 +303,7 @@ class ZooJob(run.Job):
         return {"twin_place": sum(places) / len(places), "twin_first": first / len(places)}
 
     methods: ClassVar[dict[str, Callable[[Any], ZooResult]]] = {
-        "training": make,
-        "transfers": make,
+        **dict.fromkeys(("training", "transfers", "readout", "finetuning"), make),
         **dict.fromkeys((*CONTROLS, "split-half"), control),
     }
     """Method → what does it; all others are scores."""

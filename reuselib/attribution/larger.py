@@ -3,35 +3,26 @@
 There is no truth for the last, so what is measured is whether families stand together.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from reuselib import data, run
 from reuselib.attribution import found
 from reuselib.attribution.evaluation import GROUPS, Score, Truth, split_half, taskonomy
 from reuselib.attribution.found import open_found
-from reuselib.attribution.job import (
-    CONTROLS,
-    UNLEARNED,
-    WAYS,
-    Explaining,
-    ZooJob,
-    ZooResult,
-    score_history,
-    score_metrics,
-    way_of,
-)
+from reuselib.attribution.job import CONTROLS, UNLEARNED, WAYS, Explaining, ZooJob, ZooResult, score_metrics, way_of
 from reuselib.attribution.learning import seconds
 from reuselib.attribution.losses import affinity, normalised, pooled
 from reuselib.attribution.method import Comparison, ModelSpace, maps
 from reuselib.attribution.representation import Adapted
 from reuselib.attribution.rivals import upper
-from reuselib.attribution.tree import Tree, purity
+from reuselib.attribution.tree import purity
 from reuselib.data import ImageSet
 from reuselib.data.image_set import IMAGENET_STATISTICS
 from reuselib.data.taskonomy import photographs
@@ -96,26 +87,11 @@ class TaskonomyJob(ZooJob):
             updates = -(-self.settings.count // batch) * len(taskonomy().sources)
             yield Explaining(encoder("autoencoder", self.device, untrained=True), images), updates
 
-    def control(self) -> ZooResult:
-        """Score a control."""
-        score = CONTROLS[self.settings.method](self.truth, self.zoo.groups)
-        curves, history = ("precision", "recall"), score_history(score)
-        return ZooResult(metrics=score_metrics(score), history=history, curves=curves, truth=self.truth, score=score)
 
-    methods: ClassVar[dict[str, Callable[[Any], ZooResult]]] = dict.fromkeys(CONTROLS, control)
+class FoundJob(ZooJob):
+    """The scores of one zoo that was found."""
 
-
-class OfFound:
-    """What makes a job on a zoo one on the zoo that was found: mixed in before it."""
-
-    twins: tuple[str, ...] = ()
-    settings: run.Settings
-    seed: int
-    device: torch.device
-    precision: str
-    progress: bool
-    truth: Truth
-    cost: run.Cost
+    twins = ()
 
     @cached_property
     def zoo(self) -> Any:
@@ -137,21 +113,6 @@ class OfFound:
                 images = torch.zeros(batch, 3, found.SIDE, found.SIDE, device=self.device)
                 yield Explaining(self.zoo.fresh(name), images), -(-count // batch)
 
-    def result(self) -> ZooResult:
-        """Train, measure the truth, or score."""
-        method = self.settings.method
-        with run.threads():
-            if method not in ("training", *self.zoo.made):
-                return super().result()  # type: ignore[misc]
-            spent = self.zoo.train(self.progress) if method == "training" else self.zoo.table(method, self.progress)
-        if method == "training":
-            cards = {name: self.zoo.piece(name).card() for name in self.zoo.everyone}
-            metrics = {f"{key}_{name}": card[key] for name, card in cards.items() for key in ("accuracy", "seconds")}
-        else:
-            metrics = self.zoo.metrics(method)
-        options: dict[str, Any] = {"device": self.device, "precision": self.precision, "zoo": self.zoo}
-        return ZooResult(metrics=metrics, history=run.History(cost=spent), **options)
-
     def judged(self, score: Score, metrics: dict[str, float], space: Any = None, similarity: Any = None) -> ZooResult:
         """The same by every truth: fewer labels, and fine-tuning, by the endings of the metrics."""
         method = self.settings.method
@@ -166,31 +127,7 @@ class OfFound:
                 other = CONTROLS[method](truth, self.zoo.groups)
             kept = score_metrics(other)
             metrics |= {f"{name}{ending}": kept[name] for name in ("p_at_1", "p_at_2", "p_at_4", "spearman")}
-        return super().judged(score, metrics, space, similarity)  # type: ignore[misc]
-
-
-class FoundJob(OfFound, ZooJob):
-    """The scores of chapter 07 on the zoo that was found."""
-
-
-@dataclass(kw_only=True)
-class ClassifierResult(run.Result):
-    """Compared classifiers.
-
-    Attributes:
-        space: the networks as they were compared.
-        tree: of them.
-        probes: the images.
-    """
-
-    space: ModelSpace
-    tree: Tree
-    probes: ImageSet
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The classifiers."""
-        return self.space.names
+        return super().judged(score, metrics, space, similarity)
 
 
 class ClassifierJob(run.Job):
@@ -217,19 +154,19 @@ class ClassifierJob(run.Job):
                 network = torchvision.get_model(name, weights=None, **options)
                 yield Explaining(network, torch.zeros(batch, 3, size, size)), -(-self.settings.count // batch)
 
-    def result(self) -> ClassifierResult:
+    def result(self) -> ZooResult:
         """Compare, and say whether families stand together."""
         space = ModelSpace(self.probes, way_of(self.ways, self.settings))
         networks = {name: partial(pretrained.classifier, name, self.device) for name in self.settings.networks}
         history = run.History()
         with run.threads(), run.measured(history.cost):
             space.extend(networks, progress=self.progress)  # one at a time in memory
-        return ClassifierResult(
+        return ZooResult(
             metrics=self.metrics(space) | {"seconds": seconds(history.cost, self.device)},
             history=history,
             device=self.device,
             space=space,
-            tree=space.tree(),
+            similarity=space.similarity,
             probes=self.probes,
         )
 
@@ -274,10 +211,7 @@ class PhotographJob(run.Job):
             drawn = {name: maps(network, x, reduce=pooled(POOLED)) for name, network in networks.items()}
             for method in ("epsilon_lrp", "saliency"):
                 drawn[method] = maps(networks["lite0"], x, method, reduce=pooled(POOLED))
-        rows = [
-            torch.from_numpy(tinted(each)).float().repeat_interleave(POOLED, 2).repeat_interleave(POOLED, 3)
-            for each in drawn.values()
-        ]
+        rows = [F.interpolate(torch.from_numpy(tinted(each)).float(), scale_factor=POOLED) for each in drawn.values()]
         first = normalised(drawn["lite0"])
         return run.Result(
             metrics={f"affinity_{name}": affinity(first, normalised(each)) for name, each in drawn.items()},

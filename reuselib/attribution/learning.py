@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from reuselib import checks, home, report, run
 from reuselib.errors import ReuseError
 from reuselib.nets.zoo import Piece
+from reuselib.run.progress import Progress
 from reuselib.worlds import rooms
 
 
@@ -158,18 +159,44 @@ def seconds(cost: run.Cost, where: torch.device) -> float:
     return cost.cpu_seconds if where.type == "cpu" else cost.wall_seconds
 
 
-def parts_done(checkpoint: str | Path | None, settings: str) -> dict[str, Any]:
-    """What an earlier run has finished, from ``{"settings": …, "done": …}``; nothing where there is no file.
+def part_by_part(
+    names: Sequence[str],
+    make: Callable[[str], tuple[Any, run.Cost]],
+    checkpoint: str | Path | None,
+    settings: str,
+    **bar: Any,
+) -> tuple[list[Any], run.Cost]:
+    """Make the parts that an earlier run has not made; each is kept as soon as it is finished.
+
+    Args:
+        names: of the parts.
+        make: name → part and what it cost.
+        checkpoint: file that keeps them, if any.
+        settings: that decide them, in words.
+        bar: options of the progress bar.
+
+    Returns:
+        The parts in the order of their names, and the cost with that of earlier runs.
 
     Raises:
         ReuseError: the checkpoint was made with other settings.
     """
-    if checkpoint is None or not Path(checkpoint).is_file():
-        return {}
-    found = run.load_checkpoint(checkpoint)
+    found: dict[str, Any] = {"settings": settings, "done": {}}
+    if checkpoint is not None and Path(checkpoint).is_file():
+        found = run.load_checkpoint(checkpoint)
     if found["settings"] != settings:
         raise ReuseError(f"The checkpoint {checkpoint} was made with other settings. Delete it, or give another.")
-    return found["done"]
+    done, total = found["done"], run.Cost()
+    with Progress(total=len(names), initial=len(done), **bar) as shown:
+        for name in names:
+            if name not in done:
+                part, cost = make(name)
+                done[name] = {"part": part, "cost": vars(cost)}
+                if checkpoint is not None:
+                    run.save_checkpoint(checkpoint, found)
+                shown.update()
+            total.add(run.Cost(**done[name]["cost"]))
+    return [done[name]["part"] for name in names], total
 
 
 @lru_cache(maxsize=8)
@@ -178,12 +205,19 @@ def opened(room: Path, kind: Callable[..., Any], *arguments: Any) -> Any:
     return kind(*arguments)
 
 
-class Shelf:
-    """The networks of a plan, each trained once and kept with its card.
+Row = tuple[Tensor, dict[str, Any]]
+"""Of a table: losses (..., sources, test images), and facts for the card."""
 
-    Subclasses give ``everyone``, the names, and ``command``, which makes them; ``made``, the names of the tables that
-    are measured with them; ``recipe``, everything that decides one, ``seed_of``, the seed of its weights and of
-    dropout, ``course``, how it learns, and ``measured``, for its card.
+
+class Shelf:
+    """The networks of a plan, each trained once and kept with its card; and tables that are measured with them.
+
+    Subclasses give ``everyone``, the names, and ``command``, which makes them; ``recipe``, everything that decides one,
+    ``seed_of``, the seed of its weights and of dropout, ``course``, how it learns, and ``measured``, for its card.
+
+    Those with tables of losses give their names, ``made``; ``table_recipe``, everything that decides them; ``sides``,
+    the names of their rows, the targets, and of their columns, the sources; and ``row``, which measures one
+    and tells the cost.
 
     Args:
         plan: what decides the networks.
@@ -193,11 +227,14 @@ class Shelf:
 
     everyone: Iterable[str]
     command: str
-    made: tuple[str, ...] = ("transfers",)
+    made: tuple[str, ...] = ()
     recipe: Callable[[str], dict[str, Any]]
     seed_of: Callable[[str], int]
     course: Callable[[str], tuple[Any, int]]
     measured: Callable[[str, nn.Module], dict[str, Any]]
+    sides: tuple[tuple[str, ...], tuple[str, ...]]
+    table_recipe: Callable[[], dict[str, Any]]
+    row: Callable[[str, str], tuple[Row, run.Cost]]
 
     def __init__(self, plan: run.Settings, device: str | torch.device | None, ending: str = "") -> None:
         digest = "" if plan.kept else f"-{report.config_hash(plan.plain())[:16]}"
@@ -237,4 +274,35 @@ class Shelf:
             facts = {"precision": method.precision.name, "device": self.device.type, **self.measured(name, network)}
             piece.save(network, history, recipe=recipe, **facts, seconds=round(seconds(history.cost, self.device), 2))
             total.add(history.cost)
+        return total
+
+    def table(self, name: str, progress: bool = False) -> run.Cost:
+        """Measure a table, and train what it is measured with, unless that is done; a row that is finished is kept.
+
+        Returns:
+            What it cost.
+        """
+        total, piece = self.train(progress), self.piece(name)
+        if piece.has():
+            return total
+        recipe, (targets, sources) = self.table_recipe(), self.sides
+        bar: dict[str, Any] = {"disable": not progress, "desc": f"{self.name}: {name}", "unit": "target"}
+        make = partial(self.row, name)
+        rows, cost = part_by_part(targets, make, piece.checkpoint, report.config_hash(recipe), **bar)
+        total.add(cost)
+        losses, found = zip(*rows, strict=True)
+        facts: dict[str, Any] = {
+            kind: dict(zip(targets, (row[kind] for row in found), strict=True)) for kind in found[0]
+        }
+        facts |= {"targets": targets, "sources": sources, "transfers": len(targets) * len(sources)}
+        facts |= {"precision": run.precision(self.device).name, "device": self.device.type}
+        seconds_spent = round(seconds(cost, self.device), 2)
+        piece.save({"losses": torch.stack(losses, -3)}, recipe=recipe, seconds=seconds_spent, **facts)
+        return total
+
+    def ready(self, progress: bool = False) -> run.Cost:
+        """Make whatever is missing of networks and tables; returns what it cost."""
+        total = self.train(progress)
+        for name in self.made:
+            total.add(self.table(name, progress))
         return total

@@ -9,21 +9,19 @@ encoder. Its transfers train a small readout on every frozen encoder for every t
 A run that was cut off goes on where it was, and ends with the same bits on the same processor.
 """
 
-from collections.abc import Callable
 from functools import cache, cached_property
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from reuselib import checks, home, nets, report, run
+from reuselib import checks, home, nets, run
 from reuselib.attribution import learning, ordinal
 from reuselib.attribution.evaluation import Truth
 from reuselib.attribution.learning import Lesson, TaskLearning, in_range
 from reuselib.errors import unknown
 from reuselib.nets import TaskNetwork
 from reuselib.run import Settings
-from reuselib.run.progress import Progress
 from reuselib.worlds import rooms
 
 UNTRAINED = "untrained"
@@ -106,6 +104,7 @@ class Zoo(learning.Shelf):
     """
 
     command = "reuselib run attribution"
+    made = ("transfers",)
 
     def __init__(self, plan: Settings, seed: int, device: str | torch.device | None = None) -> None:
         if odd := [task for task in (*plan.tasks, *plan.residual) if task not in rooms.TASKS]:
@@ -115,7 +114,9 @@ class Zoo(learning.Shelf):
         checks.number(gate=plan.gate)
         super().__init__(plan, device, f"-{seed}")
         self.seed, self.members = seed, members(plan)
-        self.everyone, self.network = self.members, cache(self._network)
+        targets = tuple(task for task in plan.tasks if not rooms.task(task).source_only)
+        self.sides = targets, (*plan.tasks, UNTRAINED)
+        self.everyone, self.network, self.codes = self.members, cache(self._network), cache(self._codes)
 
     def room_set(self, split: str) -> rooms.RoomSet:
         """The images of a split: "zoo", "transfer" or "test"."""
@@ -207,12 +208,6 @@ class Zoo(learning.Shelf):
 
     # --- transfers
 
-    @cached_property
-    def tables(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Targets and sources of the transfers in their order, the untrained encoder last."""
-        targets = tuple(task for task in self.plan.tasks if not rooms.task(task).source_only)
-        return targets, (*self.plan.tasks, UNTRAINED)
-
     @torch.no_grad()
     def represent(self, source: str, images: Tensor) -> Tensor:
         """What the frozen encoder of a source makes of images in [-1, 1]; that of color sees them in grey."""
@@ -224,87 +219,50 @@ class Zoo(learning.Shelf):
         with run.frozen(network):
             return torch.cat([network.represent(part) for part in x.split(256)])
 
-    def codes(self, source: str, split: str, noisy: bool) -> Tensor:
+    def _codes(self, source: str, split: str, noisy: bool) -> Tensor:
         """The representations of the images of a split, or of the same with noise."""
         return self.represent(source, self.inputs(DENOISE if noisy else "autoencoder", split))
 
-    def transfer(self, progress: bool = False) -> run.Cost:
-        """Train the transfers that are not there yet; each target that is finished is kept.
-
-        Returns:
-            What it cost now.
-        """
-        total, piece = run.Cost(), self.piece("transfers")
-        if piece.has():
-            return total
-        recipe, read, (targets, sources) = self.transfer_recipe, cache(self.codes), self.tables
-        settings = report.config_hash(recipe)
-        done = learning.parts_done(piece.checkpoint, settings)
-        with Progress(total=len(targets), disable=not progress, desc=f"{self.name}: transfers", unit="target") as bar:
-            for target in targets:
-                if target not in done:
-                    losses, costs = zip(*(self.train_readout(target, source, read) for source in sources), strict=True)
-                    for cost in costs:
-                        total.add(cost)
-                    spent = [learning.seconds(cost, self.device) for cost in costs]
-                    done[target] = {"losses": torch.stack(losses), "seconds": spent}
-                    run.save_checkpoint(piece.checkpoint, {"settings": settings, "done": done})
-                bar.update()
-        each = {target: [round(value, 3) for value in done[target]["seconds"]] for target in targets}
-        piece.save(
-            {"losses": torch.stack([done[target]["losses"] for target in targets])},
-            recipe=recipe,
-            targets=targets,
-            sources=sources,
-            seconds_each=each,
-            transfers=len(targets) * len(sources),
-            seconds=round(sum(map(sum, each.values())), 2),
-            precision=run.precision(self.device).name,
-            device=self.device.type,
-        )
-        return total
-
-    @property
-    def transfer_recipe(self) -> dict[str, Any]:
+    def table_recipe(self) -> dict[str, Any]:
         """Everything that decides the transfers, the networks among it."""
         used = ("transfer_images", "test_images", "transfer_updates", "batch", "transfer_lr", "transfer_weight_decay")
         weights = {name: self.card(name)["sha256"] for name in self.plan.tasks}
         return {"zoo": self.seed} | {field: self.plan[field] for field in used} | {"weights": weights}
 
-    def train_readout(
-        self, target: str, source: str, codes: Callable[[str, str, bool], Tensor] | None = None
-    ) -> tuple[Tensor, run.Cost]:
+    def row(self, name: str, target: str) -> tuple[learning.Row, run.Cost]:
+        """Transfer every source to a target."""
+        losses, costs = zip(*(self.train_readout(target, source) for source in self.sides[1]), strict=True)
+        total = run.Cost()
+        for cost in costs:
+            total.add(cost)
+        spent = [round(learning.seconds(cost, self.device), 3) for cost in costs]
+        return (torch.stack(losses), {"seconds_each": spent}), total
+
+    def train_readout(self, target: str, source: str) -> tuple[Tensor, run.Cost]:
         """Train the readout of one target on one source; all sources of a target share initial weights and batches.
 
         Args:
             target: a task.
             source: a task, or ``UNTRAINED``.
-            codes: in place of :meth:`codes`.
 
         Returns:
             The loss of each test image, float32 (test images,), and the cost of the training.
         """
-        plan, asked, read, noisy = self.plan, rooms.task(target), codes or self.codes, target == DENOISE
+        plan, asked, noisy = self.plan, rooms.task(target), target == DENOISE
         seed = SEEDS * self.seed + READOUTS + list(rooms.TASKS).index(target)
-        lesson = Lesson(target, read(source, "transfer", noisy), self.lesson(target, "transfer").labels)
+        lesson = Lesson(target, self.codes(source, "transfer", noisy), self.lesson(target, "transfer").labels)
         course = {name: plan[f"transfer_{name}"] for name in ("updates", "lr", "weight_decay")}
         with run.seeded(seed):  # for the initial weights, then for dropout
             readout = run.on_device(nets.readout(asked.shape[0], asked.dense), self.device)
             method = TaskLearning(readout, lesson, batch=plan.batch, seed=seed, **course)
             history = run.run(method, updates=plan.transfer_updates, report_every=100, progress=False)
         labels = self.room_set("test").labels(target)
-        return learning.image_losses(readout, read(source, "test", noisy), target, labels), history.cost
-
-    def ready(self, progress: bool = False) -> run.Cost:
-        """Make whatever is missing of networks and transfers; returns what it cost now."""
-        total = self.train(progress)
-        total.add(self.transfer(progress))
-        return total
+        return learning.image_losses(readout, self.codes(source, "test", noisy), target, labels), history.cost
 
     @cached_property
     def all_losses(self) -> dict[str, dict[str, Tensor]]:
         """The losses of all transfers: target → source → float32 (test images,)."""
-        found, (targets, sources) = self.piece("transfers").tensors(self.transfer_recipe)["losses"], self.tables
+        found, (targets, sources) = self.piece("transfers").tensors(self.table_recipe())["losses"], self.sides
         return {target: dict(zip(sources, rows, strict=True)) for target, rows in zip(targets, found, strict=True)}
 
     @property
@@ -317,6 +275,36 @@ class Zoo(learning.Shelf):
     def truth(self) -> Truth:
         """What truly transfers to what: AHP over the sources that passed, the target's own network among them."""
         return Truth(self.targets, self.tasks, ordinal.affinities(self.losses), self.plan.top)
+
+    def metrics(self, part: str) -> dict[str, float]:
+        """What a record says of the "transfers", or of the "training" of the networks.
+
+        Of those it is how many there are in the matrix and passed, their seconds, and each loss beside the blind one.
+        """
+        if part == "transfers":
+            return self._transfer_metrics()
+        cards, matrix = {name: self.card(name) for name in self.members}, self.plan.tasks
+        spent = {name: card["seconds"] for name, card in cards.items()}
+        return {
+            "networks": len(matrix),
+            "passed": len(self.tasks),
+            "other_networks": len(cards) - len(matrix),
+            "seconds": sum(spent[name] for name in matrix),
+            "other_seconds": sum(seconds for name, seconds in spent.items() if name not in matrix),
+        } | {f"ratio_{name}": card["test_loss"] / card["blind_loss"] for name, card in cards.items()}
+
+    def _transfer_metrics(self) -> dict[str, float]:
+        """Transfers, seconds of their training, targets best served by their own network, share above untrained."""
+        card, losses, truth = self.piece("transfers").card(), self.all_losses, self.truth
+        means = {(t, s): losses[t][s].mean() for t in self.targets for s in (*self.tasks, UNTRAINED)}
+        better = [float(means[t, s] < means[t, UNTRAINED]) for t in self.targets for s in self.tasks]
+        return {
+            "seconds": card["seconds"],
+            "transfers": card["transfers"],
+            "targets": len(self.targets),
+            "own_best": float((truth.affinity.argmax(1) == truth.own).sum()),
+            "above_untrained": sum(better) / len(better),
+        }
 
 
 def open_zoo(plan: Settings, seed: int, device: str | torch.device | None = None) -> Zoo:

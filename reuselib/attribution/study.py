@@ -38,41 +38,41 @@ FOUND = Settings(task="found", zoo=found.PLAN, probes="", count=128, batch=32, v
 TASKONOMY = Settings(task="taskonomy", probes="", count=1000, size=256, batch=16, variance=0.99, clusters=4)
 PHOTOGRAPHS = Settings(task="photographs", method="maps", count=3, size=128)
 TASKONOMY_PROBES = {"colab": ("coco",), "paper": ("coco", "indoor", "taskonomy")}
-CLASSIFIERS = Settings(task="classifiers", networks=(), probes="", count=200, size=224, batch=16, variance=0.99)
-SHELVES = {"paper": CLASSIFIERS.but(networks=tuple(name for names in FAMILIES.values() for name in names), count=1000)}
+CLASSIFIERS = Settings(
+    task="classifiers", networks=sum(FAMILIES.values(), ()), probes="", count=1000, size=224, batch=16, variance=0.99
+)
+
+
+def scored(
+    start: str, settings: Settings, scores: Iterable[str], probes: Iterable[str], controls: Iterable[str], **more: Any
+) -> dict[str, Settings]:
+    """Rows with some settings: every score with all probes, and every control."""
+    asked = [(f"{start}-{score}-{name}", score, name) for score in scores for name in probes]
+    asked += [(f"{start}-{control}", control, "") for control in controls]
+    return {row: Settings(**settings.but(probes=name), method=method, **more) for row, method, name in asked}
 
 
 def zoo_rows(scale: str, scores: Iterable[str], **more: Any) -> dict[str, Settings]:
     """The rows of a scale's zoos without those that make them: every score with all probes, and every control."""
-    rows = {}
+    rows: dict[str, Settings] = {}
     for zoo in ZOOS[scale]:
-        asked = [(f"{score}-{probes}", score, probes) for score in scores for probes in PROBES]
-        for row, method, probes in asked + [(control, control, "") for control in CONTROLS]:
-            rows[f"zoo{zoo.number}-{row}"] = Settings(**zoo.but(probes=probes), method=method, **more)
+        rows |= scored(f"zoo{zoo.number}", zoo, scores, PROBES, CONTROLS, **more)
     return rows
 
 
 def found_rows(scores: Iterable[str], **more: Any) -> dict[str, Settings]:
     """The rows of the zoo that was found, without those that make it, as in :func:`zoo_rows`."""
-    asked = [(f"{score}-{probes}", score, probes) for score in scores for probes in found.PROBES]
-    asked += [(control, control, "") for control in CONTROLS]
-    return {
-        f"found-{row}": Settings(**FOUND.but(probes=probes), method=method, **more) for row, method, probes in asked
-    }
+    return scored("found", FOUND, scores, found.PROBES, CONTROLS, **more)
 
 
 def taskonomy_rows(scale: str, scores: Iterable[str], **more: Any) -> dict[str, Settings]:
     """The rows of Taskonomy's own encoders: the paper's experiment, for a machine that can fetch them."""
-    asked = [(score, probes) for score in scores for probes in TASKONOMY_PROBES.get(scale, ())]
-    return {f"taskonomy-{s}-{p}": Settings(**TASKONOMY.but(probes=p), method=s, **more) for s, p in asked}
+    return scored("taskonomy", TASKONOMY, scores, TASKONOMY_PROBES.get(scale, ()), (), **more)
 
 
 def classifier_rows(scale: str, scores: Iterable[str]) -> dict[str, Settings]:
     """The rows of a scale's classifiers: every score with both sets of probes."""
-    if scale not in SHELVES:
-        return {}
-    pairs = [(score, probes) for score in scores for probes in (NATURAL, FOREIGN)]
-    return {f"classifiers-{s}-{p}": Settings(**SHELVES[scale].but(probes=p), method=s) for s, p in pairs}
+    return scored("classifiers", CLASSIFIERS, scores, (NATURAL, FOREIGN), ()) if scale == "paper" else {}
 
 
 def networks_needed(settings: Settings) -> tuple[set[str], set[str]]:
@@ -90,7 +90,7 @@ def networks_needed(settings: Settings) -> tuple[set[str], set[str]]:
 
 
 class AttributionStudy(Study):
-    """Chapter 07; a run gives a :class:`ZooResult`, or of classifiers a :class:`ClassifierResult`."""
+    """Chapter 07; a run gives a :class:`ZooResult`, and of photographs a picture."""
 
     name = "attribution"
     title = "Which network to reuse, by attribution maps"
@@ -108,11 +108,10 @@ class AttributionStudy(Study):
             rows |= found_rows(WAYS)
             rows["photographs-maps"] = PHOTOGRAPHS
         rows |= taskonomy_rows(scale, WAYS)
-        scored = zoo_rows(scale, WAYS)
         for zoo in ZOOS[scale]:
-            start = f"zoo{zoo.number}-"
-            rows |= {f"{start}{part}": Settings(**zoo, method=part) for part in ("training", "transfers")}
-            rows |= {row: settings for row, settings in scored.items() if row.startswith(start)}
+            start = f"zoo{zoo.number}"
+            rows |= {f"{start}-{part}": Settings(**zoo, method=part) for part in ("training", "transfers")}
+            rows |= scored(start, zoo, WAYS, PROBES, CONTROLS)
         return rows
 
     def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
@@ -124,6 +123,5 @@ class AttributionStudy(Study):
         return JOBS[settings.task](settings, seed, **options)
 
 
-JOBS = {"zoo": ZooJob, "found": FoundJob, "classifiers": ClassifierJob, "taskonomy": TaskonomyJob} | {
-    "photographs": PhotographJob
-}
+JOBS: dict[str, type[Job]] = {"zoo": ZooJob, "found": FoundJob, "taskonomy": TaskonomyJob}
+JOBS |= {"classifiers": ClassifierJob, "photographs": PhotographJob}

@@ -13,7 +13,7 @@ from reuselib import checks, report, run
 from reuselib.attribution import WAYS as OTHER_WAYS
 from reuselib.attribution import (
     ClassifierJob,
-    OfFound,
+    FoundJob,
     Score,
     TaskonomyJob,
     Truth,
@@ -90,34 +90,34 @@ def tuned(truth: Truth, v: Tensor, e: Tensor, grid: Sequence[float], count: int)
     return Tuned(truth.evaluate(similarity), similarity, tuple(lambdas), curve)
 
 
+def tuned_row(job: ZooJob) -> ZooResult:
+    """The graph whose λ is chosen for each target on the others, and the whole curve over λ."""
+    space = job.compare(WAYS["graph-tuned"](job.settings))
+    v, e = similarities(list(space.observed.values()))
+    found = tuned(job.truth, v, e, job.settings.grid, job.settings.tuned_at)
+    metrics = {f"p_at_4_at_{weight:g}": float(score.precision[3]) for weight, score in found.curve.items()}
+    metrics |= {f"spearman_at_{weight:g}": score.correlation for weight, score in found.curve.items()}
+    own = [found.lambdas[column] for column in job.truth.own.tolist()]
+    metrics |= {"lambda_least": min(own), "lambda_most": max(own)}
+    return job.judged(found.score, metrics, space, found.similarity)
+
+
 class GraphJob(ZooJob):
     """What the scores of one zoo by graphs share with one seed."""
 
-    ways = WAYS
-
-    def tuned(self) -> ZooResult:
-        """The graph whose λ is chosen for each target on the others, and the whole curve over λ."""
-        space = self.compare(self.ways["graph-tuned"](self.settings))
-        v, e = similarities(list(space.observed.values()))
-        found = tuned(self.truth, v, e, self.settings.grid, self.settings.tuned_at)
-        metrics = {f"p_at_4_at_{weight:g}": float(score.precision[3]) for weight, score in found.curve.items()}
-        metrics |= {f"spearman_at_{weight:g}": score.correlation for weight, score in found.curve.items()}
-        own = [found.lambdas[column] for column in self.truth.own.tolist()]
-        metrics |= {"lambda_least": min(own), "lambda_most": max(own)}
-        return self.judged(found.score, metrics, space, found.similarity)
-
-    methods = {**ZooJob.methods, "graph-tuned": tuned}
+    ways, methods = WAYS, ZooJob.methods | {"graph-tuned": tuned_row}
 
 
-class FoundGraphJob(OfFound, GraphJob):
+class FoundGraphJob(FoundJob):
     """The same on the zoo that was found."""
+
+    ways, methods = WAYS, GraphJob.methods
 
 
 class TaskonomyGraphJob(TaskonomyJob):
     """Taskonomy's own encoders by graphs."""
 
-    ways = WAYS
-    methods = {**TaskonomyJob.methods, "graph-tuned": GraphJob.tuned}
+    ways, methods = WAYS, GraphJob.methods
 
 
 class GraphClassifierJob(ClassifierJob):

@@ -32,7 +32,6 @@ from reuselib.errors import ShapeMismatch, unknown
 from reuselib.nets import TaskNetwork, pretrained
 from reuselib.nets.supervised import Supervised
 from reuselib.run import Settings
-from reuselib.run.progress import Progress
 from reuselib.worlds import rooms
 
 SPAN, SPREAD = 0.10, 0.02
@@ -106,13 +105,8 @@ class Studio(learning.Shelf):
         checks.whole(1, 100, **{f"amount_{amount}": amount for amount in plan.amounts})
         checks.whole(2, probes=plan.probes)
         super().__init__(plan, device)
-        # Rich last, so that the others' seeds are the same in every plan.
-        self.everyone = self.own = (
-            "synthetic",
-            "target",
-            "target-few",
-            *(["rich"] if plan.rich != IMAGENET_SOURCE else []),
-        )
+        rich = () if plan.rich == IMAGENET_SOURCE else ("rich",)
+        self.everyone = self.own = ("synthetic", "target", "target-few", *rich)  # the same seeds in every plan
         self.images, self.network = functools.cache(self._images), functools.cache(self._network)
 
     def _images(self, domain: str, split: str) -> ImageSet:
@@ -158,13 +152,9 @@ class Studio(learning.Shelf):
         """A classifier, or what is not frozen of it, learns by the plan's recipe."""
         plan = self.plan
         schedule = run.constant if plan.constant else run.cosine(updates, warmup=updates // 20)
-        options = {
-            "lr": plan.lr,
-            "weight_decay": plan.weight_decay,
-            "crop": plan.crop,
-            "flip": plan.target not in UPRIGHT,
-        }
-        return Supervised(network, images, batch=batch, schedule=schedule, seed=seed, **options), updates
+        options: dict[str, Any] = {key: plan[key] for key in ("lr", "weight_decay", "crop")}
+        options |= {"flip": plan.target not in UPRIGHT, "batch": batch, "schedule": schedule, "seed": seed}
+        return Supervised(network, images, **options), updates
 
     def seed_of(self, name: str) -> int:
         """The seed of one of ``own``."""
@@ -320,20 +310,17 @@ def transfers(
     Returns:
         The accuracies on the target's test images, and the cost with that of earlier parts.
     """
+    repeats = range(studio.plan.repeats)
+    drawn = {f"{layer}/{repeat}": (layer, repeat) for layer in ("", *studio.layers) for repeat in repeats}
+
+    def make(name: str) -> tuple[float, run.Cost]:
+        layer, repeat = drawn[name]
+        return one_transfer(studio, source, layer, amount, 1000 * seed + repeat)
+
     settings = f"{report.config_hash(studio.plan.plain())} {source} {amount} seed {seed}"
-    done = learning.parts_done(checkpoint, settings) or {"accuracy": {}, "cost": vars(run.Cost())}
-    accuracy, cost, repeats = done["accuracy"], run.Cost(**done["cost"]), range(studio.plan.repeats)
-    wanted = [(layer, repeat) for layer in ("", *studio.layers) for repeat in repeats]
-    title = f"{source}, {amount} %"
-    with Progress(total=len(wanted), initial=len(accuracy), disable=not progress, desc=title, unit="transfer") as bar:
-        for layer, repeat in wanted:
-            if (name := f"{layer}/{repeat}") not in accuracy:
-                accuracy[name], spent = one_transfer(studio, source, layer, amount, 1000 * seed + repeat)
-                cost.add(spent)
-                if checkpoint is not None:
-                    done = {"accuracy": accuracy, "cost": vars(cost)}
-                    run.save_checkpoint(checkpoint, {"settings": settings, "done": done})
-                bar.update()
+    bar: dict[str, Any] = {"disable": not progress, "desc": f"{source}, {amount} %", "unit": "transfer"}
+    found, cost = learning.part_by_part(list(drawn), make, checkpoint, settings, **bar)
+    accuracy = dict(zip(drawn, found, strict=True))
     each = [Cuts(tuple(accuracy[f"{layer}/{r}"] for layer in studio.layers), (), accuracy[f"/{r}"]) for r in repeats]
     return Cuts.over(each), cost
 

@@ -44,7 +44,7 @@ def layer_rows(plan: Settings) -> dict[str, Settings]:
 
 
 class DeparaStudy(Study):
-    """Chapter 08; a run gives a ``ZooResult``, a ``ClassifierResult`` or, of layers, a ``LayerResult``."""
+    """Chapter 08; a run gives a ``ZooResult`` or, of layers, a ``LayerResult``."""
 
     name = "depara"
     title = "Which network and which layer to reuse, by attribution graphs"

@@ -18,8 +18,9 @@ def test_the_slope_of_epsilon_lrp() -> None:
     assert float(slope(torch.ones(1), torch.zeros(1), 0.25)) == 4  # the sign of zero is plus
 
 
-def test_affinity_against_a_loop_symmetric_with_ones_and_within_bounds() -> None:
+def test_affinity_is_the_mean_cosine_image_by_image_symmetric_and_within_bounds() -> None:
     a = torch.randn(5, 6, 4, 5)
+    a[1, 2] *= 1e6  # the size of one map does not count
     a[3], a[4] = a[0], -2 * a[0]
     found = affinity_matrix(a)
     for i, j in itertools.product(range(5), repeat=2):
@@ -28,16 +29,6 @@ def test_affinity_against_a_loop_symmetric_with_ones_and_within_bounds() -> None
         assert float(found[i, j]) == pytest.approx(numpy.mean(each), abs=1e-6)
     assert torch.equal(found, found.T) and (found.diagonal() == 1).all() and found.abs().max() <= 1
     assert found.dtype == torch.float64 and torch.equal(found, affinity_matrix(list(a)))
-
-
-def test_the_cosine_is_taken_image_by_image_whatever_their_order_and_size() -> None:
-    a, order = torch.randn(3, 8, 20).double(), torch.randperm(8)
-    before = affinity_matrix(a)
-    torch.testing.assert_close(affinity_matrix(a[:, order]), before, rtol=0, atol=1e-15)
-    assert not torch.allclose(affinity_matrix(torch.stack([a[0], a[1, order], a[2]])), before)
-    a[1, 4] *= 1e6
-    a[1, 5] *= 1e-30
-    torch.testing.assert_close(affinity_matrix(a), before, rtol=0, atol=1e-12)
 
 
 def test_maps_of_zeros_have_a_cosine_of_zero_and_tiny_or_huge_ones_do_not_vanish() -> None:
@@ -56,7 +47,6 @@ def test_distance_is_one_over_affinity_where_there_is_one() -> None:
 def test_the_shared_map_is_taken_off_per_image() -> None:
     a = torch.randn(3, 4, 6, 6)
     found = without_shared(a)
-    torch.testing.assert_close(found.mean(0), torch.zeros(4, 6, 6), rtol=0, atol=1e-6)
     torch.testing.assert_close(found[2, 1], a[2, 1] - (a[0, 1] + a[1, 1] + a[2, 1]) / 3)
     assert torch.equal(without_shared(a[1], a), found[1])
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-import players
 import pytest
 import torch
-import torchvision
-from maps_toys import TimmLike, network, networks, probes
+from maps_toys import network, networks, probes
 from torch import Tensor, nn
 
 from reuselib import nets
@@ -23,7 +21,8 @@ def space_of(some: dict[str, nn.Module], **options) -> ModelSpace:
     return space
 
 
-# --- explanations
+def plain(some: dict[str, nn.Module], method: str = "input_x_gradient") -> Tensor:
+    return affinity_matrix([maps(net, probes(), method) for net in some.values()])
 
 
 def test_shapes_batches_and_the_meta_device() -> None:
@@ -31,7 +30,6 @@ def test_shapes_batches_and_the_meta_device() -> None:
     for method in METHODS:
         whole = explain(network, x, method)
         assert whole.maps.shape == (5, 32, 32) and whole.features.shape == (5, 512)
-        torch.testing.assert_close(whole.maps, maps(network, x, method, batch=1), rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(whole.maps, maps(network, x, method, batch=3), rtol=1e-4, atol=1e-6)
         with torch.no_grad():
             torch.testing.assert_close(whole.features, network.eval().represent(x).flatten(1))
@@ -40,32 +38,22 @@ def test_shapes_batches_and_the_meta_device() -> None:
         assert found.maps.is_meta and found.maps.shape == (3, 32, 32) and found.features.shape == (3, 512)
 
 
-def test_image_sets_are_normalised_and_types_follow_the_network() -> None:
+def test_images_may_be_a_set_a_method_a_function_and_maps_pooled() -> None:
     pixels = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8)
     images = ImageSet("probes", pixels, torch.zeros(6).long(), ("a",), (0.5,) * 3, (0.5,) * 3)
-    network = nets.task_network(3)
-    torch.testing.assert_close(maps(network, images, batch=4), maps(network, pixels / 127.5 - 1), rtol=1e-4, atol=1e-7)
-    assert maps(network.double(), images).dtype == torch.float64
-
-
-def test_a_method_may_be_a_function_and_maps_be_pooled() -> None:
-    net, x = network(0), probes()
-    ten = maps(net, x, lambda n, x, where: 10 * METHODS["input_x_gradient"](n, x, where))
-    torch.testing.assert_close(ten, 10 * maps(net, x))
-    assert maps(net, x, reduce=losses.pooled(4)).shape == (9, 2, 2)
-
-
-# --- a space of models
-
-
-def plain(some: dict[str, nn.Module], method: str = "input_x_gradient") -> Tensor:
-    return affinity_matrix([maps(net, probes(), method) for net in some.values()])
+    net, found = nets.task_network(3), pixels / 127.5 - 1
+    expected = maps(net, found)
+    torch.testing.assert_close(maps(net, images, batch=4), expected, rtol=1e-4, atol=1e-7)
+    ten = maps(net, found, lambda n, x, where: 10 * METHODS["input_x_gradient"](n, x, where))
+    torch.testing.assert_close(ten, 10 * expected)
+    assert maps(net, found, reduce=losses.pooled(4)).shape == (6, 8, 8)
+    assert maps(net.double(), images).dtype == torch.float64  # types follow the network
 
 
 def test_a_space_gives_the_affinities_of_all_maps_at_once() -> None:
     some = networks()
     for method in METHODS:
-        space = space_of(some, way=by_maps(method))
+        space = space_of(some, way=by_maps(method), memory=4 * 64 * 9 * 3)  # some are kept in a file
         assert torch.equal(space.similarity, plain(some, method))
         assert space.names == tuple(some) and space.zeros == dict.fromkeys(some, 0)
     centred = space_of(some, way=by_maps(centred=True))
@@ -92,12 +80,6 @@ def test_a_new_network_costs_one_pass_and_leaves_the_rest_bit_for_bit() -> None:
     assert len(space.names) == 4 and set(space.tree().leaves) == set(some)
 
 
-def test_any_memory_gives_the_same() -> None:
-    some = networks()
-    for memory in (1, 4 * 64 * 9 * 3):
-        assert torch.equal(space_of(some, memory=memory).similarity, plain(some))
-
-
 def test_the_ranking_of_a_space() -> None:
     space = space_of(networks())
     found = space.ranking("net 2")
@@ -106,37 +88,13 @@ def test_the_ranking_of_a_space() -> None:
     each = losses.cosines(*(losses.normalised(maps(net, probes())) for net in (network(2, "residual"), network(0))))
     assert found.error["net 0"] == pytest.approx(float(each.std()) / 3, rel=1e-5)
     same = network(0)
-    equal = ModelSpace(probes())
-    equal.extend({"a": same, "b": same, "c": same})
-    assert list(equal.ranking("b").index) == ["a", "c"]  # equal scores keep their order
-
-
-def test_maps_of_zeros_are_counted() -> None:
+    assert list(space_of({"a": same, "b": same, "c": same}).ranking("b").index) == ["a", "c"]  # equal ones in order
     dead = network(1)
     with torch.no_grad():
         dead.encoder[1][1].bias.fill_(-100)
-    space = ModelSpace(probes())
-    space.extend({"alive": network(0), "dead": dead})
+    space = space_of({"alive": network(0), "dead": dead})
     assert space.zeros == {"alive": 0, "dead": 9} and space.similarity[0, 1] == 0
     assert space.ranking("alive").zeros.to_dict() == {"dead": 9}
-
-
-def test_networks_come_back_as_they_were_also_after_an_exception() -> None:
-    some = networks(3)
-    for net in some.values():
-        net.train()
-    states, space = players.state(some), ModelSpace(probes(), by_maps(batch=4))
-    with pytest.raises(players.Explosion):
-        space.extend(some, where={"net 1": players.rigged(lambda n, x: n.represent(x), at=1)})
-    assert space.names == ()
-    space.extend(some)
-    assert not list(players.differences(players.state(some), states))
-    for net in some.values():
-        assert players.hooks(net) == 0 and all(m.training for m in net.modules())
-        assert all(p.requires_grad and p.grad is None for p in net.parameters())
-
-
-# --- the researcher's entry
 
 
 def test_ranking_a_list_of_networks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,10 +126,3 @@ def test_representations_and_preparations_by_name() -> None:
     own = maps(some["grey"], probes().mean(1, keepdim=True), where="blocks.1")
     expected = affinity_matrix([maps(network(3), probes(), where="encoder"), own])[0, 1]
     assert found.similarity["grey"] == pytest.approx(float(expected), abs=1e-6)
-
-
-def test_torchvisions_and_timm_like_networks_in_one_call() -> None:
-    models = torchvision.models
-    some = {"resnet18": models.resnet18(weights=None), "squeezenet": models.squeezenet1_1(weights=None)}
-    found = rank(some | {"timm": TimmLike()}, torch.randn(2, 3, 64, 64), "resnet18", progress=False)
-    assert set(found.index) == {"squeezenet", "timm"} and found.similarity.abs().max() <= 1

@@ -1,11 +1,10 @@
-"""The representation is found in any network, and nothing stays behind."""
+"""The representation is found in any network, and layers that work in place do not alter it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import players
-import pytest
 import torch
 import torchvision
 from maps_toys import TimmLike
@@ -27,6 +26,8 @@ KNOWN: list[tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], Tensor]
     (TimmLike, lambda n, x: n.forward_features(x).mean((2, 3))),
     (lambda: TimmLike(0), lambda n, x: n.forward_features(x).mean((2, 3))),
 ]
+TORCHVISION = {"vgg11": "classifier.6", "squeezenet1_1": "classifier.1", "vit_b_32": "heads.head"}
+"""The classifiers of some networks."""
 
 
 def test_the_representation_is_what_the_classifier_sees() -> None:
@@ -34,40 +35,13 @@ def test_the_representation_is_what_the_classifier_sees() -> None:
     for make, expected in KNOWN:
         network = make().eval()
         assert torch.equal(represent(network, x), expected(network, x)) and players.hooks(network) == 0
-
-
-TORCHVISION: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "resnet18": lambda n: n.fc,
-    "vgg11": lambda n: n.classifier[-1],
-    "squeezenet1_1": lambda n: n.classifier[1],
-    "vit_b_32": lambda n: n.heads.head,
-    "convnext_tiny": lambda n: n.classifier[-1],
-}
-
-
-def test_torchvisions_networks_give_what_their_classifier_sees() -> None:
     for name, head in TORCHVISION.items():
         with torch.device("meta"):
             network = torchvision.models.get_model(name, weights=None).eval()
             found = represent(network, torch.randn(2, 3, 224, 224))
-        classifier = head(network)
-        width = classifier.in_features if isinstance(classifier, nn.Linear) else classifier.in_channels
-        assert found.shape[:2] == (2, width) and players.hooks(network) == 0
-    network = torchvision.models.resnet18(num_classes=4).eval()
-    x = images(size=64)
-    assert torch.equal(network.fc(represent(network, x)), network(x))
-    network.fc = nn.Identity()  # a network without a classifier gives its output
-    assert torch.equal(represent(network, x), network(x))
-
-
-def test_a_module_may_be_named_or_a_function_given() -> None:
-    network, x = nets.conv3(channels=3).eval(), images()
-    for where, expected in {
-        "blocks.1": network.blocks[:2](x),
-        "": network(x),
-        lambda n, x: n(x)[:, :2]: network(x)[:, :2],
-    }.items():
-        assert torch.equal(represent(network, x, where), expected)
+        assert found.shape[:2] == (2, network.get_submodule(head).weight.shape[1]) and players.hooks(network) == 0
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    assert torch.equal(represent(network, x), network(x))  # without a classifier it is the output
 
 
 class Hasty(nn.Module):
@@ -92,24 +66,15 @@ def test_layers_in_place_do_not_alter_what_is_read() -> None:
     assert torch.equal(represent(hasty, x), hasty.body(x).mean((2, 3)))
 
 
-def test_hooks_are_gone_after_an_exception() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-    network[1].forward = players.rigged(network[1].forward, at=0)
-    for where in (None, "0"):
-        network[1].forward.calls = 0
-        with pytest.raises(players.Explosion):
-            represent(network, images(), where)
-        assert players.hooks(network) == 0
-
-
-def test_features_are_a_matrix() -> None:
+def test_features_are_a_matrix_of_a_module_that_is_named_or_of_what_a_function_gives() -> None:
     network, x = nets.task_network(3).train(), images(5)
     found = features(network, x, batch=2)
     with torch.no_grad():
         maps = network.eval().represent(x)
+        named = {"decoder.0": network.decoder[0](maps), "": network(x), lambda n, x: n(x)[:, :2]: network(x)[:, :2]}
     torch.testing.assert_close(found, maps.flatten(1))
-    torch.testing.assert_close(features(network, x, pooled=True), maps.mean((2, 3)))
-    inside = features(network, x, where="decoder.0", pooled=True)
-    torch.testing.assert_close(inside, network.decoder[0](maps).mean((2, 3)).detach())
     assert not found.requires_grad
+    torch.testing.assert_close(features(network, x, pooled=True), maps.mean((2, 3)))
+    for where, expected in named.items():
+        torch.testing.assert_close(features(network, x, where=where), expected.flatten(1))
     assert features(nets.conv3(channels=3), x, pooled=True).shape == (5, 64)  # vectors have no places

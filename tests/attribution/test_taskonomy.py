@@ -16,10 +16,12 @@ from reuselib.nets import efficientnet
 from reuselib.nets.taskonomy import TaskonomyEncoder, encoder
 
 
-def own(room: Path, count: int = 5) -> None:
+@pytest.fixture
+def own(room: Path) -> None:
+    """Photographs of a user's own."""
     folder = room / "downloads" / "probes" / "own"
     folder.mkdir(parents=True)
-    for number in range(count):
+    for number in range(3):
         pixels = torch.randint(256, (40, 50, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
         Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
 
@@ -38,7 +40,7 @@ def kept(room: Path, monkeypatch: pytest.MonkeyPatch, task: str, network: Taskon
 def test_twenty_encoders_with_their_hashes_in_the_order_of_the_truth() -> None:
     assert tuple(taskonomy.encoders()) == larger.taskonomy().sources
     assert all(len(Path(file).stem.rpartition("-")[2]) == 64 for file in taskonomy.encoders().values())
-    assert {f"{taskonomy.ENCODERS}"} < fetching.MEGABYTES.keys() and not fetching.at_hand(taskonomy.ENCODERS)
+    assert taskonomy.ENCODERS in fetching.MEGABYTES and not fetching.at_hand(taskonomy.ENCODERS)
     needs = chapters.study("attribution", "colab").needs(["taskonomy-saliency-coco"])
     assert needs.images == ("coco_probes", taskonomy.ENCODERS)
 
@@ -47,61 +49,50 @@ def test_twenty_encoders_with_their_hashes_in_the_order_of_the_truth() -> None:
 def test_an_encoder_is_the_published_architecture(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = TaskonomyEncoder().eval()
     assert network(torch.zeros(1, 3, 256, 256)).shape == (1, 8, 16, 16)
-    names = [name for name in network.state_dict() if name.endswith("weight")]
-    assert len(names) == 108 and {"layer1.2.conv2.weight", "layer4.0.downsample.0.weight", "compress1.weight"} < {
-        *names
-    }
+    names = {name for name in network.state_dict() if name.endswith("weight")}
+    assert len(names) == 108
+    assert {"layer1.2.conv2.weight", "layer4.0.downsample.0.weight", "compress1.weight"} < names
     assert network.layer1[2].conv2.stride == (2, 2) and network.layer1[0].conv2.stride == (1, 1)
     path = kept(room, monkeypatch, "rgb2sfnorm", network)
     images = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(encoder("rgb2sfnorm", "cpu")(images), network(images))
-    grey = TaskonomyEncoder(1).eval()
-    kept(room, monkeypatch, "colorization", grey)
+    path.write_bytes(b"cut off")
+    with pytest.raises(DamagedFile, match="expected sha256"):
+        encoder("rgb2sfnorm", "cpu")
+    kept(room, monkeypatch, "colorization", TaskonomyEncoder(1).eval())
     found = encoder("colorization", "cpu")  # what sees grey images is given coloured ones
     torch.testing.assert_close(found(images), found((images * found.grey).sum(1, keepdim=True).expand_as(images)))
     with pytest.raises(UnknownName, match="colorization"):
         encoder("colourization", "cpu")
-    kept(room, monkeypatch, "rgb2sfnorm", network)
-    path.write_bytes(b"cut off")
-    with pytest.raises(DamagedFile, match="expected sha256"):
-        encoder("rgb2sfnorm", "cpu")
 
 
-@pytest.mark.parametrize(
-    "paper, score", [("attribution", "epsilon-lrp"), ("attribution", "rsa"), ("depara", "graph-tuned")]
-)
-def test_the_whole_path_with_random_weights(
-    paper: str, score: str, room: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("paper, score", [("attribution", "epsilon-lrp"), ("depara", "graph-tuned")])
+def test_the_whole_path_with_random_weights(paper: str, score: str, own: None, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = larger.taskonomy()
     names = whole.targets[:6]
-    little = Truth(names, names, whole.affinity[:6, :6], top=2)
-    monkeypatch.setattr(larger, "taskonomy", lambda: little)
+    monkeypatch.setattr(larger, "taskonomy", lambda: Truth(names, names, whole.affinity[:6, :6], top=2))
     monkeypatch.setattr(larger, "encoder", lambda task, where, untrained: encoder(task, where, untrained=True))
-    own(room, 3)
     row = f"taskonomy-{score}-coco"
     result = chapters.study(paper, "colab").run(row, progress=False, probes="own", size=32, batch=4)
     assert result.similarity.shape == (6, 6) and len(result.probes) == 3
     assert {"p_at_5", "spearman", "purity", "seconds"} < result.metrics.keys()
 
 
-def test_photographs_that_must_be_brought_say_so(room: Path) -> None:
-    with pytest.raises(MissingFile, match="put photographs of your own there"):
-        taskonomy.photographs("own_probes", 4, 32)
-    with pytest.raises(MissingFile, match="put photographs of your own there"):
-        taskonomy.fetch("own_probes")
+def test_photographs_that_must_be_brought_say_so(room: Path, request: pytest.FixtureRequest) -> None:
+    for read in (lambda: taskonomy.photographs("own_probes", 4, 32), lambda: taskonomy.fetch("own_probes")):
+        with pytest.raises(MissingFile, match="put photographs of your own there"):
+            read()
     with pytest.raises(MissingFile, match="coco_probes"):
         taskonomy.photographs("coco_probes", 4, 32)
-    own(room)
-    drawn = taskonomy.photographs("own_probes", 3, 32, seed=1)
-    assert drawn.shape == (3, 32, 32) and len(drawn) == 3 and drawn.classes == ("photograph",)
+    request.getfixturevalue("own")
+    drawn = taskonomy.photographs("own_probes", 2, 32, seed=1)
+    assert drawn.shape == (3, 32, 32) and len(drawn) == 2 and drawn.classes == ("photograph",)
     with pytest.raises(MissingFile, match="aeroplane_157268.jpg|is missing"):
         taskonomy.photographs("depara_probes", 200, 32)
 
 
-def test_photographs_are_drawn_beside_their_maps(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_photographs_are_drawn_beside_their_maps(own: None, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
-    own(room, 3)
     photographs, load, network = taskonomy.photographs, efficientnet.load, found.FoundZoo._network
     monkeypatch.setattr(larger, "photographs", lambda _, count, size, *rest: photographs("own_probes", count, size))
     monkeypatch.setattr(efficientnet, "load", lambda number, where, **_: load(number, where, untrained=True))
