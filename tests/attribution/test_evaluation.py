@@ -1,4 +1,4 @@
-"""Hits, precision and recall; controls; and Taskonomy's own numbers to the digit."""
+"""Hits, precision and recall; controls; Taskonomy's own numbers to the digit; how a truth is made; trees."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import numpy
 import pytest
 import scipy.stats
 import torch
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import pdist
+from torch import Tensor
 
 from reuselib import report
-from reuselib.attribution import Truth, bootstrap_error, split_half, taskonomy
+from reuselib.attribution import Tree, Truth, bootstrap_error, cophenetic_correlation, purity, split_half, taskonomy
 from reuselib.attribution.evaluation import GROUPS, expected_hits, hits, order
+from reuselib.attribution.ordinal import affinities, ahp, odds, principal, wins
 
 
 def small(targets: int = 4, sources: int = 6, top: int = 2) -> Truth:
@@ -106,3 +110,82 @@ def test_halves_of_the_test_images_agree_the_more_the_clearer_the_truth_is() -> 
     rough = [split_half(t, noise, seed=seed) for seed in range(5)]
     assert numpy.mean([float(each.recall[1]) for each in rough]) < 0.8
     assert abs(numpy.mean([each.correlation for each in rough])) < 0.5
+
+
+# --- the truth: wins, odds, and their principal eigenvector
+
+
+def losses(sources: int = 5, images: int = 40) -> Tensor:
+    return torch.rand(sources, images) + torch.linspace(0, 0.5, sources).unsqueeze(1)
+
+
+def test_wins_against_a_loop_and_both_ways_together_are_one() -> None:
+    found = losses().mul(10).round()  # with ties
+    w = wins(found)
+    for i in range(5):
+        for j in range(5):
+            each = [1.0 if a < b else 0.5 if a == b else 0.0 for a, b in zip(found[i], found[j], strict=True)]
+            assert float(w[i, j]) == pytest.approx(sum(each) / 40)
+    torch.testing.assert_close(w + w.T, torch.ones(5, 5).double())
+
+
+def test_a_consistent_matrix_gives_its_vector_exactly_and_any_other_numpys() -> None:
+    p = torch.tensor([0.4, 0.3, 0.2, 0.07, 0.03], dtype=torch.float64)
+    shares = p.unsqueeze(1) / (p.unsqueeze(1) + p)  # wins of sources that win in proportion to p
+    torch.testing.assert_close(principal(odds(shares)), p, rtol=1e-12, atol=0)
+    matrix = odds(wins(losses()))
+    values, vectors = numpy.linalg.eig(matrix.numpy())
+    expected = numpy.abs(numpy.real(vectors[:, numpy.argmax(numpy.real(values))]))
+    torch.testing.assert_close(principal(matrix), torch.from_numpy(expected / expected.sum()), rtol=1e-9, atol=0)
+
+
+def test_increasing_maps_change_nothing_and_every_target_has_its_own() -> None:
+    found = torch.stack([losses(), losses()]).double()
+    for change in (torch.exp, lambda x: 5 * x - 20):  # below zero too
+        assert torch.equal(ahp(change(found[0])), ahp(found[0]))
+    assert torch.equal(affinities(found), torch.stack([ahp(found[0]), ahp(found[1])]))
+
+
+def test_who_always_wins_is_first_and_clipped() -> None:
+    found = losses()
+    found[3] = -1
+    w, others = wins(found), [0, 1, 2, 4]
+    assert w[3].sum() == 4.5 and ahp(found).argmax() == 3
+    assert torch.allclose(odds(w)[3, others], torch.tensor(999.0).double()) and float(odds(w)[3, 3]) == 1
+    assert odds(w)[others, 3].tolist() == pytest.approx([1 / 999] * 4)
+    everyone = ahp(torch.arange(20.0).unsqueeze(1).expand(20, 100))  # each is beaten by the next
+    assert everyone.argsort(descending=True).tolist() == list(range(20)) and everyone.min() > 0
+
+
+# --- the tree of tasks: SciPy's linkage, compared and cut
+
+
+NAMES = tuple("abcdef")
+ROWS = torch.tensor([[0.0, 0], [0.1, 0], [0, 0.3], [5, 5], [5.2, 5], [5, 5.5]])
+"""Two far groups of three."""
+
+
+def test_the_linkage_is_scipys() -> None:
+    data = torch.rand(8, 8)
+    gaps = pdist(data.double().numpy())
+    for method in ("single", "average"):
+        found, links = Tree.of(data, tuple("abcdefgh"), method), hierarchy.linkage(gaps, method)
+        numpy.testing.assert_allclose(found.links[:, 2], links[:, 2])
+        leaves = hierarchy.leaves_list(hierarchy.optimal_leaf_ordering(links, gaps))
+        assert found.leaves == tuple("abcdefgh"[i] for i in leaves)
+        torch.testing.assert_close(found.cophenetic()[0, 1:], torch.from_numpy(hierarchy.cophenet(links))[:7])
+    assert float(Tree.of(ROWS, NAMES).cophenetic(("c", "a"))[0, 1]) == pytest.approx(0.3)
+
+
+def test_clusters_purity_and_the_correlation_of_trees() -> None:
+    clusters = Tree.of(ROWS, NAMES).clusters(2)
+    assert len({clusters[name] for name in "abc"}) == 1 == len({clusters[name] for name in "def"})
+    assert set(clusters.values()) == {0, 1}
+    assert purity(clusters, dict(zip(NAMES, "xxxyyy", strict=True))) == 1
+    assert purity(clusters, dict(zip(NAMES, "xxyyyy", strict=True))) == pytest.approx(5 / 6)
+    a, order = Tree.of(ROWS, NAMES), [3, 1, 5, 0, 2, 4]
+    assert cophenetic_correlation(a, Tree.of(ROWS[order], [NAMES[i] for i in order])) == pytest.approx(1)
+    other = Tree.of(torch.rand(6, 6), NAMES)
+    expected = numpy.corrcoef(hierarchy.cophenet(a.links), hierarchy.cophenet(other.links))[0, 1]
+    assert cophenetic_correlation(a, other) == pytest.approx(expected)
+    assert -1 <= cophenetic_correlation(a, Tree.of(ROWS[:4], NAMES[:4])) <= 1

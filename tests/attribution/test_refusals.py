@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from reuselib import attribution, chapters, depara
-from reuselib.attribution import ModelSpace, Tree, Truth, by_features, by_maps, job, ordinal, rank, rivals
+from reuselib.attribution import ModelSpace, Tree, Truth, by_features, by_maps, found, job, ordinal, rank, rivals
 from reuselib.attribution import represent as seen_by
 from reuselib.attribution.evaluation import Score
 from reuselib.attribution.rooms_zoo import PLAN, Zoo
@@ -99,16 +99,13 @@ JUDGED = [
     (NonFinite, "nan", lambda: TRUTH.evaluate(torch.tensor([[0.0, NAN, 1.0]]))),
     (UnknownName, "Did you mean 'random'", lambda: TRUTH.evaluate(TRUTH.affinity, "rndom")),
     (UnknownName, "task 'c'", lambda: TRUTH.group_prior({"a": 1, "b": 1})),
-    (ShapeMismatch, "over 3 sources", lambda: TRUTH.symmetric_correlation(torch.eye(2))),
     (ShapeMismatch, "P@5 needs 5 candidates", lambda: job.score_metrics(Score(torch.ones(2, 4), 1, torch.ones(2)))),
     (BadValue, "count must be .* from 1 to 2", lambda: tuned(TRUTH, torch.eye(3), torch.eye(3), (1.0,), 3)),
     (ShapeMismatch, r"\(sources, images\)", lambda: ordinal.wins(torch.rand(3, 0))),
     (NonFinite, "loss", lambda: ordinal.ahp(torch.tensor([[1.0, torch.inf], [1, 2]]))),
     (ReuseError, "positive", lambda: ordinal.principal(torch.zeros(2, 2))),
-    (ReuseError, "did not settle in 1 steps", lambda: ordinal.principal(torch.rand(4, 4) + 0.1, iterations=1)),
     (ShapeMismatch, "2 names do not fit", lambda: Tree.of(F, ("a", "b"))),
     (UnknownName, "Did you mean 'single'", lambda: Tree.of(F, tuple("abcde"), "singel")),
-    (UnknownName, "task 'f'", lambda: TREE.cophenetic(("f",))),
     (UnknownName, "group of 'b'", lambda: attribution.purity({"a": 0, "b": 0}, {"a": "x"})),
     (ShapeMismatch, "2 tasks in", lambda: attribution.cophenetic_correlation(TREE, Tree.of(F, tuple("abxyz")))),
 ]
@@ -126,6 +123,9 @@ MADE = [
     (UnknownName, "Did you mean 'depth'", lambda: Zoo(PLAN.but(tasks=("dept",)), 0)),
     (UnknownName, "network of rooms-smoke-.* Did you mean 'depth'", lambda: zoo().network("deth")),
     (UnknownName, "Did you mean 'rsa'", lambda: STUDY.run("zoo0-rsa-world", method="rsaa", progress=False)),
+    (UnknownName, "lite0", lambda: found.FoundZoo(found.PLAN.but(members=("lite9",)), "cpu")),
+    (UnknownName, "target", lambda: found.FoundZoo(found.PLAN.but(targets=("depth",)), "cpu")),
+    (UnknownName, "photographs", lambda: found.probe_images("photograph", 4, 0, "cpu")),
     (UnknownName, "Did you mean 'world'", lambda: attribution.probe_images("wold", 9, 0, "cpu")),
 ]
 

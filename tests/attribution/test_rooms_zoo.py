@@ -29,11 +29,6 @@ def in_a_room(room: Path) -> None:
     """Keep networks out of the clone."""
 
 
-@pytest.fixture
-def zoo() -> Zoo:
-    return Zoo(TINY, 0)
-
-
 def test_the_shipped_zoos_were_made_by_this_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REUSELIB_DATA")
     for shipped in (Zoo(PLAN, 0), Zoo(PLAN, 1)):
@@ -54,7 +49,7 @@ def test_every_network_starts_from_weights_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("task", rooms.TASKS)
-def test_labels_are_kept_in_few_bytes_and_no_constant_answer_beats_the_blind_one(task: str) -> None:
+def test_labels_are_kept_in_few_bytes_and_losses_are_those_of_images_and_of_the_best_constant_answer(task: str) -> None:
     found = rooms.rooms("zoo", 41)
     labels = found.labels(task)
     kept = Lesson(task, found.images.images, learning.compact(task, labels))
@@ -65,22 +60,19 @@ def test_labels_are_kept_in_few_bytes_and_no_constant_answer_beats_the_blind_one
     def loss(constant: Tensor) -> float:
         return float(rooms.losses(task, constant.expand(len(labels), *constant.shape), labels).mean())
 
-    answer = blind_answer(task, kept.labels)
+    network = nets.task_network(rooms.task(task).shape[0], rooms.task(task).dense).train()
+    x, answer = in_range(found.images.images), blind_answer(task, kept.labels)
+    losses = image_losses(network, x, task, labels, batch=30)
+    assert network.training and torch.allclose(x, found.normalised(found.images.images), atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(losses, rooms.losses(task, network.eval()(x), labels))
     assert answer.shape == rooms.task(task).shape
     assert loss(answer) == pytest.approx(blind_loss(task, labels, labels), rel=1e-3)
     assert all(loss(answer + 0.3 * torch.randn(answer.shape)) > loss(answer) - 1e-3 for _ in range(3))
 
 
-def test_losses_are_those_of_the_network_in_evaluation_mode() -> None:
-    network, found = nets.task_network(6, dense=False).train(), rooms.rooms("test", 12)
-    x, y = in_range(found.images.images), found.labels("scene")
-    losses = image_losses(network, x, "scene", y, batch=5)
-    assert network.training and torch.allclose(x, found.normalised(found.images.images), atol=1e-6)
-    with torch.no_grad():
-        torch.testing.assert_close(losses, rooms.losses("scene", network.eval()(x), y))
-
-
-def test_networks_are_kept_with_cards_and_verified(zoo: Zoo, tmp_path: Path) -> None:
+def test_networks_are_kept_with_cards_and_the_gate_keeps_out_what_is_no_better_than_blind(tmp_path: Path) -> None:
+    zoo = Zoo(TINY.but(gate=1e-6), 0)
     with pytest.raises(MissingFile, match="reuselib run attribution"):
         zoo.network("depth")
     assert zoo.train().passes["student_forward"] == len(zoo.members) * TINY.updates
@@ -90,18 +82,14 @@ def test_networks_are_kept_with_cards_and_verified(zoo: Zoo, tmp_path: Path) -> 
     labels, inputs = zoo.room_set("test").labels("depth"), zoo.inputs("depth", "test")
     assert card["test_loss"] == pytest.approx(float(image_losses(network, inputs, "depth", labels).mean()))
     assert card["blind_loss"] == pytest.approx(blind_loss("depth", zoo.lesson("depth").labels, labels))
+    assert zoo.tasks == zoo.targets == () and not card["passed"]
     assert zoo.train().wall_seconds == 0 and not list(tmp_path.glob("**/*.pt"))
     with pytest.raises(ReuseError, match="another recipe"):
         Zoo(TINY.but(updates=5), 0).network("scene")
 
 
-def test_the_gate_keeps_out_what_is_no_better_than_blind() -> None:
-    strict = Zoo(TINY.but(gate=1e-6), 0)
-    strict.train()
-    assert strict.tasks == strict.targets == () and not strict.card("depth")["passed"] and strict.network("depth")
-
-
-def test_transfers_leave_a_table_and_a_truth(zoo: Zoo) -> None:
+def test_transfers_leave_a_table_and_a_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    zoo = Zoo(TINY, 0)
     zoo.ready()
     before = {name: players.state(zoo.network(name)) for name in zoo.tasks}
     card, truth = zoo.piece("transfers").card(), zoo.truth
@@ -111,39 +99,24 @@ def test_transfers_leave_a_table_and_a_truth(zoo: Zoo) -> None:
     assert zoo.losses.shape == (3, 4, 12) and zoo.losses.dtype == torch.float32
     assert (truth.targets, truth.sources, truth.top) == (("denoise", "depth", "scene"), TINY.tasks, 1)
     assert torch.equal(truth.affinity, ordinal.affinities(zoo.losses))
-    again, _ = zoo.train_readout("depth", "color")
-    assert torch.equal(again, zoo.all_losses["depth"]["color"])
+    for source in ("color", UNTRAINED):
+        assert torch.equal(zoo.train_readout("depth", source)[0], zoo.all_losses["depth"][source])
     assert not list(players.differences(before, {name: players.state(zoo.network(name)) for name in zoo.tasks}))
+    images, noisy = in_range(zoo.room_set("test").images.images), zoo.inputs("denoise", "test")
+    grey = zoo.network("color").represent(rooms.inputs("color", images))
+    torch.testing.assert_close(zoo.codes("color", "test", False), grey)
+    torch.testing.assert_close(zoo.codes("depth", "test", True), zoo.network("depth").represent(noisy))
+    assert not torch.equal(noisy, images) and not torch.equal(zoo.codes(UNTRAINED, "test", False), grey)
+    monkeypatch.setattr(
+        zoo, "codes", lambda source, split, noisy: torch.ones(16 if split == "transfer" else 12, 8, 8, 8)
+    )
+    assert torch.equal(*(zoo.train_readout("depth", source)[0] for source in ("color", "scene")))  # the rest is shared
     fresh = Zoo(TINY, 0)
     assert fresh.ready().wall_seconds == 0 and torch.equal(fresh.losses, zoo.losses)
     said = {key: fresh.card("depth")[key] for key in ("recipe", "passed", "test_loss", "blind_loss")}
     fresh.piece("depth").save(fresh.fresh("depth"), **said)
     with pytest.raises(ReuseError, match="another recipe"):  # transfers of other networks
         Zoo(TINY, 0).truth  # noqa: B018
-
-
-def test_what_sources_are_given_and_what_they_share(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    zoo.train()
-    images = in_range(zoo.room_set("test").images.images)
-    grey = zoo.network("color").represent(rooms.inputs("color", images))
-    plain = zoo.network("depth").represent(images)
-    assert torch.allclose(zoo.represent("color", images), grey, atol=1e-6)
-    assert torch.allclose(zoo.represent("depth", images), plain, atol=1e-6)
-    assert not torch.allclose(zoo.represent(UNTRAINED, images), plain, atol=1e-3)
-    noisy = [zoo.inputs("denoise", "test") for _ in range(2)]
-    assert torch.equal(*noisy) and not torch.equal(noisy[0], images)
-    asked: list[tuple[str, bool]] = []
-
-    def same(source: str, split: str, noisy: bool) -> Tensor:
-        asked.append((split, noisy))
-        with run.seeded(int(noisy)):
-            return torch.rand(16 if split == "transfer" else 12, 8, 8, 8)
-
-    monkeypatch.setattr(zoo, "codes", same)
-    losses = [zoo.train_readout("depth", source)[0] for source in ("color", UNTRAINED)]
-    assert torch.equal(*losses)  # readout and batches are shared
-    zoo.train_readout("denoise", "depth")
-    assert asked[-4:] == [(split, noisy) for noisy in (False, True) for split in ("transfer", "test")]
 
 
 def test_parts_that_are_finished_are_not_made_again(tmp_path: Path) -> None:
