@@ -164,6 +164,8 @@ def _finish() -> None:
 
 SUSTAINED = {"T4, fp16": 12e12, "A100, bf16": 80e12}
 """Operations per second that small convolutions are assumed to sustain: about a fifth of each card's peak."""
+HEADS = "".join(f"{card:>14}" for card in SUSTAINED) + f"{'memory':>14}"
+"""What stands above the columns of a printed :class:`Prediction`."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,19 @@ class Prediction:
     def hours(self, card: str) -> float:
         """Hours on a card of ``SUSTAINED``."""
         return self.operations / SUSTAINED[card] / 3600
+
+    def __str__(self) -> str:
+        """Return the times and the memory in columns, rounded as such a guess deserves."""
+        gibibytes = self.memory / 2**30
+        memory = f"{gibibytes:.1f} GiB" if gibibytes >= 0.05 else "< 0.1 GiB"
+        return "".join(f"{_time(self.hours(card)):>14}" for card in SUSTAINED) + f"{memory:>14}"
+
+
+def _time(hours: float) -> str:
+    value, unit = next(
+        ((hours * n, unit) for n, unit in ((1, "h"), (60, "min"), (3600, "s")) if hours * n >= 1), (0, "s")
+    )
+    return f"{value:.{int(value < 10)}f} {unit}" if value else "< 1 s"
 
 
 def predict(plan: Iterable[tuple[Method, int]]) -> Prediction:

@@ -112,7 +112,9 @@ def test_an_opening_shows_what_has_a_number_and_what_its_claims_found(room: Path
     assert list(shown.cells.index) == ["the floor", "never published"]
     assert list(shown.cells.iloc[:, 0]) == ["?", "–"] and shown.cells.iloc[1, 1] == "0.100 (1)"
     first, counted = shown.notes
-    assert re.fullmatch(r"✓ holds: Good is better than bad\. \(laptop scale; weakest effect 0\.\d+ \[.+\] in accuracy\)", first)
+    assert re.fullmatch(
+        r"✓ holds: Good is better than bad\. \(laptop scale; weakest effect 0\.\d+ \[.+\] in accuracy\)", first
+    )
     assert counted == "All of the paper's own claims, laptop scale: holds 1 · not run 1."
     elsewhere = OPENING.replace('"never published"', "{label: other, published: {other: [main, bad, mnist]}}")
     path.write_text(toy.PAPER + elsewhere)
