@@ -47,7 +47,8 @@ def card(leaf: dict[str, Any]) -> Iterator[str]:
     yield from (f"| Measured | {head} | Time on one core |", "|---|---|---|")
     for row, label, task in shown:
         where = f" ({task})" if len(tasks) > 1 else ""
-        time = duration(mean(paper, row, "seconds" if metric == "seconds" else "cpu_seconds"))
+        spent = mean(paper, row, "seconds" if metric == "seconds" else "cpu_seconds")
+        time = report.duration(spent) if spent else "–"  # nothing was computed
         yield f"| {label}{where} | {rounded(paper, row, metric)} | {time} |"
     verdicts = {verdict.claim.id: verdict for verdict in report.verdicts(source)}
     yield "\n**How sure.**\n"
@@ -73,16 +74,3 @@ def rounded(paper: str, row: str, metric: str) -> str:
     """Return a row's recorded mean in two digits."""
     found = mean(paper, row, metric)
     return f"{found:.0f}" if found >= 10 else f"{found:.2f}" if found >= 0.1 else f"{found:#.2g}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time in minutes or seconds; a dash where nothing was computed."""
-    return (
-        f"{seconds / 60:.1f} min"
-        if seconds >= 60
-        else f"{seconds:.0f} s"
-        if seconds >= 1
-        else "< 1 s"
-        if seconds
-        else "–"
-    )

@@ -106,9 +106,9 @@ def rows(chapter: str, scale: str) -> None:
     cards = "  ".join(f"{card:>10}" for card in SUSTAINED)
     click.secho(f"{'':{width}}  {'recorded':>13}  {'memory':>9}  {cards}", bold=True)
     for row in study.rows:
-        here = f"{_span(statistics.median(spent[row]))} ({len(spent[row])})" if row in spent else "–"
+        here = f"{ledger.duration(statistics.median(spent[row]))} ({len(spent[row])})" if row in spent else "–"
         cost = _cost(study, row)
-        hours = [_span(3600 * cost.hours(card)) if cost else "–" for card in SUSTAINED]
+        hours = [ledger.duration(3600 * cost.hours(card)) if cost else "–" for card in SUSTAINED]
         memory = f"{cost.memory / 2**20:,.0f} MiB" if cost else "–"
         click.echo(f"{row:{width}}  {here:>13}  {memory:>9}  " + "  ".join(f"{each:>10}" for each in hours))
 
@@ -222,12 +222,12 @@ def _run(study: Any, jobs: Sequence[Job], again: bool = False, dry_run: bool = F
     click.echo(
         f"{study.name}, {study.scale} scale: rows {len({row for row, _ in jobs})}, seeds {seeds}; "
         f"recorded already: {len(jobs) - len(left)} of {len(jobs)}; "
-        f"to run: {len(left)}, {'about' if rows.keys() == known.keys() else 'at least'} {_span(total)} "
+        f"to run: {len(left)}, {'about' if rows.keys() == known.keys() else 'at least'} {ledger.duration(total)} "
         f"on {where} in {precision(where).name}"
     )
     if dry_run:
         for row, seed in left:
-            click.echo(f"{row} seed {seed}, about {_span(seconds[row])}")
+            click.echo(f"{row} seed {seed}, about {ledger.duration(seconds[row])}")
         return
     if left:
         home.check_writable(home.path("results", ".scratch"))
@@ -246,7 +246,7 @@ def _run(study: Any, jobs: Sequence[Job], again: bool = False, dry_run: bool = F
         done += seconds[row]
         numbers = "  ".join(f"{name} {value:<8.5g}" for name, value in record.metrics.items())
         rest = (time.monotonic() - began) * (total - done) / done
-        times = click.style(f"{_span(record.wall_seconds)}, {_span(rest)} left", dim=True)
+        times = click.style(f"{ledger.duration(record.wall_seconds)}, {ledger.duration(rest)} left", dim=True)
         click.echo(f"{place}  {click.style(f'{row:{width}}', bold=True)}  seed {seed}  {numbers}  {times}")
 
 
@@ -276,13 +276,6 @@ def _cost(study: Any, row: str) -> Any:
     except ReuseError:
         return None
     return cost if cost.operations else None
-
-
-def _span(seconds: float) -> str:
-    """A length of time in words."""
-    if seconds < 99:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @main.command()

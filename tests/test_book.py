@@ -219,12 +219,17 @@ def test_a_tap_enlarges_a_picture_on_a_phone(browser: Any, site: str) -> None:
 
 
 def test_verdicts_are_seen_without_scrolling(browser: Any, site: str) -> None:
+    """On a desk the whole table is, on a phone a claim beside its verdict."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     claims = "document.querySelector('div[aria-label^=\"The claims and\"]')"
     for name in (name for name in pages() if re.search(r"/\d\d_.*(?<!_lab)$", name) and "00_" not in name):
         page.goto(f"{site}/{name}.html", wait_until="load")
         page.add_style_tag(content="body * { letter-spacing: .05em }")  # fonts differ from machine to machine
-        assert page.evaluate(f"{claims}.scrollWidth <= {claims}.clientWidth"), name
+        for width, columns in ((1440, 6), (390, 2)):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate(f"{claims}.scrollWidth <= {claims}.clientWidth"), (name, width)
+            shown = f"[...{claims}.querySelectorAll('thead th')].filter(each => each.offsetParent).length"
+            assert page.evaluate(shown) == columns, (name, width)
     page.close()
 
 

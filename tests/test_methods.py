@@ -223,7 +223,7 @@ def test_in_every_precision_a_step_never_waits_gives_finite_numbers_and_moves_th
             assert all(value.dtype == torch.float32 for value in network.parameters())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", players.METHODS)
 def test_a_step_on_a_gpu_never_waits(name: str) -> None:
     method = players.make(name, where="cuda", precision=None)

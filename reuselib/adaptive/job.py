@@ -195,10 +195,21 @@ class AdaptiveJob(run.Job):
             method = InTurn(stages, {name: self.updates(name) for name in stages}, self.sources.values())
             options = {"evaluations": self.settings.evaluations, "report_every": method.steps_per_round}
             history = self.train(method, sum(method.updates), evaluate=self.evaluate, **options)
-        names = ("device", "precision", "choices", "students", "components", "student", "transfer", "test", "sides")
-        made = {"pool": self.sources, **{name: getattr(self, name) for name in names}}
-        curves = ("accuracy", *(f"{name}/loss" for name in stages))
-        return AdaptiveResult(metrics=self.measure(stages), history=history, curves=curves, **made)
+        return AdaptiveResult(
+            metrics=self.measure(stages),
+            history=history,
+            curves=("accuracy", *(f"{name}/loss" for name in stages)),
+            device=self.device,
+            precision=self.precision,
+            pool=self.sources,
+            choices=self.choices,
+            students=self.students,
+            components=self.components,
+            student=self.student,
+            transfer=self.transfer,
+            test=self.test,
+            sides=self.sides,
+        )
 
     # --- measures
 

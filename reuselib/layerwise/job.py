@@ -169,10 +169,18 @@ class LayerwiseJob(run.Job):
         if isinstance(method, LayerwiseAmalgamation):
             self.student = method.merged()
         curves = ("accuracy", "loss", *(f"{name}_{k}" for name in ("nmse", "unexplained") for k in range(1, 9)))
-        made = {name: getattr(self, name) for name in ("device", "precision", "teachers", "student", "classes", "test")}
-        made["encoders"] = method.encoders if isinstance(method, LayerwiseAmalgamation) else None
-        made["curves"] = tuple(name for name in curves if history.curve(name)[0])
-        return LayerwiseResult(metrics=self.measure(history), history=history, **made)
+        return LayerwiseResult(
+            metrics=self.measure(history),
+            history=history,
+            curves=tuple(name for name in curves if history.curve(name)[0]),
+            device=self.device,
+            precision=self.precision,
+            teachers=self.teachers,
+            student=self.student,
+            classes=self.classes,
+            test=self.test,
+            encoders=method.encoders if isinstance(method, LayerwiseAmalgamation) else None,
+        )
 
     # --- measures
 

@@ -175,10 +175,18 @@ class NetGraftJob(run.Job):
             every = run.divisor(math.gcd(*borders), 50)
             watch = partial(self.watch, method, set(borders))
             history = self.train(method, borders[-1], report_every=every, evaluate=watch, evaluations=borders[-1])
-        metrics = self.measure(method, history)  # folds the student
-        made = {name: getattr(self, name) for name in ("device", "precision", "teacher", "student", "test")}
-        curves = ("loss", "accuracy", "gap")
-        return NetGraftResult(metrics=metrics, history=history, curves=curves, method=method, job=self, **made)
+        return NetGraftResult(
+            metrics=self.measure(method, history),
+            history=history,
+            curves=("loss", "accuracy", "gap"),
+            device=self.device,
+            precision=self.precision,
+            teacher=self.teacher,
+            student=self.student,
+            test=self.test,
+            method=method,
+            job=self,
+        )
 
     def watch(self, method: run.Method, borders: set[int]) -> dict[str, float]:
         """At a border: the accuracy of the network that learns, and its loss on test images less that on the few."""

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from reuselib.errors import ReuseError
 from reuselib.nets.layers import Classifier, architecture, averaged, convolution, initialise_convolutions, repeated
 
 
@@ -127,8 +128,13 @@ def wide_resnet(depth: int, factor: int, classes: int = 10, channels: int = 3) -
     Returns:
         A Classifier with one block per group; the stem belongs to the first, the last batch norm to the third.
 
+    Raises:
+        ReuseError: no such depth.
+
     Source: Zagoruyko & Komodakis 2016, without dropout, with the shortcuts of ZSKT's code.
     """
+    if depth < 10 or (depth - 4) % 6:
+        raise ReuseError(f"a wide ResNet has 6n + 4 layers, not {depth}. Take 10, 16, 22, 28, 34 or 40.")
     widths = (16, 16 * factor, 32 * factor, 64 * factor)
     stem = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
     groups = [

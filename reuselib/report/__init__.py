@@ -7,7 +7,7 @@ typed by hand. Nothing here imports torch.
 
 from reuselib.report.claims import badge, summary, verdicts
 from reuselib.report.page import all_tables, report
-from reuselib.report.papers import SCALES, names, published, titles
+from reuselib.report.papers import SCALES, duration, names, published, titles
 from reuselib.report.records import (
     Record,
     config_hash,
@@ -24,6 +24,6 @@ from reuselib.report.records import (
 )
 from reuselib.report.tables import Table, opening, table
 
-__all__ = ["all_tables", "badge", "config_hash", "curve", "find", "find_own", "frame", "known_scale", "names"]
-__all__ += ["opening", "parse_seeds", "published", "Record", "records", "report", "SCALES", "scratch", "shared_seeds"]
-__all__ += ["summary", "Table", "table", "titles", "values", "verdicts"]
+__all__ = ["all_tables", "badge", "config_hash", "curve", "duration", "find", "find_own", "frame", "known_scale"]
+__all__ += ["names", "opening", "parse_seeds", "published", "Record", "records", "report", "SCALES", "scratch"]
+__all__ += ["shared_seeds", "summary", "Table", "table", "titles", "values", "verdicts"]

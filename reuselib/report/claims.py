@@ -177,7 +177,7 @@ class Verdict:
         effect = ""
         if weakest := self.weakest:
             effect = f"; weakest effect {weakest.found().split(' (')[0]}"
-            effect += f" in {metric_of(published(self.paper), weakest.condition)}".rstrip(",")
+            effect += f" in {metric_of(published(self.paper), weakest.condition)}"
         return f"{self} ({self.scale} scale{effect})"
 
     def figures(self) -> list[str]:

@@ -198,7 +198,8 @@ def _draw_lines(axes: Axes, lines: Mapping[str, Any], labels: Sequence[str]) -> 
     for label, line in lines.items():
         k, frame = labels.index(label), _line(line, label)
         banded |= len(frame) > frame.x.nunique()
-        look: Any = {"color": LINES[k % 9], "linestyle": DASHES[k % 4], "err_kws": {"linewidth": 0}, "label": label}
+        look: Any = {"color": LINES[k % len(LINES)], "linestyle": DASHES[k % 4], "err_kws": {"linewidth": 0}}
+        look |= {"label": label}
         if frame.x.nunique() <= 16:
             look |= {"marker": "o", "markersize": 3.5, "markeredgewidth": 0}
         seaborn.lineplot(frame, x="x", y="y", errorbar="sd", legend=False, ax=axes, **look)

@@ -22,6 +22,14 @@ def plain(value: float, digits: int | None = None) -> str:
     return (f"{value:g}" if digits is None else f"{value:.{digits}f}").replace("-", "−")
 
 
+def duration(seconds: float) -> str:
+    """Return a time in the unit that fits it, in two digits or so: "< 1 s", "2.7 s", "15 min", "26 h"."""
+    for size, unit in ((3600, "h"), (60, "min"), (1, "s")):
+        if seconds >= size:
+            return f"{seconds / size:.{int(seconds < 10 * size)}f} {unit}"
+    return "< 1 s"
+
+
 @dataclass(frozen=True)
 class Cited:
     """A published cell as one source prints it; `value` is None where the number could not be found."""

@@ -54,7 +54,7 @@ def image_grid(
     scale: str | tuple[float, float] = "shared",
     values: str = "",
 ) -> Figure:
-    """Draw every image once, in labelled rows; a line below says how values became colours.
+    """Draw every image once, in labelled rows; a line below says how values became colours, if not as they are.
 
     Args:
         images: (N, C, H, W) with C of 1 or 3, filling the rows one after the other, N a multiple of their

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from reuselib import checks
+from reuselib.report.papers import duration
 from reuselib.run.method import Method
 from reuselib.run.outputs import one_tensor
 
@@ -195,14 +196,7 @@ class Prediction:
         """Return the times and the memory in columns, rounded as such a guess deserves."""
         gibibytes = self.memory / 2**30
         memory = f"{gibibytes:.1f} GiB" if gibibytes >= 0.05 else "< 0.1 GiB"
-        return "".join(f"{_time(self.hours(card)):>14}" for card in SUSTAINED) + f"{memory:>14}"
-
-
-def _time(hours: float) -> str:
-    value, unit = next(
-        ((hours * n, unit) for n, unit in ((1, "h"), (60, "min"), (3600, "s")) if hours * n >= 1), (0, "s")
-    )
-    return f"{value:.{int(value < 10)}f} {unit}" if value else "< 1 s"
+        return "".join(f"{duration(3600 * self.hours(card)):>14}" for card in SUSTAINED) + f"{memory:>14}"
 
 
 def predict(plan: Iterable[tuple[Method, int]]) -> Prediction:

@@ -90,7 +90,7 @@ def test_numbers_that_cannot_be_meant() -> None:
             call()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_draws_the_same_subset() -> None:
     images = numbered().to("cuda")
     x, y = images.sample(9, torch.Generator("cuda").manual_seed(0), crop_and_flip)

@@ -12,7 +12,7 @@ from torchvision import models as torchvision
 
 from reuselib import nets
 from reuselib.errors import BadValue, ReuseError, ShapeMismatch, UnknownName
-from reuselib.nets.resnet import PreActivationBlock
+from reuselib.nets.resnet import PreActivationBlock, wide_resnet
 
 SMALL = {
     **dict.fromkeys(("conv3", "conv4", "small_resnet", "plain_vgg"), (1, 16, 16)),
@@ -193,3 +193,9 @@ def test_what_cannot_be_meant_is_refused_by_its_name_before_anything_is_built() 
         nets.conv3(widths=1)
     with pytest.raises(UnknownName, match="lenet5"):
         nets.build("lenet_5")
+
+
+@pytest.mark.parametrize("depth", [4, 12, 18])
+def test_a_wide_resnet_has_a_depth_that_there_is(depth: int) -> None:
+    with pytest.raises(ReuseError, match="6n \\+ 4"):
+        wide_resnet(depth, 1)

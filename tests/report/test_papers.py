@@ -87,3 +87,8 @@ def test_no_margin_moves_and_no_rule_changes_after_its_result() -> None:
         ]
         found[name] = hashlib.sha256(repr(rules).encode()).hexdigest()[:12]
     assert found == RULES
+
+
+def test_a_time_has_the_unit_that_fits() -> None:
+    found = map(report.duration, (0, 0.4, 1, 15.4, 90, 5400, 93600))
+    assert [*found] == ["< 1 s", "< 1 s", "1.0 s", "15 s", "1.5 min", "1.5 h", "26 h"]

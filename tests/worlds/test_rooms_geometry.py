@@ -97,7 +97,7 @@ def test_the_same_whatever_the_batch_and_the_count() -> None:
     assert not torch.equal(Scenes.sample(9, seed=4).key, some.key)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_gives_the_same_images() -> None:
     here, there = Scenes.sample(64), Scenes.sample(64, device="cuda")
     assert all(torch.equal(getattr(here, f.name), getattr(there, f.name).cpu()) for f in fields(Scenes))
