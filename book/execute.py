@@ -3,6 +3,8 @@
 python book/execute.py                         every notebook, as committed (laptop scale on any machine), in place
 python book/execute.py 01_dfad                 one of them
 python book/execute.py --scale smoke           another scale: written to _build/smoke, nothing is replaced
+
+Two run at once, each on one core, where there are two cores.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import os
 import re
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +84,13 @@ def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:
-    """Run one notebook and put the result at `target` in one step.
+def execute(path: Path, target: Path, parameters: dict[str, Any], bar: bool) -> float:
+    """Run one notebook, put the result at `target` in one step and return the seconds it took.
 
     Raises:
-        papermill.PapermillExecutionError: a cell failed; `target` is as it was.
+        RuntimeError: a cell failed, with what it said; `target` is as it was.
     """
+    began = time.monotonic()
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".part.{target.name}")
     before = nbformat.read(path, as_version=4)
@@ -93,11 +98,14 @@ def execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:
     options: dict[str, Any] = {"cwd": str(path.parent), "kernel_name": "python3", "coalesce_streams": True}
     try:
         nbformat.write(with_scale(before, AUTO, LAPTOP), part)
-        done = papermill.execute_notebook(str(part), None, parameters, progress_bar=True, **options)
+        done = papermill.execute_notebook(str(part), None, parameters, progress_bar=bar, **options)
         nbformat.write(tidy(with_scale(done, LAPTOP, AUTO) if auto else done), part)
         os.replace(part, target)
+    except papermill.PapermillExecutionError as error:  # which does not pass from process to process
+        raise RuntimeError(f"{error}\n{path.stem} failed; the notebook is as it was.") from None
     finally:
         part.unlink(missing_ok=True)
+    return time.monotonic() - began
 
 
 def main() -> None:
@@ -107,18 +115,25 @@ def main() -> None:
     parser.add_argument("--scale", default="laptop", choices=["smoke", "laptop", "colab", "paper"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--to", type=Path, help="folder for the results instead of the place named above")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="notebooks at once")
     options = parser.parse_args()
-    notebooks = chosen(options.names)
-    for number, path in enumerate(notebooks, start=1):
-        parameters = changes(path, {"scale": options.scale, "seed": options.seed})
-        folder = options.to or (ROOT / "_build" / options.scale if parameters else NOTEBOOKS)
-        print(f"[{number}/{len(notebooks)}] {path.stem}, {options.scale} scale, seed {options.seed}", flush=True)
-        began = time.monotonic()
-        try:
-            execute(path, folder.resolve() / path.name, parameters)
-        except papermill.PapermillExecutionError as error:
-            sys.exit(f"{error}\n{path.stem} failed; the notebook is as it was.")
-        print(f"      {time.monotonic() - began:.0f} s, written to {folder / path.name}", flush=True)
+    notebooks, waiting = chosen(options.names), {}
+    if options.jobs > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        for path in notebooks:
+            parameters = changes(path, {"scale": options.scale, "seed": options.seed})
+            folder = options.to or (ROOT / "_build" / options.scale if parameters else NOTEBOOKS)
+            arguments = path, folder.resolve() / path.name, parameters, len(notebooks) == 1
+            waiting[pool.submit(execute, *arguments)] = folder / path.name
+        print(f"{len(notebooks)} notebooks, {options.scale} scale, seed {options.seed}", flush=True)
+        for number, done in enumerate(as_completed(waiting), start=1):
+            try:
+                seconds = done.result()
+            except RuntimeError as error:
+                pool.shutdown(wait=False, cancel_futures=True)
+                sys.exit(str(error))
+            print(f"[{number}/{len(notebooks)}] {seconds:.0f} s, written to {waiting[done]}", flush=True)
 
 
 if __name__ == "__main__":
