@@ -113,9 +113,10 @@ class Finding:
             return self.result
         offset = 0.0 if isinstance(self.condition.right, str) else self.condition.factor * self.condition.right
         mean, reach = self.difference.mean + offset, self.difference.reach
-        ends = (mean - reach, mean + reach) if math.isfinite(reach) else (mean, mean)
+        spread = ROUNDING < reach < math.inf
+        ends = (mean - reach, mean + reach) if spread else (mean, mean)
         places = decimals(max(map(abs, ends)))
-        interval = f" [{', '.join(plain(end, places) for end in ends)}]" if math.isfinite(reach) else ""
+        interval = f" [{', '.join(plain(end, places) for end in ends)}]" if spread else ""
         return f"{plain(mean, places)}{interval} ({self.difference.n}) {self.result}"
 
     def __str__(self) -> str:

@@ -40,7 +40,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-from pandas import DataFrame
+from pandas import DataFrame, Series
 from scipy import stats
 from scipy.cluster import hierarchy
 
@@ -202,9 +202,15 @@ def _draw_lines(axes: Axes, lines: Mapping[str, Any], labels: Sequence[str]) -> 
         look |= {"label": label}
         if frame.x.nunique() <= 16:
             look |= {"marker": "o", "markersize": 3.5, "markeredgewidth": 0}
-        seaborn.lineplot(frame, x="x", y="y", errorbar="sd", legend=False, ax=axes, **look)
+        seaborn.lineplot(frame, x="x", y="y", errorbar=_spread, legend=False, ax=axes, **look)
     axes.grid(axis="y")
     return banded
+
+
+def _spread(values: Series) -> tuple[float, float]:
+    """Mean less and plus a standard deviation; of shares, no further than 0 and 1."""
+    ends = values.mean() - values.std(), values.mean() + values.std()
+    return (max(ends[0], 0.0), min(ends[1], 1.0)) if values.between(0, 1).all() else ends
 
 
 def _line(line: Any, label: str) -> DataFrame:

@@ -19,7 +19,8 @@ SCALES = ("smoke", "laptop", "colab", "paper")
 
 def plain(value: float, digits: int | None = None) -> str:
     """Return a number with a true minus sign, in as few digits as it needs or in `digits` decimals."""
-    return (f"{value:g}" if digits is None else f"{value:.{digits}f}").replace("-", "−")
+    text = f"{value:g}" if digits is None else f"{value:.{digits}f}"
+    return text.replace("-", "−" if float(text) else "")
 
 
 def duration(seconds: float) -> str:
@@ -202,11 +203,17 @@ class Paper:
 
     def label(self, row: str) -> tuple[str, str]:
         """Return what the method and the task of a row of the records are called."""
-        task, _, method = row.partition("-")
-        shown = ((c.of(each.id)[0], each.label) for table in self.tables for c in table.columns for each in table.rows)
-        return next((label for record, label in shown if record == row), method or row), self.words.get(
-            task, task if method else ""
-        )
+        tasks = [name for name in self.words if row.startswith(f"{name}-")]
+        task = max(tasks, key=len, default=row.partition("-")[0])
+        method = row.removeprefix(task).removeprefix("-")
+        rows = [(c, row) for table in self.tables for c in table.columns if "{row}" in c.record for row in table.rows]
+        # A table whose rows are tasks ("{row}-kd") has the methods as its columns; they come last.
+        by_task = {column.record: re.match(r"[^-]*\{row\}[^-]*-", column.record) is not None for column, _ in rows}
+        rows.sort(key=lambda at: by_task[at[0].record])
+        shown = ((c.of(r.id)[0], c.label if by_task[c.record] else r.label) for c, r in rows)
+        found = self.words.get(method) or next((label for record, label in shown if record == row), method or row)
+        found = re.sub(r"^\d+, ", "", found)  # a table's K, which the words for the task give
+        return found, self.words.get(task, task if method else "")
 
     def rows(self) -> set[str]:
         """Return every row of the records that a table or a claim names."""

@@ -92,7 +92,7 @@ def image_grid(
         upright = _inches(columns) < step
         axes.set_xticks(step * (numpy.arange(across) + 0.47), columns, **({} if upright else turned))
     if values and ends:
-        bar = axes.inset_axes((1.02, 0.0, 0.02, 1.0))
+        bar = axes.inset_axes((1 + 0.1 / across, 0.0, 0.1 / across, 1.0))
         figure.colorbar(ScalarMappable(Normalize(*ends), VALUES), cax=bar, label=values, ticks=MaxNLocator(3))
     return figure
 

@@ -70,7 +70,7 @@ def test_hand_cases(room: Path) -> None:
     assert paired.result == "open" and paired.by_means and "found 0.300 [0.052, 0.548] (3) open" in str(paired)
     assert paired.margin == pytest.approx(0.2 / 0.24841, abs=1e-3)
     constant = judge(three(0.6), {}, 0.5, right=0.0)
-    assert str(constant) == "accuracy: toy-good ≥ 0.5: found 0.600 [0.600, 0.600] (3) met"
+    assert str(constant) == "accuracy: toy-good ≥ 0.5: found 0.600 (3) met"
     assert judge(three(0.6), {}, 0.2, right=0.5).result == "not met"
     with pytest.raises(UnknownName, match="acuracy"):
         judge({0: 0.9}, {0: 0.1}, metric="acuracy")

@@ -18,7 +18,7 @@ def test_the_report_shows_a_failing_claim_as_plainly_as_any(room: Path) -> None:
     page = report.report() + report.all_tables()
     for part in (
         "<summary>Good is better than bad.</summary>",
-        "Good exceeds Bad by at least 0.1 in accuracy: toy digits −0.100 [−0.100, −0.100] (3) not met",
+        "Good exceeds Bad by at least 0.1 in accuracy: toy digits −0.100 (3) not met",
         "What was tried: Twice the rounds.",
         "Rule of 2026-11-22, by means: does not hold",
         '<b class="fails">✗ fails</b>',

@@ -92,3 +92,18 @@ def test_no_margin_moves_and_no_rule_changes_after_its_result() -> None:
 def test_a_time_has_the_unit_that_fits() -> None:
     found = map(report.duration, (0, 0.4, 1, 15.4, 90, 5400, 93600))
     assert [*found] == ["< 1 s", "< 1 s", "1.0 s", "15 s", "1.5 min", "1.5 h", "26 h"]
+
+
+def test_a_condition_names_methods_and_tasks_in_words() -> None:
+    """Not the axis of a table ("3", "0.5"), and no id where a word is declared."""
+    labels = {
+        ("layerwise", "teachers3-ensemble-logits"): ("Ensemble, logits", "three teachers"),
+        ("netgraft", "symbols-prefix.5-kd"): ("Distillation (KD)", "symbols, shared blocks, K = 5"),
+        ("selective", "no-colour-dap-augmented"): ("DAP with residual attributes", "without colour"),
+        ("qfsl", "world-qfsl-0.5"): ("QFSL, weight 0.5", "attribute world"),
+    }
+    assert {key: report.published(key[0]).label(key[1]) for key in labels} == labels
+    for paper in map(report.published, report.names()):
+        sides = [side for claim in paper.claims for each in claim.conditions for side in (each.left, each.right)]
+        said = {row: paper.label(row)[0] for row in sides if isinstance(row, str)}
+        assert [row for row, label in said.items() if label[0].isdigit() or label == row] == []
