@@ -22,8 +22,8 @@ from reuselib.report.records import (
     shared_seeds,
     values,
 )
-from reuselib.report.tables import Table, opening, table
+from reuselib.report.tables import Table, brief, opening, table
 
-__all__ = ["all_tables", "badge", "config_hash", "curve", "duration", "find", "find_own", "frame", "known_scale"]
-__all__ += ["names", "opening", "parse_seeds", "published", "Record", "records", "report", "SCALES", "scratch"]
-__all__ += ["shared_seeds", "summary", "Table", "table", "titles", "values", "verdicts"]
+__all__ = ["all_tables", "badge", "brief", "config_hash", "curve", "duration", "find", "find_own", "frame"]
+__all__ += ["known_scale", "names", "opening", "parse_seeds", "published", "Record", "records", "report", "SCALES"]
+__all__ += ["scratch", "shared_seeds", "summary", "Table", "table", "titles", "values", "verdicts"]

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from reuselib import home
 from reuselib.errors import ReuseError
-from reuselib.report.claims import WAITING, badge, summary, verdicts
-from reuselib.report.papers import SCALES, Column, Paper, PaperTable, Row, published
+from reuselib.report.claims import WAITING, badge, decimals, summary, verdicts
+from reuselib.report.papers import SCALES, Column, Opening, Paper, PaperTable, Row, duration, plain, published
 from reuselib.report.records import Record, known_scale, records
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 SHORT = 34  # longer lines of a cell are prose, which may be broken
 WIDE = 110
+SECONDS = {"minutes": 60, "seconds": 1}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -140,19 +142,79 @@ def opening(paper: str) -> Table:
         ReuseError: The file has no opening.
     """
     about = published(paper)
-    if about.opening is None:
-        raise ReuseError(f"data/papers/{paper}.yaml has no opening. Fix: add one, as reuselib/schemas/paper.json says")
-    layout, footnotes = about.opening.table, {}  # type: ignore[var-annotated]
+    start = _opening(about)
+    layout, footnotes = start.table, {}  # type: ignore[var-annotated]
     every = _published_and_ours(about, layout, shown_scales(paper)[::-1], footnotes)
     shown = [(group, label, [cell(row) for row in layout.rows]) for group, label, cell in every]
     shown = [column for column in shown if set(column[2]) - {"–", "not run"}]
     rows = zip((row.label for row in layout.rows), *(cells for *_, cells in shown), strict=True)
     judged = [verdict for scale in SCALES[1:] for verdict in verdicts(paper, scale) if verdict.outcome not in WAITING]
     last = {verdict.claim.id: verdict for verdict in judged}
-    below = [last[name].finding() for name in about.opening.claims if name in last]
+    below = [last[name].finding() for name in start.claims if name in last]
     below += [f"All of the paper's own claims, laptop scale: {badge(paper)}."]
     below += [f"[{number}] {text}" for text, number in footnotes.items()]
     return Table.of(layout.caption, [("", ""), *((group, label) for group, label, _ in shown)], [*rows], below)
+
+
+class Brief(str):
+    """Questions with their answers, a line each: plain text (the string itself), or HTML in a notebook."""
+
+    def __repr__(self) -> str:
+        """Return the lines as they are."""
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        parts = (escape(line).partition("? ") for line in self.splitlines())
+        return f'<dl class="brief">{"".join(f"<dt>{asked}?</dt><dd>{said}</dd>" for asked, _, said in parts)}</dl>'
+
+
+def brief(paper: str) -> Brief:
+    """Return a chapter's answers at a glance: does it hold, by how much, at what cost.
+
+    Args:
+        paper: The paper's name, "dfad".
+
+    Returns:
+        The verdicts on the paper's own claims, counted; the means of the method, its first rival, floor and ceiling in
+        the first column of the opening that has the method and two rows more, of the largest scale first; and what
+        the method cost.
+
+    Raises:
+        ReuseError: The file has no opening.
+    """
+    layout = _opening(published(paper)).table
+    every = [
+        (column, scale) for scale in shown_scales(paper)[::-1] for column in layout.columns if scale in column.scales
+    ]
+    method, found = layout.rows[0].label, [(column, _means(paper, scale, column, layout)) for column, scale in every]
+    answers = [f"Does it hold? Of the paper's own claims: {badge(paper)}."]
+    for column, means in [(column, means) for column, means in found if method in means and len(means) > 2][:1]:
+        ends = [label for label in means if label.endswith(("(floor)", "(ceiling)"))]
+        labels = [method, *[label for label in means if label not in (method, *ends)][:1], *ends]
+        far = "; ".join(f"{each}: {plain(means[each], decimals(means[each], column.digits))}" for each in labels)
+        answers.append(f"By how much? {layout.caption}, {column.label}. {far}.")
+    costs = [(column.label.partition(" "), means[method]) for column, means in found if method in means]
+    for (unit, _, words), cost in [each for each in costs if each[0][0] in SECONDS][:1]:
+        answers.append(f"At what cost? {duration(cost * SECONDS[unit])} {words}".rstrip() + ".")
+    return Brief("\n".join(answers))
+
+
+def _means(paper: str, scale: str, column: Column, layout: PaperTable) -> dict[str, float]:
+    """Return the mean of every row of a column that has records, by its label."""
+    found: dict[str, list[float]] = {}
+    for row in layout.rows:
+        name, metric = column.of(row.id)
+        for record in records(paper, scale):
+            if record.row == name and not record.stale and record.has(metric):
+                found.setdefault(row.label, []).append(column.times * record.value(metric))
+    return {label: fmean(values) for label, values in found.items()}
+
+
+def _opening(about: Paper) -> Opening:
+    if about.opening is None:
+        where = f"data/papers/{about.name}.yaml"
+        raise ReuseError(f"{where} has no opening. Fix: add one, as reuselib/schemas/paper.json says")
+    return about.opening
 
 
 def _published_and_ours(

@@ -123,3 +123,28 @@ def test_an_opening_shows_what_has_a_number_and_what_its_claims_found(room: Path
         path.write_text(toy.PAPER + elsewhere.replace(old, new))
         with pytest.raises(ReuseError, match="opening"):
             report.opening("toy")
+
+
+def test_a_brief_gives_verdicts_the_first_full_column_and_the_cost(room: Path) -> None:
+    with pytest.raises(ReuseError, match="no opening"):
+        report.brief("toy")
+    rows = 'rows: {good: Ours, random: Rival, other: Second, bad: "Noise (floor)", real: "Real & all (ceiling)"}'
+    cost = '\n    - {label: minutes of one core, scales: [laptop], record: "toy-{row}", metric: cpu_minutes}\n  rows'
+    opening = OPENING.replace('rows: {bad: the floor, random: "never published"}', rows).replace("\n  rows", cost)
+    (room / "papers" / "toy.yaml").write_text(toy.PAPER + opening)
+    assert report.brief("toy") == "Does it hold? Of the paper's own claims: not run 2."
+    for row, values in {"good": [0.8, 0.9, 0.85], "bad": [0.4, 0.5, 0.45], "random": [0.7], "other": [0.7]}.items():
+        save(f"toy-{row}", values)
+    save("toy-real", [0.99])
+    held, far, cost = report.brief("toy").splitlines()
+    assert held == "Does it hold? Of the paper's own claims: holds 1 · not run 1."
+    assert far.startswith("By how much? How good, Digits. Ours: 0.850; Rival: 0.700; Noise (floor): 0.450; Real & all")
+    assert re.fullmatch(r"At what cost\? [\d.<]+ (s|min|h) of one core\.", cost)
+    html = report.brief("toy")._repr_html_()
+    assert html.count("<dt>") == 3 and "Real &amp; all (ceiling): 0.990.</dd>" in html
+
+
+@pytest.mark.parametrize("paper", report.names())
+def test_every_brief_answers_all_three_questions(paper: str) -> None:
+    asked = [line.partition("?")[0] for line in report.brief(paper).splitlines()]
+    assert asked == ["Does it hold", "By how much", "At what cost"]
