@@ -233,6 +233,27 @@ def test_verdicts_are_seen_without_scrolling(browser: Any, site: str) -> None:
     page.close()
 
 
+SCREENS = """
+() => {
+  const bottom = each => each.getBoundingClientRect().bottom + scrollY;
+  const picture = [...document.querySelectorAll('.bd-article img')].find(each => each.width > 300);
+  return [document.querySelector('.bd-article').scrollHeight / 900, bottom(document.querySelector('dl.brief')) / 900,
+    (picture.getBoundingClientRect().top + scrollY) / 900];
+}
+"""
+
+
+def test_a_lesson_is_short_and_its_first_screen_answers(browser: Any, site: str) -> None:
+    """At most fifteen screens; on the first one the answers at a glance and a good part of the picture."""
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    for name in (name for name in pages() if re.search(r"/\d\d_.*(?<!_lab)$", name) and "00_" not in name):
+        page.goto(f"{site}/{name}.html", wait_until="networkidle")
+        screens, brief, picture = page.evaluate(SCREENS)
+        print(f"{name}: {screens:.1f} screens, answers end at {brief:.2f}, the picture begins at {picture:.2f}")
+        assert screens <= 15 and brief < 1 and picture < 0.8, name
+    page.close()
+
+
 def test_search_finds_a_word(visit: Callable[[str], Visit]) -> None:
     page = visit("search").page
     page.goto(page.url + "?q=distillation", wait_until="networkidle")
