@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reuselib.errors import BadValue
-from reuselib.report.theme import png
+from reuselib.report.theme import displayed, png
 
 LOOK = (
     "@>figure{display:none;margin:.5em 0}@>figure img{max-width:100%;height:auto}"
@@ -28,15 +28,22 @@ class Flipbook:
         title: What is turned, before the buttons: "updates".
         pages: Of each button its label, the PNG, and its alt text.
         first: Number of the page that is shown first.
+        caption: What every reader should know of all pages, as Markdown; may be empty.
     """
 
     title: str
     pages: tuple[tuple[str, bytes, str], ...]
     first: int
+    caption: str = ""
 
     def __repr__(self) -> str:
-        """Give a line for each page."""
-        return "\n".join(f"{self.title} {label}: {alt}" for label, _, alt in self.pages)
+        """Give a line for each page, and the caption."""
+        return "\n".join([*(f"{self.title} {label}: {alt}" for label, _, alt in self.pages), self.caption]).rstrip()
+
+    def _ipython_display_(self) -> None:
+        """Show pages and caption; of both `notebook.BookFigure` makes a numbered figure when the book is built."""
+        texts = {"caption": self.caption} if self.caption else {}
+        displayed({"text/html": self._repr_html_(), "text/plain": repr(self)}, texts)
 
     def _repr_html_(self) -> str:
         name = "pages-" + hashlib.sha256(b"".join(data for _, data, _ in self.pages)).hexdigest()[:8]
@@ -54,7 +61,9 @@ class Flipbook:
         return f"<style>{rules}</style>{group}{buttons}{figures}</div>"
 
 
-def flipbook(title: str, figures: Mapping[str, Any], alts: Mapping[str, str], first: int = -1) -> Flipbook:
+def flipbook(
+    title: str, figures: Mapping[str, Any], alts: Mapping[str, str], first: int = -1, caption: str = ""
+) -> Flipbook:
     """Make a flipbook of figures.
 
     Args:
@@ -62,6 +71,7 @@ def flipbook(title: str, figures: Mapping[str, Any], alts: Mapping[str, str], fi
         figures: Figures of one size by the labels of their buttons.
         alts: What a reader who cannot see a figure should know, by the same labels.
         first: Number of the figure that is shown first, from the end if negative.
+        caption: What every reader should know of all pages, as Markdown; with one the book numbers the flipbook.
 
     Raises:
         BadValue: There is no figure, a text is missing or says nothing, or there is no such first one.
@@ -70,4 +80,5 @@ def flipbook(title: str, figures: Mapping[str, Any], alts: Mapping[str, str], fi
         raise BadValue(f"A flipbook needs figures and a first one among them, not {len(figures)} and {first}.")
     if missing := [label for label in figures if len(alts.get(label, "").split()) < 4]:
         raise BadValue(f"No alt text says what is seen at {missing[0]!r}. Give a sentence for each figure.")
-    return Flipbook(title, tuple((label, png(figures[label]), alts[label]) for label in figures), first % len(figures))
+    pages = tuple((label, png(figures[label]), alts[label]) for label in figures)
+    return Flipbook(title, pages, first % len(figures), caption)

@@ -189,7 +189,7 @@ def provenance(files: Sequence[str] = ()) -> Table:
 
 
 class BookFigure:
-    """Makes an HTML figure with alt text and caption of what `figures.show` displayed.
+    """Makes an HTML figure with alt text and caption of what `figures.show` or a captioned flipbook displayed.
 
     MyST-NB finds it as a plug-in, by the entry point `myst_nb.mime_renderers` of this package: on its own it
     would drop the alt text that an output carries.
@@ -203,16 +203,17 @@ class BookFigure:
         described = data.output_metadata.get(data.mime_type, {})
         if data.mime_type == "text/markdown" and described.get("caption") is True:
             return []  # the figure above has it
-        if inline or data.mime_type != "image/png" or "alt" not in described:
+        if inline or {"image/png": "alt", "text/html": "caption"}.get(data.mime_type) not in described:
             return None
         from docutils import nodes
 
-        (image,) = renderer.render_image(data)
-        image["alt"] = described["alt"]
+        (seen,) = renderer.render_text_html(data) if data.mime_type == "text/html" else renderer.render_image(data)
+        if "alt" in described:
+            seen["alt"] = described["alt"]
+            seen["classes"] = ["dark-light"]  # or the theme would change its brightness in dark mode
         if "width" in described:
-            image["width"] = f"{min(100, round(described['width'] / WHOLE * 100))}%"
-        image["classes"] = ["dark-light"]  # or the theme would change its brightness in dark mode
-        figure = nodes.figure("", image)
+            seen["width"] = f"{min(100, round(described['width'] / WHOLE * 100))}%"
+        figure = nodes.figure("", seen)
         if "caption" in described:
             text = replace(data, mime_type="text/markdown", content=described["caption"])
             for paragraph in renderer.render_markdown(text)[:1]:

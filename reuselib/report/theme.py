@@ -174,11 +174,15 @@ def show(figure: Any, alt: str, caption: str | None = None, dpi: int = 192) -> N
     if not hasattr(getattr(builtins, "get_ipython", lambda: None)(), "kernel"):
         print(*[alt, caption] if caption else [alt], sep="\n")
         return
+    width = Image.open(BytesIO(data)).width / dpi
+    texts = {"alt": alt, "width": round(min(width / WIDTH, 1) * COLUMN)}
+    displayed({"image/png": data, "text/plain": alt}, texts | ({"caption": caption} if caption else {}))
+
+
+def displayed(data: dict[str, Any], texts: dict[str, Any]) -> None:
+    """Display data in a notebook with the texts about its first form, and the caption among them below."""
     from IPython.display import display
 
-    width = Image.open(BytesIO(data)).width / dpi
-    texts: dict[str, Any] = {"alt": alt, "width": round(min(width / WIDTH, 1) * COLUMN)}
-    texts |= {"caption": caption} if caption else {}
-    display({"image/png": data, "text/plain": alt}, metadata={"image/png": texts}, raw=True)
-    if caption:
-        display({"text/markdown": caption}, metadata={"text/markdown": {"caption": True}}, raw=True)
+    display(data, metadata={next(iter(data)): texts}, raw=True)
+    if "caption" in texts:
+        display({"text/markdown": texts["caption"]}, metadata={"text/markdown": {"caption": True}}, raw=True)

@@ -138,9 +138,12 @@ def test_book_turns_a_shown_figure_into_html_with_alt_and_caption(tmp_path, monk
         v4.new_output("display_data", data, metadata={"image/png": texts}),
         v4.new_output("display_data", {"text/markdown": texts["caption"]}, metadata=marked),
     ]
+    pages = {"text/html": "<div>pages</div>", "text/plain": "pages"}
+    outputs += [v4.new_output("display_data", pages, metadata={"text/html": {"caption": "Of *every* page."}})]
     cell = v4.new_code_cell("1", outputs=outputs, execution_count=1)
     text = writes(v4.new_notebook(cells=[cell], metadata={"language_info": {"name": "python"}}))
     options = {"nb_execution_mode": "off", "nb_output_folder": str(tmp_path), "embed_stylesheet": False}
     html = publish_string(text, parser=Parser(), writer_name="html5", settings_overrides=options).decode()
     assert 'alt="Two &quot;bells&quot;."' in html and re.search(r"width[=:] ?.?56%", html)
-    assert html.count("<figure") == html.count("<figcaption") == html.count("<em>real</em>") == 1
+    assert html.count("<figure") == html.count("<figcaption") == 2 and html.count("<em>real</em>") == 1
+    assert re.search(r"<div>pages</div>\s*</div>\s*<figcaption>\s*<p>Of <em>every</em> page.", html)
