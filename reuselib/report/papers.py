@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,11 @@ class Cited:
         """The number that the cell begins with, None without one ("FAILED", unknown)."""
         found = re.match(r"[-−]?\d*\.?\d+", self.value or "")
         return float(found[0].replace("−", "-")) if found else None
+
+    def times(self, power: float) -> str | None:
+        """Return the cell with its numbers times a power of ten: "0.983 ± 0.002" as "98.3 ± 0.2"."""
+        shift = round(math.log10(power))
+        return re.sub(r"\d*\.?\d+", lambda n: f"{Decimal(n[0]).scaleb(shift):f}", self.value) if self.value else None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from reuselib import home
 from reuselib.errors import ReuseError
 from reuselib.report.claims import WAITING, badge, decimals, summary, verdicts
-from reuselib.report.papers import SCALES, Column, Opening, Paper, PaperTable, Row, duration, plain, published
+from reuselib.report.papers import SCALES, Cited, Column, Opening, Paper, PaperTable, Row, duration, plain, published
 from reuselib.report.records import Record, known_scale, records
 
 if TYPE_CHECKING:
@@ -96,7 +96,9 @@ def _lines(cell: str) -> str:
 Mark = Callable[[str], str]
 
 
-def table(paper: str, scale: str | None = "laptop", beside: Any = None, name: str | None = None) -> Table:
+def table(
+    paper: str, scale: str | None = "laptop", beside: Any = None, name: str | None = None, known: bool = False
+) -> Table:
     """Set our records beside the published cells.
 
     Args:
@@ -104,6 +106,7 @@ def table(paper: str, scale: str | None = "laptop", beside: Any = None, name: st
         scale: Whose records to show. None shows laptop and every larger scale that has records.
         beside: A record, a result that has a `.record`, or a list of either, shown in columns of their own.
         name: Id of the paper's table; the first one without.
+        known: Whether to write – for a published number that could not be found, and to leave out empty columns.
 
     Returns:
         The table. A published value from another source than the table's carries a footnote with it. Ours are
@@ -112,15 +115,18 @@ def table(paper: str, scale: str | None = "laptop", beside: Any = None, name: st
     about, layout = published(paper), published(paper).table(name)
     scales = shown_scales(paper) if scale is None else [known_scale(scale)]
     footnotes: dict[str, int] = {}
-    shown = _published_and_ours(about, layout, scales, footnotes)
+    shown = _published_and_ours(about, layout, scales, footnotes, known)
     for c in layout.columns:
         if mine := [r for r in _as_records(paper, beside) if _falls_into(r, c, layout)]:
             live = partial(_ours, found=mine, mark=_marker(footnotes), empty="–", column=c)
             shown.append(("This run", f"{c.label} ({mine[0].scale} scale)", live))
     rows = [[row.label, *(cell(row) for _, _, cell in shown)] for row in layout.rows]
-    cited_at_all = any(row.published for row in layout.rows)
+    if known:
+        full = [number for number in range(len(shown)) if any(row[1 + number] != "–" for row in rows)]
+        shown, rows = [shown[n] for n in full], [[row[0], *(row[1 + n] for n in full)] for row in rows]
+    cited_at_all = any(each.value or not known for each in _all_cited(layout))
     below = [f"Published values without a mark: {about.sources[layout.source]}" if cited_at_all else ""]
-    below += [layout.note, _signs(rows)]
+    below += [layout.note, _signs(rows, known and _unknown(layout))]
     if layout == about.tables[0] and scales[0] == "smoke":
         below.append("The smoke scale shows that the code runs; its numbers say nothing.")
     below += [f"[{number}] {text}" for text, number in footnotes.items()]
@@ -144,16 +150,17 @@ def opening(paper: str) -> Table:
     about = published(paper)
     start = _opening(about)
     layout, footnotes = start.table, {}  # type: ignore[var-annotated]
-    every = _published_and_ours(about, layout, shown_scales(paper)[::-1], footnotes)
+    every = _published_and_ours(about, layout, shown_scales(paper)[::-1], footnotes, known=True)
     shown = [(group, label, [cell(row) for row in layout.rows]) for group, label, cell in every]
     shown = [column for column in shown if set(column[2]) - {"–", "not run"}]
-    rows = zip((row.label for row in layout.rows), *(cells for *_, cells in shown), strict=True)
+    rows = [*zip((row.label for row in layout.rows), *(cells for *_, cells in shown), strict=True)]
     judged = [verdict for scale in SCALES[1:] for verdict in verdicts(paper, scale) if verdict.outcome not in WAITING]
     last = {verdict.claim.id: verdict for verdict in judged}
     below = [last[name].finding() for name in start.claims if name in last]
     below += [f"All of the paper's own claims, laptop scale: {badge(paper)}."]
+    below += [_signs(rows, True)] if _unknown(layout) and any("–" in row for row in rows) else []
     below += [f"[{number}] {text}" for text, number in footnotes.items()]
-    return Table.of(layout.caption, [("", ""), *((group, label) for group, label, _ in shown)], [*rows], below)
+    return Table.of(layout.caption, [("", ""), *((group, label) for group, label, _ in shown)], rows, below)
 
 
 class Brief(str):
@@ -218,11 +225,11 @@ def _opening(about: Paper) -> Opening:
 
 
 def _published_and_ours(
-    about: Paper, layout: PaperTable, scales: Sequence[str], footnotes: dict[str, int]
+    about: Paper, layout: PaperTable, scales: Sequence[str], footnotes: dict[str, int], known: bool
 ) -> list[tuple[str, str, Callable[[Row], str]]]:
     """Return group, label and the cell of a row, for a table's published columns, then for ours of each scale."""
     mark = _marker(footnotes)
-    cited = partial(_cited, about=about, layout=layout, mark=mark)
+    cited = partial(_cited, about=about, layout=layout, mark=mark, known=known)
     shown: list[tuple[str, str, Callable[[Row], str]]]
     shown = [(c.group, c.label, partial(cited, column=c)) for c in layout.columns if c.id]
     for at in scales:
@@ -259,14 +266,16 @@ def _falls_into(record: Record, column: Column, layout: PaperTable) -> bool:
     return record.scale in column.scales and metrics.get(record.row) in record.metrics
 
 
-def _cited(row: Row, column: Column, about: Paper, layout: PaperTable, mark: Mark) -> str:
+def _cited(row: Row, column: Column, about: Paper, layout: PaperTable, mark: Mark, known: bool) -> str:
     """Return a published cell, a line for each source, marked where it is not the table's."""
     lines = []
     for each in row.published.get(column.id, ()):
+        if known and each.value is None:
+            continue
         source = about.sources[each.source] + (f" Here: {each.note}." if each.note else "")
         note = mark(source) if each.note or each.source != layout.source else ""
         setting = f"{each.setting}: " if each.setting else ""
-        lines.append(f"{setting}{'?' if each.value is None else each.value}{note}")
+        lines.append(f"{setting}{each.times(column.times) or '?'}{note}")
     return "\n".join(lines or ["–"])
 
 
@@ -284,8 +293,18 @@ def _ours(row: Row, column: Column, found: list[Record], mark: Mark, empty: str)
     return (summary(values).show(column.digits) if values else "–" if fresh else "stale" if mine else empty) + marks
 
 
-def _signs(rows: Sequence[Sequence[str]]) -> str:
-    """Return what the signs that occur in a table mean."""
+def _all_cited(layout: PaperTable) -> list[Cited]:
+    return [each for row in layout.rows for cell in row.published.values() for each in cell]
+
+
+def _unknown(layout: PaperTable) -> bool:
+    """Return whether a published number of the table could not be found."""
+    return any(each.value is None for each in _all_cited(layout))
+
+
+def _signs(rows: Sequence[Sequence[str]], hidden: bool = False) -> str:
+    """Return what the signs that occur in a table mean; whether – also stands for numbers that are not known."""
     lines = [line for row in rows for cell in row[1:] for line in cell.split("\n")]
     unknown = "? a published number that could not be found. " if any("?" in line for line in lines) else ""
-    return unknown + ("– no such number." if "–" in lines else "")
+    nothing = f"– no such number{', or a published one that could not be found' if hidden else ''}."
+    return unknown + (nothing if "–" in lines else "")

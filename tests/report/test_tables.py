@@ -27,6 +27,8 @@ Published values without a mark: Table 1 of the toy.
 ? a published number that could not be found. – no such number.
 [1] A later re-run.
 [2] Stale, made by another version and left out: toy-extra, seed 0."""
+OURS = "Ours, laptop scale, mean ± sd (n)"
+UNKNOWN = "– no such number, or a published one that could not be found."
 
 
 def test_the_table_sets_ours_beside_the_paper(room: Path) -> None:
@@ -35,6 +37,14 @@ def test_the_table_sets_ours_beside_the_paper(room: Path) -> None:
     table = report.table("toy")
     assert re.sub(" +", " ", str(table)) == re.sub(" +", " ", repr(table)) == re.sub(" +", " ", WHOLE)
     assert table.cells.loc["Good", ("Paper", "MNIST")] == "0.940"
+
+
+def test_a_lesson_shows_no_sign_of_what_is_not_known_and_no_column_of_it(room: Path) -> None:
+    shown = report.table("toy", known=True)
+    assert shown.cells.loc["Bad", ("Paper", "MNIST")] == "–" and "?" not in str(shown) and UNKNOWN in shown.notes
+    (room / "papers" / "toy.yaml").write_text(toy.PAPER.replace('{mnist: "0.940", ', "{mnist: null, "))
+    assert {group for group, _ in report.table("toy", known=True).cells.columns} == {"Elsewhere", OURS}
+    assert {group for group, _ in report.table("toy").cells.columns} == {"Paper", "Elsewhere", OURS}
 
 
 def test_each_scale_has_columns_of_its_own_and_other_settings_are_marked(room: Path) -> None:
@@ -90,11 +100,14 @@ opening:
   of: main
   caption: How good
   columns:
-    - {id: mnist, label: MNIST, group: Paper}
+    - {id: mnist, label: MNIST, group: Paper, times: 100}
     - {id: other, label: Nowhere, group: Paper}
     - {label: Real MNIST, scales: [colab], record: "mnist-{row}", metric: accuracy}
     - {label: Digits, scales: [laptop], record: "toy-{row}", metric: accuracy}
-  rows: {bad: the floor, random: "never published"}
+  rows:
+    best: {label: the best, published: {mnist: [main, good, mnist]}}
+    bad: the floor
+    random: "never published"
   claims: [better]
 """
 
@@ -109,17 +122,22 @@ def test_an_opening_shows_what_has_a_number_and_what_its_claims_found(room: Path
     save("toy-random", [0.1])
     shown = report.opening("toy")
     assert list(shown.cells.columns) == [("Paper", "MNIST"), ("Ours, laptop scale, mean ± sd (n)", "Digits")]
-    assert list(shown.cells.index) == ["the floor", "never published"]
-    assert list(shown.cells.iloc[:, 0]) == ["?", "–"] and shown.cells.iloc[1, 1] == "0.100 (1)"
-    first, counted = shown.notes
+    assert list(shown.cells.index) == ["the best", "the floor", "never published"]
+    assert list(shown.cells.iloc[:, 0]) == ["94.0", "–", "–"] and shown.cells.iloc[2, 1] == "0.100 (1)"
+    first, counted, signs = shown.notes
     assert re.fullmatch(
         r"✓ holds: Good is better than bad\. \(laptop scale; weakest effect 0\.\d+ \[.+\] in accuracy\)", first
     )
     assert counted == "All of the paper's own claims, laptop scale: holds 1 · not run 1."
-    elsewhere = OPENING.replace('"never published"', "{label: other, published: {other: [main, bad, mnist]}}")
+    assert signs == UNKNOWN
+    elsewhere = OPENING.replace('"never published"', "{label: other, published: {other: [main, good, mnist]}}")
     path.write_text(toy.PAPER + elsewhere)
-    assert list(report.opening("toy").cells["Paper", "Nowhere"]) == ["–", "?"]
-    for old, new in (("[better]", "[best]"), ("main, bad", "mean, bad"), ("bad, mnist", "worse, mnist")):
+    assert list(report.opening("toy").cells["Paper", "Nowhere"]) == ["–", "–", "0.940"]
+    for old, new in (
+        ("[better]", "[best]"),
+        ("other: [main, good", "other: [mean, good"),
+        ("main, good, mnist", "main, worse, mnist"),
+    ):
         path.write_text(toy.PAPER + elsewhere.replace(old, new))
         with pytest.raises(ReuseError, match="opening"):
             report.opening("toy")
@@ -130,7 +148,7 @@ def test_a_brief_gives_verdicts_the_first_full_column_and_the_cost(room: Path) -
         report.brief("toy")
     rows = 'rows: {good: Ours, random: Rival, other: Second, bad: "Noise (floor)", real: "Real & all (ceiling)"}'
     cost = '\n    - {label: minutes of one core, scales: [laptop], record: "toy-{row}", metric: cpu_minutes}\n  rows'
-    opening = OPENING.replace('rows: {bad: the floor, random: "never published"}', rows).replace("\n  rows", cost)
+    opening = re.sub(r"rows:(\n    .*)+", rows, OPENING).replace("\n  rows", cost)
     (room / "papers" / "toy.yaml").write_text(toy.PAPER + opening)
     assert report.brief("toy") == "Does it hold? Of the paper's own claims: not run 2."
     for row, values in {"good": [0.8, 0.9, 0.85], "bad": [0.4, 0.5, 0.45], "random": [0.7], "other": [0.7]}.items():
