@@ -337,7 +337,9 @@ def _seeds(axes: Axes, place: int, label: str, values: Any, kind: int = 0) -> nu
 
 
 @styled
-def differences(values: Any, margins: Mapping[str, float] | float, xlabel: str = "paired difference") -> Figure:
+def differences(
+    values: Any, margins: Mapping[str, float] | float, xlabel: str = "paired difference", digits: int = 3
+) -> Figure:
     """Draw paired differences over seeds, their mean with its 95 % interval, and the margin that it is held against.
 
     Blue lies above its margin, vermilion below, grey straddles it. The interval is Student's.
@@ -347,6 +349,7 @@ def differences(values: Any, margins: Mapping[str, float] | float, xlabel: str =
             and an axis of its own, or a frame with columns label, value and, if wanted, panel.
         margins: label to margin, or one for all.
         xlabel: what is subtracted from what, in which unit.
+        digits: decimals of the means, at most.
 
     Raises:
         NonFinite: a difference is NaN or infinite.
@@ -367,7 +370,7 @@ def differences(values: Any, margins: Mapping[str, float] | float, xlabel: str =
             colour = PALETTE[int(mean < margin)] if decided else FAINT
             axes.lines[-1].set_color(colour)
             axes.errorbar(mean, place, xerr=reach, fmt="D", markersize=5.5, elinewidth=2.2, color=colour)
-            _write_right(axes, f"{'+' * bool(mean > 0)}{plain(mean, decimals(mean))}", place)
+            _write_right(axes, f"{'+' * bool(mean > 0)}{plain(mean, decimals(mean, digits))}", place)
     drawn[-1][0].set_xlabel(xlabel)
     _note(figure, "Diamonds and numbers: means. Bars: 95 % intervals. Small dots: pairs of seeds. Upright: margins.")
     return figure

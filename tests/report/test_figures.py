@@ -223,6 +223,8 @@ def test_differences_are_coloured_by_their_interval_against_the_margin() -> None
     values = {"met": [0.1, 0.11, 0.12], "not": [0.0, 0.01], "open": [0.0, 0.2], "one": [0.9], "none": []}
     (axes,) = figures.differences(values, {label: 0.05 if label != "not" else 0.5 for label in values}).axes
     assert texts(axes.texts) == ["+0.110", "+0.005", "+0.100", "+0.900", "not run"]
+    (short,) = figures.differences({"large": [4.18, 4.2], "small": [0.538, 0.546]}, 0.0, digits=1).axes
+    assert texts(short.texts) == ["+4.2", "+0.5"]
     found = [matplotlib.colors.to_hex(each.lines[0].get_color()).upper() for each in axes.containers]
     assert found == [*figures.PALETTE[:2], figures.FAINT, figures.FAINT]
 
