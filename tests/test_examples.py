@@ -15,7 +15,12 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST = ["chapters.study", "data.ImageSet", "data.load", "nets.conv3", "nets.upsampling_generator", "nets.zoo.load"]
-FIRST += ["report.frame", "run.accuracy", "run.run"]
+FIRST += ["report.frame", "run.accuracy", "run.run", "worlds.symbols.symbols"]
+FIRST += ["dfad.DAFL", "dfad.ZSKT", "cmi.Inversion", "one_stage_gan.TwoStageGAN", "one_stage_gan.one_stage_losses"]
+FIRST += ["netgraft.FitNet", "netgraft.KnowledgeDistillation", "layerwise.LayerwiseAmalgamation"]
+FIRST += ["adaptive.TargetLearning", "attribution.affinity_matrix", "attribution.by_maps", "attribution.maps"]
+FIRST += ["depara.Graph", "depara.attribution_graph", "depara.edge_similarity", "depara.similarity"]
+FIRST += ["qfsl.QFSL", "selective.aurcc"]
 
 
 def calls(node: dict[str, Any]) -> Iterator[str]:

@@ -375,6 +375,15 @@ class TargetLearning(AdaptiveLearning):
         images: unlabelled; their labels are never read.
         options: those of :class:`AdaptiveLearning`, but for ``widths`` and ``regulariser``.
 
+    Example:
+        >>> from reuselib import adaptive, data, nets, run
+        >>> build = nets.multi_head_conv
+        >>> # Yours come from ComponentLearning.
+        >>> components = {"digit": build({"digit": 10}, widths=(4, 8, 8))}
+        >>> student = build({"digit": 10}, widths=(4, 8, 8))
+        >>> method = adaptive.TargetLearning(student, components, data.load("digits"))
+        >>> history = run.run(method, updates=2, progress=False)
+
     Source: Shen et al. 2019 (ICCV), second stage.
     """
 

@@ -136,5 +136,15 @@ def pairwise(
 
 
 def affinity_matrix(maps: Tensor | Sequence[Tensor]) -> Tensor:
-    """The affinities of networks, float64 (N, N), from their maps (N, n, ...) or a list of N tensors (n, ...)."""
+    """The affinities of networks, float64 (N, N), from their maps (N, n, ...) or a list of N tensors (n, ...).
+
+    Example:
+        >>> import torch
+        >>> from reuselib import attribution
+        >>> maps = torch.eye(4).reshape(4, 2, 2)  # four probes, a pixel lit in each
+        >>> attribution.affinity_matrix([maps, 2 * maps, -maps])
+        tensor([[ 1.,  1., -1.],
+                [ 1.,  1., -1.],
+                [-1., -1.,  1.]], dtype=torch.float64)
+    """
     return pairwise([normalised(each) for each in maps], affinity)

@@ -102,7 +102,22 @@ def explain(
 
 
 def maps(network: nn.Module, images: Images, method: str | Attribution = "input_x_gradient", **options: Any) -> Tensor:
-    """The attribution maps (n, H, W) of probe images; ``options`` and errors are those of :func:`explain`."""
+    """The attribution maps (n, H, W) of probe images; raises as :func:`explain` does.
+
+    Args:
+        network: any network; it is left as it was.
+        images: float (n, C, H, W) as the network takes them, or an image set.
+        method: a key of ``METHODS``, or a function like them.
+        options: ``where``, ``reduce`` and ``batch`` of :func:`explain`.
+
+    Example:
+        >>> from reuselib import attribution, data
+        >>> from reuselib.nets import zoo
+        >>> probes = data.load("digits").take(16, seed=0)
+        >>> network = zoo.load("digits8-conv3", "cpu")
+        >>> attribution.maps(network, probes, "saliency").shape
+        torch.Size([16, 8, 8])
+    """
     return explain(network, images, method, **options).maps
 
 
@@ -134,6 +149,17 @@ def by_maps(method: str | Attribution = "input_x_gradient", centred: bool = Fals
         method: a key of ``METHODS``, or a function like them.
         centred: whether the mean map of all networks is taken off first; an extension of ours.
         options: ``reduce`` and ``batch`` of :func:`explain`.
+
+    Example:
+        >>> from reuselib import attribution, data, nets
+        >>> from reuselib.nets import zoo
+        >>> target, trained = (zoo.load("digits8-conv3", "cpu") for _ in range(2))
+        >>> space = attribution.ModelSpace(
+        ...     data.load("digits").take(16, seed=0), attribution.by_maps("saliency")
+        ... )
+        >>> space.extend({"trained": trained, "fresh": nets.conv3(), "target": target})
+        >>> list(space.ranking("target").index)
+        ['trained', 'fresh']
     """
     observe = partial(maps, method=method_called(method), **options)
     return Comparison(observe, affinity, normalised, centred, error=_standard_error)

@@ -119,6 +119,21 @@ class Inversion(run.Method):
         ReuseError: a term needs a student or a batch norm, and there is none.
         ShapeMismatch: the teacher does not take these images, or the labels do not fit batch and classes.
 
+    Example:
+        >>> from reuselib import cmi, run
+        >>> from reuselib.nets import zoo
+        >>> teacher = zoo.load("fashion28-resnet", "cpu")
+        >>> space = zoo.images("fashion28-resnet", "test", "cpu")  # its shape
+        >>> studio = cmi.Studio(space, latent=16, width=8)
+        >>> canvas, views = studio.canvas("fresh"), studio.views("fresh")
+        >>> pool, terms = studio.pool(8), cmi.Terms(batch_norm=1, one_hot=0.5)
+        >>> method = cmi.Inversion(
+        ...     teacher, canvas, terms, pool, views, batch=4, image_steps=2
+        ... )
+        >>> history = run.run(method, updates=2, progress=False)
+        >>> len(pool)
+        8
+
     Source: Fang et al. 2021 (CMI).
     """
 

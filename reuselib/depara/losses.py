@@ -51,6 +51,12 @@ def edge_similarity(a: Tensor, b: Tensor) -> float:
 
     Raises:
         ShapeMismatch: the edges are not of the same probes.
+
+    Example:
+        >>> import torch
+        >>> from reuselib import depara
+        >>> depara.edge_similarity(torch.tensor([0, 1, 2]), torch.tensor([2, 1, 0]))
+        -1.0
     """
     return spearman_of_ranks(a, b)
 

@@ -41,6 +41,14 @@ class Graph:
     Attributes:
         nodes: unit vectors of the maps, float32 or float64 (n, d) on the CPU; a map of zeros stays zero.
         edges: float64 (n (n - 1) / 2,), as :func:`~losses.edge_values` gives them.
+
+    Example:
+        >>> import torch
+        >>> from reuselib import depara
+        >>> maps, features = torch.eye(3), torch.eye(3)
+        >>> graph = depara.Graph.of(maps, features, centred=False)
+        >>> graph.nodes.shape, graph.edges.tolist()
+        (torch.Size([3, 3]), [0.0, 0.0, 0.0])
     """
 
     nodes: Tensor
@@ -80,13 +88,35 @@ def attribution_graph(network: nn.Module, images: Images, *, centred: bool = Tru
         images: the probes, float (n, C, H, W) as the network takes them, or an image set.
         centred: whether features are centred over the probes before their cosines are taken.
         options: of the nodes: ``method``, ``where``, ``reduce`` and ``batch`` of :func:`~reuselib.attribution.explain`.
+
+    Example:
+        >>> from reuselib import data, depara
+        >>> from reuselib.nets import zoo
+        >>> probes = data.load("digits").take(16, seed=0)
+        >>> graph = depara.attribution_graph(zoo.load("digits8-conv3", "cpu"), probes)
+        >>> len(graph.nodes), len(graph.edges)  # one node a probe, one edge a pair
+        (16, 120)
     """
     found = attribution.explain(network, images, **options)
     return Graph.of(found.maps, found.features, centred)
 
 
 def similarity(a: Graph, b: Graph, lambda_: float = 1.0) -> float:
-    """``V + λ E`` of two graphs of the same probes, see :func:`~losses.graph_similarity`."""
+    """``V + λ E`` of two graphs of the same probes, see :func:`~losses.graph_similarity`.
+
+    Example:
+        >>> from reuselib import data, depara, nets
+        >>> from reuselib.nets import zoo
+        >>> probes = data.load("digits").take(16, seed=0)
+        >>> networks = zoo.load("digits8-conv3", "cpu"), nets.conv3()
+        >>> trained, fresh = (
+        ...     depara.attribution_graph(each, probes) for each in networks
+        ... )
+        >>> round(depara.similarity(trained, trained), 6)  # 1 + λ
+        2.0
+        >>> depara.similarity(trained, fresh) < 2
+        True
+    """
     return graph_similarity(node_similarity(a.nodes, b.nodes), edge_similarity(a.ranks, b.ranks), lambda_)
 
 

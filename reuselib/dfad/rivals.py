@@ -31,6 +31,16 @@ class DAFL(Adversarial):
         options: those of :class:`~reuselib.dfad.DFAD`; unless given, ``student_steps`` is 1 and ``discrepancy`` the KL
             divergence. On MNIST DAFL's student learns by Adam: ``adam=True``.
 
+    Example:
+        >>> from reuselib import dfad, nets, run
+        >>> from reuselib.nets import zoo
+        >>> teacher, student = zoo.load("digits8-conv3", "cpu"), nets.conv3(width=8)
+        >>> generator = nets.upsampling_generator(image=(1, 8, 8), latent=16, width=8)
+        >>> method = dfad.DAFL(teacher, student, generator, batch=16)
+        >>> history = run.run(method, updates=2, progress=False)
+        >>> sorted(history.rounds[-1])
+        ['generation', 'imitation', 'iteration', 'teacher_logits']
+
     Source: Chen et al. 2019 (DAFL).
     """
 
@@ -99,6 +109,15 @@ class ZSKT(Adversarial):
         generator: in the paper without tanh and with a learned last batch norm.
         options: those of :class:`~reuselib.dfad.DFAD`; unless given, ``student_steps`` is 10, ``lr`` 0.002,
             ``weight_decay`` 0 and ``adam`` true.
+
+    Example:
+        >>> from reuselib import dfad, nets
+        >>> from reuselib.nets import zoo
+        >>> teacher, student = zoo.load("digits8-conv3", "cpu"), nets.conv3(width=8)
+        >>> generator = nets.upsampling_generator(image=(1, 8, 8), latent=16, width=8)
+        >>> method = dfad.ZSKT(teacher, student, generator, batch=16)
+        >>> method.student_steps, sorted(method.step())
+        (10, ['generation', 'imitation', 'teacher_logits'])
 
     Source: Micaelli & Storkey 2019 (ZSKT), through the comparison of Fang et al. 2019.
     """

@@ -380,6 +380,23 @@ class LayerwiseAmalgamation(run.Method):
         ShapeMismatch: the networks do not fit layer by layer, or the student and the classes.
         DeviceError: networks and images are on different devices.
 
+    Example:
+        >>> from torch import nn
+        >>> from reuselib import data, layerwise, run
+        >>> def build(width: int, classes: int) -> nn.Module:
+        ...     layers = nn.Linear(64, width), nn.ReLU(), nn.Linear(width, classes)
+        ...     return nn.Sequential(nn.Flatten(), *layers)
+        >>> networks = [build(16, 5), build(16, 5)]  # yours are trained
+        >>> sets = layerwise.ClassSets.divide(range(10), 2)
+        >>> teachers = layerwise.Teachers(networks, sets)
+        >>> student, images = build(24, 10), data.load("digits")
+        >>> stage = layerwise.Stage(steps=4)
+        >>> method = layerwise.LayerwiseAmalgamation(
+        ...     teachers, student, images, layers=stage, joint=stage
+        ... )
+        >>> history = run.run(method, updates=method.total, progress=False)
+        >>> student = method.merged()
+
     Source: Shen et al. 2019 (AAAI), in the form of v0.1 of the official code.
     """
 

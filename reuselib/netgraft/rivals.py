@@ -28,6 +28,16 @@ class KnowledgeDistillation(FewShot):
         lr: learning rate of Adam.
         options: the options of :class:`FewShot`.
 
+    Example:
+        >>> from reuselib import data, netgraft, nets, run
+        >>> from reuselib.nets import zoo
+        >>> images = data.load_few("digits", per_class=2, seed=0)
+        >>> teacher, student = zoo.load("digits8-conv3", "cpu"), nets.conv3(width=8)
+        >>> method = netgraft.KnowledgeDistillation(teacher, student, images)
+        >>> history = run.run(method, updates=2, progress=False)
+        >>> history.last("loss") > 0
+        True
+
     Source: Hinton et al. 2015, without labels.
     """
 
@@ -77,6 +87,16 @@ class FitNet(KnowledgeDistillation):
     Raises:
         ReuseError: the hint is no such block; and the errors of :class:`FewShot`.
         ShapeMismatch: the maps behind that block differ in size.
+
+    Example:
+        >>> from reuselib import data, netgraft, nets, run
+        >>> from reuselib.nets import zoo
+        >>> images = data.load_few("digits", per_class=2, seed=0)
+        >>> teacher, student = zoo.load("digits8-conv3", "cpu"), nets.conv3(width=8)
+        >>> method = netgraft.FitNet(teacher, student, images, hint_steps=2)
+        >>> history = run.run(method, updates=4, progress=False)  # two without hint
+        >>> method.hint
+        1
 
     Source: Romero et al. 2015 (FitNets).
     """

@@ -101,6 +101,21 @@ def one_stage_losses(
     Returns:
         The discriminator's loss, to be propagated once, and the generator's, to be looked at.
 
+    Example:
+        >>> import torch
+        >>> from reuselib import nets, one_stage_gan
+        >>> generator = nets.dcgan_generator((1, 16, 16), latent=16, width=8)
+        >>> discriminator = nets.dcgan_discriminator((1, 16, 16), width=8, groups=4)
+        >>> game = one_stage_gan.losses.NON_SATURATING
+        >>> real, noise = torch.zeros(8, 1, 16, 16), torch.randn(8, 16)
+        >>> loss, of_generator = one_stage_gan.one_stage_losses(
+        ...     generator, discriminator, real, noise, game
+        ... )
+        >>> loss.backward()  # one pass: now both networks have their gradients
+        >>> weights = [*generator.parameters(), *discriminator.parameters()]
+        >>> all(weight.grad is not None for weight in weights)
+        True
+
     Source: Shen et al. 2021, one-stage training.
     """
     scale = GradientScale()
@@ -307,6 +322,17 @@ class TwoStageGAN(GAN):
 
     Raises:
         UnknownName: there is no such variant, and the errors of :class:`GAN`.
+
+    Example:
+        >>> from reuselib import data, nets, one_stage_gan
+        >>> images = one_stage_gan.in_tanh_range(data.load("digits", size=16))
+        >>> generator = nets.dcgan_generator((1, 16, 16), latent=16, width=8)
+        >>> discriminator = nets.dcgan_discriminator((1, 16, 16), width=8, groups=4)
+        >>> method = one_stage_gan.TwoStageGAN(
+        ...     generator, discriminator, images, variant="reuse", batch=16
+        ... )
+        >>> sorted(method.step())
+        ['discriminator', 'generator']
     """
 
     def __init__(self, *parties: Any, variant: str = "frozen", **options: Any) -> None:

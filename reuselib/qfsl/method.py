@@ -231,6 +231,19 @@ class QFSL(SeenTraining):
         ShapeMismatch: see :class:`SeenTraining`.
         ReuseError: see :class:`SeenTraining`.
 
+    Example:
+        >>> import torch
+        >>> from reuselib import qfsl
+        >>> attributes = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+        >>> seen = [0, 1]  # the third class is described, but has no labelled image
+        >>> images = qfsl.FeatureSet(torch.randn(20, 4), torch.arange(20) % 2)
+        >>> new = qfsl.FeatureSet(torch.randn(20, 4), torch.full((20,), 2))
+        >>> codes = qfsl.class_codes(attributes, seen)
+        >>> student = qfsl.ZeroShotNetwork(codes, qfsl.bridge(4, 2))
+        >>> method = qfsl.QFSL(student, images, new, seen, batch=8)
+        >>> sorted(method.step())
+        ['loss', 'supervised', 'unlabelled', 'unseen_probability']
+
     Source: Song et al. 2018 (QFSL).
     """
 

@@ -163,6 +163,12 @@ def aurcc(confidence: Any, wrong: Any) -> float:
     """The area under the risk-coverage curve, see :func:`risk_coverage`; lower is better.
 
     The first answers weigh most: the one that is trusted most counts ``(1/n) sum_k 1/k``, the one trusted least 1/n².
+
+    Example:
+        >>> from reuselib import selective
+        >>> confidence, wrong = [0.9, 0.8, 0.6, 0.2], [0, 0, 0, 1]
+        >>> selective.aurcc(confidence, wrong)  # the one wrong answer is trusted least
+        0.0625
     """
     return risk_coverage(confidence, wrong).area
 

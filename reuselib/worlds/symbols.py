@@ -35,6 +35,12 @@ def symbols(count: int, size: int = 16, seed: int = 0) -> ImageSet:
 
     Raises:
         BadValue: If count or size is below 1, or the seed is none.
+
+    Example:
+        >>> from reuselib.worlds.symbols import symbols
+        >>> images = symbols(20)
+        >>> images.images.shape, len(images.classes), images.labels.bincount().tolist()
+        (torch.Size([20, 1, 16, 16]), 10, [2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
     """
     images, labels = drawn(_draw, len(SYMBOLS), count, size, seed)
     return ImageSet("symbols", images, labels, SYMBOLS, *statistics(images))
