@@ -287,6 +287,9 @@ def _publish_cifar100(monkeypatch: pytest.MonkeyPatch, server: Path, counts: dic
     return _publish_cifar10(monkeypatch, server, counts, datasets.CIFAR100)
 
 
+_publish_cifar100_dfad = _publish_cifar100
+
+
 # ---- photographs with classes
 
 

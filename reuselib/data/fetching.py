@@ -14,7 +14,7 @@ from reuselib.errors import CannotWrite, ReuseError, unknown
 
 MEGABYTES: dict[str, int | None] = {
     **{"fashion_mnist": 31, "mnist": 12, "svhn": 246, "stl10": 2640},
-    **{"cifar10": 170, "cifar10-jpeg": 170, "cifar100": 169},
+    **{"cifar10": 170, "cifar10-jpeg": 170, "cifar100": 169, "cifar100_dfad": 169},
     **{"caltech101": 137, "tiny_imagenet": 248, "stanford_dogs": 794, "cub200": 1151, "fgvc_aircraft": 2753},
     **{"celeba": 1443, "celeba_attributes": 1470, "lsun_church": 2300, "voc2012": 2000},
     **{"efficientnet_lite": 60, taskonomy.ENCODERS: 2000, "coco_probes": 160, "depara_probes": 4},

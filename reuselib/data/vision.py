@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import zlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -27,7 +28,8 @@ from reuselib.data.image_set import STATISTICS, ImageSet, Statistics, statistics
 
 MNIST_STATISTICS = (0.1307,), (0.3081,)
 CIFAR_STATISTICS = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-"""As DFAD takes them for both CIFARs; CMI's and NetGraft's codes have others for CIFAR-100."""
+CIFAR100_STATISTICS = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+"""As CMI's and NetGraft's codes take them; DFAD's code normalises CIFAR-100 as CIFAR-10."""
 # Pinned here too: the registry is written from the disk, and would bless a file altered before.
 FASHION_MNIST_SHA256 = {
     "train-images-idx3-ubyte.gz": "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
@@ -147,8 +149,14 @@ def cifar10(split: str = "train", download: bool = False) -> ImageSet:
 
 
 def cifar100(split: str = "train", download: bool = False) -> ImageSet:
-    """Load CIFAR-100 with its 100 fine classes; arguments, errors and statistics as in `cifar10`."""
-    return _cifar("cifar100", datasets.CIFAR100, split, download)
+    """Load CIFAR-100 with its 100 fine classes; arguments and errors as in `cifar10`."""
+    mean, std = CIFAR100_STATISTICS
+    return replace(_cifar("cifar100", datasets.CIFAR100, split, download), mean=mean, std=std)
+
+
+def cifar100_dfad(split: str = "train", download: bool = False) -> ImageSet:
+    """Load CIFAR-100 as DFAD's official code normalises it, by the statistics of CIFAR-10; as in `cifar10`."""
+    return _cifar("cifar100_dfad", datasets.CIFAR100, split, download)
 
 
 def _cifar(name: str, source: type[datasets.CIFAR10], split: str, download: bool) -> ImageSet:
@@ -220,5 +228,5 @@ def _tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images))
 
 
-LOADERS = (fashion_mnist, mnist, svhn, stl10, cifar10, cifar100)
+LOADERS = (fashion_mnist, mnist, svhn, stl10, cifar10, cifar100, cifar100_dfad)
 """Each takes split and whether to download."""

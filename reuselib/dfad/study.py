@@ -163,7 +163,7 @@ TASKS: dict[str, tuple[Settings, ...]] = {
     "paper": (
         MNIST,
         CIFAR10,
-        CIFAR10.but(task="cifar100", teacher="cifar100-resnet34", classes=100),
+        CIFAR10.but(task="cifar100", teacher="cifar100-resnet34-dfad", classes=100),
         CALTECH101,
         CAMVID,
         CAMVID.but(

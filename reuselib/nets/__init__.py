@@ -51,7 +51,15 @@ from reuselib.nets.resnet import (
 )
 from reuselib.nets.segmentation import Segmenter, deeplabv3_mobilenet, deeplabv3_resnet50, small_segmenter
 from reuselib.nets.taps import penultimate, tap
-from reuselib.nets.vgg import alexnet, plain_vgg, take_torchvision_alexnet, vgg11_bn, vgg16_plain, vgg16_plain_half
+from reuselib.nets.vgg import (
+    alexnet,
+    plain_vgg,
+    take_netgraft_vgg16,
+    take_torchvision_alexnet,
+    vgg11_bn,
+    vgg16_plain,
+    vgg16_plain_half,
+)
 
 
 def build(name: str, **arguments: Any) -> nn.Module:

@@ -37,7 +37,7 @@ SPACES = {
     "cifar10": Space(10, 3, 32),
     "cifar10-jpeg": Space(10, 3, 32),
     "cifar_kinds": Space(10, 3, 32),
-    "cifar100": Space(100, 3, 32),
+    **dict.fromkeys(("cifar100", "cifar100_dfad"), Space(100, 3, 32)),
     "tiny_imagenet": Space(200, 3, 64, 100_000),
     "caltech101": Space(101, 3, 128, 6982),
     "imagenet": Space(1000, 3, 224, 1_281_167),

@@ -122,6 +122,7 @@ RECIPES: dict[str, Recipe | Published] = {
     "cifar10-resnet18": _cifar("cifar10", "resnet18_8x", 30),
     "cifar10-wrn16-2": _cifar("cifar10", "wrn16_2", 30),
     "cifar100-resnet34": _cifar("cifar100", "resnet34_8x", 200, (80, 160)),
+    "cifar100-resnet34-dfad": _cifar("cifar100_dfad", "resnet34_8x", 200, (80, 160)),  # normalised as CIFAR-10
     # CMI's schedule with DAFL's weight decay: users of CMI's own 1e-4 fell short of its published teachers.
     "cifar10-wrn40-2": _cifar("cifar10", "wrn40_2", 200, _CMI),
     "cifar10-vgg11": _cifar("cifar10", "vgg11_bn", 200, _CMI),

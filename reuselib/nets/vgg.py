@@ -13,6 +13,8 @@ WIDTHS = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 VGG16_WIDTHS = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
 VGG16_HALF_WIDTHS = (*VGG16_WIDTHS[:3], (256,) * 3, (256,) * 3)
 SYMBOLS_WIDTHS = ((16, 16), (32, 32), (64, 64), (64, 64))
+NETGRAFT = {"features": "blocks", "classifier.0": "pool.1", "classifier.1": "pool.2", "classifier.2": "head"}
+"""Each part of NetGraft's published teacher, and the same part here."""
 
 
 @architecture
@@ -100,6 +102,20 @@ def vgg16_plain(classes: int = 10, channels: int = 3) -> Classifier:
     Source: Shen et al. 2021 (NetGraft), official code.
     """
     return plain_vgg(VGG16_WIDTHS, 512, classes, channels, size=32)
+
+
+def take_netgraft_vgg16(network: Classifier, state: Mapping[str, Tensor]) -> None:
+    """Put the weights of NetGraft's published teacher, ``vgg16-blockwise-cifar10.pth`` or its twin, into a network.
+
+    Args:
+        network: a :func:`vgg16_plain` of as many classes.
+        state: that file, read by ``torch.load(..., weights_only=True)``: ``features.<block>.<layer>``, and a
+            ``classifier`` of a linear layer, a batch norm and a linear layer.
+
+    Raises:
+        ShapeMismatch: the state is that of another architecture, or the network has another number of classes.
+    """
+    take(network, state, NETGRAFT, (), "Build it with vgg16_plain(classes=...) and give the state of the authors' file")
 
 
 @architecture

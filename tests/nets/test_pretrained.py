@@ -43,6 +43,24 @@ def test_resnet18_gives_torchvisions_logits_and_keeps_its_heads() -> None:
     assert torch.equal(ours(images)["a"], theirs(images))
 
 
+def test_netgrafts_published_teacher_gives_the_same_logits() -> None:
+    """Built as the authors' code builds it: blocks in ``features``, three layers in ``classifier``."""
+
+    def block(inputs: int, *widths: int) -> torch.nn.Sequential:
+        pairs = zip((inputs, *widths), widths, strict=False)
+        layers = [layer for pair in pairs for layer in (torch.nn.Conv2d(*pair, 3, padding=1), torch.nn.ReLU())]
+        return torch.nn.Sequential(*layers, torch.nn.MaxPool2d(2))
+
+    widths = (64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3
+    blocks = [block(before, *own) for before, own in zip((3, 64, 128, 256, 512), widths, strict=True)]
+    last = [torch.nn.Linear(512, 512), torch.nn.BatchNorm1d(512), torch.nn.Linear(512, 100)]
+    theirs = torch.nn.ModuleDict({"features": torch.nn.Sequential(*blocks), "classifier": torch.nn.Sequential(*last)})
+    last[1].running_mean.uniform_()
+    ours, images = nets.vgg16_plain(classes=100).eval(), torch.randn(2, 3, 32, 32)
+    nets.take_netgraft_vgg16(ours, theirs.eval().state_dict())
+    assert torch.equal(ours(images), theirs["classifier"](theirs["features"](images).flatten(1)))
+
+
 def test_what_deeplabs_encoder_takes_is_used() -> None:
     published = torchvision.resnet50(num_classes=7, replace_stride_with_dilation=[False, True, True])
     network = nets.deeplabv3_resnet50(classes=3).eval()
@@ -67,6 +85,7 @@ def test_weights_that_do_not_fit_change_nothing() -> None:
     for take, network, state, advice in (
         *((nets.take_torchvision_alexnet, small, state, r"alexnet\(widths=") for state in (resnet, alexnet, partial)),
         (nets.take_torchvision_resnet18, multi_head, resnet, "Build it with widths="),
+        (nets.take_netgraft_vgg16, nets.vgg16_plain(), alexnet, r"Build it with vgg16_plain\("),
         *((take_torchvision_encoder, deeplab, state, "Give the state of the same") for state in (resnet, wide)),
     ):
         with pytest.raises(ShapeMismatch, match=f"do not fit this network. .*{advice}"):
