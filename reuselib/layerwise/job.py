@@ -53,7 +53,8 @@ class LayerwiseJob(run.Job):
         self.classes = ClassSets(settings.classes)
         networks = [self.teacher(number) for number in range(len(self.classes))]
         self.teachers = Teachers(networks, self.classes, log_softmax=settings.log_softmax)
-        self.student = self.build(settings.student, len(self.classes.union), seed)
+        dropout = 0.5 if settings.get("pretrained") else 0.0  # as while teachers learn
+        self.student = self.build(settings.student, len(self.classes.union), seed, dropout)
 
     # --- images and networks
 
@@ -140,8 +141,11 @@ class LayerwiseJob(run.Job):
         return self.taught(LayerwiseAmalgamation, **stages)
 
     def by_labels(self) -> Supervised:
-        """The student's architecture trained with labels on as many batches."""
+        """The student's architecture trained with labels on as many batches; from ImageNet weights if set so."""
         settings = self.settings
+        if settings.get("pretrained") and self.device.type != "meta":
+            with run.seeded(self.seed):
+                take_imagenet(self.student)
         options = {"batch": settings.batch, "lr": settings.lr, "augment": settings.get("augment"), "seed": self.seed}
         return Supervised(self.student, self.transfer(), schedule=warm(settings.updates), **options)
 

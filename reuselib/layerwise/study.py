@@ -185,6 +185,8 @@ RELEASED: dict[str, Any] = {
     },
 }
 """The first release: 30 epochs of auto-encoders, 100 layer by layer, 300 jointly. KD and the port use Adam."""
+CEILING: Methods = {"supervised-imagenet": ("labels", {"student": ALEXNET, "pretrained": True})}
+"""A network as a teacher is, from ImageNet weights too, with all labels: of tasks whose teachers start there."""
 FINE_GRAINED = {"dogs": "stanford_dogs", "cub": "cub200", "cars": "stanford_cars", "aircraft": "fgvc_aircraft"}
 
 
@@ -260,7 +262,7 @@ def tasks(scale: str) -> list[tuple[Settings, Methods]]:
         short = CIFAR.teacher.but(updates=800)
         five = CIFAR.but(task="teachers5", classes=even(10, 5), teacher=short)
         return [(CIFAR, METHODS), *((task, FEW_METHODS) for task in fewer), (five, number_methods(5))]
-    few = {method: each for method, each in METHODS.items() if method != "full-sgd"}
+    few = {method: each for method, each in {**METHODS, **CEILING}.items() if method != "full-sgd"}
     return [*((published(task), few) for task in FINE_GRAINED), (port(), PORT_METHODS)]
 
 

@@ -204,6 +204,13 @@ def test_imagenet_weights_are_taken_but_for_the_last_layer(monkeypatch: pytest.M
     job.take_imagenet(network)
     assert taken == [(network, state)] and network.head.weight.shape == (60, 4096) and not network.head.bias.any()
     assert network.head.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    whole = PAPER.settings["dogs-supervised-imagenet"]
+    (method, updates), parts = list(LayerwiseJob(whole, device="meta").plan())[2], []
+    assert updates == whole.updates and method.student.head.out_features == 120
+    monkeypatch.setattr(job, "take_imagenet", parts.append)
+    tiny = chapters.study("layerwise", "smoke").settings["digits-supervised"]
+    one = LayerwiseJob(engine.Settings(**tiny, pretrained=True))
+    assert LEARNERS["labels"](one) and parts == [one.student]
 
 
 def test_the_port_joins_whole_data_sets_and_scores_each_among_its_own_classes(
