@@ -23,10 +23,8 @@ from reuselib.errors import BadValue, MissingFile, ReuseError
 
 Job = tuple[str, int]
 """A row and a seed."""
-RATE = {"cpu": 5e10}
-"""Operations per second that a kind of device is assumed to sustain on the book's small networks."""
-OTHERS, PATIENCE = 1e13, 10.0
-"""The rate of other devices; seconds that predictions may take before a run."""
+PATIENCE = 10.0
+"""Seconds that predictions may take before a run."""
 
 
 class Group(click.Group):
@@ -159,12 +157,12 @@ def _measured(paper: str, scale: str, rows: Collection[str]) -> str:
 
 
 def _ratios(paper: str, scale: str, most: int = 12) -> list[float]:
-    """Predicted processor seconds of recorded rows, at ``RATE``, in units of the measured ones."""
+    """Predicted processor seconds of recorded rows, in units of the measured ones."""
     study, measured = chapters.study(paper, scale), _spent(paper, scale, "cpu_seconds", "cpu")
     # The rest is overhead.
     long = [row for row, seconds in measured.items() if row in study.settings and min(seconds) > 1]
     found = {row: _cost(study, row) for row in long[:: max(1, len(long) // most)][:most]}
-    return [cost.operations / RATE["cpu"] / statistics.median(measured[row]) for row, cost in found.items() if cost]
+    return [cost.seconds("cpu") / statistics.median(measured[row]) for row, cost in found.items() if cost]
 
 
 @main.command()
@@ -182,11 +180,12 @@ def fetch(chapter: str, scale: str, rows: list[str]) -> None:
 @rows_option
 @click.option("--seed", default=0, show_default=True)
 def choose(chapter: str, scale: str, rows: list[str], seed: int) -> None:
-    """Choose the options of other methods of a CHAPTER by cross-validation on seen classes, and print them."""
-    study = chapters.study(chapter, scale)
-    if not hasattr(study, "choose"):
-        raise BadValue(f"{chapter} chooses no options when it runs. Fix: name qfsl, whose rows do")
-    for row, found in study.choose(rows or None, seed):
+    """Choose the options of other methods of a CHAPTER, and print them; the test images have no part in it.
+
+    qfsl: the options of each split, by cross-validation on seen classes. netgraft: the rates that were tried and their
+    accuracies on training images set aside, the best first.
+    """
+    for row, found in chapters.study(chapter, scale).choose(rows or None, seed):
         click.echo(
             f"{row}: " + "; ".join(", ".join(f"{name} {value}" for name, value in each.items()) for each in found)
         )
@@ -265,7 +264,7 @@ def _predicted(study: Any, rows: Iterable[str], kind: str) -> dict[str, float]:
     seconds = {row: max(1.0, statistics.median(recorded[row])) for row in rows if row in recorded}
     for row in rows:
         if row not in seconds and time.monotonic() - began < PATIENCE and (cost := _cost(study, row)):
-            seconds[row] = max(1.0, cost.operations / RATE.get(kind, OTHERS))
+            seconds[row] = max(1.0, cost.seconds(kind))
     return seconds
 
 

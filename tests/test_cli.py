@@ -166,7 +166,8 @@ def test_list_table_verdicts_report_and_choices_print(room: Path, monkeypatch: p
     path = room / "results" / "dfad.jsonl"
     path.write_text(path.read_text().replace('"schema":2', '"schema":0'))
     assert "line 1, has record schema 0" in call("table", "dfad", "--scale", "smoke", code=1)
-    assert "dfad chooses no options when it runs. Fix: name qfsl" in call("choose", "dfad", code=1)
+    for chapter in ("dfad", "selective"):
+        assert f"{chapter} leaves nothing to choose ahead: its rows" in call("choose", chapter, code=1)
     monkeypatch.setattr(QFSLStudy, "choose", lambda study, rows, seed: [(rows[0], [{"gamma": 1.0, "lam": seed}, {}])])
     assert call("choose", "qfsl", "--rows", "cifar-eszsl", "--seed", "3") == "cifar-eszsl: gamma 1.0, lam 3; \n"
 

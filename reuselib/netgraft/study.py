@@ -6,10 +6,11 @@ student of the same seed, sees the same images and takes as many updates. Rows w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
+from reuselib.errors import BadValue
 from reuselib.netgraft.job import NetGraftJob
 from reuselib.nets import zoo
 from reuselib.run import Settings, Study
@@ -79,8 +80,14 @@ SMOKE = SYMBOLS.but(
     block_steps=(3,) * 5, network_steps=(3,) * 4, options={"batch": 8}, full_steps=10, watched=100, limit=200
 )
 OPEN_RATES = {"cifar10.shared": {"others": 1e-3}, "cifar10": {"others": 1e-3}}
-"""Task → rates that are not chosen yet, by :func:`choose`: none is published for the rivals, nor for any method where
-nothing is shared. There the official rates, made for three shared blocks, turn the order of the methods around."""
+"""Task → rates that are not chosen yet.
+
+The official code has rates for NetGraft alone, on three shared blocks, at K = 10: stage 1 with 0.00025 for each block
+and 0.0025 for the adapters on CIFAR-10, with 0.00025, 0.001 and 0.001 and with 0.001 on CIFAR-100, all times K / 10;
+stage 2 with 0.0001 at every K. None is known for the rivals, nor for any method where nothing is shared; there the
+official rates turn the order of the methods around. ``reuselib choose netgraft`` is to choose these, see
+:meth:`NetGraftStudy.choose`.
+"""
 OFFICIAL = Settings(
     **SYMBOLS.but(
         task="cifar10.shared",
@@ -175,26 +182,15 @@ def row(task: Settings, method: str, shots: int) -> Settings:
 
 
 GRID = (3e-4, 1e-3, 3e-3)
+"""The rates that :meth:`NetGraftStudy.choose` tries."""
+TRIED = 1000
+"""What it adds to its seed: no table has such seeds."""
 
 
-def choose(method: str, task: str = "cifar10", shots: int = 5, seed: int = 1000, **options: Any) -> dict[float, float]:
-    """Try a method's rates at `colab`, on training images set aside and with a seed of no table.
-
-    Args:
-        method: any but FSKD, which has none.
-        task: of the scale.
-        shots: K.
-        seed: of the few images and of the student.
-        options: of the job.
-
-    Returns:
-        Rate → accuracy; the best is to take the place of ``OPEN_RATES``, in the same way for all.
-    """
-    study, found = NetGraftStudy("colab"), {}
-    for rate in GRID:
-        job = NetGraftJob(study.settings[f"{task}.{shots}-{method}"].but(lr=rate), seed, **options)
-        found[rate] = job.aside(2000).result().metrics["accuracy"]
-    return found
+def leaves_rate_open(settings: Settings) -> bool:
+    """Whether a row's rate is to be chosen: FSKD has none, and NetGraft's is official where three blocks are shared."""
+    official = settings.method == "netgraft" and settings.block_lr is not None
+    return settings.shots > 0 and settings.method != "fskd" and not official
 
 
 class NetGraftStudy(Study):
@@ -211,6 +207,30 @@ class NetGraftStudy(Study):
             row(task, m, k) for task, rows in tasks(scale) for shots, methods in rows for k in shots for m in methods
         )
         return {f"{settings.task}-{settings.method}": settings for settings in each}
+
+    def choose(self, rows: Iterable[str] | None = None, seed: int = 0) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Try the rates of ``GRID`` on 2,000 training images set aside, with a seed of no table.
+
+        Args:
+            rows: those at K = 5 that leave their rate open, if left out.
+            seed: of the few images and of the student; ``TRIED`` is added.
+
+        Yields:
+            A row, and its rates with their accuracies, the best first: that is to take the place of ``OPEN_RATES``.
+
+        Raises:
+            UnknownName: there is no such row.
+            BadValue: a row has no rate to choose.
+        """
+        open_rows = [row for row, each in self.settings.items() if each.shots == 5 and leaves_rate_open(each)]
+        for row in map(self.row, rows or open_rows):
+            settings, found = self.settings[row], []
+            if not leaves_rate_open(settings):
+                raise BadValue(f"{row} chooses no rate: it has none, or the official one. Fix: name another row")
+            for rate in GRID:
+                job = NetGraftJob(settings.but(lr=rate), TRIED + seed, progress=True, title=f"{row}, rate {rate}")
+                found.append({"lr": rate, "accuracy": round(job.aside(2000).result().metrics["accuracy"], 4)})
+            yield row, sorted(found, key=lambda each: -each["accuracy"])
 
     def needed(self, settings: Settings) -> tuple[set[str], set[str]]:
         """The teacher and its images."""

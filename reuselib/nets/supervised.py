@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from reuselib import checks, run
-from reuselib.data import MultiLabelSet, SegmentationSet
+from reuselib import checks, nets, run
+from reuselib.data import ImageSet, MultiLabelSet, SegmentationSet
 from reuselib.data.augment import crop_and_flip, window_and_flip
 from reuselib.data.image_set import Augment, Batches
 from reuselib.errors import BadValue, ReuseError, ShapeMismatch
+from reuselib.nets.recipes import Recipe
 from reuselib.report import metrics
 
 
@@ -275,3 +276,21 @@ def segmentation_scores(network: nn.Module, images: SegmentationSet, batch: int 
             confusion += metrics.confusion_matrix(logits.argmax(1), masks, classes, images.ignore)
     right = confusion.diagonal().sum() / confusion.sum()
     return {"mean_iou": metrics.mean_iou(confusion), "pixel_accuracy": float(right)}
+
+
+def scores_on(network: nn.Module, test: ImageSet | SegmentationSet) -> dict[str, float]:
+    """The test accuracy; of a segmentation network that of pixels, and the mean intersection over union."""
+    if isinstance(test, ImageSet):
+        return {"test_accuracy": run.accuracy(network, test)}
+    scores = segmentation_scores(network, test)
+    return {"test_accuracy": scores["pixel_accuracy"], "test_mean_iou": scores["mean_iou"]}
+
+
+def lesson(recipe: Recipe, images: ImageSet | SegmentationSet) -> tuple[Supervised, dict[str, Any]]:
+    """The training of a new network by a recipe, where its images are, and what the network was built with."""
+    arguments = {**recipe.arguments, "classes": len(images.classes), "channels": images.shape[0]}
+    with run.seeded(recipe.seed):
+        network = run.on_device(nets.build(recipe.architecture, **arguments), images.device)
+    kind: Any = Supervised if isinstance(images, ImageSet) else SegmentationTraining
+    options = {"schedule": recipe.schedule(), "seed": recipe.seed, **recipe.options}
+    return kind(network, images, **options), arguments

@@ -31,10 +31,14 @@ from reuselib.errors import BadValue, DamagedFile, MissingFile, NonFinite, Reuse
 from reuselib.nets import blank, pretrained
 from reuselib.nets.recipes import RECIPES, Made, Published, Recipe
 from reuselib.nets.segmentation import Segmenter, take_torchvision_encoder
-from reuselib.nets.supervised import SegmentationTraining, Supervised, segmentation_scores
+from reuselib.nets.supervised import Supervised, lesson, scores_on
+from reuselib.report.papers import duration
+from reuselib.run import cost
 
-__all__ = ["RECIPES", "Piece", "Published", "Recipe", "card", "images", "load", "names", "train", "verify"]
+__all__ = ["RECIPES", "Piece", "Published", "Recipe", "card", "images", "load", "names", "predict", "train", "verify"]
 
+TRAINED_WITHIN = 600.0
+"""Seconds: a machine without an accelerator trains what is to be fetched if it is predicted to take no longer."""
 LOGGED = ("iteration", "loss", "test_accuracy", "test_mean_iou")
 
 
@@ -196,7 +200,8 @@ class Piece:
         sealed = _sealed(card | {"sha256": home.sha256(self.folder / file)})
         home.write_atomic(self.folder / "card.json", sealed)
         self.checkpoint.unlink(missing_ok=True)
-        if self.kept and home.in_clone() and home.root() == home.CLONE / "data":
+        # What comes with the book is decided by hand: python -m reuselib.home registers it.
+        if self.shipped and home.in_clone() and home.root() == home.CLONE / "data":
             home.write_registry()
         return json.loads(sealed)
 
@@ -339,22 +344,46 @@ def at_hand(name: str) -> bool:
 
 
 def fetch(name: str) -> Path:
-    """Have a piece on this machine, verified: from the repository or, where torchvision publishes it, from there.
+    """Have a piece on this machine, verified: from the repository, or from torchvision where that publishes it.
+
+    A network that can be had from nowhere is trained by its recipe, once; called again after a cut, this goes on. An
+    accelerator trains any; without one, only what is predicted to take no longer than ``TRAINED_WITHIN``.
 
     Raises:
         UnknownName: there is no piece of this name.
-        MissingFile: it can be had from nowhere: it has to be trained.
+        MissingFile: it has to be trained, by the command of the message, or its images are missing.
         DamagedFile: card, log or tensors are not those that were made.
     """
-    if isinstance(RECIPES.get(name), Published) and not _piece(name).has():
+    piece = _piece(name)
+    if name in RECIPES and not piece.shipped and not piece.has() and _short(predict(name)):
         train(name)
     return verify(name)
 
 
+def _short(training: run.Prediction) -> bool:
+    """Whether to train a network here in place of fetching it."""
+    return run.device().type != "cpu" or training.seconds("cpu") <= TRAINED_WITHIN
+
+
 def size(name: str) -> str:
-    """How much is fetched of a piece, in words; nothing is known of one that is not finished."""
-    parameters = Piece(name).card().get("parameters", 0) if Piece(name).has() else 0
-    return f" (about {max(1, round(4e-6 * parameters))} MB)" if parameters else ""
+    """How much is fetched of a piece, in words, or how long it takes to train it; nothing where neither is known."""
+    if Piece(name).has():
+        parameters = Piece(name).card().get("parameters", 0)
+        return f" (about {max(1, round(4e-6 * parameters))} MB)" if parameters else ""
+    if not isinstance(RECIPES.get(name), Recipe):
+        return ""
+    training, kind = predict(name), run.device().type
+    how, where = "trained here" if _short(training) else "to be trained", "this processor" if kind == "cpu" else "a T4"
+    return f" ({how}, about {duration(training.seconds(kind))} on {where})"
+
+
+def predict(name: str) -> run.Prediction:
+    """What training a network by its recipe would cost; nothing, where it comes with the book or is published."""
+    recipe = RECIPES.get(name)
+    if not isinstance(recipe, Recipe) or Piece(name).shipped:
+        return run.Prediction(0.0, 0.0)
+    method, _ = lesson(recipe, images(name, "train", "meta"))
+    return cost.predict([(method, recipe.iterations)])
 
 
 # --- making networks --------------------------------------------------------------------------------------------------
@@ -385,13 +414,10 @@ def train(name: str, *, progress: bool = True, **options: Any) -> dict[str, Any]
     if isinstance(recipe, Published):
         return _convert(piece, recipe, progress)
     training, test = (_images(recipe.dataset, split, recipe.size).to(where) for split in ("train", "test"))
-    arguments = {**recipe.arguments, "classes": len(training.classes), "channels": training.shape[0]}
-    with run.seeded(recipe.seed):
-        network = run.on_device(nets.build(recipe.architecture, **arguments), where)
+    method, arguments = lesson(recipe, training)
+    network = method.student
     if recipe.encoder and isinstance(network, Segmenter):
         take_torchvision_encoder(network, pretrained.torchvision_weights(recipe.encoder, progress=progress))
-    kind: Any = Supervised if isinstance(training, ImageSet) else SegmentationTraining
-    method = kind(network, training, **{"schedule": recipe.schedule(), "seed": recipe.seed, **recipe.options})
     with run.seeded(recipe.seed):  # for dropout
         history = run.run(
             method,
@@ -399,7 +425,7 @@ def train(name: str, *, progress: bool = True, **options: Any) -> dict[str, Any]
             checkpoint=piece.checkpoint,
             progress=progress,
             title=name,
-            evaluate=lambda: _scores(network, test),
+            evaluate=lambda: scores_on(network, test),
             settings=asdict(recipe),
             **{"report_every": 200, "evaluations": 10} | options,
         )
@@ -414,14 +440,6 @@ def _facts(recipe: Made, arguments: dict[str, Any]) -> dict[str, Any]:
     """What a card says that rebuilds network and images."""
     named = {key: getattr(recipe, key) for key in ("architecture", "dataset", "size")}
     return named | {"arguments": arguments, "recipe": asdict(recipe)}
-
-
-def _scores(network: nn.Module, test: ImageSet | SegmentationSet) -> dict[str, float]:
-    """The test accuracy; of a segmentation network that of pixels, and the mean intersection over union."""
-    if isinstance(test, ImageSet):
-        return {"test_accuracy": run.accuracy(network, test)}
-    scores = segmentation_scores(network, test)
-    return {"test_accuracy": scores["pixel_accuracy"], "test_mean_iou": scores["mean_iou"]}
 
 
 def _convert(piece: Piece, recipe: Published, progress: bool) -> dict[str, Any]:

@@ -165,6 +165,8 @@ def _finish() -> None:
 
 SUSTAINED = {"T4, fp16": 12e12, "A100, bf16": 80e12}
 """Operations per second that small convolutions are assumed to sustain: about a fifth of each card's peak."""
+PROCESSOR = 5e10
+"""The same of a processor on the book's small networks."""
 HEADS = "".join(f"{card:>14}" for card in SUSTAINED) + f"{'memory':>14}"
 """What stands above the columns of a printed :class:`Prediction`."""
 
@@ -191,6 +193,10 @@ class Prediction:
     def hours(self, card: str) -> float:
         """Hours on a card of ``SUSTAINED``."""
         return self.operations / SUSTAINED[card] / 3600
+
+    def seconds(self, kind: str) -> float:
+        """Seconds on a kind of device: "cpu", or any other, which is taken for a T4."""
+        return self.operations / (PROCESSOR if kind == "cpu" else SUSTAINED["T4, fp16"])
 
     def __str__(self) -> str:
         """Return the times and the memory in columns, rounded as such a guess deserves."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from reuselib import home
 from reuselib.errors import ReuseError
+from reuselib.run.cost import Prediction
 
 STOCKS = {"images": "reuselib.data.fetching", "pieces": "reuselib.nets.zoo"}
 """What can be needed → the module that has it, with ``at_hand``, ``fetch`` and ``size`` of a name: data and nets know
@@ -38,11 +39,19 @@ class Needs:
         """The names of what is not on this machine, or not as it was published."""
         return tuple(name for name, _ in self._missing())
 
+    def predict(self) -> Prediction:
+        """What it would cost to train the networks that do not come with the book, whether they are there or not."""
+        zoo = import_module(STOCKS["pieces"])
+        return sum(map(zoo.predict, self.pieces), Prediction(0.0, 0.0))
+
     def fetch(self, progress: bool = True) -> None:
-        """Fetch what is missing, and compare it with its hashes; what is there is not touched.
+        """Fetch what is missing, images first, and compare it with its hashes; what is there is not touched.
+
+        A network that can be had from nowhere is trained here: see :func:`reuselib.nets.zoo.fetch`.
 
         Args:
-            progress: whether to say beforehand what is fetched, how large it is and where it is kept, and to show bars.
+            progress: whether to say beforehand what is fetched or trained, how large it is or how long that takes, and
+                where it is kept, and to show bars.
 
         Raises:
             ReuseError: something cannot be had, or what came is not what was published; all else was fetched.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from reuselib import checks, home, report
-from reuselib.errors import ReuseError, unknown
+from reuselib.errors import BadValue, ReuseError, unknown
 from reuselib.run.cost import Prediction, predict
 from reuselib.run.described import describe
 from reuselib.run.device import device as choose_device
@@ -355,6 +355,17 @@ class Study:
         """
         self.needs(rows).fetch(progress)
 
+    def choose(self, rows: Iterable[str] | None = None, seed: int = 0) -> Iterable[tuple[str, list[dict[str, Any]]]]:
+        """What is found for rows whose options are to be chosen before a run: a study that has such rows says how.
+
+        Raises:
+            BadValue: there is none in this study.
+        """
+        raise BadValue(
+            f"{self.name} leaves nothing to choose ahead: its rows have their options, or choose them as they run, on "
+            f"every split. Fix: reuselib run {self.name} --scale {self.scale}"
+        )
+
     def predict(self, row: str, **changes: Any) -> Prediction:
         """What a row would cost: the operations of every method's ``step()``, counted on ``meta``, times its updates.
 
@@ -365,8 +376,11 @@ class Study:
         return predict(job.plan())
 
     def bill(self) -> tuple[Prediction, list[str]]:
-        """What all rows would cost for one seed, and the rows of which nothing can be predicted, left out there."""
-        total, silent = Prediction(0.0, 0.0), []
+        """What all rows would cost for one seed, and the rows of which nothing can be predicted, left out there.
+
+        Networks that they read and that have to be trained first are counted too.
+        """
+        total, silent = self.needs().predict(), list[str]()
         for row in self.rows:
             try:
                 cost = self.predict(row)

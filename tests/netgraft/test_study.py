@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from reuselib import chapters, netgraft, nets, run
+from reuselib import chapters, netgraft, nets, report, run
+from reuselib.errors import BadValue
 from reuselib.netgraft import study
 from reuselib.netgraft.job import METHODS, NetGraftJob
 from reuselib.nets import zoo
@@ -227,6 +228,20 @@ def test_rates_are_chosen_on_training_images_that_are_not_among_the_few() -> Non
     held, few = ({image.numpy().tobytes() for image in each.images} for each in (job.test, job.images))
     training = {image.numpy().tobytes() for image in zoo.images("symbols16-vgg", "train", "cpu").images}
     assert held <= training and not held & few and len(job.test) < 5000
+
+
+def test_open_rates_are_tried_with_seeds_of_no_table_and_the_best_comes_first() -> None:
+    ((row, found),) = SMOKE.choose(["symbols.5-kd"], 3)
+    again = start(row, 1003, lr=found[0]["lr"]).aside(2000).result().metrics
+    assert row == "symbols.5-kd" and sorted(each["lr"] for each in found) == list(study.GRID)
+    assert found[0]["accuracy"] == max(each["accuracy"] for each in found) == round(again["accuracy"], 4)
+    assert all(record.seed < study.TRIED for record in report.records("netgraft"))
+    with pytest.raises(BadValue, match="symbols.5-fskd chooses no rate"):
+        list(SMOKE.choose(["symbols.5-fskd"]))
+    colab = chapters.study("netgraft", "colab").settings.items()
+    left = {row for row, settings in colab if study.leaves_rate_open(settings)}
+    five = {f"cifar10{kind}.5-{name}" for kind in ("", ".shared") for name in ("netgraft", "kd", "fitnet", "cd")}
+    assert {row for row in left if ".5-" in row} == five - {"cifar10.shared.5-netgraft"}
 
 
 def test_a_graft_is_followed_from_its_start() -> None:
