@@ -1,13 +1,14 @@
 """An emulated Colab: every cell of a chapter at `colab`, in an environment of its own, from an empty machine.
 
-    python tests/colab/emulation.py                      # every notebook; prints chapter, cells, seconds, outcome
+    python tests/colab/emulation.py                      # every notebook: its cells, rows, seconds, outcome and data
     python tests/colab/emulation.py 01_dfad --kill 2     # killed after two rows, then run again
 
 The kernel has what Colab's image brings and no more: a fresh virtual environment in which these packages of the
 environment that runs this are linked, so that captum, pooch, safetensors and the like are truly absent until the first
 cell installs them, from the registry. There is a stub of `google.colab`; the notebook lies outside of the repository,
 which is cloned from a file:// address; real MNIST and CIFAR-10 (JPEG) come from the folder that REUSELIB_REAL_DATA
-names, what else is fetched is tiny and in the true format. Three things differ from Colab: there is no card, so the
+names, what else is fetched is tiny and in the true format; networks come as the library's own `fetch` has them, trained
+on a few updates where it trains them. Three things differ from Colab: there is no card, so the
 scale is set by hand; the clone lies in a temporary folder, not in /content; and every run has few updates and is
 measured on few images, and few options stand to choice.
 """
@@ -39,7 +40,14 @@ IMAGE += ("tqdm", "pyyaml", "jinja2", "pillow", "requests")
 ABSENT = {"captum", "click", "jsonschema", "nbval", "pooch", "pytest", "reuselib", "safetensors"}
 UPDATES = 2
 SECONDS = 1800
-"""Of one notebook, at most."""
+"""Of one cell, at most: a cell that takes longer is an error."""
+ELSEWHERE = {
+    "taskonomy-popularity": "a score of the published table alone, computed in a cell of its own",
+    **dict.fromkeys(("taskonomy-group-prior", "taskonomy-symmetric-ceiling"), "the same"),
+    **dict.fromkeys(("taskonomy-oracle", "taskonomy-random"), "the same"),
+    "photographs-maps": "a sheet of maps, shown as it was recorded",
+}
+"""Rows of `colab` that no lab runs, and why; every other row has to be kept when its lab is through."""
 
 
 @dataclass
@@ -51,8 +59,10 @@ class Outcome:
         cells: that were run, and those that there are.
         seconds: on the clock.
         errors: the cell's number and what it said.
-        made: what was not the real thing.
+        made: what each image set was, real or not, and which networks had to be trained.
         text: all that was printed.
+        rows: of a lab: that were kept, and that there are.
+        lacking: those that were to be kept and were not.
     """
 
     name: str
@@ -61,11 +71,14 @@ class Outcome:
     errors: list[str] = field(default_factory=list)
     made: str = ""
     text: str = ""
+    rows: tuple[int, int] = (0, 0)
+    lacking: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         """One line of the table."""
-        words = "; ".join(self.errors) or "ok"
-        return f"{self.name:18} {self.cells[0]:3}/{self.cells[1]:<3} {self.seconds:6.0f} s  {words}  {self.made}"
+        words = "; ".join(self.errors + [f"{row} is lacking" for row in self.lacking]) or "ok"
+        counts = "".join(f" {some:3}/{whole:<3}" for some, whole in (self.cells, self.rows))
+        return f"{self.name:18}{counts} {self.seconds:6.0f} s  {words}  {self.made}"
 
 
 def closure(names: Iterable[str]) -> dict[str, metadata.Distribution]:
@@ -151,13 +164,28 @@ class Machine:
             os.environ.clear()
             os.environ.update(before)
         outcome.seconds = time.monotonic() - began
+        if name.endswith("_lab") and scale == "colab":
+            self._count(outcome, _paper(name))
         return self._read(outcome, notebook, dead)
+
+    def kept(self, paper: str) -> dict[str, Path]:
+        """Rows of `colab` that were kept, each with its record."""
+        return {path.parent.name: path for path in self.clone.glob(f"data/runs/{paper}/colab/*/seed0.json")}
+
+    def _count(self, outcome: Outcome, paper: str) -> None:
+        """Note which rows of a lab were kept: where data are missing, some labs leave rows out and go on."""
+        from reuselib import chapters
+
+        kept = self.kept(paper)
+        wanted = [row for row in chapters.study(paper, "colab").rows if row not in ELSEWHERE]
+        outcome.lacking = [row for row in wanted if row not in kept]
+        outcome.rows = len(wanted) - len(outcome.lacking), len(wanted)
 
     def _hidden(self, name: str, kill: int, scale: str) -> str:
         """The cell that comes after the first one."""
         lines = [f"import sys; sys.path.append({str(ROOT / 'tests/colab')!r})", "import inside"]
         lines += [f"inside.shorten({self.updates})", f"inside.stop_after({kill})" if kill else ""]
-        if (paper := name.split("_", 1)[1].removesuffix("_lab")) in _papers():
+        if (paper := _paper(name)) in _papers():
             lines += [
                 f"print('made:', inside.bring({paper!r}, {scale!r}, {self.real!r}, inside.Path({str(self.folder)!r})))"
             ]
@@ -186,6 +214,11 @@ class Machine:
         return outcome
 
 
+def _paper(name: str) -> str:
+    """The paper of a notebook."""
+    return name.split("_", 1)[1].removesuffix("_lab")
+
+
 def _papers() -> list[str]:
     from reuselib import chapters
 
@@ -207,7 +240,7 @@ def main() -> None:
         for name in names:
             for kill in (options.kill, 0) if options.kill else (0,):
                 outcome = machine.run(name, kill, options.scale)
-                failed |= bool(outcome.errors) and not kill
+                failed |= bool(outcome.errors or outcome.lacking) and not kill
                 print(outcome, flush=True)
     sys.exit(failed)
 

@@ -6,6 +6,7 @@ Nothing of it is seen by the notebook or by the library.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import signal
@@ -28,6 +29,8 @@ PROBES = 16
 """Images on which the found networks are compared."""
 PHOTOGRAPHS = 16
 """Of each list, at the size of the encoders."""
+REAL = {"mnist": "MNIST", "cifar10-jpeg": "CIFAR10-JPEG"}
+"""Sets that can be brought → their folder."""
 
 
 class Patch:
@@ -44,12 +47,17 @@ class Patch:
 
 
 def shorten(most: int) -> None:
-    """Let every run have so many updates at most, and each update so many of its own; measure on few photographs."""
+    """Let every run have so many updates at most, and each update so many of its own; measure on few photographs.
+
+    With so few updates a processor, too, trains whatever `fetch` would train on a card.
+    """
     from reuselib import data, run
     from reuselib.attribution import found
+    from reuselib.nets import zoo
     from reuselib.qfsl import selection, tasks
     from reuselib.run import loop, study
 
+    zoo.TRAINED_WITHIN = math.inf
     whole = loop.run
 
     def short(method: Any, updates: int, **options: Any) -> Any:
@@ -93,10 +101,12 @@ def stop_after(rows: int) -> None:
 
 
 def bring(chapter: str, scale: str, real: str, server: Path) -> list[str]:
-    """Put what a chapter fetches where it would come from: real files, else tiny ones in the true format.
+    """Put the image sets that a chapter fetches where they would come from: real files, else tiny ones, true in format.
+
+    Networks are left to the library: what it cannot have, the chapter lacks.
 
     Returns:
-        What is not the real thing, in words.
+        What each set is, in words, and the networks that are not there.
     """
     sys.path.append(str(Path(__file__).parent.parent))
     sys.modules.setdefault("pytest", _no_pytest())
@@ -107,15 +117,18 @@ def bring(chapter: str, scale: str, real: str, server: Path) -> list[str]:
     from reuselib.data import fetching, segmentation, taskonomy
     from reuselib.nets import zoo
 
-    for folder in ("MNIST", "CIFAR10-JPEG") if real else ():
+    for folder in REAL.values() if real else ():
         if not (there := home.path("downloads", folder)).exists():
             shutil.copytree(Path(real, folder), there)
     needs, made = chapters.study(chapter, scale).needs(), []
     server.mkdir(parents=True, exist_ok=True)
+    true = {"fashion_mnist", *fetching.PACKAGED, *(REAL if real else ())}  # packages come from their registry
     for name in needs.images:
         if name in (taskonomy.ENCODERS, *taskonomy.PROBES):
             made.append(_taskonomy(name))
-        elif name not in fetching.PACKAGED and not fetching.at_hand(name):  # packages come from their registry
+            continue
+        made.append(f"{name} {'real' if name in true else 'tiny' if name in fetching.MEGABYTES else 'drawn'}")
+        if name not in true and not fetching.at_hand(name):
             if name in masks.PHOTOGRAPHS or name in segmentation.SETS:
                 masks.bring(name, Patch(), server)
             elif name.upper() in archives.BENCHMARKS:
@@ -124,13 +137,7 @@ def bring(chapter: str, scale: str, real: str, server: Path) -> list[str]:
                 name = name.removesuffix("-jpeg")
                 train, test = ENOUGH if name in ("mnist", "svhn", "cifar10", "cifar100") else (500, 100)
                 archives.publish(name, Patch(), server, train, test)
-            made.append(f"{name} tiny")
-    for name in needs.pieces:
-        if not zoo.at_hand(name):
-            fetching.fetch(zoo.dataset(name))
-            zoo.train(name, progress=False)
-            made.append(f"{name} barely trained")
-    return made
+    return made + [f"{name} barely trained" for name in needs.pieces if not zoo.at_hand(name)]
 
 
 def _taskonomy(name: str) -> str:
