@@ -1,4 +1,4 @@
-"""Which network to reuse, by attribution maps (Song et al. 2019): how alike two networks explain the same images."""
+"""Chapter 07, attribution maps: which network to reuse, by how alike two networks explain the same images."""
 # ruff: noqa: F401
 
 from reuselib.attribution import evaluation, found, job, learning, losses, ordinal, representation, rivals, rooms_zoo

@@ -1,4 +1,4 @@
-"""Which network and which layer to reuse, by deep attribution graphs: DEPARA (Song et al. 2020)."""
+"""Chapter 08, DEPARA: which network, and which layer of it, to reuse, by deep attribution graphs."""
 # ruff: noqa: F401
 
 from reuselib.depara import domains, layers, losses

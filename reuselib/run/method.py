@@ -177,15 +177,21 @@ def on_device(network: Network, where: torch.device) -> Network:
     return network.to(where).to(memory_format=torch.channels_last)
 
 
-def sgd(parameters: Iterable[Any], where: torch.device, **options: Any) -> torch.optim.SGD:
-    """``torch.optim.SGD`` with momentum 0.9 unless told otherwise, fused where the device can.
+def sgd(parameters: Iterable[Any], where: torch.device, momentum: float = 0.9, **options: Any) -> torch.optim.SGD:
+    """``torch.optim.SGD``, fused where the device can.
 
     Fused, the momentum of every parameter is there from the start, as zeros, and the first update is torch's own.
+
+    Args:
+        parameters: what learns, or groups of it with options of their own.
+        where: its device.
+        momentum: of SGD.
+        options: those of :class:`torch.optim.SGD`.
 
     Raises:
         BadValue: an option cannot be meant, or no parameter learns.
     """
-    optimizer = _optimizer(torch.optim.SGD, parameters, where, {"momentum": 0.9, **options})
+    optimizer = _optimizer(torch.optim.SGD, parameters, where, {"momentum": momentum, **options})
     for group in optimizer.param_groups:
         # Torch makes the memory in the first step and, where the gradient scaler skips that step, never writes to it.
         # With dampening the first update from zeros would be another one.
@@ -196,7 +202,13 @@ def sgd(parameters: Iterable[Any], where: torch.device, **options: Any) -> torch
 
 
 def adam(parameters: Iterable[Any], where: torch.device, **options: Any) -> torch.optim.Adam:
-    """``torch.optim.Adam``, fused where the device can; raises as :func:`sgd` does."""
+    """``torch.optim.Adam``, fused where the device can; raises as :func:`sgd` does.
+
+    Args:
+        parameters: what learns, or groups of it with options of their own.
+        where: its device.
+        options: those of :class:`torch.optim.Adam`.
+    """
     return _optimizer(torch.optim.Adam, parameters, where, options)
 
 
