@@ -27,10 +27,9 @@ def calls(node: dict[str, Any]) -> Iterator[str]:
     """Give the names of the library that the calls of the decision tree use."""
     for answer in node.get("answers", ()):
         yield from calls(answer)
-    if (text := node.get("call", "reuselib")) and not text.startswith("reuselib"):
-        for each in ast.walk(ast.parse(text)):
-            if isinstance(each, ast.Attribute) and re.fullmatch(r"[a-z_]+(\.\w+)+", ast.unparse(each)):
-                yield ast.unparse(each)
+    for each in ast.walk(ast.parse(node.get("call", ""))):
+        if isinstance(each, ast.Attribute) and re.fullmatch(r"[a-z_]+(\.\w+)+", ast.unparse(each)):
+            yield ast.unparse(each)
 
 
 def thing(name: str) -> Any:

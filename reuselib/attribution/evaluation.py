@@ -161,6 +161,15 @@ class Truth:
         ShapeMismatch: names, affinities and ``top`` do not fit together.
         UnknownName: a target is not among the sources.
         NonFinite: an affinity that is used is NaN or infinite.
+
+    Example:
+        >>> import torch
+        >>> from reuselib import attribution
+        >>> names = ("edges", "depth", "normals")
+        >>> affinity = torch.tensor([[0, 0.2, 0.3], [0.1, 0, 0.9], [0.2, 0.8, 0]])
+        >>> truth = attribution.Truth(names, names, affinity.double(), top=1)
+        >>> truth.best("edges"), truth.popularity().shape
+        (('normals',), torch.Size([3, 3]))
     """
 
     targets: tuple[str, ...]

@@ -182,6 +182,13 @@ def features(
     Raises:
         ShapeMismatch: what should be pooled are no maps, but tokens for instance.
         NonFinite: they hold NaN or infinity.
+
+    Example:
+        >>> from reuselib import attribution, data
+        >>> from reuselib.nets import zoo
+        >>> network = zoo.load("digits8-conv3", "cpu")
+        >>> len(attribution.features(network, data.load("digits").take(16, seed=0)))
+        16
     """
     parts = []
     with run.frozen(network), torch.no_grad():
