@@ -157,6 +157,11 @@ def test_every_image_has_alt_text_and_no_output_needs_scripts_or_the_network(not
         assert not re.search(r"!\[\s*\]\(", cell.source), "an image in the text has no alt text"
 
 
+def test_no_output_was_made_with_changes_that_are_not_committed(notebook: Notebook) -> None:
+    for output in notebook.outputs:
+        assert "-dirty" not in str(output), "commit, then run it again"
+
+
 def test_opens_with_one_title_the_link_to_colab_at_the_one_address_and_the_setup_cell(notebook: Notebook) -> None:
     titles = [line for cell in notebook.text for line in cell.source.splitlines() if line.startswith("# ")]
     assert notebook.cells[0].source.startswith("# ") and len(titles) == 1
