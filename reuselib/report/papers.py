@@ -50,7 +50,8 @@ class Cited:
     def times(self, power: float) -> str | None:
         """Return the cell with its numbers times a power of ten: "0.983 ± 0.002" as "98.3 ± 0.2"."""
         shift = round(math.log10(power))
-        return re.sub(r"\d*\.?\d+", lambda n: f"{Decimal(n[0]).scaleb(shift):f}", self.value) if self.value else None
+        numbers = re.compile(r"(?<![\d,])\d*\.?\d+")  # the thousands of "7,057" are no number of their own
+        return numbers.sub(lambda n: f"{Decimal(n[0]).scaleb(shift):f}", self.value) if self.value else None
 
 
 @dataclass(frozen=True)
