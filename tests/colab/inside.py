@@ -27,7 +27,7 @@ READOUTS = 10, 50
 """Labelled images of each class, and test images, by which the found networks are judged."""
 PROBES = 16
 """Images on which the found networks are compared."""
-PHOTOGRAPHS = 16
+PHOTOGRAPHS = 4
 """Of each list, at the size of the encoders."""
 REAL = {"mnist": "MNIST", "cifar10-jpeg": "CIFAR10-JPEG"}
 """Sets that can be brought → their folder."""
