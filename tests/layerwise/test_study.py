@@ -44,8 +44,9 @@ def teach_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("scale", report.SCALES)
 def test_the_methods_of_a_task_differ_in_nothing_else(scale: str) -> None:
     found: dict[str, list[Any]] = {}
-    for settings in chapters.study("layerwise", scale).settings.values():
-        found.setdefault(settings.task, []).append(settings)
+    for row, settings in chapters.study("layerwise", scale).settings.items():
+        if not row.endswith("-imagenet"):  # a ceiling of another architecture
+            found.setdefault(settings.task, []).append(settings)
     free = {"method", "learner", "lr", "layer_share", "encoder_share", "log_softmax", "options"}
     for rows in found.values():
         assert len({str({k: v for k, v in row.plain().items() if k not in free}) for row in rows}) == 1

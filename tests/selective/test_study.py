@@ -52,7 +52,8 @@ def runs() -> Iterator[Runs]:
 def test_the_rows_are_those_of_tables_and_claims_and_the_choices_were_made_before_any_record() -> None:
     """Whoever changes one of these changes the results: raise the chapter's version."""
     assert set(tables.named("selective", "laptop")) == set(LAPTOP.rows) == set(SMOKE.rows)
-    assert set(tables.named("selective", "paper")) == set(PAPER.rows)
+    more = set(PAPER.rows) - set(tables.named("selective", "paper"))  # on benchmarks; the paper's tables have no place
+    assert set(tables.named("selective", "paper")) <= set(PAPER.rows) and not more & set(LAPTOP.rows)
     assert {row.split("-")[0] for row in COLAB.rows} == {"awa2", "body", "cifar", "seen"}
     default = AugmentedClassifier()
     assert (default.width, default.batch, default.steps, default.kappa, default.kind) == (16, 64, 1500, 1.0, "sum")
