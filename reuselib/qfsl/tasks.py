@@ -39,8 +39,6 @@ PHOTOGRAPHS = ("cifar", "body", "seen")
 """CIFAR-10 (JPEG) by an ImageNet network; the same with the attributes of an animal's body alone; by the seen classes'
 networks."""
 CIFAR_IMAGES = 300, 100  # of each class, of the training and of the test images
-SEEN_SPLITS = 6
-"""The same of the task "seen", each of whose splits has a network of its own to train."""
 EPOCHS = 4  # of a network through all training images of its seven seen classes
 FASHION_IMAGES = 100  # of each class, of the training and of the test images
 WIDTHS, FEATURES = (24, 48, 64), 128

@@ -70,6 +70,11 @@ class Column:
     times: float = 1.0
     digits: int = 3
 
+    @property
+    def is_method(self) -> bool:
+        """Whether the table's rows are tasks ("{row}-kd"), so that the column stands for a method."""
+        return re.match(r"[^-]*\{row\}[^-]*-", self.record) is not None
+
     def of(self, row: str) -> tuple[str, str]:
         """Return the record's row and the metric that a row of the table shows."""
         return self.record.replace("{row}", row), self.metric.replace("{row}", row)
@@ -214,10 +219,8 @@ class Paper:
         task = max(tasks, key=len, default=row.partition("-")[0])
         method = row.removeprefix(task).removeprefix("-")
         rows = [(c, row) for table in self.tables for c in table.columns if "{row}" in c.record for row in table.rows]
-        # A table whose rows are tasks ("{row}-kd") has the methods as its columns; they come last.
-        by_task = {column.record: re.match(r"[^-]*\{row\}[^-]*-", column.record) is not None for column, _ in rows}
-        rows.sort(key=lambda at: by_task[at[0].record])
-        shown = ((c.of(r.id)[0], c.label if by_task[c.record] else r.label) for c, r in rows)
+        rows.sort(key=lambda at: at[0].is_method)  # a row's own label goes first
+        shown = ((c.of(r.id)[0], c.label if c.is_method else r.label) for c, r in rows)
         found = self.words.get(method) or next((label for record, label in shown if record == row), method or row)
         found = re.sub(r"^\d+, ", "", found)  # a table's K, which the words for the task give
         return found, self.words.get(task, task if method else "")

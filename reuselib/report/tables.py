@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
 from statistics import fmean
@@ -184,37 +184,40 @@ def brief(paper: str) -> Brief:
     Returns:
         The verdicts on the paper's own claims, counted; the means of the method, its first rival, floor and ceiling in
         the first column of the opening that has the method and two rows more, of the largest scale first; and what
-        the method cost.
+        the method cost in the same runs.
 
     Raises:
         ReuseError: The file has no opening.
     """
     layout = _opening(published(paper)).table
-    every = [
-        (column, scale) for scale in shown_scales(paper)[::-1] for column in layout.columns if scale in column.scales
-    ]
-    method, found = layout.rows[0].label, [(column, _means(paper, scale, column, layout)) for column, scale in every]
-    answers = [f"Does it hold? Of the paper's own claims: {badge(paper)}."]
-    for column, means in [(column, means) for column, means in found if method in means and len(means) > 2][:1]:
+    method, answers = layout.rows[0].label, [f"Does it hold? Of the paper's own claims: {badge(paper)}."]
+    every = ((column, at) for at in shown_scales(paper)[::-1] for column in layout.columns if at in column.scales)
+    found = ((column, at, _means(paper, at, column, layout)) for column, at in every)
+    for shown, scale, means in [each for each in found if method in each[2] and len(each[2]) > 2][:1]:
         ends = [label for label in means if label.endswith(("(floor)", "(ceiling)"))]
         labels = [method, *[label for label in means if label not in (method, *ends)][:1], *ends]
-        far = "; ".join(f"{each}: {plain(means[each], decimals(means[each], column.digits))}" for each in labels)
-        answers.append(f"By how much? {layout.caption}, {column.label}. {far}.")
-    costs = [(column.label.partition(" "), means[method]) for column, means in found if method in means]
-    for (unit, _, words), cost in [each for each in costs if each[0][0] in SECONDS][:1]:
-        answers.append(f"At what cost? {duration(cost * SECONDS[unit])} {words}".rstrip() + ".")
+        far = "; ".join(f"{each}: {plain(means[each], decimals(means[each], shown.digits))}" for each in labels)
+        answers.append(f"By how much? {layout.caption}, {shown.label}. {far}.")
+        for column in layout.columns:
+            unit, _, words = column.label.partition(" ")
+            cost = _means(paper, scale, replace(column, record=shown.record), layout) if unit in SECONDS else {}
+            if method in cost and len(answers) < 3:
+                of = words.partition(",")[0]
+                answers.append(f"At what cost? {duration(cost[method] * SECONDS[unit])} {of}".rstrip() + ".")
     return Brief("\n".join(answers))
 
 
 def _means(paper: str, scale: str, column: Column, layout: PaperTable) -> dict[str, float]:
     """Return the mean of every row of a column that has records, by its label."""
-    found: dict[str, list[float]] = {}
-    for row in layout.rows:
-        name, metric = column.of(row.id)
-        for record in records(paper, scale):
-            if record.row == name and not record.stale and record.has(metric):
-                found.setdefault(row.label, []).append(column.times * record.value(metric))
-    return {label: fmean(values) for label, values in found.items()}
+    fresh = [record for record in records(paper, scale) if not record.stale]
+    found = {row.label: _values(row, column, fresh) for row in layout.rows}
+    return {label: fmean(values) for label, values in found.items() if values}
+
+
+def _values(row: Row, column: Column, found: Sequence[Record]) -> list[float]:
+    """Return the numbers of a cell, one a record."""
+    name, metric = column.of(row.id)
+    return [column.times * record.value(metric) for record in found if record.row == name and record.has(metric)]
 
 
 def _opening(about: Paper) -> Opening:
@@ -281,7 +284,7 @@ def _cited(row: Row, column: Column, about: Paper, layout: PaperTable, mark: Mar
 
 def _ours(row: Row, column: Column, found: list[Record], mark: Mark, empty: str) -> str:
     """Return mean ± sd (n) of a row's records, marked where some are stale or differ in settings."""
-    name, metric = column.of(row.id)
+    name, _ = column.of(row.id)
     mine = [record for record in found if record.row == name]
     fresh = [record for record in mine if not record.stale]
     marks = ""
@@ -289,7 +292,7 @@ def _ours(row: Row, column: Column, found: list[Record], mark: Mark, empty: str)
         marks += mark(f"Stale, made by another version and left out: {name}, seed {', '.join(stale)}.")
     if any(record.settings != fresh[0].settings for record in fresh):
         marks += mark(f"The seeds of {name} differ in configuration.")
-    values = [column.times * record.value(metric) for record in fresh if record.has(metric)]
+    values = _values(row, column, fresh)
     return (summary(values).show(column.digits) if values else "–" if fresh else "stale" if mine else empty) + marks
 
 

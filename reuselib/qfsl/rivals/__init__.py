@@ -62,15 +62,7 @@ def build(method: str, seed: int = 0, **options: Any) -> ZeroShotClassifier:
 
 
 def tuned(
-    method: str,
-    features: Tensor,
-    labels: Tensor,
-    attributes: Tensor,
-    *,
-    seed: int,
-    folds: int,
-    images: int,
-    every: int = 1,
+    method: str, features: Tensor, labels: Tensor, attributes: Tensor, *, seed: int, folds: int, images: int
 ) -> dict[str, Any]:
     """The options of a method that are best on seen classes which play the unseen ones, among those listed as tried.
 
@@ -82,7 +74,6 @@ def tuned(
         seed: of the draw, the folds and the method.
         folds: into how many parts the seen classes are cut.
         images: at most as many of each class take part.
-        every: of the values listed for an option, the first and each so many behind it, where there are more than two.
 
     Raises:
         UnknownName: there is no such method.
@@ -93,10 +84,4 @@ def tuned(
     counts = labels.cpu().unique(return_counts=True)[1].tolist()
     few = torch.cat([own[:images] for own in drawn.split(counts)]).to(labels.device)
     given = features[few], labels[few], attributes
-    return select(build(method, seed), grid(method, every), *given, folds=folds, seed=seed)[0]
-
-
-def grid(method: str, every: int = 1) -> dict[str, list[Any]]:
-    """What :func:`tuned` tries of a method: option → values."""
-    tried = OPTIONS["tried"][method].items()
-    return {name: values[:: every if len(values) > 2 else 1] for name, values in tried}
+    return select(build(method, seed), OPTIONS["tried"][method], *given, folds=folds, seed=seed)[0]
