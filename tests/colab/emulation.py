@@ -39,8 +39,8 @@ IMAGE += ("tqdm", "pyyaml", "jinja2", "pillow", "requests")
 """What Colab's image brings, among much else; what these need comes with them."""
 ABSENT = {"captum", "click", "jsonschema", "nbval", "pooch", "pytest", "reuselib", "safetensors"}
 UPDATES = 2
-SECONDS = 1800
-"""Of one cell, at most: a cell that takes longer is an error."""
+SECONDS = 7200
+"""Of one cell, at most: a cell that takes longer is an error, and the cells after it are not run."""
 ELSEWHERE = {
     "taskonomy-popularity": "a score of the published table alone, computed in a cell of its own",
     **dict.fromkeys(("taskonomy-group-prior", "taskonomy-symmetric-ceiling"), "the same"),
@@ -139,7 +139,7 @@ class Machine:
             scale: of the run.
         """
         from nbclient import NotebookClient
-        from nbclient.exceptions import DeadKernelError
+        from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
         notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
         for cell in notebook.cells:
@@ -160,6 +160,8 @@ class Machine:
             client.execute(env=self.environment())
         except (DeadKernelError, AssertionError):  # the second is what nbclient's own tidying up raises then
             dead = "killed"
+        except CellTimeoutError:
+            dead = f"a cell took more than {SECONDS} s"
         finally:
             os.environ.clear()
             os.environ.update(before)
