@@ -315,6 +315,12 @@ def test_signatures_say_by_name_what_they_take(html: Path) -> None:
     assert {name for name, text in shown.items() if re.search(r"\*\*[a-z_]", text)} == set(MAY_TAKE_ANY)
 
 
+def test_no_words_of_a_docstring_are_taken_for_a_type(html: Path) -> None:
+    """Napoleon takes what stands before a colon in the first line of Returns for a type; signatures have the types."""
+    pages = {page.stem: page.read_text("utf-8") for page in (html / "book/api").glob("*.html")}
+    assert not [name for name, text in pages.items() if "Return type<" in text]
+
+
 def code_of(page: str) -> Iterator[str]:
     """Give the lines of code that a Markdown page shows, fenced or indented, but for directives."""
     fence: str | None = None

@@ -335,7 +335,7 @@ def split_half(truth: Truth, losses: Tensor, seed: int = 0) -> Score:
         seed: of the halves.
 
     Returns:
-        How the second half does as a score for the first: a ceiling of any score.
+        How the second half does as a score for the first, which is a ceiling of any score.
 
     Raises:
         BadValue: there are fewer than two images.

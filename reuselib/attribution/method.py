@@ -283,8 +283,8 @@ class ModelSpace:
         """The other networks here by descending similarity with one of them; equal ones keep their order.
 
         Returns:
-            A row for each candidate, the best first: ``similarity``, its standard ``error`` over the probes where the
-            comparison knows it, and ``zeros``, how many of its maps are zero.
+            A row for each candidate, the best first, with its ``similarity``, the standard ``error`` of that over the
+            probes where the comparison knows it, and ``zeros``, how many of its maps are zero.
 
         Raises:
             UnknownName: there is no such network.

@@ -205,7 +205,7 @@ class Inversion(run.Method):
         """Make one batch, put it into the pool, and let the student learn.
 
         Returns:
-            ``inversion``: the lowest loss of the batch; the last value of each term by its name; ``imitation`` and
+            ``inversion``, the lowest loss of the batch; the last value of each term by its name; ``imitation`` and
             ``teacher_logits`` if a student learns.
         """
         targets = self._draw_targets()

@@ -85,7 +85,7 @@ class Distillation(run.Method):
         """One iteration: ``student_steps`` updates of the student, each on fresh images.
 
         Returns:
-            ``imitation``: mean loss of the student; ``teacher_logits``: mean absolute logit of the teacher.
+            ``imitation``, mean loss of the student; ``teacher_logits``, mean absolute logit of the teacher.
         """
         report = self.imitation_stage()
         self.advance_schedules()

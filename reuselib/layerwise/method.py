@@ -149,7 +149,7 @@ class FeatureLearning(Learning):
         """One update of all auto-encoders.
 
         Returns:
-            ``unexplained_1``, … for each layer: the mean share of the variance that its auto-encoders lose.
+            ``unexplained_1``, … for each layer, the mean share of the variance that its auto-encoders lose.
         """
         with torch.no_grad(), self.precision.autocast():
             features, _ = self.teachers(self.draw(), self.encoders.layers)
@@ -288,7 +288,7 @@ class LayerLearning(Learning):
         """One update of all layers.
 
         Returns:
-            ``nmse_1``, … for each layer: its squared error over the variance of its target.
+            ``nmse_1``, … for each layer, its squared error over the variance of its target.
         """
         with run.frozen(self.encoders, *self.dropouts):
             with torch.no_grad(), self.precision.autocast():

@@ -184,9 +184,9 @@ def accuracies(scores: Tensor, labels: Tensor, classes: ClassSets) -> dict[str, 
         classes: of the teachers.
 
     Returns:
-        ``accuracy``: comprehensive, all images and all scores; ``part_1``, …: the images of each teacher's classes, all
-        scores; ``masked_1``, …: the same images with the scores of the other classes masked, so that the student is
-        told which teacher to ask; ``masked_mean``: the mean over the teachers.
+        ``accuracy``, comprehensive, of all images and all scores; ``part_1``, …, of the images of each teacher's
+        classes, all scores; ``masked_1``, …, of the same images with the scores of the other classes masked, so that
+        the student is told which teacher to ask; ``masked_mean``, the mean over the teachers.
 
     Raises:
         NonFinite: a score is NaN or infinite.

@@ -195,7 +195,7 @@ class FSKD(Layerwise):
         """Mend the next layer.
 
         Returns:
-            ``loss``: mean squared distance of its map from the teacher's, before the step.
+            ``loss``, mean squared distance of its map from the teacher's, before the step.
         """
         index = self.first + self.turn(self.iteration)
         with run.frozen(self.teacher):

@@ -213,7 +213,7 @@ class GAN(run.Method):
         """One update of each player.
 
         Returns:
-            ``discriminator`` and ``generator``: the two losses, each as it was before its player's update.
+            ``discriminator`` and ``generator``, the two losses, each as it was before its player's update.
         """
         discriminator, generator = self.play()
         for scheduler in self.schedulers:

@@ -94,7 +94,7 @@ def report(
         unseen: int64 (T,), columns.
 
     Returns:
-        Shares between 0 and 1: ``conventional``, MCA of the unseen images with the unseen classes as candidates;
+        Shares between 0 and 1 – ``conventional``, MCA of the unseen images with the unseen classes as candidates;
         ``seen`` and ``unseen``, MCA_s and MCA_t with all classes as candidates; ``harmonic``, H of those two;
         ``unseen_as_seen``, the share of unseen images that were given a seen class; ``largest_class``, the largest
         share that one class has of the conventional answers.

@@ -187,7 +187,7 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, classes: int, ignore: 
         ignore: the label of pixels that are not counted.
 
     Returns:
-        int64 (C, C) on the device of the predictions: rows are true classes, columns predicted ones.
+        int64 (C, C) on the device of the predictions; rows are true classes, columns predicted ones.
 
     Raises:
         ShapeMismatch: predictions and labels have different shapes, or a class is out of range. On a GPU the latter

@@ -303,7 +303,7 @@ class Study:
             progress: whether to show a bar for each row, and a line with its numbers when it is finished.
 
         Returns:
-            A record a row, in their order, to be set beside those of the book: ``report.table(..., beside=...)``.
+            A record a row, in their order, to be set beside those of the book with ``report.table(..., beside=...)``.
 
         Raises:
             UnknownName: there is no such row.

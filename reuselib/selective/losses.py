@@ -56,7 +56,7 @@ def decorrelation(attributes: Tensor, residual: Tensor) -> Tensor:
         residual: r(x), (B, q).
 
     Returns:
-        A scalar in [0, 1]: 0 where none is correlated with any. A constant column counts as uncorrelated.
+        A scalar in [0, 1], 0 where none is correlated with any. A constant column counts as uncorrelated.
     """
     a, b = (F.normalize(each - each.mean(0), dim=0) for each in (attributes.detach(), residual))
     return (a.T @ b).square().mean()

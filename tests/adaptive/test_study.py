@@ -221,7 +221,8 @@ def test_one_step_of_the_papers_rows_on_archives_in_the_true_format(
         monkeypatch.setitem(archives.FINE_GRAINED, name, tuple("abcd"))
         archives.publish(name, monkeypatch, tmp_path, train=8, test=4)
         data.load(name, download=True)
-    narrow, settings = ("multi_head_resnet18", {"widths": (2, 2, 4, 4, 4)}), PAPER.settings[f"{row}-target"]
+    # Under 8 channels, oneDNN on AVX2 alone writes out of bounds in the backward pass of a strided 1x1 convolution.
+    narrow, settings = ("multi_head_resnet18", {"widths": (8, 8, 8, 8, 8)}), PAPER.settings[f"{row}-target"]
     once = {"updates": 1, "target_updates": 1, "batch": 2, "target_batch": 2, "evaluations": 1, "pretrained": False}
     options = {"updates": 1, "options": {"batch": 2, "lr": 1e-4}, "kept": False, "pretrained": False}
     plan = settings.pool.but(network=narrow, **options)
