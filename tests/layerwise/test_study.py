@@ -224,7 +224,8 @@ def test_the_port_joins_whole_data_sets_and_scores_each_among_its_own_classes(
         data.load(name, download=True)
     settings = PAPER.settings["port-one-stage"]
     assert [len(known) for known in settings.classes] == [196, 100] and settings.updates == 100 * 463
-    narrow, options = ("small_resnet", {"width": 2}), {**settings.teacher.options, "batch": 2}
+    # Not under 8: there oneDNN on AVX2 alone writes out of bounds behind a strided 1x1 convolution.
+    narrow, options = ("small_resnet", {"width": 8}), {**settings.teacher.options, "batch": 2}
     teacher = settings.teacher.but(network=narrow, updates=1, kept=False, options=options)
     few = {"teacher": teacher, "student": narrow, "updates": 1, "batch": 2}
     few["classes"] = (tuple(range(4)), tuple(range(4, 7)))
