@@ -63,7 +63,7 @@ def check_labels(labels: Tensor | None, seen: Tensor, count: int) -> None:
 
 def others(classes: Tensor, count: int) -> Tensor:
     """The classes of ``count`` that are not among these, int64, ascending."""
-    return torch.tensor(sorted(set(range(count)) - set(classes.tolist())))
+    return torch.tensor(sorted(set(range(count)) - set(classes.tolist())), dtype=torch.int64)
 
 
 def filled(attributes: Tensor) -> Tensor:

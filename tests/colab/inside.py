@@ -116,7 +116,9 @@ def bring(chapter: str, scale: str, real: str, server: Path) -> list[str]:
 
     from reuselib import chapters, home
     from reuselib.data import fetching, segmentation, taskonomy
+    from reuselib.data.attributes import BENCHMARKS
     from reuselib.nets import zoo
+    from reuselib.qfsl import study as qfsl
 
     for folder in REAL.values() if real else ():
         if not (there := home.path("downloads", folder)).exists():
@@ -134,6 +136,8 @@ def bring(chapter: str, scale: str, real: str, server: Path) -> list[str]:
                 masks.bring(name, Patch(), server)
             elif name.upper() in archives.BENCHMARKS:
                 archives.bring_benchmark(name.upper(), Patch(), server)
+                if name in qfsl.CODES:
+                    qfsl.CODES[name] = BENCHMARKS[name.upper()].unseen  # no more than the tiny file has
             else:
                 name = name.removesuffix("-jpeg")
                 train, test = ENOUGH if name in ("mnist", "svhn", "cifar10", "cifar100") else (500, 100)

@@ -22,6 +22,7 @@ def test_rows_have_length_one_and_only_seen_classes_have_a_part_in_the_mean() ->
     torch.testing.assert_close(codes, before / before.norm(dim=1, keepdim=True))
     torch.testing.assert_close(class_codes(A, SEEN, "unit"), A / A.norm(dim=1, keepdim=True))
     assert torch.equal(class_codes(A, SEEN, "raw"), A) and others(torch.tensor([3, 0]), 5).tolist() == [1, 2, 4]
+    assert torch.equal(others(torch.arange(5), 5), torch.tensor([], dtype=torch.int64))
 
 
 def test_percentages_are_divided_and_gaps_become_the_mean_of_their_attribute() -> None:
