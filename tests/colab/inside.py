@@ -17,7 +17,7 @@ from typing import Any
 
 ENOUGH = 20_000, 2_000
 """Images of a small size that rows of `colab` take."""
-MEASURED = 1_500
+MEASURED = 500
 """Test images of CIFAR-10: with all of them, measuring takes this machine hours."""
 CHOICES = 3
 """Of each grid, among which class-wise cross-validation chooses."""
