@@ -11,6 +11,7 @@ import functools
 import importlib
 import inspect
 import itertools
+import json
 import os
 import re
 import shutil
@@ -243,10 +244,20 @@ def test_a_lesson_is_short_and_its_first_screen_answers(browser: Any, site: str)
     page.close()
 
 
-def test_search_finds_a_word(browser: Any, site: str) -> None:
-    page = browser.new_page()
-    page.goto(f"{site}/search.html?q=distillation", wait_until="networkidle")
-    page.wait_for_selector("#search-results li", timeout=30_000)
+def test_search_finds_a_chapter_first_and_words(browser: Any, site: str) -> None:
+    page, hits = browser.new_page(), "#search-results li a"
+
+    def first(words: str) -> str:
+        page.goto(f"{site}/search.html?q={words}")
+        page.wait_for_selector(hits, timeout=30_000)
+        page.wait_for_function("document.querySelector('#search-results p').textContent.includes('found')")
+        return page.locator(hits).first.inner_text()
+
+    lessons = [name for name in pages() if re.search(r"/\d\d_.*(?<!_lab)$", name) and "00_" not in name]
+    for number, name in enumerate(lessons, 1):
+        title = json.loads((ROOT / f"{name}.ipynb").read_text("utf-8"))["cells"][0]["source"][0].removeprefix("# ")
+        assert first(title.partition(":")[0]) == f"{number}. {title.strip()}".replace("'", "’")
+    assert first("attribution map").startswith("7. ") and first("distillation")
     page.close()
 
 
