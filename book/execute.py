@@ -92,7 +92,7 @@ def execute(path: Path, target: Path, parameters: dict[str, Any], bar: bool) -> 
     """
     began = time.monotonic()
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".part.{target.name}")
+    part = target.with_name(f".part.{target.stem}.json")  # no page of the book, should this process be killed
     before = nbformat.read(path, as_version=4)
     auto = any(AUTO in cell.source for cell in before.cells)
     options: dict[str, Any] = {"cwd": str(path.parent), "kernel_name": "python3", "coalesce_streams": True}
