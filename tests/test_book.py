@@ -38,6 +38,11 @@ def pages() -> list[str]:
     return re.findall(r"^\s*(?:-\s+)?(?:root|file):\s*(\S+)", toc, re.M)
 
 
+def lessons() -> list[str]:
+    """Return the page of each chapter's lesson, in order."""
+    return [name for name in pages() if re.search(r"/(?!00)\d\d_.*(?<!_lab)$", name)]
+
+
 @pytest.fixture(scope="session")
 def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of the built book."""
@@ -212,7 +217,7 @@ def test_verdicts_are_seen_without_scrolling(browser: Any, site: str) -> None:
     """On a desk the whole table is, on a phone a claim beside its verdict."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     claims = "document.querySelector('div[aria-label^=\"The claims and\"]')"
-    for name in (name for name in pages() if re.search(r"/\d\d_.*(?<!_lab)$", name) and "00_" not in name):
+    for name in lessons():
         page.goto(f"{site}/{name}.html", wait_until="load")
         page.add_style_tag(content="body * { letter-spacing: .05em }")  # fonts differ from machine to machine
         for width, columns in ((1440, 6), (390, 2)):
@@ -236,7 +241,7 @@ SCREENS = """
 def test_a_lesson_is_short_and_its_first_screen_answers(browser: Any, site: str) -> None:
     """Fifteen screens (and a half: fonts differ); on the first one the answers and a good part of the picture."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
-    for name in (name for name in pages() if re.search(r"/\d\d_.*(?<!_lab)$", name) and "00_" not in name):
+    for name in lessons():
         page.goto(f"{site}/{name}.html", wait_until="networkidle")
         screens, brief, picture = page.evaluate(SCREENS)
         print(f"{name}: {screens:.1f} screens, answers end at {brief:.2f}, the picture begins at {picture:.2f}")
@@ -253,8 +258,7 @@ def test_search_finds_a_chapter_first_and_words(browser: Any, site: str) -> None
         page.wait_for_function("document.querySelector('#search-results p').textContent.includes('found')")
         return page.locator(hits).first.inner_text()
 
-    lessons = [name for name in pages() if re.search(r"/\d\d_.*(?<!_lab)$", name) and "00_" not in name]
-    for number, name in enumerate(lessons, 1):
+    for number, name in enumerate(lessons(), 1):
         title = json.loads((ROOT / f"{name}.ipynb").read_text("utf-8"))["cells"][0]["source"][0].removeprefix("# ")
         assert first(title.partition(":")[0]) == f"{number}. {title.strip()}".replace("'", "’")
     assert first("attribution map").startswith("7. ") and first("distillation")

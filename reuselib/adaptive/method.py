@@ -220,7 +220,7 @@ class AdaptiveLearning(run.Method):
             parts: those parts.
 
         Returns:
-            ``loss`` and its terms before weighting, summed over the lessons, ``features``, ``logits``,
+            ``loss`` and, summed over the lessons before they are weighed, its terms ``features``, ``logits`` and
             ``regulariser``; the first and the last are 0 where they do not apply.
 
         Equation: `adaptive-stage1`, `adaptive-stage2`.

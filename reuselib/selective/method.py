@@ -113,7 +113,7 @@ class AugmentedTraining(SeenTraining):
         """One update on a random batch.
 
         Returns:
-            ``loss``, and its parts before they are weighed, ``defined``, ``residual``, ``decorrelation``.
+            ``loss`` and, before they are weighed, its parts ``defined``, ``residual`` and ``decorrelation``.
         """
         student = self.student
         x, labels = self.images.sample(self.batch, self.random, self.augment)
