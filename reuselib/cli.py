@@ -286,7 +286,7 @@ def _cost(study: Any, row: str) -> Any:
 @device_option
 @precision_option
 def reproduce(chapter: str, scale: str, count: int, draw: int, rows: list[str]) -> None:
-    """Run some records of a CHAPTER again: are they equal, bit for bit? On a processor of the same kind they are."""
+    """Run some records of a CHAPTER again: are they equal, bit for bit? Where processors round alike they are."""
     study = chapters.study(chapter, scale)
     wanted = [study.row(row) for row in rows] or study.rows
     found = [record for record in ledger.records(chapter, scale) if record.row in wanted and not record.stale]

@@ -180,7 +180,7 @@ def threads(count: int | None = None) -> Iterator[int]:
     """Fix the number of CPU threads for a while.
 
     The default is ``REUSELIB_THREADS`` or one: small networks gain little from a second thread, lose up to thirty
-    times on a busy machine, and give the same bits everywhere with one.
+    times on a busy machine, and give the same bits on every processor with the same instructions with one.
     """
     before = torch.get_num_threads()
     if count is None:
