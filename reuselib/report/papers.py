@@ -185,7 +185,8 @@ class Paper:
         interval: The day on which the rule of 95 % intervals was added to the rules of the claims.
         sources: What cells and claims cite, in words.
         tables, claims: In the order of the file.
-        words: What tasks and metrics are called where their names would not be understood.
+        words: What tasks and metrics are called where their names would not be understood; "cells-" is the task, where
+            there is a metric of that name, too.
         opening: Of its chapter.
     """
 
@@ -215,7 +216,7 @@ class Paper:
 
     def label(self, row: str) -> tuple[str, str]:
         """Return what the method and the task of a row of the records are called."""
-        tasks = [name for name in self.words if row.startswith(f"{name}-")]
+        tasks = [name.rstrip("-") for name in self.words if row.startswith(f"{name.rstrip('-')}-")]
         task = max(tasks, key=len, default=row.partition("-")[0])
         method = row.removeprefix(task).removeprefix("-")
         rows = [(c, row) for table in self.tables for c in table.columns if "{row}" in c.record for row in table.rows]
@@ -223,7 +224,7 @@ class Paper:
         shown = ((c.of(r.id)[0], c.label if c.is_method else r.label) for c, r in rows)
         found = self.words.get(method) or next((label for record, label in shown if record == row), method or row)
         found = re.sub(r"^\d+, ", "", found)  # a table's K, which the words for the task give
-        return found, self.words.get(task, task if method else "")
+        return found, self.words.get(f"{task}-") or self.words.get(task, task if method else "")
 
     def rows(self) -> set[str]:
         """Return every row of the records that a table or a claim names."""
