@@ -2,6 +2,7 @@
 
 python book/execute.py                         every notebook, as committed (laptop scale on any machine), in place
 python book/execute.py 01_dfad                 one of them
+python book/execute.py --records 10_selective  after new records: nothing is trained, what was trained and shown stays
 python book/execute.py --scale smoke           another scale: written to _build/smoke, nothing is replaced
 
 Two run at once, each on one core, where there are two cores.
@@ -10,6 +11,7 @@ Two run at once, each on one core, where there are two cores.
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import re
 import sys
@@ -27,6 +29,9 @@ NOTEBOOKS = ROOT / "notebooks"
 PARAMETERS = ("scale", "seed", "recompute")
 AUTO, LAPTOP = 'scale = "auto"', 'scale = "laptop"'
 """What a notebook says of its scale, and what is run in its place: what is committed must not hang on a card."""
+TRAIN, ONLY_SHOW = "recompute = True", "recompute = False"
+LIVE, RECORDED = "nbval-ignore-output", "recorded"
+"""Tags: of cells whose output hangs on what was trained, and of those among them that show records alone."""
 
 
 def chosen(names: list[str]) -> list[Path]:
@@ -56,7 +61,7 @@ def changes(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if own[name].strip("\"'") != str(value)}
 
 
-def with_scale(notebook: nbformat.NotebookNode, old: str, new: str) -> nbformat.NotebookNode:
+def with_line(notebook: nbformat.NotebookNode, old: str, new: str) -> nbformat.NotebookNode:
     """Put one line for another in the cell of parameters."""
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", ()):
@@ -84,8 +89,24 @@ def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def execute(path: Path, target: Path, parameters: dict[str, Any], bar: bool) -> float:
+def refreshed(old: nbformat.NotebookNode, new: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return a notebook with the outputs of a run that trained nothing, where these do not hang on what is trained."""
+    for cell, other in zip(old.cells, new.cells, strict=True):
+        tags = cell.metadata.get("tags", ())
+        if cell.cell_type == "code" and (LIVE not in tags or RECORDED in tags):
+            cell.outputs = other.outputs
+    return old
+
+
+def execute(path: Path, target: Path, parameters: dict[str, Any], bar: bool, records: bool) -> float:
     """Run one notebook, put the result at `target` in one step and return the seconds it took.
+
+    Args:
+        path: of the notebook.
+        target: of the result.
+        parameters: that differ from the notebook's own.
+        bar: whether to show how far it is.
+        records: whether to train nothing, and to replace only what does not hang on it.
 
     Raises:
         RuntimeError: a cell failed, with what it said; `target` is as it was.
@@ -94,12 +115,15 @@ def execute(path: Path, target: Path, parameters: dict[str, Any], bar: bool) -> 
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".part.{target.stem}.json")  # no page of the book, should this process be killed
     before = nbformat.read(path, as_version=4)
+    stored = copy.deepcopy(before)
     auto = any(AUTO in cell.source for cell in before.cells)
     options: dict[str, Any] = {"cwd": str(path.parent), "kernel_name": "python3", "coalesce_streams": True}
     try:
-        nbformat.write(with_scale(before, AUTO, LAPTOP), part)
+        before = with_line(before, AUTO, LAPTOP)
+        nbformat.write(with_line(before, TRAIN, ONLY_SHOW) if records else before, part)
         done = papermill.execute_notebook(str(part), None, parameters, progress_bar=bar, **options)
-        nbformat.write(tidy(with_scale(done, LAPTOP, AUTO) if auto else done), part)
+        done = refreshed(stored, tidy(done)) if records else tidy(with_line(done, LAPTOP, AUTO) if auto else done)
+        nbformat.write(done, part)
         os.replace(part, target)
     except papermill.PapermillExecutionError as error:  # which does not pass from process to process
         raise RuntimeError(f"{error}\n{path.stem} failed; the notebook is as it was.") from None
@@ -115,6 +139,7 @@ def main() -> None:
     parser.add_argument("--scale", default="laptop", choices=["smoke", "laptop", "colab", "paper"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--to", type=Path, help="folder for the results instead of the place named above")
+    parser.add_argument("--records", action="store_true", help="train nothing: show new records, keep what was trained")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="notebooks at once")
     options = parser.parse_args()
     notebooks, waiting = chosen(options.names), {}
@@ -124,7 +149,7 @@ def main() -> None:
         for path in notebooks:
             parameters = changes(path, {"scale": options.scale, "seed": options.seed})
             folder = options.to or (ROOT / "_build" / options.scale if parameters else NOTEBOOKS)
-            arguments = path, folder.resolve() / path.name, parameters, len(notebooks) == 1
+            arguments = path, folder.resolve() / path.name, parameters, len(notebooks) == 1, options.records
             waiting[pool.submit(execute, *arguments)] = folder / path.name
         print(f"{len(notebooks)} notebooks, {options.scale} scale, seed {options.seed}", flush=True)
         for number, done in enumerate(as_completed(waiting), start=1):

@@ -241,6 +241,27 @@ def test_execute_replaces_only_what_ended_well(execute: tuple[Any, Path], monkey
     assert '"smoke\\n"' in smoke.read_text() and path.read_bytes() == before
 
 
+def test_execute_shows_new_records_and_keeps_what_was_trained(
+    execute: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, folder = execute
+    path, parameters = folder / "01_a.ipynb", 'scale = "auto"\nseed = 0\nrecompute = True'
+    small_notebook(path, parameters, "print(scale, recompute)")
+    notebook = nbformat.read(path, as_version=4)
+    trained = [nbformat.v4.new_output("stream", text="trained for an hour")]
+    tags = {"tags": ["nbval-ignore-output"]}
+    notebook.cells.append(nbformat.v4.new_code_cell("print(recompute)", outputs=trained, metadata=tags))
+    tags = {"tags": ["nbval-ignore-output", "recorded"]}
+    notebook.cells.append(nbformat.v4.new_code_cell("print('a figure')", outputs=trained, metadata=tags))
+    nbformat.write(notebook, path)
+    monkeypatch.setattr(sys, "argv", ["execute.py", "--records"])
+    module.main()
+    done = nbformat.read(path, as_version=4)
+    assert [cell.source for cell in done.cells] == [cell.source for cell in notebook.cells]
+    assert done.cells[1].outputs[0].text == "laptop False\n" and done.cells[2].outputs == trained
+    assert done.cells[3].outputs[0].text == "a figure\n"
+
+
 def test_execute_keeps_no_bar_that_showed_progress(execute: tuple[Any, Path]) -> None:
     bar, figure = "DFAD: 100%|████| 5/5 [00:01<00:00, 5.0update/s]", {"image/png": "", "text/plain": "50%| of it"}
     outputs = [nbformat.v4.new_output("display_data", each) for each in ({"text/plain": bar}, figure)]
