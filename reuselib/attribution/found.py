@@ -3,7 +3,7 @@
 Its members learned ImageNet (three EfficientNets), CIFAR-10, digits, clothes, drawn shapes and symbols, or tasks of the
 rooms; a few never learned. All are given the same coloured images of 32x32 pixels, which each turns into what it takes.
 The truth is measured in two ways: by a linear readout of the frozen features, and by a short fine-tuning of the whole
-network that starts from that readout.
+network that starts from that readout. Its pieces::
 
     zoo/found/animals/     weights.safetensors  card.json  log.csv   of the one member that is trained for this
     zoo/found/readout/     losses.safetensors   card.json            the losses of all readouts, image by image

@@ -1,6 +1,6 @@
 """The zoo: trained networks and tables of numbers, each with its tensors, its card and the recipe that made it.
 
-A piece ``<name>`` is a folder ``zoo/<name>/`` in the data room; slashes in the name make folders in folders:
+A piece ``<name>`` is a folder ``zoo/<name>/`` in the data room; slashes in the name make folders in folders::
 
     zoo/fashion16-conv3/   weights.safetensors  card.json  log.csv   a network with a recipe in ``RECIPES``
     zoo/rooms-0/depth/     weights.safetensors  card.json  log.csv   a network that a study made

@@ -1,5 +1,7 @@
 """What all zero-shot classifiers share: they fit features and attributes as scikit-learn's classifiers fit features.
 
+For example::
+
     classifier = ESZSL(gamma=10.0).fit(features, labels, attributes, seen=seen)
     classifier.predict(images_of_unseen_classes)                        # among the unseen classes
     classifier.decision_function(images)                                # (n, C), for any other protocol
@@ -37,7 +39,10 @@ DOORS: dict[Callable[..., None], tuple[str, ...]] = {
     partial(checks.whole, 0): ("steps", "unlabelled_steps"),
     partial(checks.whole, 0, checks.SEEDS): ("seed",),
 }
-"""Check → the options that must pass it, of the classifiers that have them; networks and methods check their own."""
+"""Check → the options that must pass it, of the classifiers that have them; networks and methods check their own.
+
+:meta hide-value:
+"""
 
 
 class NotFitted(ReuseError, NotFittedError):

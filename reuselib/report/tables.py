@@ -87,6 +87,38 @@ class Table:
         return f"<style>{style}</style>{self.html()}"
 
 
+class Absent(str):
+    """What a table that has no number yet would show, in sentences; it is shown as a :class:`Table` is.
+
+    Attributes:
+        caption: What the table would show.
+    """
+
+    caption: str
+
+    @classmethod
+    def of(cls, layout: PaperTable, paper: str) -> Absent:
+        """Say what is not known of a paper's table, and name its rows."""
+        said = ["Not run yet"] if any(each.record for each in layout.columns) else []
+        if _unknown(layout):
+            said.append(f"No published number was found; one goes into data/papers/{paper}.yaml")
+        said.append("; ".join(row.label for row in layout.rows))
+        found = cls(" ".join([f"{layout.caption}. {'. '.join(said[:-1])}: {said[-1]}.", layout.note]).rstrip())
+        found.caption = layout.caption
+        return found
+
+    def __repr__(self) -> str:
+        """Return the sentences in lines."""
+        return textwrap.fill(self, WIDE)
+
+    def html(self) -> str:
+        """Return the sentences as HTML with the class `results`."""
+        return f'<div class="results"><p>{escape(self)}</p></div>'
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+
 def _lines(cell: str) -> str:
     lines = (escape(line) if len(line) <= SHORT else f"<span>{escape(line)}</span>" for line in cell.split("\n"))
     return "<br>".join(lines)
@@ -98,7 +130,7 @@ Mark = Callable[[str], str]
 
 def table(
     paper: str, scale: str | None = "laptop", beside: Any = None, name: str | None = None, known: bool = False
-) -> Table:
+) -> Table | Absent:
     """Set our records beside the published cells.
 
     Args:
@@ -109,8 +141,9 @@ def table(
         known: Whether to write – for a published number that could not be found, and to leave out empty columns.
 
     Returns:
-        The table. A published value from another source than the table's carries a footnote with it. Ours are
-        mean ± standard deviation over seeds with their number, stale records left out.
+        The table, or a sentence where it would have no number. A published value from another source than the table's
+        carries a footnote with it. Ours are mean ± standard deviation over seeds with their number, stale records left
+        out.
     """
     about, layout = published(paper), published(paper).table(name)
     scales = shown_scales(paper) if scale is None else [known_scale(scale)]
@@ -121,6 +154,9 @@ def table(
             live = partial(_ours, found=mine, mark=_marker(footnotes), empty="–", column=c)
             shown.append(("This run", f"{c.label} ({mine[0].scale} scale)", live))
     rows = [[row.label, *(cell(row) for _, _, cell in shown)] for row in layout.rows]
+    lines = (line.partition(" [")[0] for row in rows for cell in row[1:] for line in cell.split("\n"))
+    if not set(lines) - {"?", "–", "not run"}:
+        return Absent.of(layout, paper)
     if known:
         full = [number for number in range(len(shown)) if any(row[1 + number] != "–" for row in rows)]
         shown, rows = [shown[n] for n in full], [[row[0], *(row[1 + n] for n in full)] for row in rows]

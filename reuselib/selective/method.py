@@ -138,6 +138,8 @@ class AugmentedTraining(SeenTraining):
 class AugmentedClassifier(TrainedClassifier):
     """S-ZSC (reconstruction): a zero-shot classifier that knows how far to trust its answers.
 
+    For example::
+
         classifier = AugmentedClassifier(seed=0).fit(features, labels, attributes)
         classifier.predict(new), classifier.confidence(new)
         classifier.answer(new, threshold)                               # -1: ask somebody else

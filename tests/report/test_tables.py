@@ -47,6 +47,17 @@ def test_a_lesson_shows_no_sign_of_what_is_not_known_and_no_column_of_it(room: P
     assert {group for group, _ in report.table("toy").cells.columns} == {"Paper", "Elsewhere", OURS}
 
 
+def test_a_table_without_a_number_is_a_sentence(room: Path) -> None:
+    numbers = '["90.74 ± 0.49", {value: "92.88", source: later}]', '["50.0", "60.0"]'
+    unknown = toy.PAPER.replace(numbers[0], "[null, null]").replace(numbers[1], "[null, null]")
+    (room / "papers" / "toy.yaml").write_text(unknown)
+    shown = report.table("toy", name="curve")
+    told = "Not run yet. No published number was found; one goes into data/papers/toy.yaml: Graft; Plain."
+    assert shown == f"{shown.caption}. {told}" and shown.html() == f'<div class="results"><p>{shown}</p></div>'
+    make(metrics={"accuracy": 0.8, "graft_k1": 0.25}).save()
+    assert "<table" in report.table("toy", name="curve").html()
+
+
 def test_each_scale_has_columns_of_its_own_and_other_settings_are_marked(room: Path) -> None:
     make(metrics={"accuracy": 0.8, "graft_k1": 0.25}).save()
     save("mnist-good", [0.95], scale="colab")
