@@ -40,13 +40,15 @@ class TrainedClassifier(ZeroShotClassifier):
     seed: int = 0
 
     def _learn(self, problem: Problem) -> None:
-        images = FeatureSet(problem.features, problem.labels)
         with run.seeded(self.seed):
-            self.network_: Any = self._network(problem).to(problem.features.device)
-            options = {name: getattr(self, name) for name in self.passed}
-            method = self._trainer(self.network_, images, seen=problem.seen, precision="fp32", **options)
-            run.run(method, updates=self.steps, progress=False)
+            run.run(self._method(problem), updates=self.steps, progress=False)
         self.network_.eval()
+
+    def _method(self, problem: Problem) -> SeenTraining:
+        images = FeatureSet(problem.features, problem.labels)
+        self.network_: Any = self._network(problem).to(problem.features.device)
+        options = {name: getattr(self, name) for name in self.passed}
+        return self._trainer(self.network_, images, seen=problem.seen, precision="fp32", **options)
 
     @abstractmethod
     def _network(self, problem: Problem) -> nn.Module:

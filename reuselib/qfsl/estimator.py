@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
@@ -117,6 +117,18 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator, ABC):
             ReuseError: a label is none of a seen class, a seen class has no image, no class is unseen, the attributes
                 do not do, or ``unlabelled`` is given to an inductive classifier, or not to a transductive one.
         """
+        problem = self._problem(features, labels, attributes, seen, unlabelled)
+        self._learn(problem)
+        self._device = problem.features.device
+        return self
+
+    def fits(self, choices: Iterable[Mapping[str, Any]], *given: Any, **unlabelled: Any) -> list[Self]:
+        """Copies with these options, each fitted on the same; what copies share need be computed only once."""
+        return [clone(self).set_params(**options).fit(*given, **unlabelled) for options in choices]
+
+    def _problem(
+        self, features: Any, labels: Any, attributes: Any, seen: Classes = None, unlabelled: Any = None
+    ) -> Problem:
         self._check_options()
         x = as_matrix(features, "features")
         y, where = as_labels(labels, len(x)), x.device
@@ -130,9 +142,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator, ABC):
         rest, places = others(known, len(table)), torch.searchsorted(known, y)
         self.classes_, self.seen_, self.unseen_ = np.arange(len(table)), known.numpy(), rest.numpy()
         parts = (each.to(where) for each in (y, places, table, codes, known, rest, extra))
-        self._learn(Problem(self._scaler(x), *parts))
-        self._device = where
-        return self
+        return Problem(self._scaler(x), *parts)
 
     def decision_function(self, features: Any) -> Any:
         """The scores of all classes, (n, C), the larger the more likely, of features (n, d).

@@ -178,13 +178,17 @@ class SeenTraining(run.Method):
                 module.eval()
 
     def step(self) -> dict[str, Tensor]:
-        """One update on a random batch of images of the seen classes; returns ``loss``."""
+        """One update on a random batch of images of the seen classes; returns :meth:`losses`."""
         x, y = self.images.sample(self.batch, self.random, self.augment)
+        losses = self.losses(x, y)
+        self.precision.minimise(losses["loss"], self.optimizer)
+        return {name: value.detach() for name, value in losses.items()}
+
+    def losses(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """``loss``, what a batch is to lower, and its parts if it has any."""
         with self.precision.autocast():
             scores = self.student(x)
-        loss = mean(self.labelled(scores.float(), y))
-        self.precision.minimise(loss, self.optimizer)
-        return {"loss": loss.detach()}
+        return {"loss": mean(self.labelled(scores.float(), y))}
 
     def labelled(self, scores: Tensor, labels: Tensor) -> Tensor:
         """The losses (B,) of labelled images, from scores (B, C) and classes (B,)."""

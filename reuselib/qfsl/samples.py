@@ -141,6 +141,20 @@ def solved(matrix: Tensor, targets: Tensor, strength: float) -> Tensor:
     return torch.linalg.solve(matrix + strength * torch.eye(len(matrix)).to(matrix), targets)
 
 
+def span(features: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The same images in fewer numbers, where there are fewer images than features.
+
+    A linear classifier with a penalty on its length lies in the span of its images, so it may be found there.
+
+    Returns:
+        X Q, (N, min(N, d)), and Q with orthonormal columns, which leads back, (d, N); X itself and nothing if N ≥ d.
+    """
+    if len(features) >= features.shape[1]:
+        return features, None
+    q, r = torch.linalg.qr(features.T)
+    return r.T, q
+
+
 LBFGS: dict[str, Any] = {"max_iter": 500, "max_eval": 2000, "tolerance_grad": 1e-8, "tolerance_change": 1e-12}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -32,8 +32,14 @@ class Fold(NamedTuple):
 
     def fit(self, classifier: Any, **options: Any) -> Any:
         """A copy of a classifier with these options, fitted; a transductive one gets what is held out, unlabelled."""
-        extra = {"unlabelled": self.unseen[0]} if classifier.transductive else {}
-        return clone(classifier).set_params(**options).fit(*self.train, self.attributes, **extra)
+        return clone(classifier).set_params(**options).fit(*self.train, self.attributes, **self._extra(classifier))
+
+    def fits(self, classifier: Any, choices: Iterable[Mapping[str, Any]]) -> list[Any]:
+        """The same with several choices of options, see :meth:`ZeroShotClassifier.fits`."""
+        return classifier.fits(choices, *self.train, self.attributes, **self._extra(classifier))
+
+    def _extra(self, classifier: Any) -> dict[str, Tensor]:
+        return {"unlabelled": self.unseen[0]} if classifier.transductive else {}
 
 
 def class_wise(
@@ -129,8 +135,8 @@ def select(
     Raises:
         ReuseError: there are too few seen classes.
     """
-    parts, tried = class_wise(features, labels, attributes, folds, 0.0, seed), []
-    for options in ParameterGrid(dict(grid)):
-        total = sum(fold.fit(classifier, **options).score(*fold.unseen) for fold in parts)
-        tried.append((options, total / folds))
+    choices = [*ParameterGrid(dict(grid))]
+    parts = class_wise(features, labels, attributes, folds, 0.0, seed)
+    scores = [[fitted.score(*fold.unseen) for fitted in fold.fits(classifier, choices)] for fold in parts]
+    tried = [(options, sum(each) / folds) for options, *each in zip(choices, *scores, strict=True)]
     return max(tried, key=lambda pair: pair[1])[0], tried

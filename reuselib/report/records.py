@@ -448,10 +448,7 @@ def _run_git(*arguments: str) -> str:
 
 
 def cpu_name() -> str:
-    """The processor's name, as far as the system tells it, and the instructions that torch uses: both round a sum."""
-    import torch  # not needed to read records
-
+    """The processor's name, as far as the system tells it."""
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", info.read_text() if info.is_file() else "", re.MULTILINE)
-    name = found[1].strip() if found else platform.processor() or platform.machine() or "unknown"
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+    return found[1].strip() if found else platform.processor() or platform.machine() or "unknown"

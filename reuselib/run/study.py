@@ -392,9 +392,12 @@ class Study:
 
     def _record(self, row: str, seed: int, settings: Settings, result: Result) -> report.Record:
         where, cuda = result.device, result.device.type == "cuda"
+        instructions = torch.backends.cpu.get_cpu_capability()  # they, too, decide how sums are rounded
         measured: dict[str, Any] = {
             "metrics": result.metrics,
-            "device": torch.cuda.get_device_name(where) if cuda else f"{where.type} ({platform.machine()})",
+            "device": torch.cuda.get_device_name(where)
+            if cuda
+            else f"{where.type} ({platform.machine()}, {instructions})",
             "precision": result.precision,
             "curves": {name: result.points(name) for name in result.curves},
             **vars(result.history.cost),

@@ -55,15 +55,27 @@ def test_sae_is_the_minimum_of_its_objective_even_where_it_has_many(width: int, 
     assert slope(((features - z @ w) ** 2).sum() + 0.7 * ((features @ w.T - z) ** 2).sum(), w) < 1e-8
 
 
-def test_synthesised_classifiers_are_the_minimum_of_their_objective() -> None:
+def images(few: bool) -> tuple[Tensor, Tensor]:
+    """Features and the places of their labels: all, or fewer images than features."""
+    if not few:
+        return TRAIN, PLACES
+    some = torch.cat([(PLACES == place).nonzero()[:1].flatten() for place in PLACES.unique()])
+    wide = torch.cat([TRAIN[some], TRAIN[some].square(), torch.randn(len(some), len(some)).double()], 1)
+    assert wide.shape[1] > len(wide)
+    return wide, PLACES[some]
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_synthesised_classifiers_are_the_minimum_of_their_objective(few: bool) -> None:
     codes, bases = torch.tensor([[0.0, 0.0], [3.0, 4.0]]).double(), torch.tensor([[0.0, 0.0], [0.0, 1.0]]).double()
     expected = torch.tensor([[0.0, -1], [-25, -18]]).double().div(4).softmax(1)
     torch.testing.assert_close(linear.similarities(codes, bases, 2.0), expected)
     s = linear.similarities(A, A[TOY.seen], 1.0)[TOY.seen]
-    v = linear.base_classifiers(TOY.train, PLACES, s, 0.05).requires_grad_()
-    w, signs = s @ v, 2 * F.one_hot(PLACES) - 1
-    hinge = (1 - signs * (TRAIN @ w.T)).relu() ** 2
-    assert slope(hinge.sum() / len(TRAIN) + 0.05 / 2 * (w**2).sum(), v) < 1e-5
+    x, places = images(few)
+    v = linear.base_classifiers(x, places, s, 0.05).requires_grad_()
+    w, signs = s @ v, 2 * F.one_hot(places, len(s)) - 1
+    hinge = (1 - signs * (x @ w.T)).relu() ** 2
+    assert slope(hinge.sum() / len(x) + 0.05 / 2 * (w**2).sum(), v) < 1e-5
 
 
 def test_scores_of_linear_classifiers() -> None:
@@ -82,13 +94,15 @@ def test_scores_of_linear_classifiers() -> None:
 # --- DAP, IAP, ConSE --------------------------------------------------------------------------------------------------
 
 
-def test_logistic_classifiers_are_the_minimum_of_their_objective() -> None:
+@pytest.mark.parametrize("few", [False, True])
+def test_logistic_classifiers_are_the_minimum_of_their_objective(few: bool) -> None:
     def attribute_by_attribute(z: Tensor, targets: Tensor) -> Tensor:
         return targets.shape[1] * F.binary_cross_entropy_with_logits(z, targets)
 
-    for targets, loss in ((PLACES, F.cross_entropy), (A[TOY.train_labels], attribute_by_attribute)):
-        w, b = (each.requires_grad_() for each in logistic(TOY.train, targets, 0.01))
-        assert slope(loss(TRAIN @ w + b, targets) + 0.01 / 2 * (w**2).sum(), w, b) < 1e-5
+    x, places = images(few)
+    for targets, loss in ((places, F.cross_entropy), (A[TOY.seen][places], attribute_by_attribute)):
+        w, b = (each.requires_grad_() for each in logistic(x, targets, 0.01))
+        assert slope(loss(x @ w + b, targets) + 0.01 / 2 * (w**2).sum(), w, b) < 1e-5
 
 
 def posterior(p: Tensor) -> Tensor:

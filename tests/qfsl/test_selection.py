@@ -55,6 +55,17 @@ def test_options_are_chosen_by_the_mean_over_folds_of_held_out_classes() -> None
     assert select(ESZSL(codes="unit"), grid, *HIDDEN, folds=2, seed=4) == (best, tried)
 
 
+@pytest.mark.parametrize("name", ["ale", "latem", "cmt", "score"])
+def test_rates_that_are_tried_side_by_side_end_as_one_by_one(name: str) -> None:
+    classifier = rivals.build(name, seed=3, steps=20)
+    choices = [{"lr": rate, "batch": batch} for batch in (8, 16) for rate in (1e-3, 1e-2)]
+    for options, fitted in zip(choices, classifier.fits(choices, *GIVEN), strict=True):
+        alone = rivals.build(name, seed=3, steps=20, **options).fit(*GIVEN)
+        assert fitted.get_params() == alone.get_params()
+        torch.testing.assert_close(fitted.decision_function(TOY.new), alone.decision_function(TOY.new))
+        assert not fitted.network_.training
+
+
 def test_options_of_a_method_come_from_seen_classes_alone_and_from_as_many_images_as_are_asked_for() -> None:
     how = {"seed": 2, "folds": 3}
     found = rivals.tuned("eszsl", *GIVEN, **how, images=8)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reuselib.qfsl.estimator import Problem, ZeroShotClassifier
-from reuselib.qfsl.samples import minimised, solved
+from reuselib.qfsl.samples import minimised, solved, span
 
 EXACT = "donot_use_mm_for_euclid_dist"  # differences, not products: no digits are lost
 
@@ -159,13 +159,14 @@ def base_classifiers(features: Tensor, places: Tensor, mixture: Tensor, penalty:
 
     Source: Changpinyo et al. 2016 (SynC).
     """
-    x, s = features.double(), mixture.double()
+    (x, back), s = span(features.double()), mixture.double()
 
     def objective(bases: Tensor) -> Tensor:
         weights = s @ bases
         return squared_hinge(x @ weights.T, places).mean() + penalty / 2 * weights.square().sum()
 
-    return minimised(objective, x.new_zeros(s.shape[1], x.shape[1]))
+    found = minimised(objective, x.new_zeros(s.shape[1], x.shape[1]))
+    return found if back is None else found @ back.T
 
 
 class SynC(ZeroShotClassifier):

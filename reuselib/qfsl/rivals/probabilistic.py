@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reuselib.qfsl.estimator import Problem, ZeroShotClassifier
-from reuselib.qfsl.samples import minimised
+from reuselib.qfsl.samples import minimised, span
 
 
 def binarised(attributes: Tensor, seen: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def logistic(features: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor,
     Returns:
         W (d, K) and b (K,).
     """
-    x = features.double()
+    x, back = span(features.double())
     t = targets.double() if targets.is_floating_point() else targets
     classes = t.shape[1] if t.ndim == 2 else int(t.max()) + 1
 
@@ -42,7 +42,7 @@ def logistic(features: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor,
         return loss + penalty / 2 * weights[:-1].square().sum()
 
     found = minimised(objective, x.new_zeros(x.shape[1] + 1, classes))
-    return found[:-1], found[-1]
+    return found[:-1] if back is None else back @ found[:-1], found[-1]
 
 
 def attribute_scores(yes: Tensor, no: Tensor, attributes: Tensor, seen: Tensor) -> Tensor:

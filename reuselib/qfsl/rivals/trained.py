@@ -6,13 +6,17 @@ the scores.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
+from sklearn.base import clone
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from reuselib import checks
+from reuselib import checks, run
 from reuselib.qfsl.classifiers import TrainedClassifier
 from reuselib.qfsl.estimator import Problem
 from reuselib.qfsl.losses import mean
@@ -121,7 +125,62 @@ class Regression(nn.Module):
 # --- classifiers ------------------------------------------------------------------------------------------------------
 
 
-class DeViSE(TrainedClassifier):
+class _Loss(nn.Module):
+    """The loss of a method as a function of its student's parameters."""
+
+    def __init__(self, method: SeenTraining) -> None:
+        super().__init__()
+        self.student, self.method = method.student, method
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.method.losses(x, y)["loss"]
+
+
+def at_rates(method: SeenTraining, rates: Sequence[float], updates: int) -> list[nn.Module]:
+    """The students of one method at several learning rates, trained side by side on the same batches.
+
+    Args:
+        method: before its first update; it stays there.
+        rates: of SGD, one a student.
+        updates: of each.
+    """
+    loss, students = _Loss(method), [copy.deepcopy(method.student) for _ in rates]
+    options = {name: method.optimizer.param_groups[0][name] for name in ("momentum", "weight_decay")}
+    groups = [{"params": [*each.parameters()], "lr": rate} for each, rate in zip(students, rates, strict=True)]
+    optimizer = run.sgd(groups, method.device, **options)
+    losses = torch.vmap(lambda own, x, y: functional_call(loss, own, (x, y)), in_dims=(0, None, None))
+    for _ in range(updates):
+        parameters = zip(*(each.named_parameters(prefix="student") for each in students), strict=True)
+        stacked = {same[0][0]: torch.stack([own for _, own in same]) for same in parameters}
+        optimizer.zero_grad()
+        losses(stacked, *method.images.sample(method.batch, method.random, method.augment)).sum().backward()
+        optimizer.step()
+    return [each.eval() for each in students]
+
+
+class ManyRates(TrainedClassifier):
+    """A classifier whose learning rates are tried side by side."""
+
+    def fits(self, choices: Iterable[Mapping[str, Any]], *given: Any, **unlabelled: Any) -> list[Self]:
+        """Copies with these options, each fitted on the same; those that differ in ``lr`` alone learn side by side.
+
+        They begin with the same weights and see the same images, so that each ends as it would by itself, but for
+        rounding.
+        """
+        copies = [clone(self).set_params(**options) for options in choices]
+        alike: dict[str, list[Self]] = {}
+        for each in copies:
+            alike.setdefault(str(each.get_params() | {"lr": None}), []).append(each)
+        for group in alike.values():
+            problem = [each._problem(*given, **unlabelled) for each in group][0]
+            with run.seeded(self.seed):
+                networks = at_rates(group[0]._method(problem), [each.lr for each in group], group[0].steps)
+            for each, network in zip(group, networks, strict=True):
+                each.network_, each._device = network, problem.features.device
+        return copies
+
+
+class DeViSE(ManyRates):
     """A compatibility that learns by :func:`devise_loss`, in batches.
 
     Attributes:
@@ -253,9 +312,8 @@ class SCoReTraining(SeenTraining):
         checks.number(attributes=attributes, codewords=codewords)
         self.attributes, self.codewords = attributes, codewords
 
-    def step(self) -> dict[str, Tensor]:
-        """One update; returns ``loss`` and its parts ``supervised``, ``attributes`` and ``codewords``, unweighted."""
-        x, y = self.images.sample(self.batch, self.random, self.augment)
+    def losses(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """``loss`` and its parts ``supervised``, ``attributes`` and ``codewords``, unweighted."""
         codes = self.student.codes
         with self.precision.autocast():
             embedded = self.student.embed(x)
@@ -267,11 +325,10 @@ class SCoReTraining(SeenTraining):
         }
         weights = 1.0, self.attributes, self.codewords
         loss = torch.stack([weight * part for weight, part in zip(weights, parts.values(), strict=True)]).sum()
-        self.precision.minimise(loss, self.optimizer)
-        return {name: value.detach() for name, value in {"loss": loss, **parts}.items()}
+        return {"loss": loss, **parts}
 
 
-class SCoRe(TrainedClassifier):
+class SCoRe(ManyRates):
     """SCoRe on given features, see :class:`SCoReTraining`.
 
     Attributes:
