@@ -259,15 +259,15 @@ class Verdicts(list[Verdict]):
         return chart(self)._repr_html_()
 
 
-def verdicts(paper: str | None = None, scale: str = "laptop") -> Verdicts:
-    """Judge a paper's claims, or every paper's, on the records of a scale."""
+def verdicts(paper: str | None = None, scale: str = "laptop", judged: bool = False) -> Verdicts:
+    """Judge a paper's claims, or every paper's, on the records of a scale; if asked to, only those with enough seeds."""
     result = Verdicts()
     for name in names() if paper is None else [paper]:
         found = records(name, known_scale(scale))
         for claim in published(name).of(scale):
             findings = tuple(judge(condition, found, claim.seeds) for condition in claim.at(scale))
             result.append(Verdict(name, claim, scale, outcome([f.result for f in findings]), findings))
-    return result
+    return Verdicts(each for each in result if each.outcome not in WAITING) if judged else result
 
 
 class Badge(str):

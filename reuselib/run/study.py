@@ -391,13 +391,11 @@ class Study:
         return total, silent
 
     def _record(self, row: str, seed: int, settings: Settings, result: Result) -> report.Record:
-        where, cuda = result.device, result.device.type == "cuda"
-        instructions = torch.backends.cpu.get_cpu_capability()  # they, too, decide how sums are rounded
+        where, instructions = result.device, torch.backends.cpu.get_cpu_capability()  # both decide how sums are rounded
+        processor = f"{where.type} ({platform.machine()}, {instructions})"
         measured: dict[str, Any] = {
             "metrics": result.metrics,
-            "device": torch.cuda.get_device_name(where)
-            if cuda
-            else f"{where.type} ({platform.machine()}, {instructions})",
+            "device": torch.cuda.get_device_name(where) if where.type == "cuda" else processor,
             "precision": result.precision,
             "curves": {name: result.points(name) for name in result.curves},
             **vars(result.history.cost),
