@@ -126,7 +126,7 @@ def test_verdicts_on_saved_records(room: Path, good: list[float], bad: list[floa
     save("toy-bad", [0.5] * 3, first=7, version=1)  # stale ones do not count
     found = report.verdicts("toy")
     assert found[0].words == expected and found[1].outcome == "not run" and list(report.verdicts()) == found
-    assert report.verdicts("toy", judged=True) == found[:1]
+    assert report.verdicts("toy", judged=True) == [v for v in found[:1] if expected != "run in part"]
     assert f"{expected}: Good is better than bad." in str(found) and f" {expected}</b></td>" in found._repr_html_()
     assert ("<svg" in found._repr_html_()) == (expected != "run in part"), "half a finding is no finding"
     badge, count = report.badge("toy"), f"{expected.split(',')[0]} 1 · not run 1"
