@@ -100,12 +100,14 @@ PLAN = Settings(
     lr=0.1,
     tuning_updates=24,  # of each fine-tuning
     tuning_batch=32,
-    tuning_lr=0.003,
+    tuning_lr=1e-4,  # of Adam: SGD destroys what has features of another scale; of 3e-5 to 1e-3 by images of no table
     sharpness=10.0,  # the readout's answers, between 0 and 1, times this are the first logits of fine-tuning
     top=4,  # of the best sources are relevant
     kept=True,  # on disk, for other processes
 )
 """Everything that decides the zoo and its truth."""
+TUNING = "tuning_updates", "tuning_batch", "tuning_lr", "sharpness"
+"""Of that, what decides fine-tuning alone."""
 
 
 class Reader(nn.Module):
@@ -310,8 +312,8 @@ class FoundZoo(learning.Shelf):
         head = self.read(target, source, plan.amounts[0])[0] * plan.sharpness
         reader = Reader(self.network(source), head[:, :-1], head[:, -1]).to(self.device)
         schedule = run.cosine(plan.tuning_updates)
-        options = {"batch": plan.tuning_batch, "lr": plan.tuning_lr, "schedule": schedule, "flip": False}
-        method = Supervised(reader, training, seed=SEED, **options)
+        options = {"batch": plan.tuning_batch, "lr": plan.tuning_lr, "schedule": schedule, "weight_decay": 0.0}
+        method = Supervised(reader, training, seed=SEED, adam=True, **options)
         with run.seeded(SEED):
             run.run(method, updates=plan.tuning_updates, report_every=plan.tuning_updates, progress=False)
         with run.frozen(reader), torch.no_grad():
@@ -333,14 +335,15 @@ class FoundZoo(learning.Shelf):
         losses, accuracy = zip(*pairs, strict=True)
         return (torch.stack(losses, 1), {"accuracy": list(accuracy)}), cost
 
-    def table_recipe(self) -> dict[str, Any]:
-        """Everything that decides the truth, the plan's folder aside."""
-        return {key: value for key, value in self.plan.plain().items() if key not in ("name", "kept", "top")}
+    def table_recipe(self, name: str) -> dict[str, Any]:
+        """Everything that decides a table, the plan's folder aside; readouts are made before anything is tuned."""
+        others = ("name", "kept", "top") + (TUNING if name == "readout" else ())
+        return {key: value for key, value in self.plan.plain().items() if key not in others}
 
     @cached_property
     def all_losses(self) -> dict[str, Tensor]:
         """The losses of all transfers by truth, (T, S, test images): "" is that of the readout with more labels."""
-        read, tuned = (self.piece(kind).tensors(self.table_recipe())["losses"] for kind in self.made)
+        read, tuned = (self.piece(kind).tensors(self.table_recipe(kind))["losses"] for kind in self.made)
         return {"": read[0], "_few": read[1], "_tuned": tuned[0]}
 
     @property

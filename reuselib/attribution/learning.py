@@ -233,7 +233,7 @@ class Shelf:
     course: Callable[[str], tuple[Any, int]]
     measured: Callable[[str, nn.Module], dict[str, Any]]
     sides: tuple[tuple[str, ...], tuple[str, ...]]
-    table_recipe: Callable[[], dict[str, Any]]
+    table_recipe: Callable[[str], dict[str, Any]]
     row: Callable[[str, str], tuple[Row, run.Cost]]
 
     def __init__(self, plan: run.Settings, device: str | torch.device | None, ending: str = "") -> None:
@@ -285,7 +285,7 @@ class Shelf:
         total, piece = self.train(progress), self.piece(name)
         if piece.has():
             return total
-        recipe, (targets, sources) = self.table_recipe(), self.sides
+        recipe, (targets, sources) = self.table_recipe(name), self.sides
         bar: dict[str, Any] = {"disable": not progress, "desc": f"{self.name}: {name}", "unit": "target"}
         make = partial(self.row, name)
         rows, cost = part_by_part(targets, make, piece.checkpoint, report.config_hash(recipe), **bar)

@@ -223,7 +223,7 @@ class Zoo(learning.Shelf):
         """The representations of the images of a split, or of the same with noise."""
         return self.represent(source, self.inputs(DENOISE if noisy else "autoencoder", split))
 
-    def table_recipe(self) -> dict[str, Any]:
+    def table_recipe(self, name: str = "transfers") -> dict[str, Any]:
         """Everything that decides the transfers, the networks among it."""
         used = ("transfer_images", "test_images", "transfer_updates", "batch", "transfer_lr", "transfer_weight_decay")
         weights = {name: self.card(name)["sha256"] for name in self.plan.tasks}

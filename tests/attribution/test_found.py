@@ -48,6 +48,19 @@ def test_a_reader_starts_from_the_readout_and_leaves_the_member_and_its_statisti
     assert not list(players.differences(before, players.state(member)))
 
 
+def test_fine_tuning_begins_at_the_readout_and_destroys_no_member_whatever_the_scale_of_its_features() -> None:
+    zoo = FoundZoo(TINY.but(tuning_updates=24), "cpu")
+    for source in FEW:
+        reader = zoo.read("digits", source, TINY.amounts[0])
+        losses, right = zoo.tune("digits", source)
+        assert losses.isfinite().all() and right > reader[2] / 2, source  # few labels: it may lose a little
+
+
+def test_what_a_table_hangs_on_names_nothing_that_comes_after_it() -> None:
+    zoo = FoundZoo(TINY, "cpu")
+    assert zoo.table_recipe("finetuning").keys() - zoo.table_recipe("readout").keys() == set(found.TUNING)
+
+
 @pytest.mark.parametrize(
     "paper, row", [("attribution", "found-input-x-gradient-noise"), ("depara", "found-graph-tuned-world")]
 )
