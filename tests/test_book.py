@@ -191,15 +191,24 @@ def test_page_is_accessible(browser: Any, site: str, name: str) -> None:
     page.close()
 
 
+BROKEN = """
+() => [...document.querySelectorAll('td:first-child > code, td:first-child > p > code, pre.columns')]
+  .filter(each => each.matches('pre') ? getComputedStyle(each).whiteSpace !== 'pre' : each.getClientRects().length > 1)
+  .map(each => each.textContent.slice(0, 40))
+"""
+
+
 def test_no_page_is_wider_than_a_phone(browser: Any, site: str) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 844})
-    wide = {}
+    wide, broken = {}, []
     for name in [*pages(), "genindex", "search"]:
         page.goto(f"{site}/{name}.html", wait_until="load")
         page.add_style_tag(content="body * { letter-spacing: .05em }")  # fonts differ from machine to machine
         wide[name] = page.evaluate("document.documentElement.scrollWidth")
+        broken += [(name, text) for text in page.evaluate(BROKEN)]
     page.close()
     assert {name: width for name, width in wide.items() if width > 390} == {}
+    assert not broken, "a row's name in two lines, or printed columns that are not scrolled"
 
 
 def test_a_tap_enlarges_a_picture_on_a_phone(browser: Any, site: str) -> None:
