@@ -122,9 +122,12 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator, ABC):
         self._device = problem.features.device
         return self
 
-    def fits(self, choices: Iterable[Mapping[str, Any]], *given: Any, **unlabelled: Any) -> list[Self]:
-        """Copies with these options, each fitted on the same; what copies share need be computed only once."""
-        return [clone(self).set_params(**options).fit(*given, **unlabelled) for options in choices]
+    def fits(
+        self, choices: Iterable[Mapping[str, Any]], features: Any, labels: Any, attributes: Any, unlabelled: Any = None
+    ) -> list[Self]:
+        """Copies with these options, each fitted on the same, see :meth:`fit`; what they share may be computed once."""
+        given = features, labels, attributes
+        return [clone(self).set_params(**options).fit(*given, unlabelled=unlabelled) for options in choices]
 
     def _problem(
         self, features: Any, labels: Any, attributes: Any, seen: Classes = None, unlabelled: Any = None

@@ -161,7 +161,9 @@ def at_rates(method: SeenTraining, rates: Sequence[float], updates: int) -> list
 class ManyRates(TrainedClassifier):
     """A classifier whose learning rates are tried side by side."""
 
-    def fits(self, choices: Iterable[Mapping[str, Any]], *given: Any, **unlabelled: Any) -> list[Self]:
+    def fits(
+        self, choices: Iterable[Mapping[str, Any]], features: Any, labels: Any, attributes: Any, unlabelled: Any = None
+    ) -> list[Self]:
         """Copies with these options, each fitted on the same; those that differ in ``lr`` alone learn side by side.
 
         They begin with the same weights and see the same images, so that each ends as it would by itself, but for
@@ -172,7 +174,7 @@ class ManyRates(TrainedClassifier):
         for each in copies:
             alike.setdefault(str(each.get_params() | {"lr": None}), []).append(each)
         for group in alike.values():
-            problem = [each._problem(*given, **unlabelled) for each in group][0]
+            problem = [each._problem(features, labels, attributes, None, unlabelled) for each in group][0]
             with run.seeded(self.seed):
                 networks = at_rates(group[0]._method(problem), [each.lr for each in group], group[0].steps)
             for each, network in zip(group, networks, strict=True):
