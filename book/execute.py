@@ -142,6 +142,8 @@ def main() -> None:
     parser.add_argument("--records", action="store_true", help="train nothing: show new records, keep what was trained")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="notebooks at once")
     options = parser.parse_args()
+    if options.records and (options.scale != "laptop" or options.seed):
+        parser.error("--records shows what is committed: the laptop scale, seed 0")
     notebooks, waiting = chosen(options.names), {}
     if options.jobs > 1:
         os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -205,7 +205,12 @@ def test_no_page_is_wider_than_a_phone(browser: Any, site: str) -> None:
         page.goto(f"{site}/{name}.html", wait_until="load")
         page.add_style_tag(content="body * { letter-spacing: .05em }")  # fonts differ from machine to machine
         wide[name] = page.evaluate("document.documentElement.scrollWidth")
-        broken += [(name, text) for text in page.evaluate(BROKEN)]
+        for width in (390, 1440):  # on a desk columns are narrow too
+            page.set_viewport_size({"width": width, "height": 844})
+            broken += [(name, width, text) for text in page.evaluate(BROKEN)]
+        page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{site}/notebooks/04_netgraft_lab.html", wait_until="load")
+    assert page.locator("pre.columns[tabindex]").count(), "printed columns are known, and reached by the keyboard"
     page.close()
     assert {name: width for name, width in wide.items() if width > 390} == {}
     assert not broken, "a row's name in two lines, or printed columns that are not scrolled"

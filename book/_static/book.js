@@ -17,7 +17,8 @@ document.addEventListener("DOMContentLoaded", () => {
 
 // On a phone a tap makes a picture as large as on a desk, to be scrolled; another one shows it whole again.
 document.addEventListener("click", (event) => {
-  if (!event.target.matches(".bd-article img:not(.right > img, .wrong > img)") || !matchMedia("(max-width: 600px)").matches) return;
+  const picture = event.target.matches(".bd-article img:not(.right > img, .wrong > img)");
+  if (!picture || !matchMedia("(max-width: 600px)").matches) return;
   event.preventDefault();  // Pictures are links to themselves.
   event.target.closest("figure, p, div").classList.toggle("large");
 });

@@ -260,7 +260,7 @@ class Verdicts(list[Verdict]):
 
 
 def verdicts(paper: str | None = None, scale: str = "laptop", judged: bool = False) -> Verdicts:
-    """Judge a paper's claims, or every paper's, on the records of a scale; on demand only those with enough seeds."""
+    """Judge a paper's claims, or every paper's, on the records of a scale, or only those with enough seeds."""
     result = Verdicts()
     for name in names() if paper is None else [paper]:
         found = records(name, known_scale(scale))

@@ -216,8 +216,8 @@ class Paper:
 
     def label(self, row: str) -> tuple[str, str]:
         """Return what the method and the task of a row of the records are called."""
-        tasks = [name.rstrip("-") for name in self.words if row.startswith(f"{name.rstrip('-')}-")]
-        task = max(tasks, key=len, default=row.partition("-")[0])
+        tasks = [name.rstrip("-") for name in self.words]
+        task = max((name for name in tasks if row.startswith(f"{name}-")), key=len, default=row.partition("-")[0])
         method = row.removeprefix(task).removeprefix("-")
         rows = [(c, row) for table in self.tables for c in table.columns if "{row}" in c.record for row in table.rows]
         rows.sort(key=lambda at: at[0].is_method)  # a row's own label goes first

@@ -179,8 +179,8 @@ def precision(where: torch.device, name: str | None = None) -> Precision:
 def threads(count: int | None = None) -> Iterator[int]:
     """Fix the number of CPU threads for a while.
 
-    The default is ``REUSELIB_THREADS`` or one: small networks gain little from a second thread, lose up to thirty
-    times on a busy machine, and give the same bits on every processor with the same instructions with one.
+    The default is ``REUSELIB_THREADS`` or one. Small networks gain little from a second thread and lose up to thirty
+    times on a busy machine; with one they give the same bits on every processor with the same instructions.
     """
     before = torch.get_num_threads()
     if count is None:

@@ -107,3 +107,12 @@ def test_a_condition_names_methods_and_tasks_in_words() -> None:
         sides = [side for claim in paper.claims for each in claim.conditions for side in (each.left, each.right)]
         said = {row: paper.label(row)[0] for row in sides if isinstance(row, str)}
         assert [row for row, label in said.items() if label[0].isdigit() or label == row] == []
+
+
+def test_what_claims_measure_has_a_name_and_no_task_takes_it() -> None:
+    for about in map(report.published, report.names()):
+        name, asked = about.name, [condition for claim in about.claims for condition in claim.conditions]
+        metrics = {condition.metric for condition in asked}
+        assert not [metric for metric in metrics if "_" in metric and metric not in about.words], name
+        tasks = {side.partition("-")[0] for each in asked for side in (each.left, each.right) if isinstance(side, str)}
+        assert not [task for task in tasks & metrics & about.words.keys() if f"{task}-" not in about.words], name

@@ -174,8 +174,9 @@ class ManyRates(TrainedClassifier):
         for each in copies:
             alike.setdefault(str(each.get_params() | {"lr": None}), []).append(each)
         for group in alike.values():
-            problem = [each._problem(features, labels, attributes, None, unlabelled) for each in group][0]
-            with run.seeded(self.seed):
+            # One problem for all: each copy only needs its scaler and its classes.
+            problem, *_ = [each._problem(features, labels, attributes, None, unlabelled) for each in group]
+            with run.seeded(group[0].seed):
                 networks = at_rates(group[0]._method(problem), [each.lr for each in group], group[0].steps)
             for each, network in zip(group, networks, strict=True):
                 each.network_, each._device = network, problem.features.device
