@@ -1,12 +1,15 @@
 """What nbval compares: a failure means that a result changed, nothing else.
 
 The laptop scale is compared, on a machine with a graphics card too. What is trained and only looked at is not trained again to be thrown away, unless `REUSELIB_RECOMPUTE=1`.
-What goes to the error stream, such as a warning of another Python or torch, is not compared, nor how a table looks.
+What goes to the error stream, such as a warning of another Python or torch, is not compared, nor how a table or a picture
+looks: pictures are drafts.
 """
 
 import os
 
 import pytest
+
+os.environ.setdefault("REUSELIB_DRAFT", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
