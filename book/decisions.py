@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from reuselib import report
-from reuselib.report.claims import SYMBOLS
+from reuselib.report.claims import SYMBOLS, metric_of
 from reuselib.report.papers import Paper
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +60,7 @@ def card(leaf: dict[str, Any], names: dict[str, str]) -> Iterator[str]:
     yield f"**Gain.** {re.sub('{([^{}]+)}', lambda place: compared(paper, place[1], metric), leaf['gain'])}\n"
     shown = [named(about, row) for row in rows]
     tasks = {task for *_, task in shown if task}
-    head = about.words.get(metric, metric.replace("_", " ")) + (f", {min(tasks)}" if len(tasks) == 1 else "")
+    head = metric_of(about, metric) + (f", {min(tasks)}" if len(tasks) == 1 else "")
     yield from (f"| Measured | {head} | Time on one core |", "|---|---|---|")
     for row, label, task in shown:
         where = f" ({task})" if len(tasks) > 1 else ""
@@ -78,8 +78,7 @@ def named(about: Paper, row: str | dict[str, str]) -> tuple[str, str, str]:
     if isinstance(row, dict):
         ((name, label),) = row.items()
         return name, label, ""
-    label, task = about.label(row)
-    return row, re.sub(r"^\d+, ", "", label), task  # the number of images stands in the task
+    return row, *about.label(row)
 
 
 def mean(paper: str, row: str, metric: str) -> float:

@@ -178,12 +178,12 @@ class Verdict:
         effect = ""
         if weakest := self.weakest:
             effect = f"; weakest effect {weakest.found().split(' (')[0]}"
-            effect += f" in {metric_of(published(self.paper), weakest.condition)}"
+            effect += f" in {metric_of(published(self.paper), weakest.condition.metric)}"
         return f"{self} ({self.scale} scale{effect})"
 
     def figures(self) -> list[str]:
         """Return what the rule looked at, a line for each condition."""
-        return [str(finding) for finding in self.findings] or [self.claim.rule(self.scale)]
+        return [str(finding) for finding in self.findings] or [self.claim.note or f"No rule at the {self.scale} scale."]
 
 
 def outcome(results: Sequence[str]) -> str:
@@ -196,7 +196,7 @@ def outcome(results: Sequence[str]) -> str:
     return "in part" if len(kinds) > 1 else "fails"
 
 
-def judge(condition: Condition, found: Iterable[Record], seeds: int) -> Finding:
+def judge(condition: Condition, found: Sequence[Record], seeds: int) -> Finding:
     """Check one condition on the records of one scale.
 
     Args:
@@ -207,13 +207,12 @@ def judge(condition: Condition, found: Iterable[Record], seeds: int) -> Finding:
     Raises:
         UnknownName: If a record of the row lacks the metric.
     """
-    rows = {condition.left, condition.right}
-    fresh = [record for record in found if record.row in rows and not record.stale]
-    left = {r.seed: r.value(condition.metric) for r in fresh if r.row == condition.left}
-    if isinstance(condition.right, str):
-        right = {r.seed: r.value(condition.metric) for r in fresh if r.row == condition.right}
-    else:
-        right = dict.fromkeys(left, float(condition.right))
+
+    def by_seed(row: str) -> dict[int, float]:
+        return {r.seed: r.value(condition.metric) for r in found if r.row == row and not r.stale}
+
+    left, other = by_seed(condition.left), condition.right
+    right = by_seed(other) if isinstance(other, str) else dict.fromkeys(left, other)
     common = sorted(left.keys() & right.keys())
     if not common:
         return Finding(condition, UNPAIRED)
@@ -225,14 +224,14 @@ def judge(condition: Condition, found: Iterable[Record], seeds: int) -> Finding:
     return Finding(condition, result, above >= 0, difference)
 
 
-def metric_of(about: Paper, condition: Condition) -> str:
-    """Return in words what a condition compares."""
-    return about.words.get(condition.metric, condition.metric.replace("_", " ").replace(".", " of "))
+def metric_of(about: Paper, metric: str) -> str:
+    """Return a metric's name in words."""
+    return about.words.get(metric, metric.replace("_", " ").replace(".", " of "))
 
 
 def said(about: Paper, condition: Condition) -> tuple[tuple[str, str, str], str]:
     """Return a condition in words, what it is about or held against apart, and its task."""
-    metric = metric_of(about, condition)
+    metric = metric_of(about, condition.metric)
     (left, task), least = about.label(condition.left), condition.at_least
     if not isinstance(condition.right, str):
         return (f"{metric} of ", left, f" is at least {plain(condition.factor * condition.right + least)}"), task

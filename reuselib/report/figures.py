@@ -24,7 +24,7 @@
 
 Every function returns a `matplotlib.figure.Figure` that pyplot does not know of, so nothing is left open. Arrays and
 tensors on any device are taken alike. Where a function takes a mapping of labels, it also takes a mapping of the titles
-of panels to such mappings, or a tidy frame of pandas: one value a line, in the columns that are named there.
+of panels to such mappings.
 """
 
 from __future__ import annotations
@@ -41,12 +41,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from pandas import DataFrame, Series
-from scipy import stats
 from scipy.cluster import hierarchy
 
 from reuselib import checks
 from reuselib.errors import ShapeMismatch
-from reuselib.report.claims import decimals
+from reuselib.report.claims import decimals, summary
 from reuselib.report.papers import plain
 from reuselib.report.pictures import (  # noqa: F401
     captioned_images,
@@ -80,12 +79,8 @@ MARKS = "oDs^vP"
 BAND = "band: mean ± sd over seeds"
 
 
-def _nested(data: Any, columns: Any = "value") -> dict[str, dict[str, Any]]:
-    """Give panels of labels, of a tidy frame or of a mapping that may lack the panels."""
-    if isinstance(data, DataFrame):
-        data = data if "panel" in data else data.assign(panel="")
-        parts = data.groupby("panel", sort=False)
-        return {panel: {k: each[columns] for k, each in part.groupby("label", sort=False)} for panel, part in parts}
+def _nested(data: Any) -> dict[str, dict[str, Any]]:
+    """Give panels of labels, of a mapping that may lack the panels."""
     return data if isinstance(next(iter(data.values()), None), Mapping) else {"": data}
 
 
@@ -106,12 +101,11 @@ def _legend(figure: Figure, title: str = "") -> None:
     pairs = [axes.get_legend_handles_labels() for axes in figure.axes]
     entries = {label: handle for handles, labels in pairs for handle, label in zip(handles, labels, strict=True)}
     place: Any = {"loc": "outside lower left", "alignment": "left", "title": title}
-    across = min(4, max(1, len(entries)))
-    legend = figure.legend(entries.values(), entries, ncols=across, **place)
-    while across > 1 and legend.get_window_extent().width > figure.bbox.width:
-        across -= 1
-        legend.remove()
+    for across in range(min(4, max(1, len(entries))), 0, -1):
         legend = figure.legend(entries.values(), entries, ncols=across, **place)
+        if across == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def _note(figure: Figure, text: str) -> None:
@@ -126,7 +120,7 @@ def _write_right(axes: Axes, text: str, height: float) -> None:
 
 @styled
 def curves(
-    lines: Any,
+    lines: Mapping[str, Any],
     xlabel: str,
     ylabel: str,
     drops: Sequence[float] = (),
@@ -137,36 +131,38 @@ def curves(
 
     Args:
         lines: label to (x, y) with y of (points,) or (seeds, points), to (x, y, half-width of a band), or to a mapping
-            of x to the values of all seeds; or a frame with columns label, x and y.
+            of x to the values of all seeds.
         xlabel: what x is, with its unit.
         ylabel: what y is, with its unit.
         drops: x at which the learning rate drops, as dotted vertical lines.
         references: label to y of dashed horizontal lines, such as the teacher's accuracy.
         log: make the vertical axis logarithmic.
     """
-    lines = _nested(lines, ["x", "y"])[""] if isinstance(lines, DataFrame) else lines
     panel = {"lines": lines, "ylabel": ylabel, "references": references or {}, "drops": drops}
     return panels({"": panel}, xlabel, logs="y" if log else "")
 
 
 @styled
 def panels(
-    contents: Any, xlabel: str, across: int = 2, logs: str = "", one_scale: bool = False, note: str | None = None
+    contents: Mapping[str, Mapping[str, Any]],
+    xlabel: str,
+    across: int = 2,
+    logs: str = "",
+    one_scale: bool = False,
+    note: str | None = None,
 ) -> Figure:
     """Draw panels of lines with one legend for all.
 
     Args:
         contents: title of the panel to what is in it: "lines", label to a line as in `curves`; and, if wanted,
             "ylabel", "references" (label to height), "drops" (x of dotted lines), "ticks" (x to label). A label has one
-            look in all panels. Or a frame with columns panel, label, x and y.
+            look in all panels.
         xlabel: what x is, below the lowest panels.
         across: panels in a row.
         logs: the axes that are logarithmic: "", "x", "y" or "xy".
         one_scale: give all panels the same vertical axis.
         note: above the legend: what the bands are, if not the spread over seeds.
     """
-    if isinstance(contents, DataFrame):
-        contents = {title: {"lines": lines} for title, lines in _nested(contents, ["x", "y"]).items()}
     single = min(across, len(contents)) == 1
     figure, grid = _subplots(len(contents), across, 2.8 if single else 2.2, sharey=one_scale)
     labels = list(dict.fromkeys(label for panel in contents.values() for label in panel["lines"]))
@@ -199,10 +195,9 @@ def _draw_lines(axes: Axes, lines: Mapping[str, Any], labels: Sequence[str]) -> 
         k, frame = labels.index(label), _line(line, label)
         banded |= len(frame) > frame.x.nunique()
         look: Any = {"color": LINES[k % len(LINES)], "linestyle": DASHES[k % 4], "err_kws": {"linewidth": 0}}
-        look |= {"label": label}
         if frame.x.nunique() <= 16:
             look |= {"marker": "o", "markersize": 3.5, "markeredgewidth": 0}
-        seaborn.lineplot(frame, x="x", y="y", errorbar=_spread, legend=False, ax=axes, **look)
+        seaborn.lineplot(frame, x="x", y="y", errorbar=_spread, legend=False, ax=axes, label=label, **look)
     axes.grid(axis="y")
     return banded
 
@@ -215,8 +210,6 @@ def _spread(values: Series) -> tuple[float, float]:
 
 def _line(line: Any, label: str) -> DataFrame:
     """Give a line as a frame of x and y, one value a line."""
-    if isinstance(line, DataFrame):
-        return line
     if isinstance(line, Mapping):
         return DataFrame([(x, y) for x, each in line.items() for y in array(each).ravel()], columns=["x", "y"])
     x, y, *spread = map(array, line)
@@ -241,7 +234,7 @@ def histogram(values: Any, xlabel: str, bins: int = 50) -> Figure:
     """Draw the distribution of each label's values as a line over common bins.
 
     Args:
-        values: label to values of any shape, or panels of such, or a frame with columns label and value.
+        values: label to values of any shape, or panels of such.
         xlabel: what the values are.
         bins: number of bins between the least and the greatest of all values of a panel.
     """
@@ -270,7 +263,7 @@ def dots_with_seeds(
     Args:
         panels: title of the panel to label to the value of each seed; without any, the line says that it was not
             run. All panels have the same labels. A tuple of several measures' values, in the order of `kinds`, is
-            joined by a line. Or one mapping without panels, or a frame with columns label, value and, if wanted, panel.
+            joined by a line. Or one mapping without panels.
         xlabel: what the values are.
         references: title of the panel to label to value of dashed vertical lines, such as a ceiling.
         across: panels in a row.
@@ -290,9 +283,8 @@ def dots_with_seeds(
         if list(lines) != list(drawn[0][2]):
             raise ShapeMismatch(f"panel {title!r} has the rows {list(lines)}, the first one {list(drawn[0][2])}.")
         for place, (label, each) in enumerate(lines.items()):
-            parts, first = (
-                (each, 0) if isinstance(each, tuple) else ((each,), names.index(named[label]) if named else 0)
-            )
+            parts = each if isinstance(each, tuple) else (each,)
+            first = names.index(named[label]) if named else 0
             seeds = [_seeds(axes, place, label, part, first + k) for k, part in enumerate(parts)]
             means = {k: values.mean() for k, values in enumerate(seeds) if values.size}
             axes.plot([*means.values()], [place] * len(means), color=FAINT, linewidth=1.2, zorder=1)
@@ -346,7 +338,7 @@ def differences(
 
     Args:
         values: label to the difference of each pair; without any, the line says so. Or panels of such, each with labels
-            and an axis of its own, or a frame with columns label, value and, if wanted, panel.
+            and an axis of its own.
         margins: label to margin, or one for all.
         xlabel: what is subtracted from what, in which unit.
         digits: decimals of the means, at most.
@@ -364,12 +356,18 @@ def differences(
             if not seeds.size:
                 _write_right(axes, "not run", place)
                 continue
-            mean = seeds.mean()
-            reach = stats.t.ppf(0.975, seeds.size - 1) * stats.sem(seeds) if seeds.size > 1 else None
-            decided = reach is not None and abs(mean - margin) > reach
-            colour = PALETTE[int(mean < margin)] if decided else FAINT
+            mean, reach = seeds.mean(), summary(seeds).reach  # infinite for one pair
+            colour = PALETTE[int(mean < margin)] if abs(mean - margin) > reach else FAINT
             axes.lines[-1].set_color(colour)
-            axes.errorbar(mean, place, xerr=reach, fmt="D", markersize=5.5, elinewidth=2.2, color=colour)
+            axes.errorbar(
+                mean,
+                place,
+                xerr=reach if seeds.size > 1 else None,
+                fmt="D",
+                markersize=5.5,
+                elinewidth=2.2,
+                color=colour,
+            )
             _write_right(axes, f"{'+' * bool(mean > 0)}{plain(mean, decimals(mean, digits))}", place)
     drawn[-1][0].set_xlabel(xlabel)
     _note(figure, "Diamonds and numbers: means. Bars: 95 % intervals. Small dots: pairs of seeds. Upright: margins.")

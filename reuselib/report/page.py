@@ -35,13 +35,12 @@ def report() -> str:
     for name in names():
         paper, found = published(name), records(name)
         hours = sum(record.wall_seconds for record in found) / 3600
-        scales = shown_scales(name)
         own, ours = (badge(name, whose=whose) or "–" for whose in ("paper", "ours"))
         runs = str(len(found)) if found else "not run"
-        judged_at = {v.scale for scale in scales for v in verdicts(name, scale) if v.weakest}
-        where = ", ".join(scale for scale in scales if scale in judged_at) or "–"
+        every = [verdict for scale in shown_scales(name) for verdict in verdicts(name, scale)]
+        where = ", ".join(dict.fromkeys(v.scale for v in every if v.weakest)) or "–"
         lines.append(f"| [{paper.title}](#tables-{name}) | {where} | {own} | {ours} | {runs} | {hours:.1f} |")
-        judged += [v for scale in scales for v in verdicts(name, scale) if v.findings or scale == "laptop"]
+        judged += [v for v in every if v.findings or v.scale == "laptop"]
     return "\n\n".join([HEAD, "\n".join(lines), "## All claims", overview(judged), _claims(judged)]) + "\n"
 
 

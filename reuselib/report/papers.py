@@ -165,13 +165,6 @@ class Claim:
         """Return the day on which the rule at a scale was written."""
         return max((condition.written or self.written for condition in self.at(scale)), default=self.written)
 
-    def rule(self, scale: str = "laptop") -> str:
-        """Return the rule at a scale, by the names of the records."""
-        conditions = [str(condition) for condition in self.at(scale)]
-        if not conditions:
-            return self.note or f"No rule at the {scale} scale."
-        return f"{'; '.join(conditions)}. Over at least {self.seeds} paired seeds."
-
 
 @dataclass(frozen=True)
 class Paper:
@@ -219,10 +212,9 @@ class Paper:
         tasks = [name.rstrip("-") for name in self.words]
         task = max((name for name in tasks if row.startswith(f"{name}-")), key=len, default=row.partition("-")[0])
         method = row.removeprefix(task).removeprefix("-")
-        rows = [(c, row) for table in self.tables for c in table.columns if "{row}" in c.record for row in table.rows]
-        rows.sort(key=lambda at: at[0].is_method)  # a row's own label goes first
-        shown = ((c.of(r.id)[0], c.label if c.is_method else r.label) for c, r in rows)
-        found = self.words.get(method) or next((label for record, label in shown if record == row), method or row)
+        places = [(c, r) for table in self.tables for c in table.columns if "{row}" in c.record for r in table.rows]
+        labels = {c.is_method: c.label if c.is_method else r.label for c, r in reversed(places) if c.of(r.id)[0] == row}
+        found = self.words.get(method) or labels.get(False) or labels.get(True) or method or row  # a row's own first
         found = re.sub(r"^\d+, ", "", found)  # a table's K, which the words for the task give
         return found, self.words.get(f"{task}-") or self.words.get(task, task if method else "")
 

@@ -220,7 +220,7 @@ def records(paper: str, scale: str | None = None) -> list[Record]:
 def find(paper: str, scale: str, row: str, seed: int, settings: Any = None) -> Record | None:
     """Return the record of one run; None if there is none, it is stale, or it has other settings than the given."""
     checks.whole(0, checks.SEEDS, seed=seed)
-    found = (record for record in records(paper, known_scale(scale)) if (record.row, record.seed) == (row, seed))
+    found = (record for record in records(paper, scale) if (record.row, record.seed) == (row, seed))
     return next((record for record in found if record.counts(settings)), None)
 
 

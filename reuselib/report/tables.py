@@ -124,10 +124,6 @@ def _lines(cell: str) -> str:
     return "<br>".join(lines)
 
 
-# Gives the mark of a footnote, "[1]"; the same text gets the same number.
-Mark = Callable[[str], str]
-
-
 def table(
     paper: str, scale: str | None = "laptop", beside: Any = None, name: str | None = None, known: bool = False
 ) -> Table | Absent:
@@ -147,27 +143,22 @@ def table(
     """
     about, layout = published(paper), published(paper).table(name)
     scales = shown_scales(paper) if scale is None else [known_scale(scale)]
-    footnotes: dict[str, int] = {}
-    shown = _published_and_ours(about, layout, scales, footnotes, known)
+    made = _Columns(about, layout, scales, known)
     for c in layout.columns:
         if mine := [r for r in _as_records(paper, beside) if _falls_into(r, c, layout)]:
-            live = partial(_ours, found=mine, mark=_marker(footnotes), empty="–", column=c)
-            shown.append(("This run", f"{c.label} ({mine[0].scale} scale)", live))
-    rows = [[row.label, *(cell(row) for _, _, cell in shown)] for row in layout.rows]
+            made.add("This run", f"{c.label} ({mine[0].scale} scale)", made.ours, found=mine, empty="–", column=c)
+    rows = made.rows()
     lines = (line.partition(" [")[0] for row in rows for cell in row[1:] for line in cell.split("\n"))
     if not set(lines) - {"?", "–", "not run"}:
         return Absent.of(layout, paper)
     if known:
-        full = [number for number in range(len(shown)) if any(row[1 + number] != "–" for row in rows)]
-        shown, rows = [shown[n] for n in full], [[row[0], *(row[1 + n] for n in full)] for row in rows]
+        rows = made.without({"–"}, rows)
     cited_at_all = any(each.value or not known for each in _all_cited(layout))
     below = [f"Published values without a mark: {about.sources[layout.source]}" if cited_at_all else ""]
     below += [layout.note, _signs(rows, known and _unknown(layout))]
     if layout == about.tables[0] and scales[0] == "smoke":
         below.append("The smoke scale shows that the code runs; its numbers say nothing.")
-    below += [f"[{number}] {text}" for text, number in footnotes.items()]
-    heads = [("", layout.header), *((group, label) for group, label, _ in shown)]
-    return Table.of(layout.caption, heads, rows, tuple(filter(None, below)))
+    return made.table(rows, list(filter(None, below)))
 
 
 def opening(paper: str) -> Table:
@@ -185,18 +176,14 @@ def opening(paper: str) -> Table:
     """
     about = published(paper)
     start = _opening(about)
-    layout, footnotes = start.table, {}  # type: ignore[var-annotated]
-    every = _published_and_ours(about, layout, shown_scales(paper)[::-1], footnotes, known=True)
-    shown = [(group, label, [cell(row) for row in layout.rows]) for group, label, cell in every]
-    shown = [column for column in shown if set(column[2]) - {"–", "not run"}]
-    rows = [*zip((row.label for row in layout.rows), *(cells for *_, cells in shown), strict=True)]
+    made = _Columns(about, start.table, shown_scales(paper)[::-1], known=True)
+    rows = made.without({"–", "not run"}, made.rows())
     judged = [verdict for scale in SCALES[1:] for verdict in verdicts(paper, scale) if verdict.outcome not in WAITING]
     last = {verdict.claim.id: verdict for verdict in judged}
     below = [last[name].finding() for name in start.claims if name in last]
     below += [f"All of the paper's own claims, laptop scale: {badge(paper)}."]
-    below += [_signs(rows, True)] if _unknown(layout) and any("–" in row for row in rows) else []
-    below += [f"[{number}] {text}" for text, number in footnotes.items()]
-    return Table.of(layout.caption, [("", ""), *((group, label) for group, label, _ in shown)], rows, below)
+    below += [_signs(rows, True)] if _unknown(start.table) and any("–" in row for row in rows) else []
+    return made.table(rows, below)
 
 
 class Brief(str):
@@ -263,24 +250,72 @@ def _opening(about: Paper) -> Opening:
     return about.opening
 
 
-def _published_and_ours(
-    about: Paper, layout: PaperTable, scales: Sequence[str], footnotes: dict[str, int], known: bool
-) -> list[tuple[str, str, Callable[[Row], str]]]:
-    """Return group, label and the cell of a row, for a table's published columns, then for ours of each scale."""
-    mark = _marker(footnotes)
-    cited = partial(_cited, about=about, layout=layout, mark=mark, known=known)
-    shown: list[tuple[str, str, Callable[[Row], str]]]
-    shown = [(c.group, c.label, partial(cited, column=c)) for c in layout.columns if c.id]
-    for at in scales:
-        ours = partial(_ours, found=records(about.name, at), mark=mark, empty="not run")
-        titled = [(c, f"{c.group or 'Ours'}, {at} scale, mean ± sd (n)") for c in layout.columns if at in c.scales]
-        shown += [(group, c.label, partial(ours, column=c)) for c, group in titled]
-    return shown
+class _Columns:
+    """A table's published columns, then ours of each scale, and the footnotes of their cells."""
 
+    def __init__(self, about: Paper, layout: PaperTable, scales: Sequence[str], known: bool) -> None:
+        self.about, self.layout, self.known = about, layout, known
+        self.heads = [("", layout.header)]
+        self.cells: list[Callable[[Row], str]] = []
+        self.footnotes: dict[str, int] = {}
+        for column in layout.columns:
+            if column.id:
+                self.add(column.group, column.label, self.cited, column=column)
+        for at in scales:
+            found = records(about.name, at)
+            for column in layout.columns:
+                if at in column.scales:
+                    group = f"{column.group or 'Ours'}, {at} scale, mean ± sd (n)"
+                    self.add(group, column.label, self.ours, column=column, found=found, empty="not run")
 
-def _marker(footnotes: dict[str, int]) -> Mark:
-    """Return what numbers footnotes, the same text with the same number."""
-    return lambda text: f" [{footnotes.setdefault(text, len(footnotes) + 1)}]"
+    def add(self, group: str, label: str, cell: Callable[..., str], **about: Any) -> None:
+        """Add a column by its head and what gives the cell of a row."""
+        self.heads.append((group, label))
+        self.cells.append(partial(cell, **about))
+
+    def rows(self) -> list[list[str]]:
+        """Return the cells of all rows, their labels first."""
+        return [[row.label, *(cell(row) for cell in self.cells)] for row in self.layout.rows]
+
+    def without(self, empty: set[str], rows: list[list[str]]) -> list[list[str]]:
+        """Return the rows without the columns in which nothing stands but what is called empty, which are dropped."""
+        full = [k for k, column in enumerate(zip(*rows, strict=True)) if k == 0 or set(column) - empty]
+        self.heads = [self.heads[k] for k in full]
+        return [[row[k] for k in full] for row in rows]
+
+    def table(self, rows: list[list[str]], notes: list[str]) -> Table:
+        """Return the table of these rows, with its footnotes below the notes."""
+        footnotes = [f"[{number}] {text}" for text, number in self.footnotes.items()]
+        return Table.of(self.layout.caption, self.heads, rows, notes + footnotes)
+
+    def mark(self, text: str) -> str:
+        """Return the mark of a footnote, "[1]"; the same text gets the same number."""
+        return f" [{self.footnotes.setdefault(text, len(self.footnotes) + 1)}]"
+
+    def cited(self, row: Row, column: Column) -> str:
+        """Return a published cell, a line for each source, marked where it is not the table's."""
+        lines = []
+        for each in row.published.get(column.id, ()):
+            if self.known and each.value is None:
+                continue
+            source = self.about.sources[each.source] + (f" Here: {each.note}." if each.note else "")
+            note = self.mark(source) if each.note or each.source != self.layout.source else ""
+            setting = f"{each.setting}: " if each.setting else ""
+            lines.append(f"{setting}{each.times(column.times) or '?'}{note}")
+        return "\n".join(lines or ["–"])
+
+    def ours(self, row: Row, column: Column, found: list[Record], empty: str) -> str:
+        """Return mean ± sd (n) of a row's records, marked where some are stale or differ in settings."""
+        name, _ = column.of(row.id)
+        mine = [record for record in found if record.row == name]
+        fresh = [record for record in mine if not record.stale]
+        marks = ""
+        if stale := [str(record.seed) for record in mine if record.stale]:
+            marks += self.mark(f"Stale, made by another version and left out: {name}, seed {', '.join(stale)}.")
+        if any(record.settings != fresh[0].settings for record in fresh):
+            marks += self.mark(f"The seeds of {name} differ in configuration.")
+        values = _values(row, column, fresh)
+        return (summary(values).show(column.digits) if values else "–" if fresh else "stale" if mine else empty) + marks
 
 
 def shown_scales(paper: str) -> list[str]:
@@ -303,33 +338,6 @@ def _falls_into(record: Record, column: Column, layout: PaperTable) -> bool:
     """Return whether a column shows the record; columns of cost are left out."""
     metrics = dict(column.of(row.id) for row in layout.rows)
     return record.scale in column.scales and metrics.get(record.row) in record.metrics
-
-
-def _cited(row: Row, column: Column, about: Paper, layout: PaperTable, mark: Mark, known: bool) -> str:
-    """Return a published cell, a line for each source, marked where it is not the table's."""
-    lines = []
-    for each in row.published.get(column.id, ()):
-        if known and each.value is None:
-            continue
-        source = about.sources[each.source] + (f" Here: {each.note}." if each.note else "")
-        note = mark(source) if each.note or each.source != layout.source else ""
-        setting = f"{each.setting}: " if each.setting else ""
-        lines.append(f"{setting}{each.times(column.times) or '?'}{note}")
-    return "\n".join(lines or ["–"])
-
-
-def _ours(row: Row, column: Column, found: list[Record], mark: Mark, empty: str) -> str:
-    """Return mean ± sd (n) of a row's records, marked where some are stale or differ in settings."""
-    name, _ = column.of(row.id)
-    mine = [record for record in found if record.row == name]
-    fresh = [record for record in mine if not record.stale]
-    marks = ""
-    if stale := [str(record.seed) for record in mine if record.stale]:
-        marks += mark(f"Stale, made by another version and left out: {name}, seed {', '.join(stale)}.")
-    if any(record.settings != fresh[0].settings for record in fresh):
-        marks += mark(f"The seeds of {name} differ in configuration.")
-    values = _values(row, column, fresh)
-    return (summary(values).show(column.digits) if values else "–" if fresh else "stale" if mine else empty) + marks
 
 
 def _all_cited(layout: PaperTable) -> list[Cited]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import toy
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from reuselib import home, report, run
 from reuselib.errors import DamagedFile, OldSchema
@@ -51,17 +50,14 @@ KINDS: dict[str, tuple[Callable[[], Path], Callable[[], object]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
-def test_a_flipped_bit_is_refused(room: Path, kind: str, place: float, bit: int) -> None:
+def test_a_flipped_bit_is_refused(room: Path, kind: str) -> None:
     make, read = KINDS[kind]
     path = make()
     whole = path.read_bytes()
     read()
-    number = int(place * len(whole))
-    path.write_bytes(whole[:number] + bytes([whole[number] ^ 1 << bit]) + whole[number + 1 :])
-    line = f"line {whole[:number].count(10) + 1}\\b" if kind == "records" else None
-    with pytest.raises((DamagedFile, OldSchema), match=line) as caught:
-        read()
-    assert str(path) in str(caught.value) and "Fix: " in str(caught.value)
-    path.write_bytes(whole)
+    for number in random.Random(0).sample(range(len(whole)), 10):
+        path.write_bytes(whole[:number] + bytes([whole[number] ^ 1 << number % 8]) + whole[number + 1 :])
+        line = f"line {whole[:number].count(10) + 1}\\b" if kind == "records" else None
+        with pytest.raises((DamagedFile, OldSchema), match=line) as caught:
+            read()
+        assert str(path) in str(caught.value) and "Fix: " in str(caught.value)

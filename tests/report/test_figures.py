@@ -31,7 +31,6 @@ TREE = SimpleNamespace(  # d joins b, then a joins c, then both pairs join
 SPREAD = numpy.random.default_rng(0).normal(0.8, 0.02, (3, len(STEPS)))
 LINES = {"seeds": (STEPS, SPREAD), "by x": dict(zip(STEPS, SPREAD.T, strict=True))}
 LINES |= {"half-width": (STEPS, SPREAD.mean(0), SPREAD.std(0, ddof=1)), "one": (STEPS, SPREAD[0])}
-TIDY = pandas.DataFrame({"panel": list("ppqq"), "label": ["one"] * 4, "value": [0.2, 0.4, 0.5, 0.5]})
 SHEET = [{"A": {"a": torch.rand(3, 1, 8, 8)}, "": {"b": torch.rand(2, 3, 8, 8)}}, {"C": {"c": torch.ones(1, 1, 8, 8)}}]
 ROOMS = {"room": torch.rand(4, 3, 32, 32), "mask": torch.ones(4, 32, 32)}
 POINTS = {"a": {"one": torch.rand(5, 2), "_line": torch.rand(3, 2)}, "b": {"one": torch.rand(0, 2)}}
@@ -53,7 +52,6 @@ DRAWN = {
     "curves": lambda: figures.curves(LINES, "iteration", "accuracy", drops=[50, 80], references={"teacher": 0.9}),
     "panels": lambda: figures.panels({"t": {"lines": LINES, "references": {"top": 0.9}}}, "iteration", logs="y"),
     "dots_with_seeds": lambda: figures.dots_with_seeds(DOTS, "accuracy", {"a": {"top": 1.0}}),
-    "dots of a frame": lambda: figures.dots_with_seeds(TIDY, "accuracy", kinds={"one": "kind"}),
     "dots of two measures": lambda: figures.dots_with_seeds({"a": ([0.8, 0.9], [1.0])}, "accuracy", kinds=("x", "y")),
     "differences": lambda: figures.differences({"a": [0.1, 0.2, 0.12], "one seed": [0.1], "none": []}, 0.05),
     "histogram": lambda: figures.histogram({"a": torch.randn(300), "b": torch.ones(5)}, "logit"),
@@ -175,7 +173,7 @@ def test_lines_in_every_form_have_the_same_mean_and_band() -> None:
     assert all(numpy.allclose(band[:, 1].max(), top.max()) for band in bands)
     assert "over seeds" in figure.legends[0].get_title().get_text() and texts(axes.texts) == ["teacher"]
     assert texts(figure.legends[0].get_texts()) == list(LINES)
-    alone = figures.curves(pandas.DataFrame({"label": "a", "x": STEPS, "y": STEPS + 1}), "x", "y", log=True)
+    alone = figures.curves({"a": (STEPS, STEPS + 1)}, "x", "y", log=True)
     assert not alone.legends[0].get_title().get_text() and alone.axes[0].get_yscale() == "log"
     wide = figures.curves({f"{k} {'m' * 26}": (STEPS, STEPS) for k in range(5)}, "x", "y")
     assert wide.legends[0].get_window_extent().width <= wide.bbox.width
@@ -208,7 +206,6 @@ def test_dots_show_every_seed_and_the_mean() -> None:
     assert texts(first.texts) == ["0.300", "not run"] and texts(second.texts) == ["−0.100", "not run", "top"]
     assert texts(first.get_yticklabels()) == ["one", "none"]
     assert texts(figure.legends[0].get_texts()) == ["inductive", "oracle"]
-    assert [axes.get_title(loc="left") for axes in DRAWN["dots of a frame"]().axes] == ["p", "q"]
     (axes,) = DRAWN["dots of two measures"]().axes
     assert [list(line.get_xdata()) for line in axes.lines[:3]] == [[0.8, 0.9], [1.0], pytest.approx([0.85, 1.0])]
     values = {"a": [0.1, 0.9, NAN, 0.7], "b": [1, 1, 1, 1]}
@@ -252,7 +249,7 @@ def test_show_gives_a_notebook_one_picture_with_its_texts_and_prints_them_elsewh
     sent: list[tuple[dict, dict]] = []
     monkeypatch.setattr(builtins, "get_ipython", lambda: SimpleNamespace(kernel=True), raising=False)
     monkeypatch.setattr("IPython.display.display", lambda data, metadata, raw: sent.append((data, metadata)))
-    grid = seaborn.catplot(TIDY, x="value", y="label")
+    grid = seaborn.catplot(pandas.DataFrame({"value": [0.2, 0.4]}), x="value")
     figures.show(grid, alt="Two dots.", caption="*Seeds*.", dpi=50)
     assert not matplotlib.pyplot.get_fignums()
     (picture, about), caption = sent

@@ -94,8 +94,8 @@ def test_a_time_has_the_unit_that_fits() -> None:
     assert [*found] == ["< 1 s", "< 1 s", "1.0 s", "15 s", "1.5 min", "1.5 h", "26 h"]
 
 
-def test_a_condition_names_methods_and_tasks_in_words() -> None:
-    """Not the axis of a table ("3", "0.5"), and no id where a word is declared."""
+def test_a_condition_names_methods_tasks_and_metrics_in_words() -> None:
+    """Not the axis of a table ("3", "0.5"), no id where a word is declared, and no task by the name of a metric."""
     labels = {
         ("layerwise", "teachers3-ensemble-logits"): ("Ensemble, logits", "three teachers"),
         ("netgraft", "symbols-prefix.5-kd"): ("Distillation (KD)", "symbols, shared blocks, K = 5"),
@@ -103,16 +103,11 @@ def test_a_condition_names_methods_and_tasks_in_words() -> None:
         ("qfsl", "world-qfsl-0.5"): ("QFSL, weight 0.5", "attribute world"),
     }
     assert {key: report.published(key[0]).label(key[1]) for key in labels} == labels
-    for paper in map(report.published, report.names()):
-        sides = [side for claim in paper.claims for each in claim.conditions for side in (each.left, each.right)]
-        said = {row: paper.label(row)[0] for row in sides if isinstance(row, str)}
-        assert [row for row, label in said.items() if label[0].isdigit() or label == row] == []
-
-
-def test_what_claims_measure_has_a_name_and_no_task_takes_it() -> None:
     for about in map(report.published, report.names()):
-        name, asked = about.name, [condition for claim in about.claims for condition in claim.conditions]
-        metrics = {condition.metric for condition in asked}
-        assert not [metric for metric in metrics if "_" in metric and metric not in about.words], name
-        tasks = {side.partition("-")[0] for each in asked for side in (each.left, each.right) if isinstance(side, str)}
-        assert not [task for task in tasks & metrics & about.words.keys() if f"{task}-" not in about.words], name
+        asked = [condition for claim in about.claims for condition in claim.conditions]
+        rows = {side for each in asked for side in (each.left, each.right) if isinstance(side, str)}
+        said = {row: about.label(row)[0] for row in rows}
+        assert [row for row, label in said.items() if label[0].isdigit() or label == row] == []
+        metrics, tasks = {each.metric for each in asked}, {row.partition("-")[0] for row in rows}
+        assert [metric for metric in metrics if "_" in metric and metric not in about.words] == []
+        assert [task for task in tasks & metrics & about.words.keys() if f"{task}-" not in about.words] == []
