@@ -183,9 +183,10 @@ class Server(BaseHTTPRequestHandler):
     mood = "well"
 
     def do_GET(self) -> None:
-        if self.mood == "busy":
+        file = self.folder / self.path.strip("/")
+        if self.mood == "busy" or not file.is_file():
             return self.send_error(503)
-        content = (self.folder / self.path.strip("/")).read_bytes()
+        content = file.read_bytes()
         altered = bytes([content[0] ^ 1]) + content[1:]
         sent = {"altered": altered, "page": b"<html>Too many users</html>"}.get(self.mood, content)
         self.send_response(200)

@@ -164,8 +164,8 @@ def test_per_class_draws_nested_sets_with_so_many_of_each() -> None:
 
 
 def test_load_few_draws_from_the_training_images() -> None:
-    few = data.load_few("digits", 3, seed=1, size=16, channels=3)
-    assert torch.equal(few.images, data.load("digits", "train", 16, 3).per_class(3, seed=1).images)
+    few = data.load_few("digits", 3, seed=1, size=16)
+    assert torch.equal(few.images, data.load("digits", "train", 16).per_class(3, seed=1).images)
     with pytest.raises(UnknownName, match="Did you mean 'symbols'"):
         data.load_few("symbol", 1, seed=0)
 
