@@ -23,6 +23,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -284,11 +285,7 @@ def _publish_cifar10(
     return contents
 
 
-def _publish_cifar100(monkeypatch: pytest.MonkeyPatch, server: Path, counts: dict[str, int]) -> Contents:
-    return _publish_cifar10(monkeypatch, server, counts, datasets.CIFAR100)
-
-
-_publish_cifar100_dfad = _publish_cifar100
+_publish_cifar100 = _publish_cifar100_dfad = partial(_publish_cifar10, source=datasets.CIFAR100)
 
 
 # ---- photographs with classes

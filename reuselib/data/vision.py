@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -132,8 +131,7 @@ def cifar10(split: str = "train", download: bool = False) -> ImageSet:
 
 def cifar100(split: str = "train", download: bool = False) -> ImageSet:
     """Load CIFAR-100 with its 100 fine classes; arguments and errors as in `cifar10`."""
-    mean, std = CIFAR100_STATISTICS
-    return replace(_cifar("cifar100", datasets.CIFAR100, split, download), mean=mean, std=std)
+    return _cifar("cifar100", datasets.CIFAR100, split, download, CIFAR100_STATISTICS)
 
 
 def cifar100_dfad(split: str = "train", download: bool = False) -> ImageSet:
@@ -141,14 +139,16 @@ def cifar100_dfad(split: str = "train", download: bool = False) -> ImageSet:
     return _cifar("cifar100_dfad", datasets.CIFAR100, split, download)
 
 
-def _cifar(name: str, source: type[datasets.CIFAR10], split: str, download: bool) -> ImageSet:
+def _cifar(
+    name: str, source: type[datasets.CIFAR10], split: str, download: bool, normalisation: Statistics = CIFAR_STATISTICS
+) -> ImageSet:
     files.check_split(split)
     root = files.downloads()
     batches = source.train_list + source.test_list + [[source.meta["filename"], source.meta["md5"]]]
     paths = [(root / source.base_folder / file, digest) for file, digest in batches]
     read = _open(name, source, paths, root, download, train=split == "train")
     images = _tensor(read.data.transpose(0, 3, 1, 2))
-    return ImageSet(name, images, torch.tensor(read.targets), tuple(read.classes), *CIFAR_STATISTICS)
+    return ImageSet(name, images, torch.tensor(read.targets), tuple(read.classes), *normalisation)
 
 
 def cifar10_jpeg(split: str = "train", download: bool = False) -> ImageSet:

@@ -145,12 +145,12 @@ def fashion(
         UnknownName: If there is no such class.
         ReuseError: If no class or every class is unseen, or a class has fewer images.
     """
-    train, test = (vision.fashion_mnist(split).per_class(per_class, seed).resized(size) for split in SPLITS)
     for name in unseen:
-        if name not in train.classes:
-            raise unknown("class of Fashion-MNIST", name, train.classes)
-    if not 0 < len(set(unseen)) < len(train.classes):
+        if name not in FASHION_TRAITS:
+            raise unknown("class of Fashion-MNIST", name, FASHION_TRAITS)
+    if not 0 < len(set(unseen)) < len(FASHION_TRAITS):
         raise ReuseError(f"{len(set(unseen))} of 10 classes cannot be unseen: leave some of each kind")
+    train, test = (vision.fashion_mnist(split).per_class(per_class, seed).resized(size) for split in SPLITS)
     hidden = torch.tensor([train.classes.index(name) for name in set(unseen)])
     train = train.subset(~torch.isin(train.labels, hidden))
     return _split("fashion", "zero_shot_fashion", (train, test), hidden, FASHION_ATTRIBUTES, FASHION_NAMES)
