@@ -23,6 +23,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -183,9 +184,10 @@ class Server(BaseHTTPRequestHandler):
     mood = "well"
 
     def do_GET(self) -> None:
-        if self.mood == "busy":
+        file = self.folder / self.path.strip("/")
+        if self.mood == "busy" or not file.is_file():
             return self.send_error(503)
-        content = (self.folder / self.path.strip("/")).read_bytes()
+        content = file.read_bytes()
         altered = bytes([content[0] ^ 1]) + content[1:]
         sent = {"altered": altered, "page": b"<html>Too many users</html>"}.get(self.mood, content)
         self.send_response(200)
@@ -283,11 +285,7 @@ def _publish_cifar10(
     return contents
 
 
-def _publish_cifar100(monkeypatch: pytest.MonkeyPatch, server: Path, counts: dict[str, int]) -> Contents:
-    return _publish_cifar10(monkeypatch, server, counts, datasets.CIFAR100)
-
-
-_publish_cifar100_dfad = _publish_cifar100
+_publish_cifar100 = _publish_cifar100_dfad = partial(_publish_cifar10, source=datasets.CIFAR100)
 
 
 # ---- photographs with classes

@@ -20,13 +20,10 @@ IMAGE = (1, 16, 16)
 
 
 def numbers(method: type) -> dict[str, float]:
-    """The numeric arguments of a method and of those that it derives from, with their defaults."""
-    found: dict[str, float] = {"batch": 1, "seed": 0}
-    for base in method.__mro__:
-        for name, parameter in inspect.signature(vars(base).get("__init__", lambda: None)).parameters.items():
-            if isinstance(parameter.default, int | float) and not isinstance(parameter.default, bool):
-                found.setdefault(name, parameter.default)
-    return found
+    """The numeric arguments of a method, those that it hands on among them, with their defaults."""
+    defaults = {name: each.default for name, each in inspect.signature(method).parameters.items()}
+    numeric = {name: value for name, value in defaults.items() if isinstance(value, int | float)}
+    return {"batch": 1, "seed": 0} | {name: value for name, value in numeric.items() if not isinstance(value, bool)}
 
 
 def nonsense(like: float) -> list[Any]:

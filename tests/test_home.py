@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import errno
-import functools
 import hashlib
-import http.server
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import archives
 import pytest
 
 import reuselib
@@ -27,13 +25,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     """Serve a folder as the repository and return the place of its shipped file."""
     file = tmp_path / "web" / "raw" / f"v{reuselib.__version__}" / "data" / SHIPPED
     home.write_atomic(file, (home.CLONE / "data" / SHIPPED).read_bytes())
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(home, "REPOSITORY", f"http://127.0.0.1:{server.server_port}")
-    yield file
-    server.shutdown()
-    server.server_close()
+    with archives.serving(tmp_path / "web", monkeypatch) as address:
+        monkeypatch.setattr(home, "REPOSITORY", address.rstrip("/"))
+        yield file
 
 
 def test_root_is_the_clone_or_what_the_user_chose_and_of_a_wheel_the_users_cache(
@@ -79,7 +73,6 @@ def test_a_wheel_fetches_a_shipped_file_once_and_says_what_to_do_where_it_cannot
     room: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(home, "in_clone", lambda: False)
-    monkeypatch.setenv("NO_PROXY", "*")
     original = repository.read_bytes()
     assert not home.at_hand(SHIPPED)
     repository.write_text("altered")

@@ -79,9 +79,7 @@ def load(
     return SETS[name](split, size, channels, download).resized(size).with_channels(channels)
 
 
-def load_few(
-    name: str, per_class: int, seed: int, size: int | None = None, channels: int | None = None, download: bool = False
-) -> ImageSet:
+def load_few(name: str, per_class: int, seed: int, size: int | None = None) -> ImageSet:
     """Load a few training images of each class, as `ImageSet.per_class` draws them.
 
     Of "imagenet", which is too large to be held, only the files of the drawn images are read.
@@ -91,13 +89,10 @@ def load_few(
         per_class: Images of each class.
         seed: Of the draw; a smaller draw of one seed is the beginning of a larger one.
         size: As in `load`.
-        channels: As in `load`.
-        download: As in `load`.
 
     Raises:
         ReuseError: If a class has fewer images; also every error of `load`.
     """
     if name == "imagenet":
-        return photographs.imagenet_few(per_class, seed).resized(size).with_channels(channels)
-
-    return load(name, "train", size, channels, download).per_class(per_class, seed)
+        return photographs.imagenet_few(per_class, seed).resized(size)
+    return load(name, "train", size).per_class(per_class, seed)

@@ -77,33 +77,28 @@ def _picked(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def resized_crop(
-    images: Tensor,
-    generator: torch.Generator | None,
-    scale: tuple[float, float] = (0.25, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    flip: bool = True,
+    images: Tensor, generator: torch.Generator | None, scale: tuple[float, float] = (0.25, 1.0), flip: bool = True
 ) -> Tensor:
     """Cut a random box out of each image and stretch it, bilinearly, to the whole; mirror half of them.
 
-    The boxes have real-valued corners. A box that would stick out is narrowed to the image.
+    The boxes have real-valued corners. The logarithm of their width over their height is uniform between those of 3/4
+    and 4/3. A box that would stick out is narrowed to the image.
 
     Args:
         images: float32, (B, C, H, W); gradients flow back to them.
         generator: On the device of the images.
         scale: Least and greatest share of the area.
-        ratio: Least and greatest width over height; its logarithm is uniform.
         flip: Whether to mirror left and right with probability 1/2.
 
     Returns:
         Images of the same shape.
     """
-    for (low, high), most in ((scale, 1), (ratio, math.inf)):
-        checks.number(0, most, above=True, least=low)
-        checks.number(low, most, greatest=high)
+    checks.number(0, 1, above=True, least=scale[0])
+    checks.number(scale[0], 1, greatest=scale[1])
     count, device = len(images), images.device
     area, aspect, x, y, side = torch.rand(5, count, generator=generator, device=device)
     area = scale[0] + (scale[1] - scale[0]) * area
-    low, high = math.log(ratio[0]), math.log(ratio[1])
+    low, high = math.log(3 / 4), math.log(4 / 3)
     aspect = (low + (high - low) * aspect).exp()
     width, height = ((area * factor).sqrt().clamp(max=1) for factor in (aspect, 1 / aspect))
     mirror = torch.where(side < 0.5, -1.0, 1.0) if flip else torch.ones_like(side)

@@ -68,7 +68,7 @@ def at_hand(name: str) -> bool:
     if name in (taskonomy.ENCODERS, *taskonomy.PROBES):  # gigabytes, or thousands of photographs
         return taskonomy.at_hand(name)
     if name == "fashion_mnist":  # reading it would fetch it
-        return all(home.at_hand(f"FashionMNIST/raw/{file}") for file in vision.FASHION_MNIST_SHA256)
+        return all(map(home.at_hand, vision.FASHION_MNIST))
     try:
         _read(name, download=False)
     except ReuseError:

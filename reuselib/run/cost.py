@@ -236,10 +236,7 @@ def held_bytes(method: Method) -> int:
     optimizers = method.held(Optimizer)
     weights = {p for network in method.held(nn.Module) for p in network.parameters()}
     learning = {p for each in optimizers for group in each.param_groups for p in group["params"]}
-    states = {
-        s for each in optimizers for state in each.state.values() for s in state.values() if isinstance(s, Tensor)
-    }
-    return sum(t.nbytes for t in [*(weights | learning), *learning, *states])
+    return sum(t.nbytes for t in [*(weights | learning), *learning]) + _bytes([each.state for each in optimizers])
 
 
 class Saved:

@@ -111,7 +111,7 @@ class Precision:
             raise unknown("precision", name, PRECISIONS)
         self.name = name
         self.device = where
-        self.scaler = torch.amp.GradScaler(where.type) if name == "fp16" else None
+        self.scaler = torch.amp.GradScaler(where.type, enabled=name == "fp16")
 
     def autocast(self) -> AbstractContextManager[Any]:
         """A context in which matrix products and convolutions use this precision."""
@@ -131,29 +131,23 @@ class Precision:
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
         for each in optimizers:
             each.zero_grad(set_to_none=True)
-        (self.scaler.scale(loss) if self.scaler else loss).backward()
+        self.scaler.scale(loss).backward()
         if clip is not None:
-            if self.scaler:
-                for each in optimizers:
-                    self.scaler.unscale_(each)
+            for each in optimizers:
+                self.scaler.unscale_(each)
             parameters = [p for each in optimizers for group in each.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, clip)
         for each in optimizers:
-            if self.scaler:
-                self.scaler.step(each)
-            else:
-                each.step()
-        if self.scaler:
-            self.scaler.update()
+            self.scaler.step(each)
+        self.scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
-        """The scaler's state, empty where there is none."""
-        return self.scaler.state_dict() if self.scaler else {}
+        """The scaler's state, empty where nothing is scaled."""
+        return self.scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved scaler state."""
-        if self.scaler and state:
-            self.scaler.load_state_dict(state)
+        self.scaler.load_state_dict(state)
 
 
 def precision(where: torch.device, name: str | None = None) -> Precision:
@@ -176,18 +170,16 @@ def precision(where: torch.device, name: str | None = None) -> Precision:
 
 
 @contextmanager
-def threads(count: int | None = None) -> Iterator[int]:
-    """Fix the number of CPU threads for a while.
+def threads() -> Iterator[int]:
+    """Fix the number of CPU threads for a while, to ``REUSELIB_THREADS`` or one, and give it.
 
-    The default is ``REUSELIB_THREADS`` or one. Small networks gain little from a second thread and lose up to thirty
+    Small networks gain little from a second thread and lose up to thirty
     times on a busy machine; with one they give the same bits on every processor with the same instructions.
     """
     before = torch.get_num_threads()
-    if count is None:
-        asked = os.environ.get("REUSELIB_THREADS") or "1"
-        count = int(asked) if asked.isdecimal() else 0
-        checks.whole(REUSELIB_THREADS=count or asked)
-    checks.whole(count=count)
+    asked = os.environ.get("REUSELIB_THREADS") or "1"
+    count = int(asked) if asked.isdecimal() else 0
+    checks.whole(REUSELIB_THREADS=count or asked)
     torch.set_num_threads(count)
     try:
         yield count

@@ -255,20 +255,18 @@ def cosine(iterations: int, warmup: int = 0) -> Schedule:
     return factor
 
 
-def one_cycle(updates: int, rise: float = 0.3, start: float = 25.0, end: float = 1e4) -> Schedule:
-    """Half a cosine up from 1/start to 1 over a share of the updates, then half a cosine down to 1/(start end).
+def one_cycle(updates: int) -> Schedule:
+    """Half a cosine up from 1/25 to 1 over 0.3 of the updates, then half a cosine down to 1/250,000.
 
     Source: Smith & Topin 2018, in PyTorch's form and with its defaults, but momentum stays as it is.
     """
     checks.whole(0, updates=updates)
-    checks.number(0, 1, rise=rise)
-    checks.number(above=True, start=start, end=end)
-    summit = max(0.0, rise * updates - 1)
+    summit = max(0.0, 0.3 * updates - 1)
 
     def factor(iteration: int) -> float:
-        low, share = 1 / start, iteration / summit if summit else 1.0
+        low, share = 1 / 25, iteration / summit if summit else 1.0
         if iteration >= summit:
-            low, share = 1 / (start * end), max(0.0, updates - 1 - iteration) / max(1.0, updates - 1 - summit)
+            low, share = 1 / 250_000, max(0.0, updates - 1 - iteration) / max(1.0, updates - 1 - summit)
         return low + (1 - low) * (1 - math.cos(math.pi * share)) / 2
 
     return factor

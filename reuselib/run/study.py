@@ -125,13 +125,11 @@ class Result:
 
 def write_sheet(path: Path, images: Tensor, across: int = 8) -> Path:
     """Write images (n, C, H, W) as a PNG, so many a row: 8-bit ones as they are, others stretched to their range."""
-    from PIL import Image  # these two take a while
-    from torchvision.utils import make_grid
+    from torchvision.utils import save_image  # takes a while
 
     whole, buffer = not images.is_floating_point(), io.BytesIO()
     shown = images.detach().float().cpu() / (255 if whole else 1)
-    sheet = make_grid(shown, nrow=across, padding=1, pad_value=1.0, normalize=not whole)
-    Image.fromarray((255 * sheet).round().byte().permute(1, 2, 0).numpy()).save(buffer, "PNG")
+    save_image(shown, buffer, "PNG", nrow=across, padding=1, pad_value=1.0, normalize=not whole)
     home.write_atomic(path, buffer.getvalue())
     return path
 

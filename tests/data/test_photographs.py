@@ -194,7 +194,7 @@ def test_imagenet_in_its_true_format(publish: Callable, downloads: Path, monkeyp
         archive.unlink()  # what was unpacked is enough
     opened, open_image = [], Image.open
     monkeypatch.setattr(Image, "open", lambda path: (opened.append(path), open_image(path))[1])
-    assert data.load_few("imagenet", 2, seed=1, size=32, channels=1).shape == (1, 32, 32)
+    assert data.load_few("imagenet", 2, seed=1, size=32).shape == (3, 32, 32)
     assert len(set(opened)) == 8, "only those that are drawn are read"
 
 

@@ -54,13 +54,11 @@ def test_threads_are_one_or_as_asked_and_come_back(monkeypatch: pytest.MonkeyPat
     try:
         with run.threads() as count:
             assert count == torch.get_num_threads() == 1
-        with pytest.raises(ZeroDivisionError), run.threads(3):
-            assert torch.get_num_threads() == 3
+        monkeypatch.setenv("REUSELIB_THREADS", "3")
+        with pytest.raises(ZeroDivisionError), run.threads() as count:
+            assert count == torch.get_num_threads() == 3
             raise ZeroDivisionError
         assert torch.get_num_threads() == 2
-        monkeypatch.setenv("REUSELIB_THREADS", "3")
-        with run.threads() as count:
-            assert count == torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(1)
 

@@ -38,7 +38,6 @@ NONSENSE: dict[str, tuple[Callable[[], object], str]] = {
     "nothing": (lambda: run.sgd([], CPU, lr=1), "empty parameter list"),
     "nothing that learns": (lambda: run.sgd([torch.ones(2)], CPU, lr=1), "every parameter is frozen. Use network.req"),
     "milestones": (lambda: run.step_decay([5, 3]), r"must ascend, not \[5, 3\]"),
-    "threads": (lambda: run.threads(0).__enter__(), "count must be"),
 }
 
 

@@ -145,33 +145,32 @@ def fashion(
         UnknownName: If there is no such class.
         ReuseError: If no class or every class is unseen, or a class has fewer images.
     """
-    train, test = (vision.fashion_mnist(split).per_class(per_class, seed).resized(size) for split in SPLITS)
     for name in unseen:
-        if name not in train.classes:
-            raise unknown("class of Fashion-MNIST", name, train.classes)
-    if not 0 < len(set(unseen)) < len(train.classes):
+        if name not in FASHION_TRAITS:
+            raise unknown("class of Fashion-MNIST", name, FASHION_TRAITS)
+    if not 0 < len(set(unseen)) < len(FASHION_TRAITS):
         raise ReuseError(f"{len(set(unseen))} of 10 classes cannot be unseen: leave some of each kind")
+    train, test = (vision.fashion_mnist(split).per_class(per_class, seed).resized(size) for split in SPLITS)
     hidden = torch.tensor([train.classes.index(name) for name in set(unseen)])
     train = train.subset(~torch.isin(train.labels, hidden))
     return _split("fashion", "zero_shot_fashion", (train, test), hidden, FASHION_ATTRIBUTES, FASHION_NAMES)
 
 
-def random_features(images: Tensor, train: Tensor, count: int = RANDOM_FEATURES, seed: int = 0) -> Tensor:
-    """Return standardised pixels, and random ReLU features of them: a network that learned nothing.
+def random_features(images: Tensor, train: Tensor) -> Tensor:
+    """Return standardised pixels, and `RANDOM_FEATURES` random ReLU features of them: a network that learned nothing.
+
+    The weights are always the same, of N(0, 1/d) where there are d pixels; there are no biases, lest one be always 0.
 
     Args:
         images: uint8, (N, C, H, W).
         train: Positions of those whose mean and standard deviation are taken.
-        count: Random features.
-        seed: Of their weights, N(0, 1/d) where there are d pixels; they have no biases, lest one be always 0.
 
     Returns:
-        float32, (N, C H W + count).
+        float32, (N, C H W + `RANDOM_FEATURES`).
     """
     pixels = images.flatten(1).float() / 255
     pixels = standardised(pixels, pixels[train])
-    generator = drawing(seed)
-    weight = torch.randn(pixels.shape[1], count, generator=generator) / pixels.shape[1] ** 0.5
+    weight = torch.randn(pixels.shape[1], RANDOM_FEATURES, generator=drawing(0)) / pixels.shape[1] ** 0.5
     return torch.cat([pixels, (pixels @ weight.to(images.device)).relu()], 1)
 
 
