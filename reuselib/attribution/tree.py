@@ -22,8 +22,6 @@ from reuselib.attribution.losses import finite
 from reuselib.attribution.rivals import upper
 from reuselib.errors import ShapeMismatch, unknown
 
-LINKAGES = ("single", "complete", "average", "weighted", "centroid", "median", "ward")
-
 
 @dataclass(frozen=True, eq=False)
 class Tree:
@@ -39,26 +37,22 @@ class Tree:
     links: NDArray[numpy.float64]
 
     @classmethod
-    def of(cls, rows: Tensor, names: Sequence[str], method: str = "single") -> Tree:
-        """Cluster rows by their Euclidean distances.
+    def of(cls, rows: Tensor, names: Sequence[str]) -> Tree:
+        """Cluster rows by their Euclidean distances, by single linkage.
 
         Args:
             rows: (N, M), one for each task: its affinities to all tasks.
             names: of the N tasks, at least two.
-            method: of the linkage, as SciPy knows it.
 
         Raises:
             ShapeMismatch: there are not as many names as rows, or fewer than two.
             NonFinite: an affinity is NaN or infinite.
-            UnknownName: there is no such linkage.
         """
-        if method not in LINKAGES:
-            raise unknown("linkage", method, LINKAGES)
         if rows.ndim != 2 or len(rows) != len(names) or len(names) < 2:
             raise ShapeMismatch(f"{len(names)} names do not fit rows {tuple(rows.shape)}. Give two rows at least.")
         finite(affinities=rows)
         gaps = pdist(rows.detach().cpu().double().numpy())
-        return cls(tuple(names), hierarchy.optimal_leaf_ordering(hierarchy.linkage(gaps, method), gaps))
+        return cls(tuple(names), hierarchy.optimal_leaf_ordering(hierarchy.linkage(gaps, "single"), gaps))
 
     @property
     def leaves(self) -> tuple[str, ...]:
