@@ -20,7 +20,7 @@ from torch import Tensor
 from reuselib import checks
 from reuselib.attribution.losses import finite
 from reuselib.attribution.rivals import upper
-from reuselib.errors import ShapeMismatch, unknown
+from reuselib.errors import ShapeMismatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +66,7 @@ class Tree:
             names: rows and columns wanted, in this order; all if left out.
         """
         matrix = torch.from_numpy(squareform(hierarchy.cophenet(self.links)))
-        if odd := [name for name in names or () if name not in self.names]:
-            raise unknown("task", odd[0], self.names)
+        checks.known("task", self.names, *(names or ()))
         index = [self.names.index(name) for name in names or self.names]
         return matrix[index][:, index]
 
@@ -97,8 +96,7 @@ def purity(clusters: Mapping[str, int], groups: Mapping[str, Hashable]) -> float
         clusters: name → cluster, as :meth:`Tree.clusters` gives it.
         groups: name → group, for the same names.
     """
-    if odd := [name for name in clusters if name not in groups]:
-        raise unknown("group of", odd[0], groups)
+    checks.known("group of", groups, *clusters)
     members: dict[int, Counter[Hashable]] = {}
     for name, cluster in clusters.items():
         members.setdefault(cluster, Counter())[groups[name]] += 1

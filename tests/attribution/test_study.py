@@ -26,11 +26,7 @@ from reuselib.worlds import rooms
 
 STUDY = chapters.study("attribution", "smoke")
 ORDER = dict.fromkeys(("zoo0-", "zoo1-"), ["training", "transfers"]) | {"found-": ["training", "readout", "finetuning"]}
-
-
-@pytest.fixture(autouse=True)
-def in_a_room(room: Any) -> None:
-    """Keep records out of the clone."""
+pytestmark = pytest.mark.usefixtures("room")  # records stay out of the clone
 
 
 @pytest.fixture(scope="module")
