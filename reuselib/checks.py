@@ -1,13 +1,13 @@
-"""Numbers checked at the door: one that cannot be meant is refused by its name, with what may be given instead."""
+"""Numbers and names checked at the door: one that cannot be meant is refused, with what may be given instead."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Collection, Iterator, Mapping, Sized
 from numbers import Integral, Real
 from typing import Any
 
-from reuselib.errors import BadValue
+from reuselib.errors import BadValue, unknown
 
 SEEDS = 2**63 - 1
 """The largest seed that every generator takes."""
@@ -29,6 +29,22 @@ def whole(minimum: int = 1, maximum: int | None = None, **values: Any) -> None:
         fits = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= minimum
         if not fits or (maximum is not None and int(value) > maximum):
             raise BadValue(f"{name} must be a whole number {bounds}, not {value!r}.")
+
+
+def known(kind: str, options: Collection[Any], *names: Any) -> None:
+    """Refuse names that are not among the options; ``known("task", TASKS, name)``.
+
+    Args:
+        kind: what they should be, in words.
+        options: all that there are.
+        names: what the caller wrote.
+
+    Raises:
+        UnknownName: one is not there; it says the nearest, and the options.
+    """
+    for name in names:
+        if name not in options:
+            raise unknown(kind, name, options)
 
 
 def some(kind: type[Sized], **values: Any) -> None:

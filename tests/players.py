@@ -165,7 +165,7 @@ def pool(cast: Cast) -> dict[str, nets.MultiHead]:
         sources = {
             "s1": nets.multi_head_conv({"a": 3, "c": 2}, widths=(4, 6)),
             "s2": nets.multi_head_residual(TASKS, widths=(5, 4)),
-            "s3": nets.multi_head_conv({"b": 2}, widths=(4, 6), depth=2),
+            "s3": nets.multi_head_conv({"b": 2}, widths=(4, 6)),
         }
     return {name: run.on_device(source, cast.images.device) for name, source in sources.items()}
 

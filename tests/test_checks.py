@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 from reuselib import checks
-from reuselib.errors import BadValue
+from reuselib.errors import BadValue, UnknownName
 
 
 def test_what_can_be_meant_passes_and_the_range_of_all_else_is_said() -> None:
@@ -26,3 +26,6 @@ def test_what_can_be_meant_passes_and_the_range_of_all_else_is_said() -> None:
         checks.number(0, 1, share=1.5)
     with pytest.raises(BadValue, match="lr must be a finite number above 0, not 0"):
         checks.number(above=True, lr=0)
+    checks.known("task", ("depth", "edges"), "edges", "depth")
+    with pytest.raises(UnknownName, match="unknown task 'dept'. Did you mean 'depth'. Known: depth, edges"):
+        checks.known("task", ("depth", "edges"), "edges", "dept")

@@ -91,11 +91,7 @@ def epsilon_lrp(network: nn.Module, images: Tensor, where: Represent = None, eps
     return attributed("InputXGradient", network, images, where, EpsilonRule(epsilon))
 
 
-METHODS: dict[str, Attribution] = {
-    "saliency": saliency,
-    "input_x_gradient": input_x_gradient,
-    "epsilon_lrp": epsilon_lrp,
-}
+METHODS: dict[str, Attribution] = {method.__name__: method for method in (saliency, input_x_gradient, epsilon_lrp)}
 
 
 def attributed(

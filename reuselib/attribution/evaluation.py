@@ -18,7 +18,7 @@ from reuselib import checks, home
 from reuselib.attribution import ordinal
 from reuselib.attribution.losses import finite
 from reuselib.attribution.rivals import spearman, upper
-from reuselib.errors import NonFinite, ShapeMismatch, unknown
+from reuselib.errors import NonFinite, ShapeMismatch
 
 GROUPS = {
     "2D": ("autoencoder", "denoise", "edge2d", "keypoint2d", "colorization", "segment2d", "inpainting_whole"),
@@ -185,8 +185,7 @@ class Truth:
             raise ShapeMismatch(
                 f"Affinities must be {found}, and 1 to {self.candidates} relevant sources, not {self.top}."
             )
-        if odd := [name for name in self.targets if name not in self.sources]:
-            raise unknown("target", odd[0], self.sources)
+        checks.known("target", self.sources, *self.targets)
         finite(affinities=self._without_own(self.affinity))
 
     @property
@@ -217,8 +216,7 @@ class Truth:
 
     def best(self, target: str) -> tuple[str, ...]:
         """The names of the relevant sources of a target, the best first; UnknownName where there is no such target."""
-        if target not in self.targets:
-            raise unknown("target", target, self.targets)
+        checks.known("target", self.targets, target)
         return tuple(self.sources[i] for i in self.order[self.targets.index(target), : self.top])
 
     def rows(self, similarity: Tensor) -> Tensor:
@@ -238,8 +236,7 @@ class Truth:
             NonFinite: a score is nan.
             UnknownName: there is no such way with ties.
         """
-        if ties not in ("order", "random"):
-            raise unknown("way with ties", ties, ("order", "random"))
+        checks.known("way with ties", ("order", "random"), ties)
         count = len(self.sources)
         if scores.shape == (count, count) and len(self.targets) != count:
             scores = self.rows(scores)
@@ -277,8 +274,7 @@ class Truth:
             groups: name → group, for every source.
             then: the group that comes second, if any.
         """
-        if odd := [name for name in self.sources if name not in groups]:
-            raise unknown("task", odd[0], groups)
+        checks.known("task", groups, *self.sources)
         tiers = [
             [2.0 * (groups[s] == groups[t]) or 1.0 * (groups[s] == then) for s in self.sources] for t in self.targets
         ]

@@ -140,8 +140,7 @@ def target_images(target: str, split: str, count: int = 0) -> ImageSet:
     Raises:
         UnknownName: there is no such target.
     """
-    if target not in TARGETS:
-        raise unknown("target", target, TARGETS)
+    checks.known("target", TARGETS, target)
     if target == "scene":
         found = rooms.rooms("transfer" if split == "train" else "test", count, 0)
         return replace(found.images, labels=found.labels("scene"), classes=rooms.ROOMS)
@@ -162,8 +161,7 @@ def probe_images(name: str, count: int, seed: int, where: torch.device | str) ->
         BadValue: count or seed cannot be meant.
     """
     checks.whole(count=count)
-    if name not in PROBES:
-        raise unknown("probes", name, PROBES)
+    checks.known("probes", PROBES, name)
     if name not in PROBED:
         return job.probe_images(name, count, seed, where)
     whole = data.load(PROBED[name], "test", size=SIDE, channels=3)
@@ -208,8 +206,7 @@ class FoundZoo(learning.Shelf):
     made = ("readout", "finetuning")
 
     def __init__(self, plan: Settings, device: str | torch.device | None = None) -> None:
-        if odd := [name for name in plan.members if name not in MEMBERS]:
-            raise unknown("network", odd[0], MEMBERS)
+        checks.known("network", MEMBERS, *plan.members)
         if odd := [name for name in plan.targets if name not in TARGETS or name not in plan.members]:
             raise unknown("target among the members", odd[0], TARGETS)
         checks.whole(**{name: plan[name] for name in ("test_images", "size", "updates", "tuning_updates", "top")})

@@ -52,8 +52,7 @@ WAYS: dict[str, Callable[[run.Settings], Comparison]] = {
 
 def way_of(ways: Mapping[str, Callable[[run.Settings], Comparison]], settings: run.Settings) -> Comparison:
     """The way of comparing networks that the method of a row stands for; UnknownName where there is no such score."""
-    if settings.method not in ways:
-        raise unknown("score", settings.method, ways)
+    checks.known("score", ways, settings.method)
     return ways[settings.method](settings)
 
 

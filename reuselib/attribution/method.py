@@ -300,9 +300,9 @@ class ModelSpace:
         table["zeros"] = [zeros[self.names[column]] for column in columns]
         return pandas.DataFrame(table, pandas.Index([self.names[column] for column in columns], name="source"))
 
-    def tree(self, method: str = "single") -> Tree:
+    def tree(self) -> Tree:
         """The tree of the networks: linkage of the rows of S, see :class:`~reuselib.attribution.tree.Tree`."""
-        return Tree.of(self.similarity, self.names, method)
+        return Tree.of(self.similarity, self.names)
 
     def _prepared(self, kept: Iterable[Any], observed: Mapping[str, Any]) -> list[Any]:
         """What was kept of some networks, made ready to be compared with that of all ``observed``."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reuselib import checks
 from reuselib.attribution.losses import finite, square, unit_rows
-from reuselib.errors import NonFinite, ShapeMismatch, unknown
+from reuselib.errors import NonFinite, ShapeMismatch
 
 
 def matrices(*features: Tensor) -> list[Tensor]:
@@ -81,8 +81,7 @@ def spearman(a: Tensor, b: Tensor, ties: str = "ordinal") -> float:
         ShapeMismatch: the lists differ in length, or are too short.
         UnknownName: there is no such way with ties.
     """
-    if ties not in ("ordinal", "average"):
-        raise unknown("way with ties", ties, ("ordinal", "average"))
+    checks.known("way with ties", ("ordinal", "average"), ties)
     ranks = ordinal_ranks(a), ordinal_ranks(b)
     if ties == "ordinal" or len(a) != len(b):
         return spearman_of_ranks(*ranks)

@@ -19,7 +19,6 @@ from reuselib import checks, home, nets, run
 from reuselib.attribution import learning, ordinal
 from reuselib.attribution.evaluation import Truth
 from reuselib.attribution.learning import Lesson, TaskLearning, in_range
-from reuselib.errors import unknown
 from reuselib.nets import TaskNetwork
 from reuselib.run import Settings
 from reuselib.worlds import rooms
@@ -107,8 +106,7 @@ class Zoo(learning.Shelf):
     made = ("transfers",)
 
     def __init__(self, plan: Settings, seed: int, device: str | torch.device | None = None) -> None:
-        if odd := [task for task in (*plan.tasks, *plan.residual) if task not in rooms.TASKS]:
-            raise unknown("task", odd[0], rooms.TASKS)
+        checks.known("task", rooms.TASKS, *plan.tasks, *plan.residual)
         checks.whole(0, checks.SEEDS // SEEDS, seed=seed)
         checks.whole(**{name: plan[name] for name in ("images", "transfer_images", "test_images", "top")})
         checks.number(gate=plan.gate)
@@ -141,8 +139,7 @@ class Zoo(learning.Shelf):
         Raises:
             UnknownName: there is none.
         """
-        if name not in self.members:
-            raise unknown(f"network of {self.name}", name, self.members)
+        checks.known(f"network of {self.name}", self.members, name)
         return self.members[name]
 
     def fresh(self, name: str) -> TaskNetwork:

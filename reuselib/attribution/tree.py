@@ -20,9 +20,7 @@ from torch import Tensor
 from reuselib import checks
 from reuselib.attribution.losses import finite
 from reuselib.attribution.rivals import upper
-from reuselib.errors import ShapeMismatch, unknown
-
-LINKAGES = ("single", "complete", "average", "weighted", "centroid", "median", "ward")
+from reuselib.errors import ShapeMismatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,26 +37,22 @@ class Tree:
     links: NDArray[numpy.float64]
 
     @classmethod
-    def of(cls, rows: Tensor, names: Sequence[str], method: str = "single") -> Tree:
-        """Cluster rows by their Euclidean distances.
+    def of(cls, rows: Tensor, names: Sequence[str]) -> Tree:
+        """Cluster rows by their Euclidean distances, by single linkage.
 
         Args:
             rows: (N, M), one for each task: its affinities to all tasks.
             names: of the N tasks, at least two.
-            method: of the linkage, as SciPy knows it.
 
         Raises:
             ShapeMismatch: there are not as many names as rows, or fewer than two.
             NonFinite: an affinity is NaN or infinite.
-            UnknownName: there is no such linkage.
         """
-        if method not in LINKAGES:
-            raise unknown("linkage", method, LINKAGES)
         if rows.ndim != 2 or len(rows) != len(names) or len(names) < 2:
             raise ShapeMismatch(f"{len(names)} names do not fit rows {tuple(rows.shape)}. Give two rows at least.")
         finite(affinities=rows)
         gaps = pdist(rows.detach().cpu().double().numpy())
-        return cls(tuple(names), hierarchy.optimal_leaf_ordering(hierarchy.linkage(gaps, method), gaps))
+        return cls(tuple(names), hierarchy.optimal_leaf_ordering(hierarchy.linkage(gaps, "single"), gaps))
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -72,8 +66,7 @@ class Tree:
             names: rows and columns wanted, in this order; all if left out.
         """
         matrix = torch.from_numpy(squareform(hierarchy.cophenet(self.links)))
-        if odd := [name for name in names or () if name not in self.names]:
-            raise unknown("task", odd[0], self.names)
+        checks.known("task", self.names, *(names or ()))
         index = [self.names.index(name) for name in names or self.names]
         return matrix[index][:, index]
 
@@ -103,8 +96,7 @@ def purity(clusters: Mapping[str, int], groups: Mapping[str, Hashable]) -> float
         clusters: name → cluster, as :meth:`Tree.clusters` gives it.
         groups: name → group, for the same names.
     """
-    if odd := [name for name in clusters if name not in groups]:
-        raise unknown("group of", odd[0], groups)
+    checks.known("group of", groups, *clusters)
     members: dict[int, Counter[Hashable]] = {}
     for name, cluster in clusters.items():
         members.setdefault(cluster, Counter())[groups[name]] += 1

@@ -9,10 +9,9 @@ from torch import Tensor
 from reuselib import checks, data, home
 from reuselib.data import ImageSet
 from reuselib.data.image_set import IMAGENET_STATISTICS
-from reuselib.errors import MissingFile, unknown
+from reuselib.errors import MissingFile
 from reuselib.worlds import rooms
 
-SPLITS = ("train", "test", "probes")
 VARIED, OTHERS = "real-varied", 1000
 """The domain of recoloured close-ups, and what its seeds begin with: no image is another one's in other colours."""
 POOL = 5
@@ -46,8 +45,7 @@ def domain_images(domain: str, split: str, count: int, size: int, seed: int = 0)
     """
     checks.whole(count=count, size=size)
     checks.whole(0, checks.SEEDS - OTHERS, seed=seed)
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
+    checks.known("split", rooms.CLOSEUP_SPLITS, split)
     if domain in rooms.DOMAINS:
         return rooms.closeups(domain, split, count, seed).resized(size)
     if domain == VARIED:

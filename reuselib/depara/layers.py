@@ -28,7 +28,7 @@ from reuselib.data import ImageSet
 from reuselib.depara.domains import VARIED, blank_images, domain_images
 from reuselib.depara.losses import edge_similarity, node_similarity
 from reuselib.depara.method import Graph, cut, layer_graphs, layer_names, similarity
-from reuselib.errors import ShapeMismatch, unknown
+from reuselib.errors import ShapeMismatch
 from reuselib.nets import TaskNetwork, pretrained
 from reuselib.nets.supervised import Supervised
 from reuselib.run import Settings
@@ -175,8 +175,7 @@ class Studio(learning.Shelf):
 
     def _network(self, name: str) -> nn.Module:
         """A network: a source or of the target; frozen, in evaluation mode, the same object every time."""
-        if name not in (*self.own, *SOURCES):
-            raise unknown(f"network of {self.name}", name, (*self.own, *SOURCES))
+        checks.known(f"network of {self.name}", (*self.own, *SOURCES), name)
         if name not in self.own and self.device.type != "meta":
             network = pretrained.classifier(self.plan.network, self.device)
         else:
@@ -373,8 +372,7 @@ class LayerScores:
         Raises:
             UnknownName: there is no such score.
         """
-        if score not in SCORES:
-            raise unknown("score of layers", score, SCORES)
+        checks.known("score of layers", SCORES, score)
         return SCORES[score](self)
 
 

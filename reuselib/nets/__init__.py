@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from reuselib.errors import unknown
+from reuselib import checks
 from reuselib.nets.chain import chain_of, works_in_place
 from reuselib.nets.conv import conv3, conv4, lenet5, lenet5_half
 from reuselib.nets.encoder_decoder import (
@@ -72,8 +72,7 @@ def build(name: str, **arguments: Any) -> nn.Module:
     Raises:
         UnknownName: there is no such network or option; the message gives the nearest name.
     """
-    if name not in MODELS:
-        raise unknown("network", name, MODELS)
+    checks.known("network", MODELS, name)
     return MODELS[name](**arguments)
 
 

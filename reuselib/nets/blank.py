@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from reuselib import checks
 from reuselib.data import ImageSet, SegmentationSet
-from reuselib.errors import unknown
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ SPACES = {
 
 def images(dataset: str, size: int | None = None, count: int | None = None) -> ImageSet:
     """An image set on ``meta`` in the shape of a real one; ``count`` images, or as many as there are to learn from."""
-    if dataset not in SPACES:
-        raise unknown("image set whose cost can be asked", dataset, SPACES)
+    checks.known("image set whose cost can be asked", SPACES, dataset)
     space = SPACES[dataset]
     side, half = size or space.side, (0.5,) * space.channels
     with torch.device("meta"):

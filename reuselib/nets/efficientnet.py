@@ -13,10 +13,10 @@ from pickle import UnpicklingError
 import torch
 from torch import nn
 
-from reuselib import run
+from reuselib import checks, run
 from reuselib.data import files
 from reuselib.data.image_set import Statistics
-from reuselib.errors import DamagedFile, MissingFile, unknown
+from reuselib.errors import DamagedFile, MissingFile
 
 SIZES = {0: 224, 1: 240, 2: 260}
 """The images of their training, in pixels a side, by number; any size from 32 goes through."""
@@ -38,8 +38,7 @@ def load(number: int = 0, device: torch.device | str | None = None, untrained: b
         MissingFile: a package is not installed.
         DamagedFile: the weights are others than those that were published.
     """
-    if number not in SIZES:
-        raise unknown("EfficientNet-Lite", str(number), map(str, SIZES))
+    checks.known("EfficientNet-Lite", SIZES, number)
     where = run.device(device)
     try:
         build = import_module("efficientnet_lite_pytorch").EfficientNet.from_name

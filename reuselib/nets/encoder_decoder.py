@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from reuselib.errors import ReuseError, unknown
+from reuselib import checks
+from reuselib.errors import ReuseError
 from reuselib.nets.layers import ImageNetwork, architecture, convolution
 from reuselib.nets.resnet import BasicBlock
 
@@ -68,19 +69,19 @@ def dense_decoder(outputs: int, inputs: int = CODE) -> nn.Sequential:
 
 
 @architecture
-def vector_head(outputs: int, inputs: int = CODE, side: int = SIDE, dropout: float = 0.3) -> nn.Sequential:
+def vector_head(outputs: int, inputs: int = CODE, side: int = SIDE) -> nn.Sequential:
     """Build a head that gives one vector for each image: class scores, or numbers such as a pose.
 
     Args:
         outputs: numbers wanted, or classes.
         inputs: channels of what is read.
         side: its height and width.
-        dropout: share of the 128 hidden units that are dropped in training.
 
     Returns:
-        Maps (B, inputs, side, side) become (B, outputs) (67,081 parameters for nine numbers).
+        Maps (B, inputs, side, side) become (B, outputs) (67,081 parameters for nine numbers); in training, .3 of the
+        128 hidden units are dropped.
     """
-    hidden = [nn.Linear(inputs * side * side, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Dropout(dropout)]
+    hidden = [nn.Linear(inputs * side * side, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Dropout(0.3)]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(128, outputs))
 
 
@@ -124,8 +125,7 @@ def task_network(outputs: int, dense: bool = True, encoder: str = "plain", chann
     Raises:
         UnknownName: there is no such encoder.
     """
-    if encoder not in ENCODERS:
-        raise unknown("encoder", encoder, ENCODERS)
+    checks.known("encoder", ENCODERS, encoder)
     return TaskNetwork(ENCODERS[encoder](channels=channels), dense_decoder(outputs) if dense else vector_head(outputs))
 
 

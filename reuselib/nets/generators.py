@@ -7,7 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from reuselib.errors import BadValue, ShapeMismatch, unknown
+from reuselib import checks
+from reuselib.errors import BadValue, ShapeMismatch
 from reuselib.nets.layers import Shape, architecture
 
 ACTIVATIONS: dict[str | None, type[nn.Module]] = {"tanh": nn.Tanh, None: nn.Identity}
@@ -86,12 +87,10 @@ def upsampling_generator(
 
     Source: DFAD, official code, the generator of the 32x32 experiments.
     """
-    if activation not in ACTIVATIONS:
-        raise unknown("activation", str(activation), [str(name) for name in ACTIVATIONS])
+    checks.known("activation", ACTIVATIONS, activation)
     body = _upsampled(image, latent, (2 * width, 2 * width, width), bias=True)
-    return Generator(
-        nn.Sequential(*body, ACTIVATIONS[activation](), nn.BatchNorm2d(image[0], affine=affine)), latent, image
-    )
+    normalised = ACTIVATIONS[activation](), nn.BatchNorm2d(image[0], affine=affine)
+    return Generator(nn.Sequential(*body, *normalised), latent, image)
 
 
 @architecture
@@ -292,8 +291,7 @@ def dcgan_discriminator(
 
     Source: OSGAN, official code (width 128, 32 groups); small: width 32 and 8 groups for 16 pixels.
     """
-    if norm not in NORMALISATIONS:
-        raise unknown("normalisation", str(norm), map(str, NORMALISATIONS))
+    checks.known("normalisation", NORMALISATIONS, norm)
     if norm == "group" and 2 * width % groups:
         raise ShapeMismatch(f"{groups} groups do not divide {2 * width} channels. Choose groups that divide them.")
     widths = [width * 2**stage for stage in range(_doublings(image))]

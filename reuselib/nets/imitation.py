@@ -51,11 +51,8 @@ def check_same_shape(t: Tensor, s: Tensor) -> None:
 
 def warn_of_probabilities(t: Tensor) -> None:
     """Warn where a teacher's outputs (B, C, ...) are probabilities: every loss here applies the softmax itself."""
-    if (
-        not t.is_meta
-        and bool((t >= 0).all())
-        and torch.allclose(t.sum(1).float(), torch.ones(()).to(t.device), atol=1e-3)
-    ):
+    sums = t.sum(1).float()
+    if not t.is_meta and (t >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
         warnings.warn(
             "The teacher gives probabilities, not logits: they are positive and sum to 1. Leave its last softmax out.",
             stacklevel=5,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reuselib import checks
-from reuselib.errors import BadValue, ShapeMismatch, unknown
+from reuselib.errors import BadValue, ShapeMismatch
 
 P = ParamSpec("P")
 Network = TypeVar("Network", bound=nn.Module)
@@ -35,9 +35,7 @@ def architecture(build: Callable[P, Network]) -> Callable[P, Network]:
 
     @functools.wraps(build)
     def checked(*arguments: P.args, **options: P.kwargs) -> Network:
-        for name in options:
-            if name not in parameters:
-                raise unknown(f"option of {build.__name__}", name, parameters)
+        checks.known(f"option of {build.__name__}", parameters, *options)
         for name, value in signature.bind(*arguments, **options).arguments.items():
             if (kind := parameters[name].annotation) is float:
                 checks.number(0, 1, **{name: value})

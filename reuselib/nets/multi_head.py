@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from reuselib import checks
-from reuselib.errors import ReuseError, unknown
+from reuselib.errors import ReuseError
 from reuselib.nets.layers import ImageNetwork, architecture, averaged, convolution, initialise_convolutions, repeated
 from reuselib.nets.pretrained import take
 from reuselib.nets.resnet import BasicBlock
@@ -105,8 +105,7 @@ def first_classes(network: MultiHead, task: str, count: int, name: str) -> Multi
 
     Source: Shen et al. 2019 (ICCV), official code of the class experiment.
     """
-    if task not in network.tasks:
-        raise unknown("task", task, network.tasks)
+    checks.known("task", network.tasks, task)
     head: nn.Linear = network.heads[task]  # type: ignore[assignment]
     checks.whole(count=count)
     if count > head.out_features:
@@ -118,26 +117,20 @@ def first_classes(network: MultiHead, task: str, count: int, name: str) -> Multi
 
 
 @architecture
-def multi_head_conv(
-    tasks: Mapping[str, int], widths: Sequence[int] = (16, 32, 32), depth: int = 1, channels: int = 1
-) -> MultiHead:
-    """Build plain 3x3 convolutions with batch norm; every stage but the first begins with a 2x2 max pool.
+def multi_head_conv(tasks: Mapping[str, int], widths: Sequence[int] = (16, 32, 32), channels: int = 1) -> MultiHead:
+    """Build plain 3x3 convolutions with batch norm; every one but the first is behind a 2x2 max pool.
 
     Args:
         tasks: task → number of classes.
         widths: channels of the stages.
-        depth: convolutions in each stage, with a batch norm after each and a ReLU between two.
         channels: channels of the images; their size is free from ``2**(stages - 1)`` pixels on.
 
     Returns:
         A network of ``len(widths)`` stages (14,260 parameters for two tasks of two classes).
     """
-    stages = []
-    for index, (inputs, width) in enumerate(pairwise((channels, *widths))):
-        layers: list[nn.Module] = [nn.MaxPool2d(2)] if index else []
-        for step in range(depth):
-            layers += convolution(width if step else inputs, width)
-        stages.append(nn.Sequential(*layers[:-1]))
+    stages = [nn.Sequential(*convolution(*ends)[:-1]) for ends in pairwise((channels, *widths))]
+    for stage in stages[1:]:
+        stage.insert(0, nn.MaxPool2d(2))
     return MultiHead(stages, widths, tasks)
 
 
@@ -149,21 +142,18 @@ def _residual_stage(inputs: int, outputs: int, depth: int, stride: int) -> nn.Se
 
 
 @architecture
-def multi_head_residual(
-    tasks: Mapping[str, int], widths: Sequence[int] = (16, 32, 32), depth: int = 1, channels: int = 1
-) -> MultiHead:
-    """Build a small residual network: a convolution, then stages of basic blocks that halve height and width.
+def multi_head_residual(tasks: Mapping[str, int], widths: Sequence[int] = (16, 32, 32), channels: int = 1) -> MultiHead:
+    """Build a small residual network: a convolution, then basic blocks that each halve height and width.
 
     Its maps have the height and width of those of :func:`multi_head_conv`, for images of even sizes.
 
     Args:
         tasks: task → number of classes.
-        widths: channels of the stem and of the later stages.
-        depth: basic blocks in each stage after the stem.
+        widths: channels of the stem and of the blocks.
         channels: channels of the images.
     """
     stages = [nn.Sequential(*convolution(channels, widths[0])[:-1])]
-    stages += [_residual_stage(*ends, depth, stride=2) for ends in pairwise(widths)]
+    stages += [_residual_stage(*ends, 1, stride=2) for ends in pairwise(widths)]
     return MultiHead(stages, widths, tasks)
 
 

@@ -71,16 +71,15 @@ def small_segmenter(width: int = 32, classes: int = 7, channels: int = 3) -> Seg
 
 
 @architecture
-def deeplabv3_resnet50(classes: int = 21, channels: int = 3, dropout: float = 0.5) -> Segmenter:
+def deeplabv3_resnet50(classes: int = 21, channels: int = 3) -> Segmenter:
     """Build DeepLabv3 on torchvision's ResNet-50, randomly initialised, at output stride 8.
 
     Args:
         classes: number of logits of each pixel.
         channels: 3.
-        dropout: share of the pyramid's output that is dropped in training; drawn from torch's global generator.
 
     Returns:
-        A Segmenter (39,636,299 parameters at 11 classes).
+        A Segmenter (39,636,299 parameters at 11 classes); in training, half of the pyramid's output is dropped.
 
     Raises:
         ShapeMismatch: the images have not three channels.
@@ -92,11 +91,11 @@ def deeplabv3_resnet50(classes: int = 21, channels: int = 3, dropout: float = 0.
     _check_colour(channels)
     backbone = models.resnet50(weights=None, replace_stride_with_dilation=[False, True, True])
     parts = [(name, part) for name, part in backbone.named_children() if name not in ("avgpool", "fc")]
-    return _deeplab(nn.Sequential(OrderedDict(parts)), 2048, classes, dropout)
+    return _deeplab(nn.Sequential(OrderedDict(parts)), 2048, classes)
 
 
 @architecture
-def deeplabv3_mobilenet(classes: int = 21, channels: int = 3, dropout: float = 0.5) -> Segmenter:
+def deeplabv3_mobilenet(classes: int = 21, channels: int = 3) -> Segmenter:
     """Build DeepLabv3 on torchvision's MobileNetV2, randomly initialised, at output stride 8.
 
     As in DFAD's code, a block pads what it is given, so that its first 1x1 convolution and batch norm see the border
@@ -105,7 +104,6 @@ def deeplabv3_mobilenet(classes: int = 21, channels: int = 3, dropout: float = 0
     Args:
         classes: number of logits of each pixel.
         channels: 3.
-        dropout: as in :func:`deeplabv3_resnet50`.
 
     Returns:
         A Segmenter (5,111,307 parameters at 11 classes).
@@ -128,19 +126,15 @@ def deeplabv3_mobilenet(classes: int = 21, channels: int = 3, dropout: float = 0
     for module in features.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
-    return _deeplab(features, 320, classes, dropout)
+    return _deeplab(features, 320, classes)
 
 
-def _deeplab(encoder: nn.Module, width: int, classes: int, dropout: float) -> Segmenter:
+def _deeplab(encoder: nn.Module, width: int, classes: int) -> Segmenter:
     """Put DeepLabv3's pyramid and head on an encoder with so many channels."""
     from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
     *decoder, head = DeepLabHead(width, classes, ATROUS_RATES)
-    network = Segmenter(encoder, nn.Sequential(*decoder), head)
-    for module in network.decoder.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = dropout
-    return network
+    return Segmenter(encoder, nn.Sequential(*decoder), head)
 
 
 def _check_colour(channels: int) -> None:

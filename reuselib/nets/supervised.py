@@ -151,9 +151,8 @@ class MultiTaskSupervised(Supervised):
 
     def losses(self, outputs: dict[str, Tensor], labels: Tensor) -> Tensor:
         """The loss of each image, (B,), summed over its tasks."""
-        columns = {task: labels[:, self.images.column(task)] for task in outputs}
         each = [
-            F.cross_entropy(logits.float(), columns[task], reduction="none", ignore_index=-1)
+            F.cross_entropy(logits.float(), labels[:, self.images.column(task)], reduction="none", ignore_index=-1)
             for task, logits in outputs.items()
         ]
         return torch.stack(each).sum(0)

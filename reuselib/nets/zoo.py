@@ -25,9 +25,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from reuselib import data, home, nets, run
+from reuselib import checks, data, home, nets, run
 from reuselib.data import ImageSet, SegmentationSet, segmentation
-from reuselib.errors import BadValue, DamagedFile, MissingFile, NonFinite, ReuseError, ShapeMismatch, unknown
+from reuselib.errors import BadValue, DamagedFile, MissingFile, NonFinite, ReuseError, ShapeMismatch
 from reuselib.nets import blank, pretrained
 from reuselib.nets.recipes import RECIPES, Made, Published, Recipe
 from reuselib.nets.segmentation import Segmenter, take_torchvision_encoder
@@ -249,14 +249,12 @@ def names() -> list[str]:
 
 
 def _piece(name: str) -> Piece:
-    if name not in names():
-        raise unknown("network", name, names())
+    checks.known("network", names(), name)
     return Piece(name)
 
 
 def _recipe(name: str) -> Any:
-    if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
+    checks.known("recipe", RECIPES, name)
     return RECIPES[name]
 
 

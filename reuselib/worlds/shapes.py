@@ -14,7 +14,6 @@ from reuselib import checks
 from reuselib.data.files import count_and_seed
 from reuselib.data.image_set import ImageSet, statistics
 from reuselib.data.multi_label import MultiLabelSet, from_classes
-from reuselib.errors import unknown
 
 Draw = Callable[[Tensor, int, torch.Generator], Tensor]
 """Classes (B,), size and generator → uint8 (B, 1, size, size)."""
@@ -88,8 +87,7 @@ def shapes(count: int, size: int = 16, seed: int = 0, label: str = "shape") -> I
         UnknownName: If there is no such kind of label.
         BadValue: If count or size is below 1, or the seed is none.
     """
-    if label not in ("shape", "cell"):
-        raise unknown("label", label, ("shape", "cell"))
+    checks.known("label", ("shape", "cell"), label)
     images, cells = drawn(_draw, len(CELLS), count, size, seed)
     if label == "cell":
         return ImageSet("shape_cells", images, cells, CELLS, *statistics(images))

@@ -12,17 +12,9 @@ import torch
 from scipy.spatial.distance import pdist
 from torch import Tensor
 
+from reuselib.attribution import cka, ordinal_ranks, rsa, spearman, spearman_of_ranks, svcca, upper
 from reuselib.attribution.losses import affinity_matrix, cosines, distance, normalised, pairwise, slope, without_shared
-from reuselib.attribution.rivals import (
-    cka,
-    dissimilarity,
-    ordinal_ranks,
-    rsa,
-    spearman,
-    spearman_of_ranks,
-    svcca,
-    upper,
-)
+from reuselib.attribution.rivals import dissimilarity
 
 
 def test_the_slope_of_epsilon_lrp() -> None:

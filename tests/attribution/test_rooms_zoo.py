@@ -22,11 +22,7 @@ TINY = (
     .but(images=40, transfer_images=16, test_images=12)
     .but(updates=4, transfer_updates=2, batch=8)
 )
-
-
-@pytest.fixture(autouse=True)
-def in_a_room(room: Path) -> None:
-    """Keep networks out of the clone."""
+pytestmark = pytest.mark.usefixtures("room")  # networks stay out of the clone
 
 
 def test_the_shipped_zoos_were_made_by_this_plan(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ from torch import nn
 
 from reuselib import chapters, data, nets, report, run
 from reuselib.attribution import features, maps, probe_images, rsa, svcca
-from reuselib.attribution import study as chapter07
 from reuselib.attribution.job import PROBES
 from reuselib.attribution.larger import FAMILIES, pretrained
 from reuselib.attribution.learning import in_range
@@ -27,11 +26,7 @@ from reuselib.worlds import rooms
 
 STUDY = chapters.study("attribution", "smoke")
 ORDER = dict.fromkeys(("zoo0-", "zoo1-"), ["training", "transfers"]) | {"found-": ["training", "readout", "finetuning"]}
-
-
-@pytest.fixture(autouse=True)
-def in_a_room(room: Any) -> None:
-    """Keep records out of the clone."""
+pytestmark = pytest.mark.usefixtures("room")  # records stay out of the clone
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +73,11 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("row", [*EXPECTED, *CONTROLS])
-def test_a_row_gives_the_numbers_that_its_records_have(row: str, zoo: Zoo) -> None:
-    result = ran(row, 3)
+def test_a_row_gives_the_numbers_that_its_records_have_and_leaves_the_networks_alone(row: str, zoo: Zoo) -> None:
+    networks = [zoo.fresh(task) if row.startswith("random-encoders") else zoo.network(task) for task in zoo.tasks]
+    before, result = players.state(networks), ran(row, 3)
+    assert not list(players.differences(before, players.state(networks))) and not any(map(players.hooks, networks))
+    assert not any(network.training or any(p.requires_grad for p in network.parameters()) for network in networks)
     record, metrics = result.record, result.record.metrics
     assert (record.scale, record.row, record.seed) == ("smoke", f"zoo0-{row}", 3)
     assert metrics.keys() == RECORDED[f"zoo0-{row}"]
@@ -87,16 +85,10 @@ def test_a_row_gives_the_numbers_that_its_records_have(row: str, zoo: Zoo) -> No
     counts = [metrics[f"hits_{k}"] for k in (1, 2, 3, 4, 5)]
     assert counts == sorted(counts) and counts[-1] == pytest.approx(10)  # top 2 of 5 targets
     assert all(metrics[f"p_at_{k}"] == pytest.approx(counts[k - 1] / 5 / k) for k in (1, 2, 3, 4, 5))
-
-
-@pytest.mark.parametrize("row", EXPECTED)
-def test_a_row_compares_the_networks_of_the_zoo_by_its_score_and_leaves_them_alone(row: str, zoo: Zoo) -> None:
-    networks = [zoo.fresh(task) if row.startswith("random-encoders") else zoo.network(task) for task in zoo.tasks]
-    before, result = players.state(networks), STUDY.run(f"zoo0-{row}", 3, progress=False)
-    assert not list(players.differences(before, players.state(networks))) and not any(map(players.hooks, networks))
-    assert not any(network.training or any(p.requires_grad for p in network.parameters()) for network in networks)
-    x, metrics = in_range(result.probes.images), result.record.metrics
-    assert 0 < metrics["seconds"] == pytest.approx(result.record.cpu_seconds)
+    if row in CONTROLS:
+        return
+    x = in_range(result.probes.images)
+    assert 0 < metrics["seconds"] == pytest.approx(record.cpu_seconds)
     given = [rooms.inputs("color", x) if task == "color" else x for task in zoo.tasks]
     expected = EXPECTED[row](list(zip(networks, given, strict=True)))
     torch.testing.assert_close(result.similarity, expected, rtol=0, atol=1e-5)
@@ -181,4 +173,3 @@ def test_the_cost_of_classifiers_is_predicted() -> None:
     study = chapters.study("attribution", "paper")
     found = study.predict("classifiers-input-x-gradient-stl10", networks=("vgg11",))
     assert found.operations == pytest.approx(1008 * 2 * 2 * 7.6e9, rel=0.1) and 0.5e9 < found.memory < 4e9
-    assert chapter07.JOBS["zoo"] is type(study.job(chapter07.ZOO))

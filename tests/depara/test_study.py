@@ -33,11 +33,7 @@ from reuselib.worlds import rooms
 
 STUDY = chapters.study("depara", "smoke")
 NAMES = ("rich", "synthetic", "target", "target-few")
-
-
-@pytest.fixture(autouse=True)
-def in_a_room(room: Path) -> None:
-    """Keep records out of the clone."""
+pytestmark = pytest.mark.usefixtures("room")  # records stay out of the clone
 
 
 @pytest.fixture(scope="module")
@@ -203,9 +199,9 @@ def test_cuts_go_into_a_record_and_come_back_and_are_let_through_the_gate() -> N
 
 
 def test_the_truth_is_read_from_its_record(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = ran("layers-rich-10-transfers", 7).record
-    accuracies = {f"accuracy_{k}": 0.1 * k for k in range(1, 6)}
-    dataclasses.replace(record, metrics=record.metrics | accuracies | {"scratch": 0.123}).save()
+    row, cuts = "layers-rich-10-transfers", Cuts(tuple(0.1 * k for k in range(1, 6)), (0.0,) * 5, 0.123)
+    facts = {"row": row, "settings": STUDY.settings[row].plain(), "metrics": cuts.metrics()}
+    dataclasses.replace(ran("layers-networks", 7).record, **facts).save()
     monkeypatch.setattr(layers, "one_transfer", lambda *_: pytest.fail("it was trained again"))
     methods = ("depth", "oracle", "scratch", "random-layer", "nodes")
     depth, oracle, scratch, lot, nodes = (ran(f"layers-rich-10-{each}", 7).record.metrics for each in methods)

@@ -10,7 +10,7 @@ from torch import nn
 
 from reuselib import nets
 from reuselib.dfad import sources
-from reuselib.errors import ReuseError, ShapeMismatch
+from reuselib.errors import ReuseError
 from reuselib.nets import generators
 
 SMALL = {
@@ -44,8 +44,6 @@ def test_shapes_gradients_seeds_and_the_meta_device(case: str) -> None:
     assert all(parameter.grad.abs().sum() > 0 for parameter in generator.parameters())
     with torch.device("meta"):
         assert SMALL[case]()(torch.randn(4, 8)).shape == images.shape
-    with pytest.raises(ShapeMismatch, match=r"\(batch, 8\), not \(4, 9\)"):
-        generator(torch.randn(4, 9))
 
 
 def test_values_stay_in_their_range_at_every_size() -> None:
@@ -78,6 +76,7 @@ def test_layers_of_the_papers() -> None:
     ("call", "message"),
     [
         (lambda: sources.from_generator(nn.Sequential(nn.Linear(8, 4))), "Sequential does not say how long its noise"),
+        (lambda: SMALL["dcgan"]()(torch.randn(4, 9)), r"\(batch, 8\), not \(4, 9\)"),
         (lambda: nets.upsampling_generator((1, 30, 32)), "multiples of 4"),
         (lambda: nets.inversion_generator((1, 32, 2)), "multiples of 4"),
         (lambda: nets.dcgan_generator((3, 40, 48)), "multiples of 16"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision import models as torchvision
+from zeroshot_toys import assert_refused
 
 from reuselib import nets
 from reuselib.errors import BadValue, ReuseError, ShapeMismatch, UnknownName
@@ -83,6 +85,7 @@ def test_large_ones_work_where_nothing_is_computed() -> None:
             features = classifier.features(torch.randn(2, *image))
             assert features.shape == (2, classifier.head.in_features) and classifier.head(features).shape == (2, 7)
         assert nets.resnet18_imagenet(channels=1)(torch.randn(2, 1, 64, 64)).shape == (2, 101)
+        assert nets.room_encoder((4, 6), (2, 2), channels=1)(torch.randn(2, 1, 16, 16)).shape == (2, 6, 4, 4)
 
 
 def test_images_that_do_not_fit_are_refused() -> None:
@@ -168,34 +171,25 @@ def test_alexnet_has_no_relu_that_works_in_place_and_drops_in_training_alone() -
 
 
 def test_forms_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(ReuseError, match="0 to 5.*not 6"):
-        nets.vgg11_bn(pools=6)
-    for widths, size in ((((4,), (), (4,)), 16), (((4,),) * 3, 7)):
-        with pytest.raises(ReuseError, match=rf"3 blocks .* {size}x{size} pixels.*larger images"):
-            nets.plain_vgg(widths=widths, size=size)
-    for arguments in ({"widths": (64, 192)}, {"hidden": (4096,)}):
-        with pytest.raises(ReuseError, match="5 widths of convolutions and 2 of hidden linear layers, not"):
-            nets.alexnet(**arguments)
+    shapes = "5 widths of convolutions and 2 of hidden linear layers, not"
+    assert_refused(
+        (ReuseError, "0 to 5.*not 6", partial(nets.vgg11_bn, pools=6)),
+        (ReuseError, "3 blocks .* 16x16 pixels.*larger images", partial(nets.plain_vgg, ((4,), (), (4,)))),
+        (ReuseError, "3 blocks .* 7x7 pixels.*larger images", partial(nets.plain_vgg, ((4,),) * 3, size=7)),
+        (ReuseError, shapes, partial(nets.alexnet, widths=(64, 192))),
+        (ReuseError, shapes, partial(nets.alexnet, hidden=(4096,))),
+        *((ReuseError, r"6n \+ 4", partial(wide_resnet, depth, 1)) for depth in (4, 12, 18)),
+    )
 
 
 def test_what_cannot_be_meant_is_refused_by_its_name_before_anything_is_built() -> None:
     """Whole numbers of every network are tried in `test_doors`; here all other kinds of arguments."""
-    for name, arguments in (
-        *(("alexnet", {"widths": value}) for value in ((), (4, 0, 8), 3)),
-        *(("alexnet", {"dropout": value}) for value in (-0.1, 2)),
-        *(("dcgan_generator", {"image": value}) for value in ((16, 16), (3, 0, 8))),
-        ("multi_head_conv", {"tasks": {"a": 0}}),
-        ("room_encoder", {"strides": 3}),
-    ):
-        with pytest.raises(BadValue, match=f"{next(iter(arguments))} must "):
-            nets.build(name, **arguments)
-    with pytest.raises(UnknownName, match="option of conv3 'widths'. Did you mean 'width'"):
-        nets.conv3(widths=1)
-    with pytest.raises(UnknownName, match="lenet5"):
-        nets.build("lenet_5")
-
-
-@pytest.mark.parametrize("depth", [4, 12, 18])
-def test_a_wide_resnet_has_a_depth_that_there_is(depth: int) -> None:
-    with pytest.raises(ReuseError, match="6n \\+ 4"):
-        wide_resnet(depth, 1)
+    assert_refused(
+        *((BadValue, "widths must ", partial(nets.alexnet, widths=value)) for value in ((), (4, 0, 8), 3)),
+        *((BadValue, "dropout must ", partial(nets.alexnet, dropout=value)) for value in (-0.1, 2)),
+        *((BadValue, "image must ", partial(nets.dcgan_generator, image=value)) for value in ((16, 16), (3, 0, 8))),
+        (BadValue, "tasks must ", partial(nets.multi_head_conv, tasks={"a": 0})),
+        (BadValue, "strides must ", partial(nets.room_encoder, strides=3)),
+        (UnknownName, "option of conv3 'widths'. Did you mean 'width'", partial(nets.conv3, widths=1)),
+        (UnknownName, "lenet5", partial(nets.build, "lenet_5")),
+    )

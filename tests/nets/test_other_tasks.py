@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import players
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
+from zeroshot_toys import assert_refused
 
 from reuselib import nets
 from reuselib.errors import ReuseError, ShapeMismatch, UnknownName
@@ -17,7 +20,7 @@ from reuselib.errors import ReuseError, ShapeMismatch, UnknownName
 TASKS = {"a": 3, "b": 2}
 SMALL = {
     "multi_head_conv": {"channels": 1},
-    "multi_head_residual": {"depth": 2, "widths": (4, 6, 8), "channels": 1},
+    "multi_head_residual": {"widths": (4, 6, 8), "channels": 1},
     "multi_head_resnet18": {"widths": (4, 4, 6, 8, 8), "channels": 1},
 }
 
@@ -66,21 +69,22 @@ def test_the_first_classes_of_a_head_keep_their_logits() -> None:
     with torch.no_grad():  # the rows are copies
         cut.heads["part 1"].weight.add_(1)
     assert not torch.equal(cut.heads["part 1"].weight, net.heads["a"].weight[:2])
-    with pytest.raises(UnknownName, match="task 'c'"):
-        nets.first_classes(net, "c", 1, "d")
-    for count, words in ((0, "count must be a whole number"), (4, "'a' has 3 classes: keep 1 to 3")):
-        with pytest.raises(ReuseError, match=words):
-            nets.first_classes(net, "a", count, "d")
 
 
-def test_tasks_and_stages_that_do_not_fit() -> None:
-    for name in ("a.b", "", "forward", 3):
-        with pytest.raises(ReuseError, match="cannot be the name of a task"):
-            nets.multi_head_conv({name: 2})
-    with pytest.raises(ReuseError, match="at least one task"):
-        nets.multi_head_conv({})
-    with pytest.raises(ReuseError, match="1 stages need as many widths"):
-        nets.MultiHead([nn.Conv2d(1, 2, 1)], (2, 3), TASKS)
+def test_what_does_not_fit_is_refused() -> None:
+    net = nets.multi_head_conv(TASKS)
+    deeplabs, odd = (nets.deeplabv3_resnet50, nets.deeplabv3_mobilenet), ("a.b", "", "forward", 3)
+    assert_refused(
+        (UnknownName, "task 'c'", partial(nets.first_classes, net, "c", 1, "d")),
+        (ReuseError, "count must be a whole number", partial(nets.first_classes, net, "a", 0, "d")),
+        (ReuseError, "'a' has 3 classes: keep 1 to 3", partial(nets.first_classes, net, "a", 4, "d")),
+        *((ReuseError, "cannot be the name of a task", partial(nets.multi_head_conv, {name: 2})) for name in odd),
+        (ReuseError, "at least one task", partial(nets.multi_head_conv, {})),
+        (ReuseError, "1 stages need as many widths", partial(nets.MultiHead, [nn.Conv2d(1, 2, 1)], (2, 3), TASKS)),
+        (UnknownName, "plain", partial(nets.task_network, 1, encoder="plane")),
+        (ReuseError, "as many strides", partial(nets.room_encoder, widths=(4, 8))),
+        *((ShapeMismatch, "3 channels, not 1", partial(build, channels=1)) for build in deeplabs),
+    )
 
 
 # --- encoders and decoders of the rooms -------------------------------------------------------------------------------
@@ -109,14 +113,6 @@ def test_the_decoder_reads_a_grid_of_the_right_neighbours() -> None:
     assert changed[:16, 16:].any() and not changed[16:].any() and not changed[:, :16].any()
 
 
-def test_widths_are_free_and_names_are_not() -> None:
-    assert nets.room_encoder((4, 6), (2, 2), channels=1)(torch.randn(2, 1, 16, 16)).shape == (2, 6, 4, 4)
-    with pytest.raises(UnknownName, match="plain"):
-        nets.task_network(1, encoder="plane")
-    with pytest.raises(ReuseError, match="as many strides"):
-        nets.room_encoder(widths=(4, 8))
-
-
 # --- segmentation -----------------------------------------------------------------------------------------------------
 
 
@@ -125,7 +121,7 @@ def test_widths_are_free_and_names_are_not() -> None:
 )
 def test_deeplabs_cost_shapes_dilations_and_dropout(name: str, width: int, macs: float) -> None:
     with torch.device("meta"):
-        network = nets.build(name, classes=11, dropout=0.3)
+        network = nets.build(name, classes=11)
         with FlopCounterMode(display=False) as counter:
             network(torch.empty(2, 3, 256, 256))
         assert counter.get_total_flops() / 2 / 2 == pytest.approx(macs, rel=0.002)
@@ -134,9 +130,7 @@ def test_deeplabs_cost_shapes_dilations_and_dropout(name: str, width: int, macs:
         assert network.features(images).shape == (2, 256, 32, 43) and network(images).shape == (2, 11, 256, 341)
         pyramid = network.decoder[0]
         assert [branch[0].dilation for branch in list(pyramid.convs)[1:4]] == [(12, 12), (24, 24), (32, 32)]
-        assert [module.p for module in pyramid.modules() if isinstance(module, nn.Dropout)] == [0.3]
-    with pytest.raises(ShapeMismatch, match="3 channels, not 1"):
-        nets.build(name, channels=1)
+        assert [module.p for module in pyramid.modules() if isinstance(module, nn.Dropout)] == [0.5]
 
 
 def test_the_strides_of_mobilenet_become_dilations_and_a_block_pads_what_it_is_given() -> None:

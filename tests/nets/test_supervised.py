@@ -26,14 +26,13 @@ from reuselib.nets.supervised import (
 )
 from reuselib.report import metrics
 
-CLASSES = players.CLASSES
+IMAGES = players.cast().images
 
 
 def halves() -> SegmentationSet:
     """The tiny images of all methods, each with a mask of two classes; some pixels have none."""
-    images = players.cast().images
-    masks = (images.images[:, 0] > 128).long().masked_fill(images.images[:, 0] > 240, 255)
-    return SegmentationSet(images, masks, ("dark", "bright"))
+    masks = (IMAGES.images[:, 0] > 128).long().masked_fill(IMAGES.images[:, 0] > 240, 255)
+    return SegmentationSet(IMAGES, masks, ("dark", "bright"))
 
 
 def segmenter(classes: int = 2) -> nets.Segmenter:
@@ -41,7 +40,7 @@ def segmenter(classes: int = 2) -> nets.Segmenter:
 
 
 def training(kind: type[Supervised], **options: Any) -> Supervised:
-    network, images = (nets.conv3(4), players.cast().images) if kind is Supervised else (segmenter(), halves())
+    network, images = (nets.conv3(4), IMAGES) if kind is Supervised else (segmenter(), halves())
     return kind(network, images, **{"precision": "fp32", "batch": 16} | options)
 
 
@@ -91,7 +90,7 @@ def test_mixup_mixes_images_and_labels_alike(kind: type[Supervised]) -> None:
 
 def test_noise_has_a_spread_of_its_own_in_each_image() -> None:
     _, noisy, *_ = first_step(noise=0.5, seed=1, batch=64)
-    clean, _ = players.cast().images.sample(64, torch.Generator().manual_seed(1))
+    clean, _ = IMAGES.sample(64, torch.Generator().manual_seed(1))
     spreads = (noisy - clean).flatten(1).std(1)
     assert 0.15 < spreads.mean() < 0.35 and spreads.max() < 0.75
     assert spreads.max() - spreads.min() > 0.2
@@ -134,29 +133,15 @@ def test_segmentation_scores_are_those_of_all_pixels() -> None:
 @pytest.mark.parametrize(
     ("kind", "network", "images", "options", "error", "words"),
     [
-        (Supervised, nets.conv3(4, classes=3), players.cast().images, {}, ShapeMismatch, "3 outputs for 4 .*classes=4"),
-        (Supervised, nets.conv3(4, channels=3), players.cast().images, {}, ShapeMismatch, "channels=1"),
-        (
-            Supervised,
-            nets.conv3(4),
-            players.cast().images.to("meta"),
-            {},
-            DeviceError,
-            "network on cpu.*images on meta",
-        ),
-        (
-            Supervised,
-            nets.conv3(4),
-            players.cast().images.subset([]),
-            {},
-            BadValue,
-            "images must be Batches with something",
-        ),
-        (Supervised, nets.conv3(4), players.cast().images, {"noise": "a"}, BadValue, "noise must be a finite number"),
-        (MultiTaskSupervised, nets.conv3(4), players.cast().images, {}, BadValue, "images must be MultiLabelSet"),
+        (Supervised, nets.conv3(4, classes=3), IMAGES, {}, ShapeMismatch, "3 outputs for 4 .*classes=4"),
+        (Supervised, nets.conv3(4, channels=3), IMAGES, {}, ShapeMismatch, "channels=1"),
+        (Supervised, nets.conv3(4), IMAGES.to("meta"), {}, DeviceError, "network on cpu.*images on meta"),
+        (Supervised, nets.conv3(4), IMAGES.subset([]), {}, BadValue, "images must be Batches with something"),
+        (Supervised, nets.conv3(4), IMAGES, {"noise": "a"}, BadValue, "noise must be a finite number"),
+        (MultiTaskSupervised, nets.conv3(4), IMAGES, {}, BadValue, "images must be MultiLabelSet"),
         (SegmentationTraining, nets.conv3(4), halves(), {}, ShapeMismatch, "logits of 2 classes for every pixel"),
         (SegmentationTraining, segmenter(1), halves(), {}, ShapeMismatch, "classes=2"),
-        (SegmentationTraining, segmenter(), players.cast().images, {}, BadValue, "images must be SegmentationSet"),
+        (SegmentationTraining, segmenter(), IMAGES, {}, BadValue, "images must be SegmentationSet"),
         (SegmentationTraining, segmenter(), halves(), {"window": 9}, BadValue, "window must be .* from 1 to 8"),
         (SegmentationTraining, segmenter(), halves(), {"crop": 1}, BadValue, "crop would pad the masks"),
     ],

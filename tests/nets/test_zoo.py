@@ -19,6 +19,7 @@ import pytest
 import safetensors.torch
 import torch
 from torchvision import models as torchvision
+from zeroshot_toys import assert_refused
 
 from reuselib import data, home, nets, run
 from reuselib.data.image_set import IMAGENET_STATISTICS, one_class
@@ -129,20 +130,17 @@ def test_every_recipe_builds_its_network_and_the_papers_teachers_learn_as_long_a
 
 def test_unknown_and_missing_networks_say_what_to_do(room: Path) -> None:
     elsewhere = partial(zoo.load, device="meta"), partial(zoo.images, split="test", device="meta")
-    for function in (zoo.load, zoo.card, zoo.verify, zoo.train, *elsewhere):
-        with pytest.raises(UnknownName, match="'fashion16-conv'. Did you mean 'fashion16-conv3'"):
-            function("fashion16-conv")
-    for name in ("", "../../evil", "/evil"):
-        with pytest.raises(BadValue, match="cannot be the name of a piece"):
-            Piece(name)
-    with pytest.raises(ShapeMismatch, match="digits8-conv3 is of another architecture"):
-        Piece("digits8-conv3").load(nets.conv3(3))
-    with pytest.raises(ReuseError, match=r"digits8-conv3 comes with the book.*load the one that is there"):
-        zoo.train("digits8-conv3")
+    asked = (zoo.load, zoo.card, zoo.verify, zoo.train, *elsewhere)
+    known, piece = "'fashion16-conv'. Did you mean 'fashion16-conv3'", Piece("digits8-conv3")
+    assert_refused(
+        *((UnknownName, known, partial(function, "fashion16-conv")) for function in asked),
+        *((BadValue, "cannot be the name of a piece", partial(Piece, name)) for name in ("", "../../evil", "/evil")),
+        (ShapeMismatch, "digits8-conv3 is of another architecture", partial(piece.load, nets.conv3(3))),
+        (ReuseError, "digits8-conv3 comes with the book.*load the one", partial(zoo.train, "digits8-conv3")),
+    )
     for file in ("card.json", "weights.safetensors"):
-        for function in (zoo.load, zoo.verify):
-            with pytest.raises(MissingFile, match=rf"{file} is missing. Fix: reuselib zoo train tiny"):
-                function("tiny")
+        missing = f"{file} is missing. Fix: reuselib zoo train tiny"
+        assert_refused(*((MissingFile, missing, partial(function, "tiny")) for function in (zoo.load, zoo.verify)))
         (train_tiny() / "weights.safetensors").unlink()
 
 

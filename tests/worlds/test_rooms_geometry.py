@@ -85,18 +85,6 @@ def test_solids_fit_into_the_room_away_from_the_camera() -> None:
 # ---- the renderer
 
 
-def test_the_same_whatever_the_batch_and_the_count() -> None:
-    scenes = Scenes.sample(40, seed=3)
-    whole, few = render(scenes), render(scenes[torch.tensor([30, 4])])
-    for field in fields(Hits):
-        assert torch.equal(getattr(few, field.name), getattr(whole, field.name)[[30, 4]]), field.name
-    some, later = Scenes.sample(9, seed=3), Scenes.sample(5, seed=3, start=9)
-    for field in fields(Scenes):
-        each = getattr(scenes, field.name)
-        assert torch.equal(getattr(some, field.name), each[:9]) and torch.equal(getattr(later, field.name), each[9:14])
-    assert not torch.equal(Scenes.sample(9, seed=4).key, some.key)
-
-
 @pytest.mark.gpu
 def test_a_gpu_gives_the_same_images() -> None:
     here, there = Scenes.sample(64), Scenes.sample(64, device="cuda")

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reuselib import checks
-from reuselib.errors import ReuseError, unknown
+from reuselib.errors import ReuseError
 from reuselib.worlds.attributes.factors import ANNOTATED, ATTRIBUTES, HIDDEN, NAMES, REGIMES, SIZES
 from reuselib.worlds.rooms.draws import Draws, keys, normal
 
@@ -66,8 +66,7 @@ class WorldPlan:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.annotated not in REGIMES:
-            raise unknown("regime of annotation", self.annotated, REGIMES)
+        checks.known("regime of annotation", REGIMES, self.annotated)
         checks.whole(2, classes=self.classes)
         checks.whole(1, self.classes - 1, seen=self.seen)
         checks.whole(families=self.families, train_images=self.train_images, test_images=self.test_images)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from reuselib import checks
 from reuselib.data.attributes.zero_shot import PARTS, ZeroShotSet
 from reuselib.data.image_set import HALVES, ImageSet
-from reuselib.errors import unknown
 from reuselib.worlds.attributes.classes import QFSL_PLAN, Classes, WorldPlan, annotate, draw_classes, stream
 from reuselib.worlds.attributes.drawing import Scenes, render, sample
 from reuselib.worlds.attributes.factors import ATTRIBUTES, REGIMES, columns, words
@@ -89,8 +89,7 @@ class AttributeWorld:
 
     def _columns(self, annotated: str | None) -> list[int]:
         annotated = annotated or self.plan.annotated
-        if annotated not in REGIMES:
-            raise unknown("regime of annotation", annotated, REGIMES)
+        checks.known("regime of annotation", REGIMES, annotated)
         return columns(annotated)
 
     def scenes(self, split: str) -> Scenes:
@@ -124,31 +123,26 @@ class AttributeWorld:
             self._images[split] = ImageSet(f"attribute_world_{split}", images, labels, names, *HALVES)
         return self._images[split]
 
-    def zero_shot(self, annotated: str | None = None) -> ZeroShotSet:
-        """Return the images of all classes with their attributes and split: training, test of seen and of unseen ones.
-
-        Args:
-            annotated: As in `attribute_names`.
-        """
+    def zero_shot(self) -> ZeroShotSet:
+        """Return the images of all classes with attributes and split: training, test of seen and of unseen ones."""
         parts = [self.images(split) for split in SPLITS[:3]]
         index = torch.arange(sum(map(len, parts)), device=self.device).split([len(part) for part in parts])
         images = replace(joined(parts), name="attribute_world")
         return ZeroShotSet(
             name=f"attribute_world_{self.seed}",
             labels=images.labels,
-            attributes=self.attributes(annotated),
+            attributes=self.attributes(),
             seen=self.seen,
             unseen=self.unseen,
             **dict(zip(PARTS, index, strict=True)),
             classes=self.class_names,
-            attribute_names=self.attribute_names(annotated),
+            attribute_names=self.attribute_names(),
             images=images,
         )
 
     def _part(self, split: str) -> tuple[Tensor, int, Tensor]:
         """Return the class of each image of a split, their number in a class, and the tuples of all classes."""
-        if split not in SPLITS:
-            raise unknown("split of the attribute world", split, SPLITS)
+        checks.known("split of the attribute world", SPLITS, split)
         plan, found = self.plan, self.classes
         kinds = {
             "train": (found.seen, plan.train_images),

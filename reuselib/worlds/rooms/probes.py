@@ -8,7 +8,6 @@ from torch import Tensor
 from reuselib import checks
 from reuselib.data.files import check_split, count_and_seed
 from reuselib.data.image_set import HALVES, ImageSet, one_class
-from reuselib.errors import unknown
 from reuselib.worlds.rooms.draws import GOLDEN, Draws, keys, mixed, normal
 from reuselib.worlds.rooms.render import NOISE, render
 from reuselib.worlds.rooms.room_set import CHUNK, CLOSEUP_SPLITS, DOMAINS, SIZE, stream
@@ -87,8 +86,7 @@ def closeups(domain: str, split: str, count: int, seed: int = 0, device: torch.d
         UnknownName: If there is no such domain or split.
         BadValue: If the count is below 1, or the seed is none.
     """
-    if domain not in DOMAINS:
-        raise unknown("domain", domain, DOMAINS)
+    checks.known("domain", DOMAINS, domain)
     check_split(split, "close-ups", CLOSEUP_SPLITS)
     checks.whole(count=count)
     real, start = domain == "real", stream(f"{domain} {split}", seed)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from reuselib.errors import ShapeMismatch, unknown
+from reuselib import checks
+from reuselib.errors import ShapeMismatch
 from reuselib.worlds.rooms.render import KINDS
 from reuselib.worlds.rooms.scene import MATERIALS, ROOMS, SHAPES
 
@@ -69,8 +70,7 @@ TASKS: dict[str, Task] = {
 
 def task(name: str) -> Task:
     """Return a task by name; UnknownName if there is none."""
-    if name not in TASKS:
-        raise unknown("task", name, TASKS)
+    checks.known("task", TASKS, name)
     return TASKS[name]
 
 
