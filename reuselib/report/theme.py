@@ -130,7 +130,7 @@ def headline(figure: Figure, text: str, size: float = 13) -> Figure:
 
 
 DRAFT = 40
-"""Pixels per inch where `REUSELIB_DRAFT=1`, for runs that only show that a notebook runs: pictures took half of them."""
+"""Pixels per inch where `REUSELIB_DRAFT=1`: pictures took half of the runs that only show that a notebook runs."""
 
 
 def png(figure: Figure, dpi: int = 192) -> bytes:
