@@ -160,7 +160,7 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     assert example.count("updates=1500") == 1
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(example.replace("updates=1500", "updates=50"), names)
+    exec(example.replace("updates=1500", "updates=10"), names)
     assert len(names["history"].rounds) == 1 and (tmp_path / "dfad.ckpt").is_file()
 
 
