@@ -42,12 +42,12 @@ html: $(READY)
 
 test: $(READY)
 	@echo "[test 1/2] unit tests, the rules of the notebooks, the book in a browser"
-	@$(ONE) $(BIN)/python -m pytest -q -n 2 tests
+	@$(ONE) $(BIN)/python -m pytest -q -n 2 --dist worksteal tests
 	@echo "[test 2/2] every notebook, run afresh against its stored outputs"
 	@$(ONE) $(BIN)/python -m pytest -q -n 2 --dist loadscope --nbval --nbval-current-env notebooks
 
 test-all: $(READY)
-	@$(ONE) $(BIN)/python -m pytest -q -n 2 -m "" tests
+	@$(ONE) $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "" tests
 	@$(ONE) REUSELIB_RECOMPUTE=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope --nbval --nbval-current-env notebooks
 
 lab: $(READY)

@@ -29,7 +29,9 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-QUIET += ["--disable-component-update", "--disable-sync"]
+QUIET += ["--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"]
+INSIDE = ("data:", "blob:", "about:")
+DESK, PHONE = 1440, 390
 
 
 def pages() -> list[str]:
@@ -64,6 +66,10 @@ def site(html: Path) -> Iterator[str]:
     """Serve the built book on this machine alone."""
 
     class Silent(SimpleHTTPRequestHandler):
+        def end_headers(self) -> None:
+            self.send_header("Cache-Control", "max-age=3600")  # scripts and fonts are alike on every page
+            super().end_headers()
+
         def log_message(self, *arguments: Any) -> None:
             pass
 
@@ -73,8 +79,39 @@ def site(html: Path) -> Iterator[str]:
     server.shutdown()
 
 
+class Visitor:
+    """One page of the browser that goes from place to place: a new one would fetch and compile every script again.
+
+    Attributes:
+        page: that is shown.
+        complaints: about the place where it is.
+        outside: what that place asked for that is not in the book.
+    """
+
+    def __init__(self, page: Any, site: str) -> None:
+        self.page, self.site = page, site
+        self.complaints: list[str] = []
+        self.outside: list[str] = []
+        page.on("console", lambda said: said.type == "error" and self.complaints.append(said.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda asked: asked.url.startswith(INSIDE + (site,)) or self.outside.append(asked.url))
+
+    def open(self, name: str, width: int = DESK) -> Any:
+        """Go to a place and wait until its formulas are set; return the page."""
+        self.page.goto("about:blank")  # whatever the last place still says is not this one's
+        self.complaints.clear()
+        self.outside.clear()
+        self.resize(width)
+        self.page.goto(f"{self.site}/{name}")
+        self.page.evaluate("window.MathJax?.startup?.promise.then(() => null)")
+        return self.page
+
+    def resize(self, width: int) -> None:
+        self.page.set_viewport_size({"width": width, "height": 900})
+
+
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+def visitor(site: str) -> Iterator[Visitor]:
     """Start Debian's Chromium, headless."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
@@ -82,41 +119,8 @@ def browser() -> Iterator[Any]:
         pytest.skip("there is no Chromium on this machine: apt-get install chromium")
     with playwright.sync_playwright() as tools:
         started = tools.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield started
+        yield Visitor(started.new_page(), site)
         started.close()
-
-
-class Visit:
-    """What one page asked for, complained about and shows. The page itself is closed: open ones keep a core busy."""
-
-    def __init__(self, browser: Any, site: str, name: str) -> None:
-        self.complaints: list[str] = []
-        self.outside: list[str] = []
-        page = browser.new_page()
-        page.on("console", lambda said: said.type == "error" and self.complaints.append(said.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.route("**/*", functools.partial(self._route, site))
-        page.goto(f"{site}/{name}.html", wait_until="networkidle")
-        self.headings = page.locator("h1").count()
-        self.images = page.eval_on_selector_all("img", IMAGES)
-        if page.locator(".math").count():
-            page.wait_for_selector("mjx-container", state="attached", timeout=30_000)
-        self.formulas = page.eval_on_selector_all(
-            ".math", "all => all.map(one => !!one.querySelector('mjx-container'))"
-        )
-        self.unreadable = page.locator("mjx-merror, [data-mjx-error]").count()
-        self.contrast = {}
-        for theme in ("light", "dark"):
-            page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
-            self.contrast[theme] = page.evaluate(CONTRAST, TEXT)
-        page.close()
-
-    def _route(self, site: str, route: Any) -> None:
-        if route.request.url.startswith((site, "data:", "blob:")):
-            route.continue_()
-        else:
-            self.outside.append(route.request.url)
-            route.abort()
 
 
 IMAGES = "all => all.map(img => [img.src.slice(0, 80), img.alt.trim().length, img.naturalWidth])"
@@ -143,19 +147,53 @@ selector => {
 TEXT = ".bd-article :is(h1, h2, h3, p, li, td, th, a, pre, pre span, figcaption, figcaption span)"
 
 
-@pytest.mark.parametrize("name", pages())
-def test_page_opens_cleanly_and_its_text_is_readable(browser: Any, site: str, name: str) -> None:
-    seen = Visit(browser, site, name)
-    assert seen.outside == [], "asked for something that is not in the book"
-    assert seen.complaints == []
-    assert seen.headings >= 1
-    for source, alt, width in seen.images:
+BROKEN = """
+() => [...document.querySelectorAll('td:first-child > code, td:first-child > p > code, pre.columns')]
+  .filter(each => each.matches('pre') ? getComputedStyle(each).whiteSpace !== 'pre' : each.getClientRects().length > 1)
+  .map(each => each.textContent.slice(0, 40))
+"""
+CLAIMS = "document.querySelector('div[aria-label^=\"The claims and\"]')"
+HEADS = f"[...{CLAIMS}.querySelectorAll('thead th')].filter(each => each.offsetParent).length"
+SCREENS = """
+() => {
+  const bottom = each => each.getBoundingClientRect().bottom + scrollY;
+  const picture = [...document.querySelectorAll('.bd-article img')].find(each => each.width > 300);
+  return [document.querySelector('.bd-article').scrollHeight / 900, bottom(document.querySelector('dl.brief')) / 900,
+    (picture.getBoundingClientRect().top + scrollY) / 900];
+}
+"""
+
+
+@pytest.mark.parametrize("name", [*pages(), "genindex", "search"])
+def test_page_opens_cleanly_and_is_readable_on_a_desk_and_on_a_phone(visitor: Visitor, name: str) -> None:
+    page = visitor.open(f"{name}.html")
+    assert page.locator("h1").count() >= 1
+    for source, alt, width in page.eval_on_selector_all("img", IMAGES):
         assert alt > 0, f"{source} has no alt text"
         assert width > 0, f"{source} is not shown"
-    assert all(seen.formulas) and seen.unreadable == 0 and (seen.formulas or name != "book/notation")
-    for theme, ratios in seen.contrast.items():
-        assert ratios
+    formulas = page.eval_on_selector_all(".math", "all => all.map(one => !!one.querySelector('mjx-container'))")
+    assert all(formulas) and (formulas or name != "book/notation")
+    assert page.locator("mjx-merror, [data-mjx-error]").count() == 0
+    if name in lessons():  # fifteen screens (and a half: fonts differ); the first one answers, and begins the picture
+        screens, brief, picture = page.evaluate(SCREENS)
+        print(f"{screens:.1f} screens, answers end at {brief:.2f}, the picture begins at {picture:.2f}")
+        assert screens <= 15.5 and brief < 1 and picture < 0.85
+    for theme in ("light", "dark"):
+        page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+        ratios = page.evaluate(CONTRAST, TEXT)
+        assert ratios or name == "search"
         assert not [(round(ratio, 2), text) for ratio, text in ratios if ratio < 4.5], theme
+    page.add_style_tag(content="body * { letter-spacing: .05em }")  # fonts differ from machine to machine
+    for width, columns in ((DESK, 6), (PHONE, 2)):  # on a desk columns are narrow too
+        visitor.resize(width)
+        assert not page.evaluate(BROKEN), "a row's name in two lines, or printed columns that are not scrolled"
+        if name in lessons():  # the whole table of claims is seen, on a phone each beside its verdict
+            assert page.evaluate(f"{CLAIMS}.scrollWidth <= {CLAIMS}.clientWidth") and page.evaluate(HEADS) == columns
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
+    if name == "notebooks/04_netgraft_lab":
+        assert page.locator("pre.columns[tabindex]").count(), "printed columns are known, and reached by the keyboard"
+    assert visitor.outside == [], "asked for something that is not in the book"
+    assert visitor.complaints == []
 
 
 AXE = """
@@ -168,106 +206,41 @@ OPENED = """
 document.querySelectorAll('.bd-article details').forEach(each => { each.open = true });
 document.querySelectorAll('.bd-article .toggle-hidden').forEach(each => each.classList.remove('toggle-hidden'));
 """
-MODES = {"light": ("light", 1440), "dark": ("dark", 1440), "phone": ("light", 390)}
+MODES = {"light": ("light", DESK), "dark": ("dark", DESK), "phone": ("light", PHONE)}
 BY_DAY = {"book/index", "book/references", "book/which_method", "notebooks/04_netgraft"}
 SAMPLED = [name if name in BY_DAY else pytest.param(name, marks=pytest.mark.nightly) for name in pages()]
 
 
 @pytest.mark.parametrize("name", SAMPLED)
-def test_page_is_accessible(browser: Any, site: str, name: str) -> None:
+def test_page_is_accessible(visitor: Visitor, name: str) -> None:
     axe = pytest.importorskip("axe_playwright_python", reason="axe-core is not installed")
-    page = browser.new_page(viewport={"width": 1440, "height": 900})
-    page.goto(f"{site}/{name}.html", wait_until="networkidle")
+    page = visitor.open(f"{name}.html")
     page.add_style_tag(content="* { animation: none !important; transition: none !important }")
     page.evaluate(OPENED)
     page.evaluate(Path(axe.__file__).with_name("axe.min.js").read_text("utf-8"))
     for mode, (theme, width) in MODES.items():
-        page.set_viewport_size({"width": width, "height": 900})
+        visitor.resize(width)
         page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
         page.wait_for_timeout(1000)  # the theme looks a while after a change of size which regions scroll
         # What surrounds the text is alike on every page.
         found = page.evaluate(AXE, "html" if name == "book/index" else ".bd-content")
         assert not found, f"{mode}: {len(found)}\n" + "\n".join(found[:5])
-    page.close()
 
 
-BROKEN = """
-() => [...document.querySelectorAll('td:first-child > code, td:first-child > p > code, pre.columns')]
-  .filter(each => each.matches('pre') ? getComputedStyle(each).whiteSpace !== 'pre' : each.getClientRects().length > 1)
-  .map(each => each.textContent.slice(0, 40))
-"""
-
-
-def test_no_page_is_wider_than_a_phone(browser: Any, site: str) -> None:
-    page = browser.new_page(viewport={"width": 390, "height": 844})
-    wide, broken = {}, []
-    for name in [*pages(), "genindex", "search"]:
-        page.goto(f"{site}/{name}.html", wait_until="load")
-        page.add_style_tag(content="body * { letter-spacing: .05em }")  # fonts differ from machine to machine
-        wide[name] = page.evaluate("document.documentElement.scrollWidth")
-        for width in (390, 1440):  # on a desk columns are narrow too
-            page.set_viewport_size({"width": width, "height": 844})
-            broken += [(name, width, text) for text in page.evaluate(BROKEN)]
-        page.set_viewport_size({"width": 390, "height": 844})
-    page.goto(f"{site}/notebooks/04_netgraft_lab.html", wait_until="load")
-    assert page.locator("pre.columns[tabindex]").count(), "printed columns are known, and reached by the keyboard"
-    page.close()
-    assert {name: width for name, width in wide.items() if width > 390} == {}
-    assert not broken, "a row's name in two lines, or printed columns that are not scrolled"
-
-
-def test_a_tap_enlarges_a_picture_on_a_phone(browser: Any, site: str) -> None:
-    page = browser.new_page(viewport={"width": 390, "height": 844})
-    page.goto(f"{site}/notebooks/05_layerwise.html", wait_until="load")
+def test_a_tap_enlarges_a_picture_on_a_phone(visitor: Visitor) -> None:
+    page = visitor.open("notebooks/05_layerwise.html", PHONE)
     for picture, _ in itertools.product(page.locator(".bd-article img").all()[:3], range(2)):
-        small = picture.bounding_box()["width"] < 390
+        small = picture.bounding_box()["width"] < PHONE
         picture.click()
         assert (picture.bounding_box()["width"] > 700) == small
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.close()
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
 
 
-def test_verdicts_are_seen_without_scrolling(browser: Any, site: str) -> None:
-    """On a desk the whole table is, on a phone a claim beside its verdict."""
-    page = browser.new_page(viewport={"width": 1440, "height": 900})
-    claims = "document.querySelector('div[aria-label^=\"The claims and\"]')"
-    for name in lessons():
-        page.goto(f"{site}/{name}.html", wait_until="load")
-        page.add_style_tag(content="body * { letter-spacing: .05em }")  # fonts differ from machine to machine
-        for width, columns in ((1440, 6), (390, 2)):
-            page.set_viewport_size({"width": width, "height": 900})
-            assert page.evaluate(f"{claims}.scrollWidth <= {claims}.clientWidth"), (name, width)
-            shown = f"[...{claims}.querySelectorAll('thead th')].filter(each => each.offsetParent).length"
-            assert page.evaluate(shown) == columns, (name, width)
-    page.close()
-
-
-SCREENS = """
-() => {
-  const bottom = each => each.getBoundingClientRect().bottom + scrollY;
-  const picture = [...document.querySelectorAll('.bd-article img')].find(each => each.width > 300);
-  return [document.querySelector('.bd-article').scrollHeight / 900, bottom(document.querySelector('dl.brief')) / 900,
-    (picture.getBoundingClientRect().top + scrollY) / 900];
-}
-"""
-
-
-def test_a_lesson_is_short_and_its_first_screen_answers(browser: Any, site: str) -> None:
-    """Fifteen screens (and a half: fonts differ); on the first one the answers and a good part of the picture."""
-    page = browser.new_page(viewport={"width": 1440, "height": 900})
-    for name in lessons():
-        page.goto(f"{site}/{name}.html", wait_until="networkidle")
-        screens, brief, picture = page.evaluate(SCREENS)
-        print(f"{name}: {screens:.1f} screens, answers end at {brief:.2f}, the picture begins at {picture:.2f}")
-        assert screens <= 15.5 and brief < 1 and picture < 0.85, name
-    page.close()
-
-
-def test_search_finds_a_chapter_first_and_words(browser: Any, site: str) -> None:
-    page, hits = browser.new_page(), "#search-results li a"
+def test_search_finds_a_chapter_first_and_words(visitor: Visitor) -> None:
+    hits = "#search-results li a"
 
     def first(words: str) -> str:
-        page.goto(f"{site}/search.html?q={words}")
+        page = visitor.open(f"search.html?q={words}")
         page.wait_for_selector(hits, timeout=30_000)
         page.wait_for_function("document.querySelector('#search-results p').textContent.includes('found')")
         return page.locator(hits).first.inner_text()
@@ -276,12 +249,10 @@ def test_search_finds_a_chapter_first_and_words(browser: Any, site: str) -> None
         title = json.loads((ROOT / f"{name}.ipynb").read_text("utf-8"))["cells"][0]["source"][0].removeprefix("# ")
         assert first(title.partition(":")[0]) == f"{number}. {title.strip()}".replace("'", "’")
     assert first("attribution map").startswith("7. ") and first("distillation")
-    page.close()
 
 
-def test_claims_are_filtered_and_searched(browser: Any, site: str) -> None:
-    page = browser.new_page()
-    page.goto(f"{site}/book/reproduction_report.html", wait_until="networkidle")
+def test_claims_are_filtered_and_searched(visitor: Visitor) -> None:
+    page = visitor.open("book/reproduction_report.html")
     count = page.locator(".all-claims output")
     every = int(count.inner_text().split()[-2])
     page.select_option(".all-claims label:has-text('Verdict') select", "fails")
@@ -292,7 +263,6 @@ def test_claims_are_filtered_and_searched(browser: Any, site: str) -> None:
     page.fill(".all-claims input", "bias loss")
     page.wait_for_function("document.querySelector('.all-claims output').textContent.split(' ')[0] < 20")
     assert all("bias loss" in text for text in page.locator(".all-claims tbody tr").all_text_contents())
-    page.close()
 
 
 def leaves(node: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -175,19 +175,16 @@ def test_opens_with_one_title_the_link_to_colab_at_the_one_address_and_the_setup
 
 def test_nbval_fails_where_a_result_changed_and_not_where_another_python_warns(tmp_path: Path) -> None:
     stored = [nbformat.v4.new_output("stream", name="stdout", text="1\n2\n")]
-    settings = {"tags": ["parameters"]}
-    for name, line in (
-        ("warned", "import warnings; warnings.warn('new')"),
-        ("changed", "print('more')"),
-        ("scaled", 'scale = "auto"\nrecompute = True\nassert (scale, recompute) == ("laptop", False)'),
-    ):
-        code = f"print(1)\n{line}\nprint(2)"
-        cell = nbformat.v4.new_code_cell(code, outputs=stored, execution_count=1, metadata=settings)
-        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / f"{name}.ipynb")
+    scaled = 'scale = "auto"\nrecompute = True\nassert (scale, recompute) == ("laptop", False)'
+    cells = []
+    for number, line in enumerate(("import warnings; warnings.warn('new')", scaled, "print('more')"), 1):
+        settings = {"outputs": stored, "execution_count": number, "metadata": {"tags": ["parameters"]}}
+        cells.append(nbformat.v4.new_code_cell(f"print(1)\n{line}\nprint(2)", **settings))
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "one.ipynb")
     shutil.copy(ROOT / "notebooks" / "conftest.py", tmp_path)
     command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env", "-p", "no:cacheprovider", "."]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert "1 failed, 2 passed" in done.stdout and "FAILED changed.ipynb::Cell 0" in done.stdout, done.stdout
+    assert "1 failed, 2 passed" in done.stdout and "FAILED one.ipynb::Cell 2" in done.stdout, done.stdout
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 
 import nbformat
 import pytest
+import shell
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -145,22 +145,10 @@ def test_the_wheel_holds_the_library_with_its_small_data_and_nothing_else(site: 
 
 
 def test_an_installed_wheel_answers_from_what_it_brought(site: Path, tmp_path: Path) -> None:
-    there = {name: value for name, value in os.environ.items() if not name.startswith("REUSELIB_")}
-    there |= {"PYTHONPATH": str(site), "XDG_CACHE_HOME": str(tmp_path), "NO_PROXY": "*", "OMP_NUM_THREADS": "1"}
     lines = ["list", "verdicts dfad", "doctor", "zoo list", "zoo verify rooms-0/transfers"]
-    start = f"""
-from reuselib import cli, home
-home.REPOSITORY = "http://127.0.0.1:9"
-for line in {lines!r}:
-    try:
-        cli.main(line.split())
-    except SystemExit as exit:
-        print("exit", exit.code, chr(12))
-"""
-    command = [sys.executable, "-c", start]
-    done = subprocess.run(command, cwd=tmp_path, env=there, stdout=-1, stderr=-2, text=True, timeout=300)
-    assert done.stdout.count("\f") == len(lines), done.stdout
-    listed, verdicts, healthy, cards, offline, _ = done.stdout.split("\f")
+    nowhere = 'home.REPOSITORY = "http://127.0.0.1:9"'
+    said = shell.reuselib(lines, site, tmp_path, nowhere, XDG_CACHE_HOME=str(tmp_path), NO_PROXY="*")
+    listed, verdicts, healthy, cards, offline = said
     assert f"{len(report.records('dfad'))} records" in listed and str(report.verdicts("dfad")) in verdicts
     assert healthy.endswith("exit 0 ") and "fashion16-conv3, fetched on first use" in healthy
     assert re.search(r"digits8-conv3 +9\d\.\d\d%", cards)
@@ -172,7 +160,7 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     assert example.count("updates=1500") == 1
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    exec(example.replace("updates=1500", "updates=50"), names)
+    exec(example.replace("updates=1500", "updates=10"), names)
     assert len(names["history"].rounds) == 1 and (tmp_path / "dfad.ckpt").is_file()
 
 

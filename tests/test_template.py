@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+
+import shell
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,18 +22,12 @@ def test_a_room_made_from_the_template_runs_from_record_to_table(tmp_path: Path)
     assert '"dfad": "DFADStudy",\n' in text
     chapters.write_text(text.replace('"dfad": "DFADStudy",\n', '"dfad": "DFADStudy",\n    "hinton": "HintonStudy",\n'))
 
-    def reuselib(*arguments: str) -> str:
-        command = [sys.executable, "-c", "from reuselib.cli import main; main()", *arguments]
-        there = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-        there.pop("REUSELIB_DATA", None)
-        done = subprocess.run(command, cwd=tmp_path, env=there, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert reuselib("run", "hinton", "--seeds", "0-2").count("accuracy") == 12
+    lines = [*["run hinton --seeds 0-2"] * 2, "table hinton", "verdicts hinton"]
+    said = shell.reuselib(lines, tmp_path, tmp_path)
+    assert all(each.endswith("exit 0 ") for each in said), said
+    ran, again, table, verdicts = said
+    assert ran.count("accuracy") == 12 and again.count("recorded already: 12 of 12") == 1
     assert len((tmp_path / "data" / "results" / "hinton.jsonl").read_text().splitlines()) == 12
-    assert reuselib("run", "hinton", "--seeds", "0-2").count("recorded already: 12 of 12") == 1
-    table = reuselib("table", "hinton")
     assert "Distilled" in table and "?" in table and "(3)" in table and "not run" not in table
     # Three seeds of a small run: the mean is above the margin on every processor, the interval not.
-    assert re.search(r"(holds|open): A small network learns", reuselib("verdicts", "hinton"))
+    assert re.search(r"(holds|open): A small network learns", verdicts)

@@ -35,7 +35,7 @@ from reuselib.report import notebook as notebooks
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 IMAGE = ("torch", "torchvision", "numpy", "pandas", "scipy", "matplotlib", "seaborn", "scikit-learn", "ipykernel")
-IMAGE += ("tqdm", "pyyaml", "jinja2", "pillow", "requests")
+IMAGE += ("tqdm", "pyyaml", "jinja2", "pillow", "requests", "pip")
 """What Colab's image brings, among much else; what these need comes with them."""
 ABSENT = {"captum", "click", "jsonschema", "nbval", "pooch", "pytest", "reuselib", "safetensors"}
 UPDATES = 2
@@ -110,7 +110,7 @@ class Machine:
         self.folder, self.updates, self.clone = folder, updates, folder / "content" / "reusing-trained-networks"
         self.real = os.environ.get("REUSELIB_REAL_DATA", "")
         self.python = folder / "venv" / "bin" / "python"
-        subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
         (self.site,) = (folder / "venv" / "lib").glob("python3*/site-packages")
         brought = closure(IMAGE)
         assert not brought.keys() & ABSENT
