@@ -58,7 +58,8 @@ class Cited:
 class Column:
     """A column of a table: published cells if it has an `id`, else our records.
 
-    `record` and `metric` name the record's row and its number; `{row}` in them stands for the table's row.
+    `record` and `metric` name the record's row and its number; `{row}` in them stands for the table's row, in whose name
+    the first word of `swap` becomes the second.
     """
 
     label: str
@@ -69,6 +70,7 @@ class Column:
     scales: tuple[str, ...] = ()
     times: float = 1.0
     digits: int = 3
+    swap: tuple[str, str] = ("", "")
 
     @property
     def is_method(self) -> bool:
@@ -77,6 +79,7 @@ class Column:
 
     def of(self, row: str) -> tuple[str, str]:
         """Return the record's row and the metric that a row of the table shows."""
+        row = row.replace(*self.swap)
         return self.record.replace("{row}", row), self.metric.replace("{row}", row)
 
 
