@@ -17,6 +17,8 @@ from reuselib.report.papers import Paper
 ROOT = Path(__file__).resolve().parent.parent
 
 
+SCALES = "colab", "laptop"
+"""Where runs are recorded; what both have is taken from the last."""
 FACTORS = {"ratio_frozen", "seconds"}
 """Metrics that are no shares: they are compared by their ratio, shares in points of 100."""
 
@@ -67,7 +69,7 @@ def card(leaf: dict[str, Any], names: dict[str, str]) -> Iterator[str]:
         spent = mean(paper, row, "seconds" if metric == "seconds" else "cpu_seconds")
         time = report.duration(spent) if spent else "–"  # nothing was computed
         yield f"| {label}{where} | {rounded(paper, row, metric)} | {time} |"
-    verdicts = {verdict.claim.id: verdict for verdict in report.verdicts(source)}
+    verdicts = {verdict.claim.id: verdict for scale in SCALES for verdict in report.verdicts(source, scale)}
     yield "\n**How sure.**\n"
     yield from (f"- {SYMBOLS[v.outcome]} *{v.words}*: {v.claim.text}" for v in map(verdicts.__getitem__, claims))
     yield f"\nRead on: [chapter {about.chapter}, {about.title}](../notebooks/{about.chapter:02d}_{paper}.ipynb)"
@@ -82,8 +84,9 @@ def named(about: Paper, row: str | dict[str, str]) -> tuple[str, str, str]:
 
 
 def mean(paper: str, row: str, metric: str) -> float:
-    """Return a row's recorded mean."""
-    return report.summary(report.values(paper, "laptop", row, metric)).mean
+    """Return a row's recorded mean, at the laptop scale where it is recorded there."""
+    recorded = (report.values(paper, scale, row, metric) for scale in reversed(SCALES))
+    return report.summary(next(filter(None, recorded))).mean
 
 
 def rounded(paper: str, row: str, metric: str) -> str:
