@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -78,28 +77,24 @@ class _Probabilistic(ZeroShotClassifier):
     """A linear classifier of attributes or of seen classes.
 
     Attributes:
+        of_attributes: which of the two.
         penalty: see :func:`logistic`.
     """
 
     varied: ClassVar[tuple[str, ...]] = ("penalty",)
+    of_attributes: ClassVar[bool] = False
 
     penalty: float = 1e-3
 
     @classmethod
     def _learn_all(cls, alike: Sequence[Any], problem: Problem) -> None:
         penalties = [*{each.penalty: None for each in alike}]
-        found = dict(zip(penalties, logistic(problem.features, cls._targets(problem), penalties), strict=True))
+        binary = binarised(problem.attributes, problem.seen).double()
+        targets = binary[problem.labels] if cls.of_attributes else problem.places
+        found = dict(zip(penalties, logistic(problem.features, targets, penalties), strict=True))
         for each in alike:
             each.weights_, each.intercept_ = found[each.penalty]
-            each._keep(problem)
-
-    @staticmethod
-    def _targets(problem: Problem) -> Tensor:
-        return problem.places
-
-    @abstractmethod
-    def _keep(self, problem: Problem) -> None:
-        """Keep what the scores need besides the classifier."""
+            each._binary, each._codes, each._known = binary, problem.codes.double(), problem.seen
 
     def _logits(self, features: Tensor) -> Tensor:
         return features.double() @ self.weights_ + self.intercept_
@@ -116,12 +111,7 @@ class DAP(_Probabilistic):
     Source: Lampert et al. 2009, 2014, with logistic regression in place of support vector machines.
     """
 
-    @staticmethod
-    def _targets(problem: Problem) -> Tensor:
-        return binarised(problem.attributes, problem.seen)[problem.labels]
-
-    def _keep(self, problem: Problem) -> None:
-        self._binary, self._known = binarised(problem.attributes, problem.seen), problem.seen
+    of_attributes: ClassVar[bool] = True
 
     def _scores(self, features: Tensor) -> Tensor:
         z = self._logits(features)
@@ -140,9 +130,6 @@ class IAP(_Probabilistic):
 
     Source: Lampert et al. 2009, 2014.
     """
-
-    def _keep(self, problem: Problem) -> None:
-        self._binary, self._known = binarised(problem.attributes, problem.seen).double(), problem.seen
 
     def _scores(self, features: Tensor) -> Tensor:
         p, a = self._logits(features).softmax(1), self._binary[self._known]
@@ -169,9 +156,6 @@ class ConSE(_Probabilistic):
     varied: ClassVar = ("penalty", "top")
 
     top: int = 10
-
-    def _keep(self, problem: Problem) -> None:
-        self._codes, self._known = problem.codes.double(), problem.seen
 
     def _scores(self, features: Tensor) -> Tensor:
         p, places = self._logits(features).softmax(1).topk(min(self.top, len(self._known)), dim=1)
