@@ -14,7 +14,7 @@ of those methods whose ``transductive`` is true.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Self, dataclass_transform
@@ -77,11 +77,14 @@ class Problem:
 @dataclass_transform(eq_default=False, kw_only_default=True)
 @dataclass(eq=False, repr=False, kw_only=True)
 class ZeroShotClassifier(ClassifierMixin, BaseEstimator, ABC):
-    """Base of all zero-shot classifiers. Subclasses write ``_learn`` and ``_scores``; annotated fields are options.
+    """Base of all zero-shot classifiers; annotated fields are options.
+
+    Subclasses write ``_scores``, and ``_learn`` or, where several share what they compute, ``_learn_all``.
 
     Attributes:
         transductive: whether unlabelled images of the unseen classes take part in the fit.
         choices: options that are names, and the names that there are.
+        varied: options in which classifiers may differ that learn together.
         codes: what becomes of the attributes, see :func:`~reuselib.qfsl.codes.class_codes`.
         standardise: whether features get mean 0 and standard deviation 1 over the training images.
         classes_: all classes, (C,).
@@ -92,6 +95,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator, ABC):
 
     transductive: ClassVar[bool] = False
     choices: ClassVar[Mapping[str, Iterable[str]]] = {}
+    varied: ClassVar[tuple[str, ...]] = ()
 
     codes: str = "centred"
     standardise: bool = True
@@ -118,7 +122,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator, ABC):
                 do not do, or ``unlabelled`` is given to an inductive classifier, or not to a transductive one.
         """
         problem = self._problem(features, labels, attributes, seen, unlabelled)
-        self._learn(problem)
+        self._learn_all([self], problem)
         self._device = problem.features.device
         return self
 
@@ -126,8 +130,16 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator, ABC):
         self, choices: Iterable[Mapping[str, Any]], features: Any, labels: Any, attributes: Any, unlabelled: Any = None
     ) -> list[Self]:
         """Copies with these options, each fitted on the same, see :meth:`fit`; what they share may be computed once."""
-        given = features, labels, attributes
-        return [clone(self).set_params(**options).fit(*given, unlabelled=unlabelled) for options in choices]
+        copies = [clone(self).set_params(**options) for options in choices]
+        groups: dict[str, list[Self]] = {}
+        for each in copies:
+            groups.setdefault(str(each.get_params() | dict.fromkeys(self.varied)), []).append(each)
+        for alike in groups.values():
+            for each in alike:  # the same problem each time: a copy only needs its scaler and its classes
+                problem = each._problem(features, labels, attributes, None, unlabelled)
+                each._device = problem.features.device
+            self._learn_all(alike, problem)
+        return copies
 
     def _problem(
         self, features: Any, labels: Any, attributes: Any, seen: Classes = None, unlabelled: Any = None
@@ -196,9 +208,15 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator, ABC):
         if not hasattr(self, "_device"):
             raise NotFitted(f"This {type(self).__name__} is not fitted: call fit(features, labels, attributes) first.")
 
-    @abstractmethod
+    @classmethod
+    def _learn_all(cls, alike: Sequence[Self], problem: Problem) -> None:
+        """Let classifiers learn that differ in ``varied`` alone; each for itself where a subclass shares nothing."""
+        for each in alike:
+            each._learn(problem)
+
     def _learn(self, problem: Problem) -> None:
         """Learn; keep what :meth:`_scores` needs as attributes."""
+        raise NotImplementedError
 
     @abstractmethod
     def _scores(self, features: Tensor) -> Tensor:

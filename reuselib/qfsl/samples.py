@@ -1,8 +1,7 @@
-"""What is learned from: features as they are drawn, arrays as tensors, and a convex minimum."""
+"""What is learned from: features as they are drawn, and arrays as tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,35 +138,3 @@ class Standardise(nn.Module):
 def solved(matrix: Tensor, targets: Tensor, strength: float) -> Tensor:
     """``(M + strength I)⁻¹ T`` of a square matrix M and targets T: what every ridge comes to."""
     return torch.linalg.solve(matrix + strength * torch.eye(len(matrix)).to(matrix), targets)
-
-
-def span(features: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The same images in fewer numbers, where there are fewer images than features.
-
-    A linear classifier with a penalty on its length lies in the span of its images, so it may be found there.
-
-    Returns:
-        X Q, (N, min(N, d)), and Q with orthonormal columns, which leads back, (d, N); X itself and nothing if N ≥ d.
-    """
-    if len(features) >= features.shape[1]:
-        return features, None
-    q, r = torch.linalg.qr(features.T)
-    return r.T, q
-
-
-LBFGS: dict[str, Any] = {"max_iter": 500, "max_eval": 2000, "tolerance_grad": 1e-8, "tolerance_change": 1e-12}
-
-
-def minimised(objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """The minimum of a convex function by L-BFGS with line search, from ``start``; both float64."""
-    found = start.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([found], history_size=20, line_search_fn="strong_wolfe", **LBFGS)
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        value = objective(found)
-        value.backward()
-        return value
-
-    optimizer.step(closure)
-    return found.detach()

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from sklearn.base import clone
 from sklearn.model_selection import ParameterGrid
 from torch import Tensor
 
@@ -32,14 +31,12 @@ class Fold(NamedTuple):
 
     def fit(self, classifier: Any, **options: Any) -> Any:
         """A copy of a classifier with these options, fitted; a transductive one gets what is held out, unlabelled."""
-        return clone(classifier).set_params(**options).fit(*self.train, self.attributes, **self._extra(classifier))
+        return self.fits(classifier, [options])[0]
 
     def fits(self, classifier: Any, choices: Iterable[Mapping[str, Any]]) -> list[Any]:
         """The same with several choices of options, see :meth:`ZeroShotClassifier.fits`."""
-        return classifier.fits(choices, *self.train, self.attributes, **self._extra(classifier))
-
-    def _extra(self, classifier: Any) -> dict[str, Tensor]:
-        return {"unlabelled": self.unseen[0]} if classifier.transductive else {}
+        unlabelled = self.unseen[0] if classifier.transductive else None
+        return classifier.fits(choices, *self.train, self.attributes, unlabelled)
 
 
 def class_wise(

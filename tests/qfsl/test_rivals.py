@@ -72,7 +72,7 @@ def test_synthesised_classifiers_are_the_minimum_of_their_objective(few: bool) -
     torch.testing.assert_close(linear.similarities(codes, bases, 2.0), expected)
     s = linear.similarities(A, A[TOY.seen], 1.0)[TOY.seen]
     x, places = images(few)
-    v = linear.base_classifiers(x, places, s, 0.05).requires_grad_()
+    v = linear.base_classifiers(x, places, s, [0.05])[0].requires_grad_()
     w, signs = s @ v, 2 * F.one_hot(places, len(s)) - 1
     hinge = (1 - signs * (x @ w.T)).relu() ** 2
     assert slope(hinge.sum() / len(x) + 0.05 / 2 * (w**2).sum(), v) < 1e-5
@@ -101,7 +101,7 @@ def test_logistic_classifiers_are_the_minimum_of_their_objective(few: bool) -> N
 
     x, places = images(few)
     for targets, loss in ((places, F.cross_entropy), (A[TOY.seen][places], attribute_by_attribute)):
-        w, b = (each.requires_grad_() for each in logistic(x, targets, 0.01))
+        w, b = (each.requires_grad_() for each in logistic(x, targets, [0.01])[0])
         assert slope(loss(x @ w + b, targets) + 0.01 / 2 * (w**2).sum(), w, b) < 1e-5
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import zeroshot_toys
+from sklearn.model_selection import ParameterGrid
 
 from reuselib.errors import BadValue
 from reuselib.qfsl import class_wise, metrics, rivals, select
-from reuselib.qfsl.rivals import ESZSL, TransductiveGFZSL
+from reuselib.qfsl.rivals import ESZSL, TransductiveGFZSL, convex
 from reuselib.qfsl.selection import class_folds
 
 TOY = zeroshot_toys.toy(noise=1.0, images=12)
@@ -55,15 +58,32 @@ def test_options_are_chosen_by_the_mean_over_folds_of_held_out_classes() -> None
     assert select(ESZSL(codes="unit"), grid, *HIDDEN, folds=2, seed=4) == (best, tried)
 
 
-@pytest.mark.parametrize("name", ["ale", "latem", "cmt", "score"])
-def test_rates_that_are_tried_side_by_side_end_as_one_by_one(name: str) -> None:
-    classifier = rivals.build(name, seed=3, steps=20)
-    choices = [{"lr": rate, "batch": batch} for batch in (8, 16) for rate in (1e-3, 1e-2)]
-    for options, fitted in zip(choices, classifier.fits(choices, *GIVEN), strict=True):
-        alone = rivals.build(name, seed=3, steps=20, **options).fit(*GIVEN)
+RATES = {"lr": [1e-3, 1e-2], "batch": [8, 16], "steps": [20]}
+SIDE_BY_SIDE: dict[str, dict[str, list[Any]]] = {
+    **dict.fromkeys(("ale", "latem", "cmt", "score"), RATES),
+    **dict.fromkeys(("dap", "iap"), {"penalty": [0.03, 1.0]}),
+    "conse": {"penalty": [0.03, 1.0], "top": [2, 3]},
+    "eszsl": {"gamma": [1.0, 10.0], "lam": [0.1, 1.0]},
+    "sync": {"width": [0.5, 1.0], "penalty": [0.03, 1.0, 100.0]},
+    "sae": {"lam": [0.1, 10.0], "projection": ["to_codes", "to_features"]},
+    "gfzsl": {"kernel": ["linear", "rbf"], "ridge": [0.1, 1.0]},
+}
+
+
+@pytest.mark.parametrize("name", SIDE_BY_SIDE)
+def test_choices_that_are_fitted_side_by_side_end_as_one_by_one(name: str) -> None:
+    choices = [*ParameterGrid(SIDE_BY_SIDE[name])]
+    for options, fitted in zip(choices, rivals.build(name, seed=3).fits(choices, *GIVEN), strict=True):
+        alone = rivals.build(name, seed=3, **options).fit(*GIVEN)
         assert fitted.get_params() == alone.get_params()
-        torch.testing.assert_close(fitted.decision_function(TOY.new), alone.decision_function(TOY.new))
-        assert not fitted.network_.training
+        scores = (each.decision_function(TOY.new) for each in (fitted, alone))
+        torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-5)
+        assert "lr" not in options or not fitted.network_.training
+
+
+def test_an_error_ends_all_searches_of_a_minimum() -> None:
+    with pytest.raises(ZeroDivisionError):
+        convex.minimised(lambda points, which: 1 / 0, torch.zeros(2).double(), 3)
 
 
 def test_options_of_a_method_come_from_seen_classes_alone_and_from_as_many_images_as_are_asked_for() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -66,14 +67,16 @@ def expectation_maximisation(
     Source: Verma & Rai 2017, transductive; the prior is our choice.
     """
     x, first = features.to(means.dtype), (means, variances)
+    squares = x.square()
     shares = means.new_full((len(means),), 1 / len(means))
     for _ in range(rounds):
         r = (log_density(x, means, variances) + shares.log()).softmax(1)
         weight = r.sum(0).unsqueeze(1) + prior
         shares = weight.flatten() / weight.sum()
-        means = (r.T @ x + prior * first[0]) / weight
-        spread = torch.stack([row @ (x - mean).square() for row, mean in zip(r.T, means, strict=True)])
-        variances = (spread + prior * first[1]) / weight
+        sums = r.T @ x
+        means = (sums + prior * first[0]) / weight
+        spread = r.T @ squares - 2 * means * sums + means.square() * (weight - prior)  # sum_i r_i (x_i - mean)²
+        variances = (spread.clamp(min=0) + prior * first[1]) / weight
     return means, variances
 
 
@@ -93,13 +96,19 @@ class GFZSL(ZeroShotClassifier):
     """
 
     choices: ClassVar = {"kernel": ("linear", "rbf")}
+    varied: ClassVar = ("kernel", "ridge")
 
     kernel: str = "rbf"
     ridge: float = 0.1
 
-    def _learn(self, problem: Problem) -> None:
+    @classmethod
+    def _learn_all(cls, alike: Sequence[GFZSL], problem: Problem) -> None:
+        own = gaussians(problem.features, problem.places, len(problem.seen))
+        for each in alike:
+            each._regress(problem, *own)
+
+    def _regress(self, problem: Problem, means: Tensor, variances: Tensor) -> None:
         codes, seen, unseen = problem.codes.double(), problem.seen, problem.unseen
-        means, variances = gaussians(problem.features, problem.places, len(seen))
         known, new = (kernel_matrix(codes[each], codes[seen], self.kernel) for each in (seen, unseen))
         targets = torch.cat([means, variances.log()], 1)
         centre = targets.mean(0)

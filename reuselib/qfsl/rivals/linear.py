@@ -5,6 +5,7 @@ Images are rows: features X (N, d), codes of the seen classes A (S, m).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -12,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reuselib.qfsl.estimator import Problem, ZeroShotClassifier
-from reuselib.qfsl.samples import minimised, solved, span
+from reuselib.qfsl.rivals import convex
+from reuselib.qfsl.samples import solved
 
 EXACT = "donot_use_mm_for_euclid_dist"  # differences, not products: no digits are lost
 
@@ -101,13 +103,16 @@ class SAE(ZeroShotClassifier):
     """
 
     choices: ClassVar = {"projection": ("to_codes", "to_features")}
+    varied: ClassVar = ("projection",)
 
     lam: float = 1.0
     projection: str = "to_codes"
 
-    def _learn(self, problem: Problem) -> None:
-        self.weights_ = sae(problem.features, problem.codes[problem.labels], self.lam)
-        self._codes = problem.codes.double()
+    @classmethod
+    def _learn_all(cls, alike: Sequence[SAE], problem: Problem) -> None:
+        weights = sae(problem.features, problem.codes[problem.labels], alike[0].lam)
+        for each in alike:
+            each.weights_, each._codes = weights, problem.codes.double()
 
     def _scores(self, features: Tensor) -> Tensor:
         x, codes = features.double(), self._codes
@@ -134,39 +139,32 @@ def similarities(codes: Tensor, bases: Tensor, width: float) -> Tensor:
     return (-torch.cdist(codes, bases, compute_mode=EXACT).square() / width**2).softmax(1)
 
 
-def squared_hinge(s: Tensor, y: Tensor) -> Tensor:
-    """``sum_k [1 - t_k s_k]_+²``, (B,), with ``t_k = 1`` for the label, -1 for the others: one class against the rest.
-
-    Source: Changpinyo et al. 2016 (SynC, one versus others).
-    """
-    signs = 2 * F.one_hot(y, s.shape[1]).to(s.dtype) - 1
-    return (1 - signs * s).clamp(min=0).square().sum(1)
-
-
-def base_classifiers(features: Tensor, places: Tensor, mixture: Tensor, penalty: float) -> Tensor:
+def base_classifiers(features: Tensor, places: Tensor, mixture: Tensor, penalties: Sequence[float]) -> list[Tensor]:
     """The base classifiers V whose mixtures ``w_c = sum_r s_cr v_r`` classify the seen classes best, in float64.
 
-    Minimises ``1/N sum_i L(x_i Wᵀ, y_i) + penalty/2 sum_c |w_c|²`` with the squared hinge L.
+    Minimises ``1/N sum_i L(x_i Wᵀ, y_i) + penalty/2 sum_c |w_c|²`` with the squared hinge of one class against the
+    rest, ``L(z, y) = sum_k [1 - t_k z_k]_+²`` with ``t_k = 1`` for the label, -1 for the others.
 
     Args:
         features: (N, d).
         places: int64 (N,), rows of ``mixture``.
         mixture: s of the seen classes, (S, R).
-        penalty: above 0.
+        penalties: each above 0.
 
     Returns:
-        V, (R, d).
+        V for each penalty, (R, d).
 
-    Source: Changpinyo et al. 2016 (SynC).
+    Source: Changpinyo et al. 2016 (SynC, one versus others).
     """
-    (x, back), s = span(features.double()), mixture.double()
+    (x, back), s = convex.span(features.double()), mixture.double()
+    signs = 2 * F.one_hot(places, len(s)).to(s.dtype) - 1
 
-    def objective(bases: Tensor) -> Tensor:
-        weights = s @ bases
-        return squared_hinge(x @ weights.T, places).mean() + penalty / 2 * weights.square().sum()
+    def loss(z: Tensor) -> Tensor:
+        return (1 - signs * z).clamp(min=0).square().sum(1).mean()
 
-    found = minimised(objective, x.new_zeros(s.shape[1], x.shape[1]))
-    return found if back is None else found @ back.T
+    start = x.new_zeros(s.shape[1], x.shape[1])
+    found = convex.classifiers(x, lambda bases: (s @ bases, None), loss, penalties, start)
+    return found if back is None else [bases @ back.T for bases in found]
 
 
 class SynC(ZeroShotClassifier):
@@ -180,14 +178,19 @@ class SynC(ZeroShotClassifier):
     Source: Changpinyo et al. 2016.
     """
 
+    varied: ClassVar = ("penalty",)
+
     width: float = 1.0
     penalty: float = 1e-2
 
-    def _learn(self, problem: Problem) -> None:
+    @classmethod
+    def _learn_all(cls, alike: Sequence[SynC], problem: Problem) -> None:
         codes = problem.codes.double()
-        mixture = similarities(codes, codes[problem.seen], self.width)
-        self.bases_ = base_classifiers(problem.features, problem.places, mixture[problem.seen], self.penalty)
-        self._columns = (mixture @ self.bases_).T
+        mixture = similarities(codes, codes[problem.seen], alike[0].width)
+        penalties = [each.penalty for each in alike]
+        found = base_classifiers(problem.features, problem.places, mixture[problem.seen], penalties)
+        for each, bases in zip(alike, found, strict=True):
+            each.bases_, each._columns = bases, (mixture @ bases).T
 
     def _scores(self, features: Tensor) -> Tensor:
         return features.double() @ self._columns

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from reuselib.qfsl.estimator import Problem, ZeroShotClassifier
-from reuselib.qfsl.samples import minimised, span
+from reuselib.qfsl.rivals import convex
 
 
 def binarised(attributes: Tensor, seen: Tensor) -> Tensor:
@@ -15,7 +18,7 @@ def binarised(attributes: Tensor, seen: Tensor) -> Tensor:
     return (attributes > attributes[seen].mean(0)).to(attributes.dtype)
 
 
-def logistic(features: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+def logistic(features: Tensor, targets: Tensor, penalties: Sequence[float]) -> list[tuple[Tensor, Tensor]]:
     """Linear classifiers with the least penalised cross-entropy, in float64.
 
     Minimises ``1/N sum_i L(x_i W + b, t_i) + penalty/2 |W|²``; L is the softmax's for labels, and for a matrix the sum
@@ -24,25 +27,25 @@ def logistic(features: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor,
     Args:
         features: (N, d).
         targets: int64 (N,), each of 0 to K-1 at least once; or 0 and 1, float (N, K).
-        penalty: above 0, since separable images have no minimum without it; ``1 / (N C)`` in scikit-learn's terms.
+        penalties: above 0, since separable images have no minimum without it; ``1 / (N C)`` in scikit-learn's terms.
 
     Returns:
-        W (d, K) and b (K,).
+        W (d, K) and b (K,) for each penalty.
     """
-    x, back = span(features.double())
+    x, back = convex.span(features.double())
     t = targets.double() if targets.is_floating_point() else targets
     classes = t.shape[1] if t.ndim == 2 else int(t.max()) + 1
 
-    def objective(weights: Tensor) -> Tensor:
-        z = x @ weights[:-1] + weights[-1]
+    def loss(z: Tensor) -> Tensor:
         if t.ndim == 2:
-            loss = F.binary_cross_entropy_with_logits(z, t, reduction="sum") / len(x)
-        else:
-            loss = F.cross_entropy(z, t)
-        return loss + penalty / 2 * weights[:-1].square().sum()
+            return F.binary_cross_entropy_with_logits(z, t, reduction="sum") / len(x)
+        return F.cross_entropy(z, t)
 
-    found = minimised(objective, x.new_zeros(x.shape[1] + 1, classes))
-    return found[:-1] if back is None else back @ found[:-1], found[-1]
+    def parts(point: Tensor) -> convex.Parts:
+        return point[:-1].T, point[-1]
+
+    found = convex.classifiers(x, parts, loss, penalties, x.new_zeros(x.shape[1] + 1, classes))
+    return [(each[:-1] if back is None else back @ each[:-1], each[-1]) for each in found]
 
 
 def attribute_scores(yes: Tensor, no: Tensor, attributes: Tensor, seen: Tensor) -> Tensor:
@@ -74,10 +77,24 @@ class _Probabilistic(ZeroShotClassifier):
     """A linear classifier of attributes or of seen classes.
 
     Attributes:
+        of_attributes: which of the two.
         penalty: see :func:`logistic`.
     """
 
+    varied: ClassVar[tuple[str, ...]] = ("penalty",)
+    of_attributes: ClassVar[bool] = False
+
     penalty: float = 1e-3
+
+    @classmethod
+    def _learn_all(cls, alike: Sequence[Any], problem: Problem) -> None:
+        penalties = [*{each.penalty: None for each in alike}]
+        binary = binarised(problem.attributes, problem.seen).double()
+        targets = binary[problem.labels] if cls.of_attributes else problem.places
+        found = dict(zip(penalties, logistic(problem.features, targets, penalties), strict=True))
+        for each in alike:
+            each.weights_, each.intercept_ = found[each.penalty]
+            each._binary, each._codes, each._known = binary, problem.codes.double(), problem.seen
 
     def _logits(self, features: Tensor) -> Tensor:
         return features.double() @ self.weights_ + self.intercept_
@@ -94,10 +111,7 @@ class DAP(_Probabilistic):
     Source: Lampert et al. 2009, 2014, with logistic regression in place of support vector machines.
     """
 
-    def _learn(self, problem: Problem) -> None:
-        self._binary = binarised(problem.attributes, problem.seen)
-        self._known = problem.seen
-        self.weights_, self.intercept_ = logistic(problem.features, self._binary[problem.labels], self.penalty)
+    of_attributes: ClassVar[bool] = True
 
     def _scores(self, features: Tensor) -> Tensor:
         z = self._logits(features)
@@ -116,11 +130,6 @@ class IAP(_Probabilistic):
 
     Source: Lampert et al. 2009, 2014.
     """
-
-    def _learn(self, problem: Problem) -> None:
-        self._binary = binarised(problem.attributes, problem.seen).double()
-        self._known = problem.seen
-        self.weights_, self.intercept_ = logistic(problem.features, problem.places, self.penalty)
 
     def _scores(self, features: Tensor) -> Tensor:
         p, a = self._logits(features).softmax(1), self._binary[self._known]
@@ -144,11 +153,9 @@ class ConSE(_Probabilistic):
     Source: Norouzi et al. 2014.
     """
 
-    top: int = 10
+    varied: ClassVar = ("penalty", "top")
 
-    def _learn(self, problem: Problem) -> None:
-        self._codes, self._known = problem.codes.double(), problem.seen
-        self.weights_, self.intercept_ = logistic(problem.features, problem.places, self.penalty)
+    top: int = 10
 
     def _scores(self, features: Tensor) -> Tensor:
         p, places = self._logits(features).softmax(1).topk(min(self.top, len(self._known)), dim=1)

@@ -7,12 +7,11 @@ the scores.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
-from sklearn.base import clone
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -159,28 +158,22 @@ def at_rates(method: SeenTraining, rates: Sequence[float], updates: int) -> list
 
 
 class ManyRates(TrainedClassifier):
-    """A classifier whose learning rates are tried side by side."""
+    """A classifier whose learning rates are tried side by side.
 
-    def fits(
-        self, choices: Iterable[Mapping[str, Any]], features: Any, labels: Any, attributes: Any, unlabelled: Any = None
-    ) -> list[Self]:
-        """Copies with these options, each fitted on the same; those that differ in ``lr`` alone learn side by side.
+    They begin with the same weights and see the same images, so that each ends as it would by itself, but for rounding.
+    """
 
-        They begin with the same weights and see the same images, so that each ends as it would by itself, but for
-        rounding.
-        """
-        copies = [clone(self).set_params(**options) for options in choices]
-        alike: dict[str, list[Self]] = {}
-        for each in copies:
-            alike.setdefault(str(each.get_params() | {"lr": None}), []).append(each)
-        for group in alike.values():
-            # One problem for all: each copy only needs its scaler and its classes.
-            problem, *_ = [each._problem(features, labels, attributes, None, unlabelled) for each in group]
-            with run.seeded(group[0].seed):
-                networks = at_rates(group[0]._method(problem), [each.lr for each in group], group[0].steps)
-            for each, network in zip(group, networks, strict=True):
-                each.network_, each._device = network, problem.features.device
-        return copies
+    varied: ClassVar = ("lr",)
+
+    @classmethod
+    def _learn_all(cls, alike: Sequence[Self], problem: Problem) -> None:
+        first = alike[0]
+        if len(alike) == 1:
+            return first._learn(problem)
+        with run.seeded(first.seed):
+            networks = at_rates(first._method(problem), [each.lr for each in alike], first.steps)
+        for each, network in zip(alike, networks, strict=True):
+            each.network_ = network
 
 
 class DeViSE(ManyRates):
