@@ -67,16 +67,14 @@ def expectation_maximisation(
     Source: Verma & Rai 2017, transductive; the prior is our choice.
     """
     x, first = features.to(means.dtype), (means, variances)
-    squares = x.square()
     shares = means.new_full((len(means),), 1 / len(means))
     for _ in range(rounds):
         r = (log_density(x, means, variances) + shares.log()).softmax(1)
         weight = r.sum(0).unsqueeze(1) + prior
         shares = weight.flatten() / weight.sum()
-        sums = r.T @ x
-        means = (sums + prior * first[0]) / weight
-        spread = r.T @ squares - 2 * means * sums + means.square() * (weight - prior)  # sum_i r_i (x_i - mean)²
-        variances = (spread.clamp(min=0) + prior * first[1]) / weight
+        means = (r.T @ x + prior * first[0]) / weight
+        spread = torch.stack([row @ (x - mean).square() for row, mean in zip(r.T, means, strict=True)])
+        variances = (spread + prior * first[1]) / weight
     return means, variances
 
 
