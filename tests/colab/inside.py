@@ -54,7 +54,8 @@ def shorten(most: int) -> None:
     from reuselib import data, run
     from reuselib.attribution import found
     from reuselib.nets import zoo
-    from reuselib.qfsl import samples, selection, tasks
+    from reuselib.qfsl import selection, tasks
+    from reuselib.qfsl.rivals import convex
     from reuselib.run import loop, study
 
     zoo.TRAINED_WITHIN = math.inf
@@ -73,7 +74,7 @@ def shorten(most: int) -> None:
         read(split, *wanted).take(MEASURED, 0) if split == "test" else read(split, *wanted)
     )
     tasks.CIFAR_IMAGES = FEATURES
-    samples.LBFGS["max_iter"] = most
+    convex.LBFGS["max_iter"] = most
     every, few, probes = selection.ParameterGrid, found.FoundZoo._few, found.probe_images
     selection.ParameterGrid = lambda grid: list(every(grid))[:CHOICES]  # type: ignore[misc,assignment]
 
