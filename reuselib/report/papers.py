@@ -58,7 +58,7 @@ class Cited:
 class Column:
     """A column of a table: published cells if it has an `id`, else our records.
 
-    `record` and `metric` name the record's row and its number; `{row}` in them stands for the table's row, in whose name
+    `record` and `metric` name the record's row and its number; `{row}` in them stands for the table's row, in which
     the first word of `swap` becomes the second.
     """
 

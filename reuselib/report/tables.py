@@ -223,7 +223,8 @@ def brief(paper: str) -> Brief:
         answers.append(f"By how much? {layout.caption}, {shown.label}. {far}.")
         for column in layout.columns:
             unit, _, words = column.label.partition(" ")
-            cost = _means(paper, scale, replace(column, record=shown.record, swap=shown.swap), layout) if unit in SECONDS else {}
+            same_runs = replace(column, record=shown.record, swap=shown.swap)
+            cost = _means(paper, scale, same_runs, layout) if unit in SECONDS else {}
             if method in cost and len(answers) < 3:
                 of = words.partition(",")[0]
                 answers.append(f"At what cost? {duration(cost[method] * SECONDS[unit])} {of}".rstrip() + ".")
