@@ -77,9 +77,7 @@ class Problem:
 @dataclass_transform(eq_default=False, kw_only_default=True)
 @dataclass(eq=False, repr=False, kw_only=True)
 class ZeroShotClassifier(ClassifierMixin, BaseEstimator, ABC):
-    """Base of all zero-shot classifiers; annotated fields are options.
-
-    Subclasses write ``_scores``, and ``_learn`` or, where several share what they compute, ``_learn_all``.
+    """Base of all zero-shot classifiers. Subclasses write ``_learn`` and ``_scores``; annotated fields are options.
 
     Attributes:
         transductive: whether unlabelled images of the unseen classes take part in the fit.
@@ -122,7 +120,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator, ABC):
                 do not do, or ``unlabelled`` is given to an inductive classifier, or not to a transductive one.
         """
         problem = self._problem(features, labels, attributes, seen, unlabelled)
-        self._learn_all([self], problem)
+        self._learn(problem)
         self._device = problem.features.device
         return self
 
@@ -214,9 +212,9 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator, ABC):
         for each in alike:
             each._learn(problem)
 
+    @abstractmethod
     def _learn(self, problem: Problem) -> None:
         """Learn; keep what :meth:`_scores` needs as attributes."""
-        raise NotImplementedError
 
     @abstractmethod
     def _scores(self, features: Tensor) -> Tensor:
@@ -254,3 +252,15 @@ def seen_classes(labels: Tensor, seen: Classes | None, count: int) -> Tensor:
     if len(odd := known[~torch.isin(known, there)]):
         raise ReuseError(f"The seen classes {odd.tolist()[:8]} have no image: leave them out of seen=.")
     return known
+
+
+class SharedFit(ZeroShotClassifier):
+    """A classifier that shares what it computes with others like it. Subclasses write ``_learn_all`` for ``_learn``."""
+
+    def _learn(self, problem: Problem) -> None:
+        self._learn_all([self], problem)
+
+    @classmethod
+    @abstractmethod
+    def _learn_all(cls, alike: Sequence[Self], problem: Problem) -> None:
+        """Let classifiers learn that differ in ``varied`` alone."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from reuselib.qfsl.estimator import Problem, ZeroShotClassifier
+from reuselib.qfsl.estimator import Problem, SharedFit
 from reuselib.qfsl.samples import solved
 
 FLOOR = 0.01
@@ -78,7 +78,7 @@ def expectation_maximisation(
     return means, variances
 
 
-class GFZSL(ZeroShotClassifier):
+class GFZSL(SharedFit):
     """A generative framework: class-conditional Gaussians, means and log-variances regressed by kernel ridge.
 
     Seen classes keep the Gaussians of their images. Targets are regressed less their mean over the seen classes, so

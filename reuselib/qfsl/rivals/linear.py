@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reuselib.qfsl.estimator import Problem, ZeroShotClassifier
+from reuselib.qfsl.estimator import Problem, SharedFit, ZeroShotClassifier
 from reuselib.qfsl.rivals import convex
 from reuselib.qfsl.samples import solved
 
@@ -90,7 +90,7 @@ class ESZSL(ZeroShotClassifier):
         return features.double() @ self._columns
 
 
-class SAE(ZeroShotClassifier):
+class SAE(SharedFit):
     """Semantic autoencoder: the features of an image are to be had back from its class's code.
 
     Attributes:
@@ -167,7 +167,7 @@ def base_classifiers(features: Tensor, places: Tensor, mixture: Tensor, penaltie
     return found if back is None else [bases @ back.T for bases in found]
 
 
-class SynC(ZeroShotClassifier):
+class SynC(SharedFit):
     """Synthesised classifiers, with one phantom class at each seen class's code.
 
     Attributes:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reuselib.qfsl.estimator import Problem, ZeroShotClassifier
+from reuselib.qfsl.estimator import Problem, SharedFit
 from reuselib.qfsl.rivals import convex
 
 
@@ -73,7 +73,7 @@ def attribute_scores(yes: Tensor, no: Tensor, attributes: Tensor, seen: Tensor) 
     return (yes - safe.log()) @ there.T + (no - (1 - safe).log()) @ absent.T
 
 
-class _Probabilistic(ZeroShotClassifier):
+class _Probabilistic(SharedFit):
     """A linear classifier of attributes or of seen classes.
 
     Attributes:
