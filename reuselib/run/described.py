@@ -24,26 +24,24 @@ WHOLE = 2**24
 PLAIN = (str, bytes, bool, Real, torch.dtype, type(None))
 EMPTY, KEYWORD = inspect.Parameter.empty, inspect.Parameter.KEYWORD_ONLY
 VARIOUS, OPTIONS = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, KEYWORD)
 Pairs = Iterator[tuple[str, str]]
 
 
 def resolved(kind: type, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a constructor by name, with the defaults of all constructors that it passes options on to.
+    """The arguments of a constructor by name, and those of all constructors that it passes some on to.
 
     Raises:
         UnknownName: there is no such option; the message gives the nearest.
         TypeError: an argument is missing, or given twice.
     """
-    signatures, ends = _constructors(kind)
-    parameters = {name: each for signature in reversed(signatures) for name, each in signature.parameters.items()}
-    known = {name: each for name, each in parameters.items() if each.kind in NAMED and name != "self"}
+    full, ends = signature(kind), _constructors(kind)[1]
     for name in options:
-        if ends and name not in known:
-            raise unknown(f"option of {kind.__name__}", name, known)
-    given = signatures[0].bind(None, *arguments, **options).arguments
-    defaults = {name: each.default for name, each in known.items() if each.default is not each.empty}
-    return {**defaults, **{name: value for name, value in given.items() if name in known}, **options}
+        if ends and name not in full.parameters:
+            raise unknown(f"option of {kind.__name__}", name, full.parameters)
+    bound = full.bind(*arguments, **options)
+    bound.apply_defaults()
+    various = {name: value for name, value in bound.arguments.items() if full.parameters[name].kind is OPTIONS}
+    return {name: value for name, value in bound.arguments.items() if name not in various} | dict(*various.values())
 
 
 @cache

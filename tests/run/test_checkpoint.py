@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import time
 from dataclasses import replace
@@ -154,6 +155,15 @@ def test_what_decides_a_result_is_in_words_and_the_same_each_time() -> None:
     changes += [{"f": each} for each in (partial(decay(0.4), 1), partial(decay(0.5, 4), 1), partial(decay(0.5), 2))]
     assert all(words != dict(describe(value | change)) for change in changes)
     assert dict(describe(lambda: 1)) != dict(describe(lambda: 2))
+
+
+@pytest.mark.parametrize("name", players.MAKERS)
+def test_every_party_of_a_method_decides(name: str) -> None:
+    """What a constructor passes on to another one counts, too: a checkpoint of another student is refused."""
+    method = players.make(name)
+    parties = [each.name for each in inspect.signature(type(method)).parameters.values() if each.default is each.empty]
+    places = {place.partition(".")[0] for place in method.described}
+    assert set(parties) <= places
 
 
 def test_a_held_method_is_captured_with_its_holder_and_the_teacher_is_not(tmp_path: Path) -> None:
