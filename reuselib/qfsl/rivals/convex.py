@@ -1,4 +1,7 @@
-"""Linear classifiers at the minimum of a penalised loss, for several penalties side by side, in float64."""
+"""Linear classifiers at the minimum of a penalised loss, for several penalties side by side, in float64.
+
+A search ends after 500 iterations at the latest: with hardly any penalty, or for SynC, still above the minimum.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,7 @@ def classifiers(
 
 
 def minimised(objectives: Callable[[Tensor, list[int]], Tensor], start: Tensor, count: int) -> list[Tensor]:
-    """The minima of convex functions by L-BFGS with line search; each search goes its own way.
+    """The minima of convex functions by L-BFGS with line search, as near as `LBFGS` lets it; each goes its own way.
 
     Args:
         objectives: points (k, ...) and the places of the functions that are asked → their values (k,).
