@@ -146,7 +146,7 @@ def png(figure: Figure, dpi: int = 192) -> bytes:
         return file.getvalue()
     with Image.open(file) as drawn:
         full = drawn.convert("RGB")
-    few = full.quantize(256, Image.Quantize.MEDIANCUT, kmeans=4, dither=Image.Dither.NONE)
+    few = full.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     error = numpy.abs(numpy.asarray(full, dtype=int) - numpy.asarray(few.convert("RGB"), dtype=int)).mean()
     small = BytesIO()
     (few if error <= 1 else full).save(small, format="PNG", optimize=True)
