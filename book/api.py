@@ -89,7 +89,7 @@ Every claim in words, whether it holds, and below it each condition: what was co
 with its 95 % interval and the number of seeds, and whether it is met.
 
 ```bash
-reuselib choose qfsl --rows world-stacking
+reuselib choose qfsl --scale colab --rows cifar-eszsl
 ```
 
 The options that the methods of these rows get, chosen without a look at the test images."""

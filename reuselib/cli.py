@@ -234,7 +234,8 @@ def _run(study: Any, jobs: Sequence[Job], again: bool = False, dry_run: bool = F
     for number, (row, seed) in enumerate(left, 1):
         checkpoint, place = study.checkpoint(row, seed), f"row {number:{len(str(len(left)))}} of {len(left)}"
         if again:
-            checkpoint.unlink(missing_ok=True)
+            for file in (checkpoint, *checkpoint.parent.glob(f"*-{checkpoint.name}")):
+                file.unlink(missing_ok=True)
         elif _recorded(study, row, seed):  # by another process, in the meantime
             total -= seconds[row]
             continue

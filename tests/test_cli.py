@@ -17,6 +17,8 @@ from reuselib.dfad.study import DFADStudy
 from reuselib.nets import zoo
 from reuselib.qfsl.study import QFSLStudy
 
+ROOT = Path(__file__).resolve().parent.parent
+
 pytestmark = pytest.mark.usefixtures("room")
 SMOKE = ("--scale", "smoke", "--seeds", "0", "--rows")
 LEARNED, UNTRAINED = ("dfad", *SMOKE, "digits-random"), ("dfad", *SMOKE, "digits-untrained")
@@ -85,7 +87,12 @@ def test_rows_are_run_once_unless_told_otherwise_or_their_settings_change(
     assert file.stat().st_mtime_ns == made
     changed = DFADStudy.declare("smoke")["digits-untrained"].but(limit=77)
     monkeypatch.setattr(DFADStudy, "declare", classmethod(lambda cls, scale: {"digits-untrained": changed}))
-    assert "to run: 1" in call("run", *UNTRAINED) and "to run: 1" in call("run", *UNTRAINED, "--again")
+    assert "to run: 1" in call("run", *UNTRAINED)
+    kept = chapters.study("dfad", "smoke").checkpoint(UNTRAINED[-1], 0)
+    old = kept.with_name(f"student-{kept.name}")  # of a second part of the row, before something was changed
+    old.parent.mkdir(parents=True, exist_ok=True)
+    old.touch()
+    assert "to run: 1" in call("run", *UNTRAINED, "--again") and not old.exists()
     assert report.find("dfad", "smoke", "digits-untrained", 0, changed) and len(records()) == 4 and left(room) == []
 
 
@@ -170,6 +177,10 @@ def test_list_table_verdicts_report_and_choices_print(room: Path, monkeypatch: p
         assert f"{chapter} leaves nothing to choose ahead: its rows" in call("choose", chapter, code=1)
     monkeypatch.setattr(QFSLStudy, "choose", lambda study, rows, seed: [(rows[0], [{"gamma": 1.0, "lam": seed}, {}])])
     assert call("choose", "qfsl", "--rows", "cifar-eszsl", "--seed", "3") == "cifar-eszsl: gamma 1.0, lam 3; \n"
+    (shown,) = re.findall(
+        r"reuselib choose (\w+) --scale (\w+) --rows (\S+)", (ROOT / "book/api.py").read_text("utf-8")
+    )
+    assert "choice" in chapters.study(*shown[:2]).settings[shown[2]]
 
 
 def test_the_zoo_is_listed_shown_trained_and_verified(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:

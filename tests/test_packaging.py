@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 
 import reuselib
 from reuselib import home, report
+from reuselib.nets import zoo
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -162,6 +163,8 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     names: dict[str, Any] = {}
     exec(example.replace("updates=1500", "updates=10"), names)
     assert len(names["history"].rounds) == 1 and (tmp_path / "dfad.ckpt").is_file()
+    card = zoo.card("fashion16-conv3")
+    assert (names["mine"].mean, names["mine"].std) == (tuple(card["mean"]), tuple(card["std"]))
 
 
 def test_the_snakefile_plans_one_job_for_each_record() -> None:

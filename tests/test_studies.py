@@ -82,6 +82,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "netgraft": {"limit": 60, "watched": 40},
     "layerwise": {"limit": 60, "evaluations": 3},
     "adaptive": {"limit": 60, "evaluations": 4, "updates": 4, "target_updates": 4},
+    "qfsl": {"updates": 12},
 }
 
 
@@ -94,6 +95,7 @@ SHORT: dict[str, dict[str, Any]] = {
         *(("dfad", row, 1) for row in ("digits-dfad", "digits-supervised", "rooms-supervised")),
         *(("cmi", f"shapes-{method}", at) for method, at in (("cmi", 2), ("adi", 3))),
         *(("one_stage_gan", row, 1) for row in ("fashion-ns-one", "digits-sat-two", "distil-one-5")),
+        ("qfsl", "world-qfsl-scratch", 2),
     ],
 )
 def test_an_interrupted_row_goes_on_and_gives_the_record_that_its_seed_decides(

@@ -28,7 +28,7 @@ class Space:
 
 
 SPACES = {
-    "digits": Space(10, 1, 8, 1437),
+    "digits": Space(10, 1, 8, 1297),
     "fashion_mnist": Space(10, 1, 28, 60_000),
     "mnist": Space(10, 1, 28, 60_000),
     "shapes": Space(4, 1, 16, 4000),

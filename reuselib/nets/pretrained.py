@@ -86,15 +86,12 @@ def classifier(name: str, where: torch.device | str) -> nn.Module:
     """torchvision's classifier of a name with its first ImageNet weights, in evaluation mode on a device.
 
     Raises:
-        ReuseError: it could not be fetched.
+        ReuseError: they cannot be fetched; also as :func:`torchvision_weights`.
     """
     from torchvision import models as torchvision
 
-    try:
-        network = torchvision.get_model(name, weights="IMAGENET1K_V1")
-    except OSError as error:
-        raise ReuseError(
-            f"torchvision's {name} could not be fetched ({error}). Connect to the network once, or run a row of the "
-            "laptop scale."
-        ) from error
+    # Those of Inception turn the colours of their input by themselves, if they are told so; drawn weights take long.
+    options = {"transform_input": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    network = torchvision.get_model(name, weights=None, **options)
+    network.load_state_dict(torchvision_weights(name))
     return run.on_device(network, torch.device(where)).eval()

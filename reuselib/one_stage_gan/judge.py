@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from reuselib.data import ImageSet
 from reuselib.data.image_set import IMAGENET_STATISTICS, Statistics
-from reuselib.errors import ReuseError
-from reuselib.nets import zoo
+from reuselib.nets import pretrained, zoo
 from reuselib.report import metrics
 
 INCEPTION = "inception_v3"
@@ -85,15 +84,7 @@ class _Inception(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        from torchvision.models import Inception_V3_Weights, inception_v3
-
-        try:
-            self.trunk = inception_v3(weights=Inception_V3_Weights.IMAGENET1K_V1)
-        except OSError as error:
-            raise ReuseError(
-                f"torchvision's Inception-v3 could not be fetched ({error}). Connect to the network once, or run a row "
-                "with judge='mnist32-lenet5' or another network of the zoo that takes such images."
-            ) from error
+        self.trunk = pretrained.classifier(INCEPTION, "cpu")
         self.head, self.trunk.fc = self.trunk.fc, nn.Identity()
 
     def features(self, images: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from reuselib.qfsl.rivals import RIVALS, build, tuned
 from reuselib.qfsl.rivals.stacking import calibrated, choose_shift, curve
 from reuselib.qfsl.samples import Standardise
 from reuselib.qfsl.selection import class_wise, fold_masks
-from reuselib.qfsl.tasks import WorldTask, backbone, features_of, opened, published, resnet101, world_task
+from reuselib.qfsl.tasks import LEARNED, WorldTask, backbone, features_of, opened, published, resnet101, world_task
 
 
 @dataclass(kw_only=True)
@@ -70,14 +70,15 @@ class QFSLJob(run.Job):
         history, found, kept = run.History(), [], []
         with run.threads():
             for data, world in self.tasks():
-                split = Split(self.settings, self.seed, data, world)
+                split = Split(self.settings, self.seed, data, world, self.train)
                 with run.measured(history.cost):
                     answers = split.answers()
                 found.append(split.report(answers) | answers.extra)
                 kept.append({"data": data, **vars(answers)})
         metrics = {name: sum(each[name] for each in found) / len(found) for name in found[0]}
         metrics["seconds"] = history.cost.cpu_seconds if self.device.type == "cpu" else history.cost.wall_seconds
-        precision = self.precision if self.settings.method in TUNED else "fp32"  # fits of features take float32
+        trained = self.settings.task in LEARNED or self.settings.method in TUNED
+        precision = self.precision if trained else "fp32"  # fits of given features take float32
         return QFSLResult(metrics=metrics, history=history, device=self.device, precision=precision, **kept[0])
 
     def codes(self) -> run.Result:
@@ -116,7 +117,11 @@ class QFSLJob(run.Job):
                 codes = torch.zeros(shape.classes, shape.attributes)
             network = ZeroShotNetwork(codes, top, resnet101(self.device))
             seen = range(shape.classes - shape.unseen)
-            yield tuning(self.settings, self.seed, network, (images, images), seen), self.settings.updates
+            chosen = self.settings.folds * len(self.settings.weights) if "weights" in self.settings else 0
+            yield (
+                tuning(self.settings, self.seed, network, (images, images), seen),
+                self.settings.updates * (chosen + 1),
+            )
 
 
 class Split:
@@ -127,10 +132,19 @@ class Split:
         seed: of the method.
         data: with features.
         world: the world and its backbone, for rows that train one.
+        drive: calls a method's ``step()`` so often.
     """
 
-    def __init__(self, settings: run.Settings, seed: int, data: ZeroShotSet, world: WorldTask | None = None) -> None:
+    def __init__(
+        self,
+        settings: run.Settings,
+        seed: int,
+        data: ZeroShotSet,
+        world: WorldTask | None = None,
+        drive: Callable[[run.Method, int], object] | None = None,
+    ) -> None:
         self.settings, self.seed, self.data, self.world = settings, seed, data, world
+        self.drive = drive or partial(run.run, progress=False)
         self.train, self.seen, self.unseen = (data.part(name) for name in attributes.PARTS)
 
     def answers(self) -> Answers:
@@ -285,20 +299,25 @@ class Split:
         """The network with its backbone: from the pretrained one and a started bridge, or from random weights."""
         network, images = self.network(), [self.data.part_images(part) for part in attributes.PARTS]
         method = tuning(self.settings, self.seed, network, images[::2], self.data.seen)
-        run.run(method, updates=self.settings.updates, progress=False)
+        self.drive(method, self.settings.updates)
         network.eval()
         seen, unseen = (features_of(network, each) for each in images[1:])
         return self.answered(seen, unseen, classifier=network)
 
     def end_to_end_chosen(self) -> Answers:
-        """The same, λ by class-wise cross-validation of networks that learn with their backbones too."""
+        """The same, λ by class-wise cross-validation of networks that learn with their backbones too.
+
+        The last network alone has a checkpoint: those of the folds would take gigabytes.
+        """
         total = dict.fromkeys(self.settings.weights, 0.0)
         for fold in self.folds():
             for weight in total:
                 split = self.weighted(weight, fold)
                 total[weight] += split.report(split.end_to_end())["harmonic"]
         weight = max(total, key=total.__getitem__)
-        return replace(self.weighted(weight, self.data).end_to_end(), extra={"weight": weight})
+        final = self.weighted(weight, self.data)
+        final.drive = self.drive
+        return replace(final.end_to_end(), extra={"weight": weight})
 
     def weighted(self, weight: float, data: ZeroShotSet) -> Split:
         """This row with a λ, on a split."""

@@ -38,6 +38,8 @@ REAL = ("digits", "segments", "fashion")
 PHOTOGRAPHS = ("cifar", "body", "seen")
 """CIFAR-10 (JPEG) by an ImageNet network; the same with the attributes of an animal's body alone; by the seen classes'
 networks."""
+LEARNED = ("world", "seen")
+"""Tasks whose features are those of a network that is trained here, in the precision of the device."""
 CIFAR_IMAGES = 300, 100  # of each class, of the training and of the test images
 EPOCHS = 4  # of a network through all training images of its seven seen classes
 FASHION_IMAGES = 100  # of each class, of the training and of the test images
@@ -275,9 +277,10 @@ def opened(name: str, settings: run.Settings, seed: int, where: str) -> tuple[Ze
 
 
 def image_sets(task: str) -> set[str]:
-    """The image sets that a task reads: a benchmark is one itself, a world is drawn."""
+    """What a task reads: image sets, a network of a package; a benchmark is one itself, a world is drawn."""
     read = {"world": set[str](), "digits": {"digits"}, "segments": {"digits"}, "fashion": {"fashion_mnist"}}
-    return (read | dict.fromkeys(PHOTOGRAPHS, {"cifar10-jpeg"})).get(task, {task})
+    read |= {name: {"cifar10-jpeg"} | ({"efficientnet_lite"} if name != "seen" else set()) for name in PHOTOGRAPHS}
+    return read.get(task, {task})
 
 
 def resnet101(where: torch.device) -> nn.Module:

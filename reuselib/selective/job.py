@@ -73,6 +73,7 @@ class SelectiveJob(run.Job):
             history=run.History(rounds, cost),
             curves=("risk",),
             device=self.device,
+            precision=self.precision if self.settings.source.name in tasks.LEARNED else "fp32",
             data=judge.data,
             classifier=judge.network if judge.other is None else judge.other,
             evidence=verdict.evidence,

@@ -196,7 +196,8 @@ class AugmentedClassifier(TrainedClassifier):
             features: (n, d).
             candidates: as in :meth:`predict`; the softmaxes are over these.
         """
-        return qfsl.like(self.evidence(features, candidates).confidence(self.kind, self.weight), features)
+        found = self.evidence(features, candidates).confidence(self.kind, self.weight)
+        return qfsl.like(found.to(qfsl.as_tensor(features).device), features)
 
     def answer(self, features: Any, threshold: float, candidates: qfsl.Classes = "unseen") -> Any:
         """The answers of :meth:`predict` whose confidence reaches a threshold, (n,), and -1 for the others."""

@@ -239,6 +239,7 @@ def test_cuts_of_the_papers_scale_with_a_narrow_network(monkeypatch: pytest.Monk
         return classifier(classes=num_classes)
 
     monkeypatch.setattr("torchvision.models.get_model", narrow)
+    monkeypatch.setattr("reuselib.nets.pretrained.torchvision_weights", lambda name: narrow(name).state_dict())
     short = {"source_updates": 1, "target_updates": 1, "updates": 1, "epochs": 0, "batch": 4, "source_batch": 4}
     small = {"size": 32, "images": 200, "source_images": 8, "test_images": 8, "amounts": (10,), "probes": 6}
     plan = PLANS["paper"].but(**short, **small, name="narrow", target="real", synthetic="synthetic", kept=False)

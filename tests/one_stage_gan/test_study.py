@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from reuselib import chapters, data, one_stage_gan, run
 from reuselib.data.image_set import one_class
-from reuselib.errors import ReuseError
+from reuselib.nets import pretrained
 from reuselib.one_stage_gan import judge, study
 from reuselib.one_stage_gan.job import UNTRAINED
 from reuselib.report import metrics
@@ -201,7 +201,7 @@ def test_the_equations_shown_are_the_equations_trained() -> None:
 class TinyInception(nn.Module):
     """What the judge needs of torchvision's network: a trunk that ends in `fc`."""
 
-    def __init__(self, weights: object) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.fc, self.sizes = nn.Linear(3, 1000), set()
 
@@ -210,18 +210,10 @@ class TinyInception(nn.Module):
         return self.fc(images.std((2, 3)))
 
 
-def unreachable(weights: object) -> nn.Module:
-    raise OSError("no network")
-
-
-def test_inception_judges_at_its_own_size_and_without_its_weights_the_error_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_inception_judges_at_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
     images = one_class("faces", torch.randint(256, (30, 3, 64, 64), dtype=torch.uint8), "face")
-    monkeypatch.setattr(torchvision.models, "inception_v3", TinyInception)
+    monkeypatch.setattr(torchvision.models, "get_model", lambda *_, **__: TinyInception())
+    monkeypatch.setattr(pretrained, "torchvision_weights", lambda name: TinyInception().state_dict())
     inception = judge.Judge(judge.INCEPTION, images, 20)
     assert inception.real.shape == (20, 3) and inception.network.trunk.sizes == {(3, 299, 299)}
     assert math.isfinite(inception.metrics(inception.features(torch.rand(25, 3, 64, 64)))["frechet"])
-    monkeypatch.setattr(torchvision.models, "inception_v3", unreachable)
-    with pytest.raises(ReuseError, match="could not be fetched .no network.*judge="):
-        judge.Judge(judge.INCEPTION, images, 20)

@@ -77,7 +77,7 @@ def test_a_row_runs_has_its_metrics_and_repeats(row: str) -> None:
     own = found.scores_seen, found.data.labels[found.data.test_seen], found.scores_unseen, found.labels_unseen
     expected = metrics.report(*own, found.data.seen, found.data.unseen)
     assert {name: shares[name] for name in expected} == pytest.approx(expected)
-    precision = SMOKE.job(SMOKE.settings[row]).precision if row.removeprefix("world-") in job.TUNED else "fp32"
+    precision = SMOKE.job(SMOKE.settings[row]).precision if row.startswith("world-") else "fp32"
     assert found.record.precision == precision
     assert run(row).record.metrics | {"seconds": 0} == shares | {"seconds": 0}
 
@@ -197,7 +197,19 @@ def test_features_of_the_seen_classes_read_no_image_of_an_unseen_one_and_are_kep
         tasks.photograph_sets("seen", 0, 2, 1, "cpu")
 
 
+def test_what_photographs_need() -> None:
+    needed = {task: chapters.study("qfsl", "colab").needs([f"{task}-eszsl"]).images for task in ("cifar", "seen")}
+    assert needed == {"cifar": ("cifar10-jpeg", "efficientnet_lite"), "seen": ("cifar10-jpeg",)}
+
+
 # --- end to end -------------------------------------------------------------------------------------------------------
+
+
+def test_the_cost_of_choosing_end_to_end_counts_the_networks_of_the_folds() -> None:
+    """Four folds with seven weights each, and the network that is kept."""
+    paper = chapters.study("qfsl", "paper")
+    one, all_of_them = (paper.predict(f"awa2-qfsl-end-to-end{more}").operations for more in ("", "-chosen"))
+    assert all_of_them == pytest.approx(29 * one)
 
 
 def test_the_networks_before_their_training_and_the_worlds_backbone_after() -> None:

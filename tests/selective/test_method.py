@@ -133,6 +133,14 @@ def test_shapes_and_answers() -> None:
     np.testing.assert_array_equal(arrays.confidence(NEW.numpy()), trust.numpy())
 
 
+@pytest.mark.gpu
+def test_answers_and_their_confidence_are_where_the_features_are() -> None:
+    found, new = fitted(), NEW.to("cuda")
+    for given in (found.answer(new, 0.5), found.confidence(new)):
+        assert given.is_cuda
+    assert torch.equal(found.answer(new, 0.5).cpu(), found.answer(NEW, 0.5))
+
+
 def test_only_the_attributes_of_unseen_classes_reach_it_and_those_only_their_prototypes() -> None:
     found, other = fitted(), fitted(OTHER)
     for name, parameter in found.network_.named_parameters():
