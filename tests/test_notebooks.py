@@ -101,6 +101,9 @@ def test_parameters_and_what_nbval_compares(notebook: Notebook) -> None:
     assert any(cell.outputs for cell in compared), "what is compared prints nothing"
     trained = [each for each in compared if re.search(r"\brecompute\b", each.source) and each is not cell]
     assert not trained, f"nbval runs with recompute off:\n{trained[0].source}"
+    kept = [each for each in notebook.tagged("nbval-ignore-output") if "recorded" not in each.metadata.tags]
+    stale = [each.source for each in kept if re.search(r'caption=\(?\s*f?"Recorded', each.source)]
+    assert not stale, f"a figure of records alone lacks the tag 'recorded':\n{stale[0]}"
 
 
 def test_code_that_is_shown_neither_scrolls_sideways_nor_defines_long_functions(notebook: Notebook) -> None:
