@@ -237,7 +237,7 @@ def _trained(plan: run.Settings, images: Pool, seed: int, number: int, progress:
 
         title = f"source {number + 1} of {len(plan.sources)}"
         options = {"updates": plan.updates, "report_every": 100, "progress": progress, "title": title}
-        piece = zoo.Piece(name, plan.kept, "reuselib run adaptive")
+        piece = zoo.Piece(name, plan.kept, "reuselib run adaptive at the scale of this row")
         source = cast(MultiHead, piece.trained(untaught(plan, images, seed, number), recipe, teach, **options))
     if plan.auxiliary is not None:
         task = plan.sources[number][0][0]

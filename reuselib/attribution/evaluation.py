@@ -154,7 +154,7 @@ class Truth:
     Attributes:
         targets: names of the T rows; each is among the sources.
         sources: names of the S columns.
-        affinity: float64 (T, S), larger is better; the entry of a target with itself is not used.
+        affinity: float64 (T, S), larger is better; the entry of a target with itself is not used. Kept on the CPU.
         top: how many of the best sources are relevant.
 
     Raises:
@@ -179,6 +179,7 @@ class Truth:
 
     def __post_init__(self) -> None:
         """Check shapes and names."""
+        object.__setattr__(self, "affinity", self.affinity.cpu())
         shape = len(self.targets), len(self.sources)
         if tuple(self.affinity.shape) != shape or not 0 < self.top <= self.candidates:
             found = f"{shape} (targets and sources), not {tuple(self.affinity.shape)}"

@@ -182,12 +182,13 @@ def readout(x: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """
     from sklearn.linear_model import RidgeCV
 
+    where, x = x.device, x.cpu()  # not every accelerator has float64
     mean, std = x.double().mean(0), x.double().std(0)
     std = torch.where(std > 0, std, 1)  # however small: features of untrained networks are
-    answers = F.one_hot(labels, classes).double().cpu().numpy()
-    found = RidgeCV([10.0**power for power in range(-1, 6)]).fit(((x - mean) / std).cpu().numpy(), answers)
-    weight = torch.from_numpy(found.coef_).to(x.device) / std
-    return weight.float(), (torch.from_numpy(found.intercept_).to(x.device) - weight @ mean).float()
+    answers = F.one_hot(labels.cpu(), classes).double().numpy()
+    found = RidgeCV([10.0**power for power in range(-1, 6)]).fit(((x - mean) / std).numpy(), answers)
+    weight = torch.from_numpy(found.coef_) / std
+    return weight.float().to(where), (torch.from_numpy(found.intercept_) - weight @ mean).float().to(where)
 
 
 class FoundZoo(learning.Shelf):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from reuselib import data, run
 from reuselib.attribution import found
@@ -38,6 +38,15 @@ FAMILIES = {
 """torchvision's classifiers of the families of the paper's second experiment; which members it took is not known."""
 NATURAL, FOREIGN = "stl10", "svhn"
 """Probe images for classifiers of photographs: photographs, and house numbers."""
+
+
+UNCLIPPED = ("colorization", "vanishing_point", "segmentsemantic", "class_1000", "class_places", "inpainting_whole")
+"""Taskonomy's encoders that see photographs as they are; all others see them :func:`clipped`."""
+
+
+def clipped(images: Tensor) -> Tensor:
+    """Photographs in [-1, 1] whose intensities are clipped to [0.1, 0.9] of their range, as in the official code."""
+    return images.clamp(-0.8, 0.8)
 
 
 class TaskonomyJob(ZooJob):
@@ -74,9 +83,10 @@ class TaskonomyJob(ZooJob):
 
     def compare(self, way: Comparison, cost: run.Cost | None = None) -> ModelSpace:
         """Compare all encoders."""
-        space = ModelSpace(self.probes, way)
+        space, names = ModelSpace(self.probes, way), self.truth.sources
+        prepare = {name: clipped for name in names if name not in UNCLIPPED}
         with run.measured(cost or self.cost):
-            space.extend({name: self.network(name) for name in self.truth.sources}, progress=self.progress)
+            space.extend({name: self.network(name) for name in names}, prepare=prepare, progress=self.progress)
         return space
 
     def plan(self) -> Iterator[tuple[run.Method, int]]:

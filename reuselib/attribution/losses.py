@@ -66,8 +66,8 @@ def normalised(maps: Tensor) -> Tensor:
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
-    """The cosine of each image's two maps, float64 (n,), of vectors (n, d) as :func:`normalised` gives them."""
-    return torch.linalg.vecdot(a, b).double().clamp(-1, 1)
+    """The cosine of each image's two maps, float64 (n,) on the CPU, of vectors (n, d) of :func:`normalised`."""
+    return torch.linalg.vecdot(a, b).cpu().double().clamp(-1, 1)
 
 
 def affinity(a: Tensor, b: Tensor) -> float:

@@ -5,7 +5,7 @@ Source: Song et al. 2019 (NeurIPS).
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -254,7 +254,9 @@ class ModelSpace:
                 bar.update()
         observed = self.observed | found
         known = 0 if self.way.centred else len(self._ready)  # what is centred changes with the mean of all
-        ready = [*self._ready[:known], *map(self._stored, self._prepared([*observed.values()][known:], observed))]
+        new = [*observed.values()][known:]
+        pairs = zip(new, self._prepared(new, observed), strict=True)
+        ready = [*self._ready[:known], *(each if each is kept else self._stored(each) for kept, each in pairs)]
         similarity = pairwise(ready, self.way.compare, self.way.own, self.similarity[:known, :known])
         finite(similarities=similarity)
         self.observed, self._ready, self.similarity = observed, ready, similarity
@@ -312,7 +314,9 @@ class ModelSpace:
         return [self.way.ready(each) for each in kept]
 
     def _stored(self, kept: Any) -> Any:
-        """The same, in a file once the memory is used up."""
+        """The same, in a file once the memory is used up; of a graph its nodes are, which are the most of it."""
+        if hasattr(kept, "nodes"):
+            return replace(kept, nodes=self._stored(kept.nodes))
         if not isinstance(kept, Tensor):
             return kept
         self.left -= kept.nbytes

@@ -2,9 +2,9 @@
 
 A row of the zoos is ``zoo<seed>-<score>-<probes>``, or ``zoo<seed>-<control>``; ``zoo<seed>-training`` and
 ``zoo<seed>-transfers`` make the truth and come first. Networks and truth are the same for every seed of a record, which
-draws the probe images (and the halves of ``split-half``). The larger scales have no truth for their networks: rows
-``classifiers-<score>-<probes>`` compare torchvision's classifiers, and ``taskonomy-<control>`` are the controls on
-Taskonomy's own affinities.
+draws the probe images (and the halves of ``split-half``). At the larger scales ``found-…`` are the same of
+networks that were found, ``taskonomy-…`` of Taskonomy's encoders with its own affinities, and
+``classifiers-<score>-<probes>`` compare torchvision's classifiers, for which there is no truth.
 """
 
 from collections.abc import Iterable, Mapping

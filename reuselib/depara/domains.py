@@ -70,7 +70,7 @@ def syn2real(domain: str, split: str, count: int, size: int = 224, seed: int = 0
         domain: "synthetic" or "real".
         split: of each class, 70 % "train", 20 % "test" (the paper's validation), 10 % "probes", cut in the order of the
             file names; how the paper's split was drawn is not known.
-        count: as many at most, an equal share of each class.
+        count: as many at most, an equal share of each class; all where there are no more.
         size: pixels a side, after a resize to 8/7 of it and a cut of the centre.
         seed: of the draw of probes.
 
@@ -85,14 +85,17 @@ def syn2real(domain: str, split: str, count: int, size: int = 224, seed: int = 0
         raise MissingFile(f"{folder} is missing. Fix: {SYN2REAL_FIX.format(folder=folder.parent)}")
     listed = ImageFolder(str(folder))
     labels = torch.tensor(listed.targets)
-    chosen: list[int] = []
+    parts: list[list[int]] = []
     for label in range(len(listed.classes)):
         index = (labels == label).nonzero().flatten().tolist()
         first, second = int(0.7 * len(index)), int(0.9 * len(index))
         part = {"train": index[:first], "test": index[first:second], "probes": index[second:]}[split]
         if split == "probes":
             random.Random(seed).shuffle(part)
-        chosen += part[: max(1, count // len(listed.classes))]
+        parts.append(part)
+    if sum(map(len, parts)) > count:
+        parts = [part[: max(1, count // len(parts))] for part in parts]
+    chosen = [place for part in parts for place in part]
     cutting = v2.Compose([v2.PILToTensor(), v2.Resize(size * 8 // 7), v2.CenterCrop(size)])
     pixels = torch.stack([cutting(listed[i][0]) for i in chosen])
     return ImageSet(f"syn2real_{domain}", pixels, labels[chosen], tuple(listed.classes), *IMAGENET_STATISTICS)

@@ -1,7 +1,7 @@
 """Which layer of a network to reuse: sources, a target, what each cut truly gives, and scores that should foresee it.
 
-Two sources of one architecture: "synthetic" has learned the target's classes on plain synthetic images; "rich" on many
-that look more like the target's, though none is one of them, as photographs of all kinds do. For every layer, the
+Two sources of one architecture: "synthetic" has learned the target's classes on plain synthetic images (for digits,
+clothes); "rich" has learned on many that look more like the target's, though none is one of them. For every layer, the
 source is frozen up to it and the rest learns anew from a few labels of the target domain. A score compares the graph of
 each layer with that of a target network.
 
@@ -48,7 +48,7 @@ FIRST_SEED = 50
 PLAN = Settings(
     name="closeups",  # of the folder of the networks
     target="real",  # domain with few labels
-    synthetic="synthetic",  # domain of the source that learns the target's classes
+    synthetic="synthetic",  # domain of the source that learns the target's classes, or clothes
     rich=VARIED,  # domain of the other source, or "imagenet" for torchvision's weights
     network="deep",  # `deep_network`, or one of torchvision's
     deep_widths=(24, 24, 32, 32, 48, 48, 64, 64),
@@ -97,14 +97,14 @@ class Studio(learning.Shelf):
         BadValue: the plan has a number that cannot be meant.
     """
 
-    command = "reuselib run depara --rows layers-networks"
-
     def __init__(self, plan: Settings, device: str | torch.device | None = None) -> None:
         counts = ("size", "source_images", "rich_images", "images", "test_images", "repeats", "batch", "source_batch")
         checks.whole(**{name: plan[name] for name in (*counts, "source_updates", "target_updates")})
         checks.whole(1, 100, **{f"amount_{amount}": amount for amount in plan.amounts})
         checks.whole(2, probes=plan.probes)
         super().__init__(plan, device)
+        scale = {"digits": " --scale colab", "syn2real-vgg": " --scale paper"}.get(plan.name, "")
+        self.command = f"reuselib run depara{scale} --rows layers-networks"
         rich = () if plan.rich == IMAGENET_SOURCE else ("rich",)
         self.everyone = self.own = ("synthetic", "target", "target-few", *rich)  # the same seeds in every plan
         self.images, self.network = functools.cache(self._images), functools.cache(self._network)

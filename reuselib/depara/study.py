@@ -2,8 +2,9 @@
 
 A row of the zoos is ``zoo<seed>-<score>-<probes>``, or ``zoo<seed>-<control>``; zoos and truth are those of chapter 07.
 A row about layers is ``layers-<source>-<percent of the labels>-<score>``; ``layers-networks`` and those that end in
-``transfers`` make the truth and come first. The larger scales compare torchvision's classifiers, as in chapter 07, and
-choose layers of VGG-19.
+``transfers`` make the truth and come first. At `colab` these are the networks of the found zoo,
+``found-…``, and the layers are for handwritten digits; at `paper` torchvision's classifiers, as in chapter 07, and
+layers of VGG-19. Both have Taskonomy's own encoders.
 """
 
 from collections.abc import Mapping
@@ -27,10 +28,11 @@ DIGITS = PLAN.but(name="digits", target="mnist", synthetic="fashion_mnist", rich
 SYN2REAL = (
     PLAN.but(name="syn2real-vgg", target="syn2real-real", synthetic="syn2real-synthetic", size=224, crop=16)
     .but(network="vgg19_bn", rich=IMAGENET_SOURCE, repeats=1, lr=0.01)
-    .but(source_images=106_677, images=38_771, test_images=11_077, batch=128, source_batch=32)
+    .but(source_images=107_000, images=39_000, test_images=11_100, batch=128, source_batch=32)
     .but(source_updates=60 * 3334, target_updates=60 * 1212, epochs=50, constant=True)
 )
-"""The paper's: 50 epochs at a constant rate of 0.01, batch 128; 60 epochs, batch 32, for source and target networks."""
+"""The paper's: all images of each part (about 106,700, 38,800 and 11,100); 50 epochs at a constant rate of 0.01, batch
+128; 60 epochs, batch 32, for source and target networks."""
 PLANS = {"smoke": SMOKE_LAYERS, "laptop": PLAN, "colab": DIGITS, "paper": SYN2REAL}
 METHODS = ("transfers", *SCORES, "random-layer", "scratch", "oracle")
 

@@ -109,7 +109,7 @@ class LayerwiseJob(run.Job):
             return self.teaching(number, network)
 
         course = {"updates": plan.updates, "report_every": round_length([plan.updates], 10)}
-        piece = zoo.Piece(name, plan.kept, "reuselib run layerwise")
+        piece = zoo.Piece(name, plan.kept, "reuselib run layerwise at the scale of this row")
         shown = {"progress": self.progress, "title": f"teacher {number + 1}"}
         return piece.trained(self.untaught(number), recipe, teach, **course, **shown)
 

@@ -132,8 +132,9 @@ student with labels, and unexplained variance for the auto-encoders). The tasks 
 and with more teachers take the same rates.
 """
 
-AUGMENTED = Settings(**FASHION, augment=crop_and_flip, unlabelled=None)
-"""With what the settings of the other scales do not name: views of the images, and how many of them there are."""
+AUGMENTED = Settings(**FASHION, augment=crop_and_flip, unlabelled=None, kd_decay=1e-4)
+"""With what the settings of the other scales do not name: views of the images, how many of them there are, and the
+weight decay of plain distillation, which is the port's own."""
 CIFAR = AUGMENTED.but(
     task="cifar",
     dataset="cifar10-jpeg",
@@ -227,7 +228,7 @@ def port() -> Settings:
         evaluations=10,
         rates={"kd": 1e-3, "one-stage": 1e-3, "labels": 0.01},
     )
-    return Settings(**shared, kd_decay=1e-4)  # as the port itself has it
+    return shared
 
 
 PORT_METHODS: Methods = {

@@ -10,6 +10,7 @@ from PIL import Image
 from reuselib import chapters, home
 from reuselib.attribution import found, larger
 from reuselib.attribution.evaluation import Truth
+from reuselib.attribution.evaluation import taskonomy as taskonomy_truth
 from reuselib.data import taskonomy
 from reuselib.errors import DamagedFile, MissingFile, UnknownName
 from reuselib.nets import efficientnet
@@ -62,6 +63,12 @@ def test_the_whole_path_with_random_weights(paper: str, score: str, own: None, m
     result = chapters.study(paper, "colab").run(row, progress=False, probes="own", size=32, batch=4)
     assert result.similarity.shape == (6, 6) and len(result.probes) == 3
     assert {"p_at_5", "spearman", "purity", "seconds"} < result.metrics.keys()
+
+
+def test_fourteen_encoders_see_clipped_photographs() -> None:
+    """Intensities between a tenth and nine tenths, as the official code gives them to all but six."""
+    assert len(set(taskonomy_truth().sources) - set(larger.UNCLIPPED)) == 14
+    assert larger.clipped(torch.tensor([-1.0, 0.3, 1.0])).tolist() == pytest.approx([-0.8, 0.3, 0.8])
 
 
 def test_photographs_that_must_be_brought_say_so(room: Path) -> None:

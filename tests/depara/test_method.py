@@ -65,6 +65,10 @@ def test_networks_are_compared_by_the_maps_and_the_features_of_the_probes() -> N
     assert torch.equal(graphs["net 2"].edges, edge_values(features(some["net 2"], probes(12))))
     unit = maps(some["net 2"], probes(12)).flatten(1)
     torch.testing.assert_close(graphs["net 2"].nodes, unit / unit.norm(dim=1, keepdim=True))
+    filed = ModelSpace(probes(12), by_graphs(0.25), memory=graphs["net 2"].nodes.nbytes)  # the nodes of all but one
+    filed.extend(some)
+    assert torch.equal(filed.similarity, spaces["graphs"].similarity)
+    assert filed.left == (1 - len(some)) * graphs["net 2"].nodes.nbytes
 
 
 LAYERS = ["blocks.0.0", "blocks.1.0", "blocks.2.0", "head"]
