@@ -117,6 +117,14 @@ def test_an_interrupted_row_goes_on_and_gives_the_record_that_its_seed_decides(
     assert resumed.differences(other)
 
 
+@pytest.mark.parametrize(("paper", "row"), [("dfad", "digits-dfad"), ("one_stage_gan", "digits-ns-one")])
+def test_a_row_that_was_cut_when_all_was_trained_has_its_pictures(paper: str, row: str, room: Path) -> None:
+    study, changes = chapters.study(paper, "smoke"), SHORT[paper]
+    for _ in range(2):  # the second one goes on after the last evaluation
+        result = study.run(row, progress=False, checkpoint=room / "kept.pt", **changes)
+        assert torch.equal(result.pictures, result.samples[-1])
+
+
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks of the zoo's recipes with random weights, and random images, in place of what is fetched."""

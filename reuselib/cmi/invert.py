@@ -60,7 +60,7 @@ def invert(
         sizes: other fields of :class:`Studio`: ``{"width": 32, "lr": 0.005, "flip": False}`` for instance.
         seed: of everything drawn.
         progress: whether to show a bar and, before it, what the network's passes will cost.
-        checkpoint: file to resume from and to write to after every batch.
+        checkpoint: file to resume from, and to write to now and then between batches and at the end.
         changes: weights other than the method's own, ``contrastive=0.2`` for instance.
 
     Returns:

@@ -23,7 +23,7 @@ from reuselib.report import metrics
 REAL_SEED = 0
 """Draws the real images that every set is compared with."""
 STAGES = ("blocks.0.3", "blocks.1", "blocks.2", "blocks.3")
-FEATURED = {"resnet34_8x": STAGES, "resnet18_8x": STAGES}
+FEATURED = {"resnet34_8x": STAGES}
 """Architecture of a teacher → modules whose inputs are its features, 512 numbers; of all others every batch norm's."""
 REPORTS = 10
 """Of a student that learns from a finished set."""

@@ -80,8 +80,8 @@ class Studio:
 
     @property
     def shift(self) -> int:
-        """Pixels by which views move, an eighth of the height: random crops, and the rolls of DeepInversion."""
-        return self.space.shape[1] // 8
+        """Pixels by which views move, an eighth of the height up to 4: random crops, and the rolls of DeepInversion."""
+        return min(4, self.space.shape[1] // 8)
 
     def canvas(self, kind: str, seed: int = 0) -> Canvas:
         """A canvas of one of the three kinds; a lasting generator is twice as wide at its start."""

@@ -31,7 +31,7 @@ class DFADResult(run.Result):
         student: as it was at the end.
         test: the test images of the teacher's data, with masks where the networks segment.
         generator: that learned, if one did.
-        samples: its images from fixed noise, one tensor (n, C, H, W) for each evaluation.
+        samples: its images from fixed noise, one tensor (n, C, H, W) for each evaluation since it last went on.
     """
 
     teacher: nn.Module
@@ -151,6 +151,8 @@ class DFADJob(run.Job):
         history = run.History()
         for method, updates in self.plan():
             history = self.train(method, updates, evaluate=self.evaluate, evaluations=self.settings.evaluations)
+        if self.plays and not self.samples:  # it went on after the last evaluation
+            self.samples.append(self.sample(self.shown))
         return DFADResult(
             metrics=self.measure(history),
             history=history,

@@ -137,6 +137,7 @@ class Adversarial(Distillation):
         generator: makes images (B, C, H, W), already normalised, from noise (B, latent).
         generator_lr: learning rate of Adam.
         schedule: iteration → factor on every learning rate.
+        generator_schedule: the generator's own, where it has one.
         options: the options of :class:`Distillation`, but for ``source``.
     """
 
@@ -148,13 +149,14 @@ class Adversarial(Distillation):
         *,
         generator_lr: float = 1e-3,
         schedule: run.Schedule = run.constant,
+        generator_schedule: run.Schedule | None = None,
         **options: Any,
     ) -> None:
         where = run.device_of(teacher=teacher, student=student, generator=generator)
         self.generator = run.on_device(generator, where)
         super().__init__(teacher, student, from_generator(generator), schedule=schedule, **options)
         self.generator_optimizer = run.adam(generator.parameters(), self.device, lr=generator_lr)
-        self.schedulers.append(LambdaLR(self.generator_optimizer, schedule))
+        self.schedulers.append(LambdaLR(self.generator_optimizer, generator_schedule or schedule))
         generator.train()
 
 

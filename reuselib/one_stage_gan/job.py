@@ -79,7 +79,7 @@ class GANResult(run.Result):
         generator: as it was at the end.
         discriminator: likewise.
         judge: by which it was measured.
-        samples: 64 images from fixed noise for each evaluation, the generator in evaluation mode.
+        samples: 64 images from fixed noise for each evaluation since it last went on, the generator in evaluation mode.
     """
 
     generator: nets.Generator
@@ -132,7 +132,7 @@ class GANJob(TimedJob):
             history = self.train(method, updates, evaluate=self.evaluate)
         fakes = self.fakes()
         values = self.judge.metrics(self.judge.features(fakes))
-        if not history.rounds:
+        if not self.samples:  # nothing is trained, or it went on after the last evaluation
             self.samples.append(fakes[:64])
         return GANResult(
             metrics=values | self.course(history, values["frechet"]) | time_metrics(history),

@@ -112,7 +112,7 @@ PUBLISHED: Changes = {
         "options": {"clip": 0.01, "together": True, "generator_lr": 1e-4, "discriminator_lr": 1.35e-5},
         **FALLING,
     },
-    "wgan-two": {"norm": "batch", "options": LAST | {"discriminator_lr": 2e-4, "variant": "plain"}, **FALLING},
+    "wgan-two": {"norm": "batch", "options": LAST | {"discriminator_lr": 2e-4, "variant": "wasteful"}, **FALLING},
     "noise": {},
     "untrained": {},
 }
@@ -124,7 +124,7 @@ PUBLISHED_MNIST: Changes = {
     "ns-one": {"options": {"discriminator_lr": 5e-5}},
     "ns-two": {"norm": "batch", "options": {"discriminator_lr": 2e-4, "variant": "plain"}},
     "wgan-one": {"norm": "batch", "options": {"clip": 0.01, "together": True, "discriminator_lr": 1.35e-5}},
-    "wgan-two": {"norm": "batch", "options": LAST | {"discriminator_lr": 2e-4, "variant": "plain"}},
+    "wgan-two": {"norm": "batch", "options": LAST | {"discriminator_lr": 2e-4, "variant": "wasteful"}},
     **FLOORS,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from sklearn.model_selection import ParameterGrid
 from torch import Tensor
 
 from reuselib import checks
+from reuselib.errors import NonFinite
 from reuselib.qfsl.estimator import ZeroShotClassifier, seen_classes
 from reuselib.qfsl.samples import as_labels, as_matrix, as_tensor
 
@@ -115,7 +117,8 @@ def select(
     """Choose options by class-wise cross-validation: no image and no label of an unseen class is read.
 
     In each fold some seen classes play the unseen ones; a transductive classifier gets their features without labels.
-    What counts is the mean class accuracy of the held-out classes among themselves.
+    What counts is the mean class accuracy of the held-out classes among themselves; a choice with which a fold
+    diverges is out.
 
     Args:
         classifier: what to choose options for; it stays as it is.
@@ -127,13 +130,25 @@ def select(
         seed: of the folds.
 
     Returns:
-        The options with the highest mean; and every choice with its mean over the folds, in the order of the grid.
+        The options with the highest mean; and every choice with its mean over the folds, in the order of the grid,
+        minus infinity where it diverged.
 
     Raises:
         ReuseError: there are too few seen classes.
+        NonFinite: no choice gives scores.
     """
     choices = [*ParameterGrid(dict(grid))]
     parts = class_wise(features, labels, attributes, folds, 0.0, seed)
-    scores = [[fitted.score(*fold.unseen) for fitted in fold.fits(classifier, choices)] for fold in parts]
+    scores = [[_score(fitted, fold) for fitted in fold.fits(classifier, choices)] for fold in parts]
     tried = [(options, sum(each) / folds) for options, *each in zip(choices, *scores, strict=True)]
-    return max(tried, key=lambda pair: pair[1])[0], tried
+    best, score = max(tried, key=lambda pair: pair[1])
+    if score == -math.inf:
+        raise NonFinite(f"{type(classifier).__name__} diverges with every choice: look at the features, or try others.")
+    return best, tried
+
+
+def _score(fitted: ZeroShotClassifier, fold: Fold) -> float:
+    try:
+        return float(fitted.score(*fold.unseen))
+    except NonFinite:
+        return -math.inf

@@ -202,8 +202,11 @@ def quickest_kernels() -> Iterator[None]:
 def seeded(seed: int) -> Iterator[None]:
     """Run a block (building a network, say) from a seed and leave the global random state as it was."""
     checks.whole(0, checks.SEEDS, seed=seed)
-    with torch.random.fork_rng(devices=[]):
+    cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=list(cards)):
         torch.default_generator.manual_seed(seed)
+        if cards:
+            torch.cuda.manual_seed_all(seed)
         yield
 
 

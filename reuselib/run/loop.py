@@ -121,7 +121,8 @@ def run(
             killed and resumed gives bit for bit what an uninterrupted one gives on the same CPU.
         save_every: seconds between checkpoints, more where writing one takes long; 0 writes one after every update.
         evaluate: returns named numbers, for instance a test accuracy. It must leave the method as it finds it.
-        evaluations: how often it is called, the last time at the end; after every report if left out.
+        evaluations: how often it is called at least, after whole reports, the last time at the end; after every one if
+            left out.
         settings: whatever decides the result beside the arguments that the method was built with. A checkpoint of
             others is refused.
         progress: whether to show a bar.

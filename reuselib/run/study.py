@@ -281,6 +281,8 @@ class Study:
         checkpoint = self.checkpoint(row, seed, **changes) if resume else checkpoint
         options: dict[str, Any] = {"device": device, "checkpoint": checkpoint, "progress": progress}
         job = self.job(settings, seed, title=title or f"{row} seed {seed}", **options)
+        if torch.cuda.is_initialized():
+            torch.cuda.reset_peak_memory_stats()
         result = job.result()
         result.record = self._record(row, seed, settings, result)
         for file in job.parts:

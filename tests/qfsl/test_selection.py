@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import zeroshot_toys
 from sklearn.model_selection import ParameterGrid
 
-from reuselib.errors import BadValue
+from reuselib.errors import BadValue, NonFinite
 from reuselib.qfsl import class_wise, metrics, rivals, select
 from reuselib.qfsl.rivals import ESZSL, TransductiveGFZSL, convex
 from reuselib.qfsl.selection import class_folds
@@ -56,6 +57,14 @@ def test_options_are_chosen_by_the_mean_over_folds_of_held_out_classes() -> None
         values.append(metrics.mean_class_accuracy(classifier.predict(TOY.train[away]), places[away]))
     assert tried[0][1] == pytest.approx(sum(values) / 2)
     assert select(ESZSL(codes="unit"), grid, *HIDDEN, folds=2, seed=4) == (best, tried)
+
+
+def test_a_choice_that_diverges_is_out_and_all_of_them_are_an_error() -> None:
+    classifier = rivals.build("score", 0, steps=20)
+    best, tried = select(classifier, {"lr": [1e30, 1e-3]}, *GIVEN, folds=2)
+    assert best == {"lr": 1e-3} and tried[0][1] == -math.inf < tried[1][1]
+    with pytest.raises(NonFinite, match="diverges with every choice"):
+        select(classifier, {"lr": [1e30, 1e31]}, *GIVEN, folds=2)
 
 
 RATES = {"lr": [1e-3, 1e-2], "batch": [8, 16], "steps": [20]}
