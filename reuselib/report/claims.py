@@ -146,9 +146,9 @@ class Verdict:
 
     @property
     def words(self) -> str:
-        """The outcome; where it is neither holds nor fails, how many conditions are met, or how many are not."""
+        """The outcome; where it is neither holds nor fails, how many conditions are met (so far), or are not."""
         results = [finding.result for finding in self.findings]
-        if self.outcome not in ("in part", "open") or len(results) == 1:
+        if self.outcome not in ("in part", "open", "run in part") or len(results) == 1:
             return self.outcome
         met = results.count("met")
         if self.outcome == "in part" and not met:
