@@ -29,6 +29,9 @@ from reuselib.qfsl.samples import Standardise
 from reuselib.qfsl.selection import class_wise, fold_masks
 from reuselib.qfsl.tasks import LEARNED, WorldTask, backbone, features_of, opened, published, resnet101, world_task
 
+Drive = Callable[[run.Method, int], object]
+"""Calls a method's ``step()`` so often."""
+
 
 @dataclass(kw_only=True)
 class Answers:
@@ -118,10 +121,8 @@ class QFSLJob(run.Job):
             network = ZeroShotNetwork(codes, top, resnet101(self.device))
             seen = range(shape.classes - shape.unseen)
             chosen = self.settings.folds * len(self.settings.weights) if "weights" in self.settings else 0
-            yield (
-                tuning(self.settings, self.seed, network, (images, images), seen),
-                self.settings.updates * (chosen + 1),
-            )
+            method = tuning(self.settings, self.seed, network, (images, images), seen)
+            yield method, self.settings.updates * (chosen + 1)
 
 
 class Split:
@@ -132,7 +133,7 @@ class Split:
         seed: of the method.
         data: with features.
         world: the world and its backbone, for rows that train one.
-        drive: calls a method's ``step()`` so often.
+        drive: how networks learn that have a checkpoint.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class Split:
         seed: int,
         data: ZeroShotSet,
         world: WorldTask | None = None,
-        drive: Callable[[run.Method, int], object] | None = None,
+        drive: Drive | None = None,
     ) -> None:
         self.settings, self.seed, self.data, self.world = settings, seed, data, world
         self.drive = drive or partial(run.run, progress=False)
@@ -315,14 +316,12 @@ class Split:
                 split = self.weighted(weight, fold)
                 total[weight] += split.report(split.end_to_end())["harmonic"]
         weight = max(total, key=total.__getitem__)
-        final = self.weighted(weight, self.data)
-        final.drive = self.drive
-        return replace(final.end_to_end(), extra={"weight": weight})
+        return replace(self.weighted(weight, self.data, self.drive).end_to_end(), extra={"weight": weight})
 
-    def weighted(self, weight: float, data: ZeroShotSet) -> Split:
+    def weighted(self, weight: float, data: ZeroShotSet, drive: Drive | None = None) -> Split:
         """This row with a λ, on a split."""
         options = {**self.settings.options, "weight": weight}
-        return Split(self.settings.but(options=options), self.seed, data, self.world)
+        return Split(self.settings.but(options=options), self.seed, data, self.world, drive)
 
     def folds(self) -> list[ZeroShotSet]:
         """The training images of the seen classes as splits, in each of which some of those classes are unseen."""

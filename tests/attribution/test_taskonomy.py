@@ -10,7 +10,6 @@ from PIL import Image
 from reuselib import chapters, home
 from reuselib.attribution import found, larger
 from reuselib.attribution.evaluation import Truth
-from reuselib.attribution.evaluation import taskonomy as taskonomy_truth
 from reuselib.data import taskonomy
 from reuselib.errors import DamagedFile, MissingFile, UnknownName
 from reuselib.nets import efficientnet
@@ -56,18 +55,21 @@ def test_an_encoder_is_the_published_architecture_and_read_from_its_file(
 @pytest.mark.parametrize("paper, score", [("attribution", "epsilon-lrp"), ("depara", "graph-tuned")])
 def test_the_whole_path_with_random_weights(paper: str, score: str, own: None, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = larger.taskonomy()
-    names = whole.targets[:6]
+    names = whole.sources[4:10]  # colorization, which is not clipped, is one of them
     monkeypatch.setattr(larger, "taskonomy", lambda: Truth(names, names, whole.affinity[:6, :6], top=2))
     monkeypatch.setattr(larger, "encoder", lambda task, where, untrained: encoder(task, where, untrained=True))
+    seen, clipped = [], larger.clipped
+    monkeypatch.setattr(larger, "clipped", lambda images: seen.append(len(images)) or clipped(images))
     row = f"taskonomy-{score}-coco"
     result = chapters.study(paper, "colab").run(row, progress=False, probes="own", size=32, batch=4)
     assert result.similarity.shape == (6, 6) and len(result.probes) == 3
     assert {"p_at_5", "spearman", "purity", "seconds"} < result.metrics.keys()
+    assert seen == [3] * 5
 
 
 def test_fourteen_encoders_see_clipped_photographs() -> None:
     """Intensities between a tenth and nine tenths, as the official code gives them to all but six."""
-    assert len(set(taskonomy_truth().sources) - set(larger.UNCLIPPED)) == 14
+    assert len(set(larger.taskonomy().sources) - set(larger.UNCLIPPED)) == 14
     assert larger.clipped(torch.tensor([-1.0, 0.3, 1.0])).tolist() == pytest.approx([-0.8, 0.3, 0.8])
 
 
