@@ -7,7 +7,8 @@ CH     ?=
 
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
-PIP   := $(BIN)/python -m pip install -qq --disable-pip-version-check
+# Compiling all of it takes a minute; what is imported is compiled then.
+PIP   := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 ONE   := OMP_NUM_THREADS=1
 TORCH := $(shell grep -E '^torch(vision)?==' requirements.lock)
 

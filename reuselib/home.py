@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -33,6 +34,7 @@ SHIPPED = (
 )
 
 
+@cache
 def in_clone() -> bool:
     """Return whether the package stands in a clone of the repository, beside its `data/`."""
     return (CLONE / "data" / "papers").is_dir()

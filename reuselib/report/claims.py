@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
+from typing import Any
 
 from reuselib.errors import BadValue, NonFinite
 from reuselib.report.papers import Claim, Condition, Paper, names, plain, published
@@ -262,9 +264,12 @@ def verdicts(paper: str | None = None, scale: str = "laptop", judged: bool = Fal
     """Judge a paper's claims, or every paper's, on the records of a scale, or only those with enough seeds."""
     result = Verdicts()
     for name in names() if paper is None else [paper]:
-        found = records(name, known_scale(scale))
+        rows: dict[Any, list[Record]] = defaultdict(list)
+        for record in records(name, known_scale(scale)):
+            rows[record.row].append(record)
         for claim in published(name).of(scale):
-            findings = tuple(judge(condition, found, claim.seeds) for condition in claim.at(scale))
+            pairs = [(each, rows[each.left] + rows[each.right]) for each in claim.at(scale)]
+            findings = tuple(judge(condition, found, claim.seeds) for condition, found in pairs)
             result.append(Verdict(name, claim, scale, outcome([f.result for f in findings]), findings))
     return Verdicts(each for each in result if each.outcome not in WAITING) if judged else result
 

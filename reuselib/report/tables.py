@@ -311,8 +311,9 @@ class _Columns:
         mine = [record for record in found if record.row == name]
         fresh = [record for record in mine if not record.stale]
         marks = ""
-        if stale := [str(record.seed) for record in mine if record.stale]:
-            marks += self.mark(f"Stale, made by another version and left out: {name}, seed {', '.join(stale)}.")
+        if len(fresh) < len(mine):
+            stale = ", ".join(str(record.seed) for record in mine if record not in fresh)
+            marks += self.mark(f"Stale, made by another version and left out: {name}, seed {stale}.")
         if any(record.settings != fresh[0].settings for record in fresh):
             marks += self.mark(f"The seeds of {name} differ in configuration.")
         values = _values(row, column, fresh)
