@@ -66,3 +66,8 @@ def test_the_numbers_told_are_those_of_the_records(path: Path) -> None:
             if not low - 1e-9 <= found <= high + 1e-9:
                 wrong.append(f"{sentence['words']!r}: {found:.4g}, not {low:.4g} to {high:.4g}: {number}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_lesson_and_lab_is_looked_through() -> None:
+    chapters = {path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")} - {"00_quickstart"}
+    assert {path.stem for path in TOLD} == chapters
